@@ -1,0 +1,1 @@
+//! Reference store for tests: tables in memory behind the same contract.

@@ -1,0 +1,1 @@
+//! Who may do what: the mission's authority matrix, approvals, people, escalation triggers; mints permits.

@@ -1,0 +1,28 @@
+//! What an adapter promises: traits, capabilities, context, plans, permits and the one error type.
+
+mod actor;
+mod answer;
+mod context;
+mod digest;
+mod door;
+mod error;
+mod escalation;
+mod permit;
+mod plan;
+mod secret;
+mod store;
+
+pub use actor::{Actor, ActorKind, Role};
+pub use answer::{Answer, AnswerStatus, Decided, Evidence, Finding, Outcome, Severity};
+pub use context::{Clock, Context, SystemClock, TestClock};
+pub use digest::{canonical_json, sha256_hex};
+pub use door::{Door, Effect, Request, RequestSpec};
+pub use error::{Error, ErrorKind, Retry};
+pub use escalation::Trigger;
+pub use permit::Permit;
+pub use plan::{Plan, PlanDigest, PlanStep, Statement, StepMode};
+pub use secret::SecretSource;
+pub use store::{
+    Capabilities, Capability, Execute, Execution, Explain, Integrity, IntegrityProblem, Limits, Login, Probe,
+    Query, Relational, Rows, StepState, Store, StoreDirectory, TableScan, Truncation,
+};

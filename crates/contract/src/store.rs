@@ -1,0 +1,342 @@
+//! What a store adapter promises.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use schema::{Dialect, Schema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{Context, Error, ErrorKind, Permit, Plan, SecretSource};
+
+/// Something that an adapter can do; what is not declared answers `Unsupported`, what is declared passes its cases of
+/// the conformance suite.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Capability {
+    /// `Relational::inspect`.
+    Inspect,
+    /// `Relational::query`, read-only by the engine.
+    Query,
+    /// `Relational::explain`.
+    Explain,
+    /// `Execute`: plans with steps recorded in the store.
+    Execute,
+    /// Schema changes take part in transactions.
+    TransactionalDdl,
+    /// Indexes can be built while others write.
+    ConcurrentIndex,
+    /// `Integrity`: the engine's own corruption check.
+    Integrity,
+    /// Separate logins for reading and writing.
+    Logins,
+}
+
+/// The declared capabilities.
+pub type Capabilities = BTreeSet<Capability>;
+
+/// Rights of the login that reads.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Login {
+    /// The server's name for it; for a file, the path.
+    pub user: String,
+    /// Bypasses all permission checks.
+    pub superuser: bool,
+    /// Owns at least one table or the database.
+    pub owner: bool,
+    /// Can write at least one table.
+    pub can_write: bool,
+}
+
+/// What a connection attempt found out.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Probe {
+    /// Server version, such as `15.18`.
+    pub version: String,
+    /// Host, port and database, or the file's path; never a password.
+    pub address: String,
+    /// What identifies the database across addresses, if the engine has such a thing.
+    pub identity: String,
+    /// The login that reads.
+    pub reader: Login,
+    /// The login that writes, if one is configured and can connect.
+    pub writer: Option<Login>,
+    /// The engine itself refuses writes in our reading sessions, and how.
+    pub read_only_by: String,
+    /// The connection is encrypted.
+    pub encrypted: bool,
+    /// Time from connect to first answer, in milliseconds.
+    pub connect_ms: f64,
+}
+
+/// Bounds of one query; each is enforced while reading, not after.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Most rows returned.
+    pub rows_max: usize,
+    /// Most bytes of values returned.
+    pub bytes_max: usize,
+    /// Longest time the engine may work on it.
+    pub statement_timeout: Duration,
+}
+
+impl Default for Limits {
+    /// 1,000 rows, 1 MiB, 30 s.
+    fn default() -> Self {
+        Self { rows_max: 1_000, bytes_max: 1 << 20, statement_timeout: Duration::from_secs(30) }
+    }
+}
+
+/// One statement to read with.
+#[derive(Debug, Clone)]
+pub struct Query {
+    /// Exactly one statement.
+    pub sql: String,
+    /// Values for its placeholders (`$1` or `?1` by dialect): null, bool, number or string.
+    pub parameters: Vec<Value>,
+    /// The bounds.
+    pub limits: Limits,
+}
+
+impl Query {
+    /// A query without values under the default bounds.
+    pub fn new(sql: impl Into<String>) -> Self {
+        Self { sql: sql.into(), parameters: Vec::new(), limits: Limits::default() }
+    }
+}
+
+/// Which bound cut the rows off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Truncation {
+    /// `rows_max`.
+    Rows,
+    /// `bytes_max`.
+    Bytes,
+}
+
+/// Rows as they came. Every row has as many values as there are columns.
+///
+/// Values are JSON: integers beyond 2^53 and unbounded numerics travel as strings, binary as `\x` and hex, times as
+/// ISO 8601 text.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Rows {
+    /// Column names, in order.
+    pub columns: Vec<String>,
+    /// The server's type name of each column; empty where the engine has none.
+    pub types: Vec<String>,
+    /// The rows.
+    pub rows: Vec<Vec<Value>>,
+    /// Set when there were more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub truncated: Option<Truncation>,
+    /// Time until the last row, in milliseconds.
+    pub elapsed_ms: f64,
+}
+
+/// A table read from end to end.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TableScan {
+    /// The table, as the plan names it.
+    pub table: String,
+    /// Rows that the engine expects to read; `None` where it does not say.
+    pub rows_expected: Option<u64>,
+}
+
+/// How the engine would run a statement.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Explain {
+    /// The engine's own text.
+    pub text: String,
+    /// Tables that would be read from end to end.
+    pub full_scans: Vec<TableScan>,
+    /// Indexes that would be used.
+    pub indexes_used: Vec<String>,
+    /// The engine's cost estimate, in its own unit.
+    pub cost: Option<f64>,
+}
+
+/// A connected store. Adapters classify errors and keep deadlines; they never retry and never log policy.
+#[async_trait]
+pub trait Store: Send + Sync {
+    /// The kind as in configuration, such as `postgres`.
+    fn kind(&self) -> &'static str;
+
+    /// The name in the project file.
+    fn name(&self) -> &str;
+
+    /// What it can do.
+    fn capabilities(&self) -> Capabilities;
+
+    /// Connects with each configured login and says what is there.
+    ///
+    /// # Errors
+    ///
+    /// `Unavailable`, `Denied`, `TimedOut`; `Unsupported` for a server that is too old.
+    async fn probe(&self, ctx: &Context) -> Result<Probe, Error>;
+
+    /// The SQL family, if this is one of it.
+    fn relational(&self) -> Option<&dyn Relational> {
+        None
+    }
+
+    /// The role that changes the store by plans.
+    fn execute(&self) -> Option<&dyn Execute> {
+        None
+    }
+
+    /// The engine's own corruption check.
+    fn integrity(&self) -> Option<&dyn Integrity> {
+        None
+    }
+
+    /// Closes all connections; calls in flight end with `Canceled`.
+    async fn close(&self);
+
+    /// What an undeclared capability answers.
+    fn unsupported(&self, operation: &str, reason: &str, instead: &str) -> Error {
+        Error::new(ErrorKind::Unsupported, format!("`{operation}` is not supported"))
+            .with("store", self.name())
+            .with("kind", self.kind())
+            .with("reason", reason)
+            .hint(instead)
+    }
+}
+
+/// Tables and SQL.
+#[async_trait]
+pub trait Relational: Send + Sync {
+    /// Which SQL it speaks.
+    fn dialect(&self) -> Dialect;
+
+    /// The identifier as it can stand in a statement, whatever is in it.
+    fn quote_identifier(&self, name: &str) -> String;
+
+    /// The whole schema as the engine's catalog has it, without Steward's own tables.
+    ///
+    /// # Errors
+    ///
+    /// `Unavailable`, `Denied`, `TimedOut`, `Canceled`, `Corrupt`.
+    async fn inspect(&self, ctx: &Context) -> Result<Schema, Error>;
+
+    /// Runs one statement in a session in which the engine refuses every write.
+    ///
+    /// # Errors
+    ///
+    /// `Invalid`: more than one statement, or a statement the engine does not understand. `Denied`: it tried to
+    /// write, or the login is a superuser or owner (the hint names `steward store setup`). `TimedOut`.
+    async fn query(&self, ctx: &Context, query: &Query) -> Result<Rows, Error>;
+
+    /// How the engine would run the statement; it is not run.
+    ///
+    /// # Errors
+    ///
+    /// As `query`.
+    async fn explain(&self, ctx: &Context, sql: &str) -> Result<Explain, Error>;
+}
+
+/// A broken piece of the store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct IntegrityProblem {
+    /// Table, index or page.
+    pub object: String,
+    /// The engine's words.
+    pub problem: String,
+}
+
+/// The engine's own corruption check.
+#[async_trait]
+pub trait Integrity: Send + Sync {
+    /// Runs it and gives what it found, and the statement that was run.
+    ///
+    /// # Errors
+    ///
+    /// `Unavailable`, `Denied`, `TimedOut`, `Canceled`.
+    async fn check_integrity(&self, ctx: &Context) -> Result<(String, Vec<IntegrityProblem>), Error>;
+}
+
+/// What the store itself says of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum StepState {
+    /// Not begun, as far as the store knows.
+    Pending,
+    /// Begun outside a transaction and not known to have ended.
+    Started,
+    /// Done.
+    Done,
+}
+
+/// Changes a store by plans; the state of each step lives in the store, so that a crash at any point can be resumed.
+///
+/// An adapter keeps the record in a table of its own (`steward_steps`: plan digest, step id, state, times).
+#[async_trait]
+pub trait Execute: Send + Sync {
+    /// The state of each step of the plan, in order, as recorded in the store. Takes no lock, changes nothing;
+    /// a store without the record table answers `Pending` for all.
+    ///
+    /// # Errors
+    ///
+    /// `Unavailable`, `Denied`, `TimedOut`, `Canceled`.
+    async fn progress(&self, ctx: &Context, plan: &Plan) -> Result<Vec<StepState>, Error>;
+
+    /// Takes the store's change lock with the writing login. At most one execution runs per store.
+    ///
+    /// # Errors
+    ///
+    /// `Forbidden`: the permit does not cover the plan. `Conflict`: another execution holds the lock. `Denied`: no
+    /// login may write.
+    async fn begin<'a>(
+        &'a self,
+        ctx: &Context,
+        permit: &Permit,
+        plan: &Plan,
+        secrets: Arc<dyn SecretSource>,
+    ) -> Result<Box<dyn Execution + 'a>, Error>;
+}
+
+/// A running execution; dropping it releases the lock and rolls an open transaction back.
+#[async_trait]
+pub trait Execution: Send {
+    /// The recorded state of step `index`.
+    ///
+    /// # Errors
+    ///
+    /// `Unavailable`, `TimedOut`, `Canceled`.
+    async fn state(&mut self, ctx: &Context, plan: &Plan, index: usize) -> Result<StepState, Error>;
+
+    /// Runs step `index` if it is not done, and records it. Returns rows affected, or 0 when it was done already.
+    ///
+    /// A transaction step leaves all or nothing. An autocommit step that is found `Started` is first asked through
+    /// `is_done`, then cleaned up and run again.
+    ///
+    /// # Errors
+    ///
+    /// `Forbidden`: the permit does not cover the plan. `TimedOut`: a lock or statement timeout; nothing of a
+    /// transaction step remains. Otherwise by the server's code.
+    async fn run(&mut self, ctx: &Context, permit: &Permit, plan: &Plan, index: usize) -> Result<u64, Error>;
+
+    /// Releases the lock.
+    ///
+    /// # Errors
+    ///
+    /// `Unavailable`: the connection is gone, and with it the lock.
+    async fn finish(self: Box<Self>, ctx: &Context) -> Result<(), Error>;
+}
+
+/// The project's stores by name; implemented by the door.
+#[async_trait]
+pub trait StoreDirectory: Send + Sync {
+    /// Names and kinds of all stores of the context's project, sorted by name.
+    fn list(&self, ctx: &Context) -> Vec<(String, String)>;
+
+    /// The store called `name`; opened once and kept.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound`: no such store in this project; the hint lists those there are.
+    async fn open(&self, ctx: &Context, name: &str) -> Result<Arc<dyn Store>, Error>;
+}

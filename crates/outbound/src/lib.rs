@@ -1,0 +1,1 @@
+//! The HTTP client: deadlines, TLS, redaction; knows no API.

@@ -1,0 +1,1 @@
+//! The binary's library: the door and its five ways in.

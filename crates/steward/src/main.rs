@@ -1,0 +1,3 @@
+//! The `steward` program.
+
+fn main() {}

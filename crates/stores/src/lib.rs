@@ -1,0 +1,1 @@
+//! Databases: inventory, queries, setup, migrations, index advice, consistency.

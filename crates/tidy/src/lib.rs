@@ -1,0 +1,1 @@
+//! Tests on the house: dependency edges, names, adapter shape, licences, generated files.
