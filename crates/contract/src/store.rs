@@ -283,6 +283,17 @@ pub trait Execute: Send + Sync {
     /// `Unavailable`, `Denied`, `TimedOut`, `Canceled`.
     async fn progress(&self, ctx: &Context, plan: &Plan) -> Result<Vec<StepState>, Error>;
 
+    /// How many records of steps with one of these ids there are, whatever their plan and state; 0 without the record
+    /// table. Takes no lock, changes nothing.
+    ///
+    /// It is part of a plan's pre-state: a change that was taken back and is asked for again is then another plan,
+    /// which finds no record of the first one's steps.
+    ///
+    /// # Errors
+    ///
+    /// `Unavailable`, `Denied`, `TimedOut`, `Canceled`.
+    async fn records(&self, ctx: &Context, step_ids: &[&str]) -> Result<u64, Error>;
+
     /// Takes the store's change lock with the writing login. At most one execution runs per store.
     ///
     /// # Errors
