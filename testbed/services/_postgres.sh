@@ -1,0 +1,47 @@
+# Shared by postgresNN.sh, which set: ver, suite, port
+about="PostgreSQL $ver with its contributed extensions; TLS with a certificate authority of its own (real)"
+pg=$H/deb/$name/usr/lib/postgresql/$ver/bin
+install() { deb_tree "$name" "$suite" "postgresql-$ver" openssl; }
+
+# A certificate for 127.0.0.1, signed by an authority that only the tests know: tls/ca.crt.
+certificates() {
+  local t=$data/tls openssl=$H/deb/$name/usr/bin/openssl
+  [ -f "$t/server.crt" ] && return
+  mkdir -p "$t"
+  cat >"$t/openssl.cnf" <<'CONF'
+[req]
+distinguished_name = subject
+[subject]
+[authority]
+basicConstraints = critical,CA:true
+keyUsage = critical,keyCertSign
+[server]
+basicConstraints = critical,CA:false
+extendedKeyUsage = serverAuth
+subjectAltName = IP:127.0.0.1
+CONF
+  local new=("$openssl" req -x509 -config "$t/openssl.cnf" -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 3650)
+  "${new[@]}" -subj "/CN=testbed authority" -extensions authority -keyout "$t/ca.key" -out "$t/ca.crt" 2>>"$log"
+  "${new[@]}" -subj "/CN=127.0.0.1" -extensions server -CA "$t/ca.crt" -CAkey "$t/ca.key" \
+    -keyout "$t/server.key" -out "$t/server.crt" 2>>"$log"
+  chmod 0600 "$t"/*.key
+}
+
+start() {
+  certificates
+  own "$data"
+  if [ ! -f "$data/db/PG_VERSION" ]; then
+    as_user "$pg/initdb" -D "$data/db" -U postgres -A trust -E UTF8 --no-locale --no-sync >>"$log" ||
+      { tail -n 30 "$log" >&2; die "initdb failed"; }
+  fi
+  # The superuser needs no password; every other role proves who it is.
+  as_user tee "$data/db/pg_hba.conf" >/dev/null <<'HBA'
+host all postgres 127.0.0.1/32 trust
+host all all      127.0.0.1/32 scram-sha-256
+HBA
+  spawn bash -c "$(declare -f as_user); as_user \"\$@\"" - "$pg/postgres" -D "$data/db" \
+    -p "$port" -h 127.0.0.1 -c unix_socket_directories= -c fsync=off -c full_page_writes=off -c max_connections=200 \
+    -c ssl=on -c ssl_cert_file="$data/tls/server.crt" -c ssl_key_file="$data/tls/server.key"
+}
+ready() { "$pg/pg_isready" -q -h 127.0.0.1 -p "$port"; }
+url() { echo "postgres://postgres@127.0.0.1:$port/postgres"; }
