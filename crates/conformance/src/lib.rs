@@ -1,1 +1,12 @@
 //! One suite per contract trait, run by every adapter against the real server.
+//!
+//! An adapter's test file says `conformance::store_suite!(open);` and gives `async fn open(namespace: &str) -> Opened`.
+//! Capabilities cut both ways: what is declared must pass its cases, what is not declared must answer `Unsupported`.
+
+mod faulty;
+mod server;
+pub mod store;
+
+pub use faulty::{Fault, Faulty};
+pub use server::{namespace, namespace_age, server};
+pub use store::{Admin, NoSecrets, Opened, Secrets, Sql, change, permit_for};
