@@ -1,0 +1,360 @@
+//! A store's structure as readable text, JSON and Mermaid.
+
+use std::fmt::Write;
+
+use contract::{Context, Effect, Error, ErrorKind, Outcome, Request, StoreDirectory};
+use schema::{Schema, Table};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::inquiry::Inquiry;
+use crate::text;
+
+/// Longest definition of a view that the text shows, in characters.
+const DEFINITION_CHARS_MAX: usize = 100;
+
+/// How a schema is written for people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SchemaFormat {
+    /// Tables with their columns, keys and indexes.
+    #[default]
+    Text,
+    /// The schema as JSON, as `store.diff` takes it for `snapshot`.
+    Json,
+    /// An entity relationship diagram in Mermaid.
+    Mermaid,
+}
+
+/// Arguments of `store.inspect`.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct InspectStore {
+    /// The store's name in the project file.
+    pub store: String,
+    /// One table, such as `orders` or `sales.orders`; all without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table: Option<String>,
+    /// How the schema is written: `text`, `json` or `mermaid`.
+    #[serde(default)]
+    pub format: SchemaFormat,
+}
+
+impl Request for InspectStore {
+    const NAME: &'static str = "store.inspect";
+    const SUMMARY: &'static str = "Show tables, columns, keys, indexes, constraints, views, sizes and counts";
+    const EXAMPLE: &'static str = "steward store inspect orders --format mermaid";
+    const EFFECT: Effect = Effect::Read;
+    const ACTION: &'static str = "store.read";
+    const POSITIONAL: &'static [&'static str] = &["store", "table"];
+}
+
+/// Reads the schema from the store's own catalog.
+///
+/// Value: [`Schema`]: `dialect`, `tables[] {namespace, name, columns[], rows, rows_estimated, size_bytes …}`,
+/// `views[]`, `others[]`, `extensions[]`, `size_bytes`.
+///
+/// # Errors
+///
+/// `NotFound`: no such store or table. `Unavailable`, `Denied`, `TimedOut`, `Corrupt`: from the store.
+pub async fn inspect(
+    ctx: &Context,
+    stores: &dyn StoreDirectory,
+    request: &InspectStore,
+) -> Result<Outcome, Error> {
+    let mut inquiry = Inquiry::open(ctx, stores, &request.store).await?;
+    let (mut schema, _) = inquiry.schema().await?;
+    if let Some(name) = &request.table {
+        let table = find_table(&schema, name)?.clone();
+        schema.tables = vec![table];
+        schema.views.clear();
+        schema.others.clear();
+        schema.extensions.clear();
+        schema.size_bytes = None;
+    }
+    let value = json!(schema);
+    let text = match request.format {
+        SchemaFormat::Text => schema_text(&format!("{}: {}", request.store, inquiry.store.kind()), &schema),
+        SchemaFormat::Json => serde_json::to_string_pretty(&value).expect("a schema is JSON"),
+        SchemaFormat::Mermaid => mermaid(&schema),
+    };
+    let mut outcome = Outcome::new(value, text);
+    outcome.evidence = inquiry.evidence;
+    Ok(outcome)
+}
+
+/// The table called `name`.
+pub(crate) fn find_table<'a>(schema: &'a Schema, name: &str) -> Result<&'a Table, Error> {
+    schema.table(name).ok_or_else(|| {
+        let names: Vec<String> = schema.tables.iter().take(20).map(|table| table.name.to_string()).collect();
+        Error::new(ErrorKind::NotFound, format!("no table `{name}`")).hint(if names.is_empty() {
+            "the store has no tables".into()
+        } else {
+            format!("there are: {}", names.join(", "))
+        })
+    })
+}
+
+/// The schema as text: one block per table.
+fn schema_text(title: &str, schema: &Schema) -> String {
+    let mut facts = vec![text::count(schema.tables.len() as u64, "table")];
+    if !schema.views.is_empty() {
+        facts.push(text::count(schema.views.len() as u64, "view"));
+    }
+    facts.extend(schema.size_bytes.map(text::size));
+    let mut blocks = vec![format!("{title}, {}", facts.join(", "))];
+    blocks.extend(schema.tables.iter().map(table_text));
+    blocks.extend(schema.views.iter().map(|view| {
+        let kind = if view.materialized { "materialized view" } else { "view" };
+        format!("{kind} {}\n  {}", view.name, one_line(&view.definition))
+    }));
+    if !schema.extensions.is_empty() {
+        let list: Vec<String> = schema
+            .extensions
+            .iter()
+            .map(|extension| format!("{} {}", extension.name, extension.version))
+            .collect();
+        blocks.push(format!("extensions: {}", list.join(", ")));
+    }
+    if !schema.others.is_empty() {
+        let list: Vec<String> = schema
+            .others
+            .iter()
+            .map(|(kind, definition)| format!("  {kind} {}", one_line(definition)))
+            .collect();
+        blocks.push(format!("others\n{}", list.join("\n")));
+    }
+    blocks.join("\n\n")
+}
+
+fn table_text(table: &Table) -> String {
+    let about = if table.rows_estimated { "about " } else { "" };
+    let mut facts = vec![format!("{about}{}", text::count(table.rows, "row"))];
+    facts.extend(table.size_bytes.map(text::size));
+    facts.extend(table.options.iter().cloned());
+    let mut out = format!("table {} ({})", text::plain(&table.name.to_string(), 200), facts.join(", "));
+    if let Some(comment) = &table.comment {
+        let _ = write!(out, "\n  -- {}", one_line(comment));
+    }
+    let name_width = table.columns.iter().map(|column| column.name.chars().count()).max().unwrap_or(0);
+    let type_width = table.columns.iter().map(|column| column.native_type.chars().count()).max().unwrap_or(0);
+    let primary: &[String] = table.primary_key.as_ref().map_or(&[], |key| &key.columns);
+    for column in &table.columns {
+        let mut notes = Vec::new();
+        if primary == [column.name.clone()] {
+            notes.push("primary key".to_owned());
+        }
+        if !column.nullable && !primary.contains(&column.name) {
+            notes.push("not null".to_owned());
+        }
+        notes.extend(column.default.as_ref().map(|default| format!("default {}", one_line(default))));
+        notes.extend(column.generated.as_ref().map(|generated| one_line(generated)));
+        for key in table.foreign_keys.iter().filter(|key| key.columns == [column.name.clone()]) {
+            let unvalidated = if key.validated { "" } else { " (not validated)" };
+            notes.push(format!("references {} ({}){unvalidated}", key.parent, key.parent_columns.join(", ")));
+        }
+        notes.extend(column.comment.as_ref().map(|comment| format!("-- {}", one_line(comment))));
+        let line = format!(
+            "  {:<name_width$}  {:<type_width$}  {}",
+            text::plain(&column.name, 200),
+            column.native_type,
+            notes.join(", ")
+        );
+        let _ = write!(out, "\n{}", line.trim_end());
+    }
+    let mut more = |line: String| {
+        let _ = write!(out, "\n  {line}");
+    };
+    if primary.len() > 1 {
+        more(format!("primary key ({})", primary.join(", ")));
+    }
+    for key in &table.unique_keys {
+        more(format!("unique ({})", key.columns.join(", ")));
+    }
+    for key in table.foreign_keys.iter().filter(|key| key.columns.len() > 1) {
+        let (from, to) = (key.columns.join(", "), key.parent_columns.join(", "));
+        more(format!("foreign key ({from}) references {} ({to})", key.parent));
+    }
+    for check in &table.checks {
+        let unvalidated = if check.validated { "" } else { " (not validated)" };
+        more(format!("check {}{unvalidated}", one_line(&check.expression)));
+    }
+    for index in table.indexes.iter().filter(|index| !index.backs_constraint) {
+        let mut line = format!(
+            "{}index {} ({})",
+            if index.unique { "unique " } else { "" },
+            text::plain(&index.name, 200),
+            index.columns.join(", ")
+        );
+        if !matches!(index.method.as_str(), "" | "btree") {
+            let _ = write!(line, " using {}", index.method);
+        }
+        if let Some(predicate) = &index.predicate {
+            let _ = write!(line, " where {}", one_line(predicate));
+        }
+        if let Some(size) = index.size_bytes {
+            let _ = write!(line, ", {}", text::size(size));
+        }
+        if !index.valid {
+            line.push_str(", INVALID");
+        }
+        more(line);
+    }
+    for trigger in &table.triggers {
+        more(format!("trigger {}", one_line(trigger)));
+    }
+    if let Some(partition) = &table.partition {
+        if let Some(key) = &partition.key {
+            more(format!("partitioned by {key}"));
+        }
+        if let (Some(parent), Some(bound)) = (&partition.parent, &partition.bound) {
+            more(format!("partition of {parent} {bound}"));
+        }
+    }
+    out
+}
+
+fn one_line(text: &str) -> String {
+    text::plain(&text.split_whitespace().collect::<Vec<_>>().join(" "), DEFINITION_CHARS_MAX)
+}
+
+/// The schema as a Mermaid entity relationship diagram.
+fn mermaid(schema: &Schema) -> String {
+    let mut out = "erDiagram".to_owned();
+    for table in &schema.tables {
+        for key in &table.foreign_keys {
+            let optional = key
+                .columns
+                .iter()
+                .any(|name| table.columns.iter().any(|column| column.name == *name && column.nullable));
+            let one_each = table
+                .unique_keys
+                .iter()
+                .chain(&table.primary_key)
+                .any(|unique| unique.columns.iter().all(|column| key.columns.contains(column)));
+            let _ = write!(
+                out,
+                "\n    {} {}--{} {} : {}",
+                mermaid_text(&key.parent.to_string()),
+                if optional { "|o" } else { "||" },
+                if one_each { "o|" } else { "o{" },
+                mermaid_text(&table.name.to_string()),
+                mermaid_text(&key.columns.join(", "))
+            );
+        }
+    }
+    for table in &schema.tables {
+        let _ = write!(out, "\n    {} {{", mermaid_text(&table.name.to_string()));
+        for column in &table.columns {
+            let mut marks = Vec::new();
+            if table.primary_key.as_ref().is_some_and(|key| key.columns.contains(&column.name)) {
+                marks.push("PK");
+            }
+            if table.foreign_keys.iter().any(|key| key.columns.contains(&column.name)) {
+                marks.push("FK");
+            }
+            if table.unique_keys.iter().any(|key| key.columns == [column.name.clone()]) {
+                marks.push("UK");
+            }
+            let kind = if column.native_type.is_empty() { "any" } else { &column.native_type };
+            let name = mermaid_word(&column.name);
+            let _ = write!(out, "\n        {} {name}", mermaid_word(kind));
+            if !marks.is_empty() {
+                let _ = write!(out, " {}", marks.join(", "));
+            }
+            if name != column.name {
+                let _ = write!(out, " {}", mermaid_text(&column.name));
+            }
+        }
+        out.push_str("\n    }");
+    }
+    out
+}
+
+/// A quoted name; Mermaid has no escape for the quote itself.
+fn mermaid_text(text: &str) -> String {
+    format!("\"{}\"", text::plain(text, 200).replace('"', "'"))
+}
+
+/// A type or attribute as the one word that Mermaid allows: letters, digits and underscores, a letter first.
+fn mermaid_word(text: &str) -> String {
+    let mut word: String = text.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
+    while word.ends_with('_') && word.len() > 1 && !text.ends_with('_') {
+        word.pop();
+    }
+    if word.starts_with(|c: char| c.is_ascii_alphabetic()) { word } else { format!("c{word}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn schema() -> Schema {
+        serde_json::from_value(json!({
+            "dialect": "postgres",
+            "size_bytes": 13_000_000,
+            "tables": [
+                {"namespace": "public", "name": "customers", "rows": 3, "rows_estimated": false,
+                 "columns": [
+                    {"name": "id", "native_type": "bigint", "nullable": false, "generated": "always as identity"},
+                    {"name": "e mail", "native_type": "text", "nullable": false}],
+                 "primary_key": {"name": "customers_pkey", "columns": ["id"]},
+                 "unique_keys": [{"name": "customers_email_key", "columns": ["e mail"]}]},
+                {"namespace": "sales", "name": "orders", "rows": 120_000, "rows_estimated": true, "size_bytes": 9_000_000,
+                 "columns": [
+                    {"name": "id", "native_type": "bigint", "nullable": false},
+                    {"name": "customer_id", "native_type": "bigint", "nullable": true},
+                    {"name": "total", "native_type": "numeric(10,2)", "nullable": false, "default": "0"}],
+                 "primary_key": {"name": "orders_pkey", "columns": ["id"]},
+                 "foreign_keys": [{"name": "fk", "columns": ["customer_id"],
+                    "parent": {"namespace": "public", "name": "customers"}, "parent_columns": ["id"],
+                    "actions": "", "validated": false}],
+                 "checks": [{"name": "c", "expression": "(total >= 0)", "validated": true}],
+                 "indexes": [{"name": "orders_total", "columns": ["total"], "unique": false, "method": "brin",
+                    "definition": "CREATE INDEX …", "backs_constraint": false, "valid": false, "size_bytes": 2048}]}
+            ],
+            "views": [{"namespace": "public", "name": "big", "definition": "SELECT 1\n  FROM orders", "materialized": false}]
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn schema_reads_well_as_text() {
+        insta::assert_snapshot!(schema_text("orders: postgres", &schema()), @r"
+        orders: postgres, 2 tables, 1 view, 12.4 MiB
+
+        table customers (3 rows)
+          id      bigint  primary key, always as identity
+          e mail  text    not null
+          unique (e mail)
+
+        table sales.orders (about 120,000 rows, 8.6 MiB)
+          id           bigint         primary key
+          customer_id  bigint         references customers (id) (not validated)
+          total        numeric(10,2)  not null, default 0
+          check (total >= 0)
+          index orders_total (total) using brin, 2.0 KiB, INVALID
+
+        view big
+          SELECT 1 FROM orders
+        ");
+    }
+
+    #[test]
+    fn schema_reads_well_as_mermaid() {
+        insta::assert_snapshot!(mermaid(&schema()), @r#"
+        erDiagram
+            "customers" |o--o{ "sales.orders" : "customer_id"
+            "customers" {
+                bigint id PK
+                text e_mail UK "e mail"
+            }
+            "sales.orders" {
+                bigint id PK
+                bigint customer_id FK
+                numeric_10_2 total
+            }
+        "#);
+    }
+}

@@ -1,0 +1,150 @@
+//! How counts, sizes and rows are written for people.
+
+use serde_json::Value;
+
+/// Longest cell of a table, in characters; longer ones end in `…`.
+const CELL_CHARS_MAX: usize = 80;
+
+/// `1 row`, `12,000 rows`.
+pub(crate) fn count(n: u64, noun: &str) -> String {
+    match n {
+        1 => format!("1 {noun}"),
+        _ if noun.ends_with('y') => format!("{} {}ies", thousands(n), &noun[..noun.len() - 1]),
+        _ if noun.ends_with('x') => format!("{} {noun}es", thousands(n)),
+        _ => format!("{} {noun}s", thousands(n)),
+    }
+}
+
+/// `12,000`.
+pub(crate) fn thousands(n: u64) -> String {
+    let digits = n.to_string();
+    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// `512 B`, `80.0 KiB`.
+pub(crate) fn size(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    if bytes < 1024 {
+        return format!("{bytes} B");
+    }
+    #[allow(clippy::cast_precision_loss)] // One decimal is shown.
+    let mut size = bytes as f64 / 1024.0;
+    let mut unit = 0;
+    while size >= 1024.0 && unit + 1 < UNITS.len() {
+        size /= 1024.0;
+        unit += 1;
+    }
+    format!("{size:.1} {}", UNITS[unit])
+}
+
+/// Milliseconds with as many digits as matter: `0.041 ms`, `12.3 ms`, `1,204 ms`.
+pub(crate) fn millis(ms: f64) -> String {
+    if ms < 1.0 {
+        format!("{ms:.3} ms")
+    } else if ms < 100.0 {
+        format!("{ms:.1} ms")
+    } else {
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // Positive and rounded.
+        let whole = ms.round() as u64;
+        format!("{} ms", thousands(whole))
+    }
+}
+
+/// A value as one cell: control characters escaped, so that data cannot play tricks with the terminal.
+pub(crate) fn cell(value: &Value) -> String {
+    let text = match value {
+        Value::Null => return "NULL".to_owned(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    plain(&text, CELL_CHARS_MAX)
+}
+
+/// The text on one line of at most `chars_max` characters, control characters escaped.
+pub(crate) fn plain(text: &str, chars_max: usize) -> String {
+    let mut out = String::with_capacity(text.len().min(chars_max));
+    for (i, c) in text.chars().enumerate() {
+        if i >= chars_max {
+            out.push('…');
+            break;
+        }
+        if c.is_control() { out.extend(c.escape_default()) } else { out.push(c) }
+    }
+    out
+}
+
+/// Aligned columns under their names; a column that holds only numbers is flush right. Ends without a line break.
+pub(crate) fn table(columns: &[String], rows: &[Vec<Value>]) -> String {
+    let cells: Vec<Vec<String>> = rows.iter().map(|row| row.iter().map(cell).collect()).collect();
+    let heads: Vec<String> = columns.iter().map(|name| plain(name, CELL_CHARS_MAX)).collect();
+    let chars = |text: &String| text.chars().count();
+    let widths: Vec<usize> = (0..columns.len())
+        .map(|i| cells.iter().map(|row| chars(&row[i])).chain([chars(&heads[i])]).max().unwrap_or(0))
+        .collect();
+    let right: Vec<bool> = (0..columns.len())
+        .map(|i| {
+            let mut values = rows.iter().map(|row| &row[i]).filter(|value| !value.is_null()).peekable();
+            values.peek().is_some() && values.all(Value::is_number)
+        })
+        .collect();
+    let line = |cells: &[String]| {
+        let mut line = String::new();
+        for (i, cell) in cells.iter().enumerate() {
+            let pad = " ".repeat(widths[i] - chars(cell));
+            let parts: [&str; 2] = if right[i] { [&pad, cell] } else { [cell, &pad] };
+            line.push_str(if i > 0 { "  " } else { "" });
+            line.extend(parts);
+        }
+        line.trim_end().to_owned()
+    };
+    let rule: Vec<String> = widths.iter().map(|width| "-".repeat(*width)).collect();
+    let mut lines = vec![line(&heads), rule.join("  ")];
+    lines.extend(cells.iter().map(|row| line(row)));
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn numbers_are_written_for_people() {
+        for (n, text) in [(0, "0 rows"), (1, "1 row"), (999, "999 rows"), (1_234_567, "1,234,567 rows")] {
+            assert_eq!(count(n, "row"), text);
+        }
+        assert_eq!(count(2, "index"), "2 indexes");
+        assert_eq!(count(2, "query"), "2 queries");
+        for (bytes, text) in [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (13_743_895_347, "12.8 GiB")] {
+            assert_eq!(size(bytes), text);
+        }
+        for (ms, text) in [(0.0412, "0.041 ms"), (12.34, "12.3 ms"), (1204.4, "1,204 ms")] {
+            assert_eq!(millis(ms), text);
+        }
+    }
+
+    #[test]
+    fn tables_are_aligned_and_cannot_move_the_cursor() {
+        let columns = ["id".to_owned(), "name".to_owned(), "price".to_owned()];
+        let rows = [
+            vec![json!(1), json!("tea\u{1b}[2J"), json!(2.5)],
+            vec![json!(12), Value::Null, Value::Null],
+            vec![json!(3), json!("é\n"), json!(10)],
+        ];
+        insta::assert_snapshot!(table(&columns, &rows), @r"
+        id  name          price
+        --  ------------  -----
+         1  tea\u{1b}[2J    2.5
+        12  NULL           NULL
+         3  é\n              10
+        ");
+    }
+}
