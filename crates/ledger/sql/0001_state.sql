@@ -17,6 +17,8 @@ CREATE TABLE events (
 );
 CREATE INDEX events_project_kind ON events (project, kind, seq);
 CREATE INDEX events_task ON events (task, seq) WHERE task <> '';
+-- Whether a body may be missing.
+CREATE INDEX events_erasures ON events (subject, seq) WHERE kind = 'audit.erasure';
 
 CREATE TABLE bodies (
     seq   INTEGER PRIMARY KEY,
@@ -134,7 +136,7 @@ CREATE TABLE evidence (
     source     TEXT NOT NULL,
     statement  TEXT NOT NULL,
     answer     BLOB NOT NULL,
-    digest     TEXT NOT NULL,        -- SHA-256 of the answer, hex; also in the chain
+    digest     TEXT NOT NULL,        -- SHA-256 of the evidence as canonical JSON, hex; also in the chain
     taken_us   INTEGER NOT NULL,
     elapsed_us INTEGER NOT NULL,
     task       TEXT NOT NULL
