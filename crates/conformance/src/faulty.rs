@@ -171,6 +171,10 @@ impl<S: Store> Execute for Faulty<S> {
         self.call(ctx, self.inner_execute().progress(ctx, plan)).await
     }
 
+    async fn records(&self, ctx: &Context, step_ids: &[&str]) -> Result<u64, Error> {
+        self.call(ctx, self.inner_execute().records(ctx, step_ids)).await
+    }
+
     async fn begin<'a>(
         &'a self,
         ctx: &Context,
