@@ -7,7 +7,9 @@ mod envelope;
 mod master_key;
 mod redactor;
 mod request;
+mod secret;
 
 pub use master_key::{KeySource, MasterKey};
 pub use redactor::{REDACTED, REDACTED_LENGTH_MIN, Redactor};
 pub use request::{ListSecrets, PutSecret, RemoveSecret, RotateSecret};
+pub use secret::{SECRET_SIZE_MAX, Vault};
