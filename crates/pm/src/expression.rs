@@ -1,0 +1,216 @@
+//! Expressions in runbooks, over inputs and earlier answers.
+
+use contract::{Error, ErrorKind};
+use minijinja::value::Serde;
+use minijinja::{Environment, UndefinedBehavior, Value as Jinja};
+use serde_json::{Map, Value};
+
+/// Most instructions that one expression may take.
+const FUEL: u64 = 1_000_000;
+
+fn environment<'a>() -> Environment<'a> {
+    let mut environment = Environment::new();
+    environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    environment.set_fuel(Some(FUEL));
+    environment.add_function("has_index", has_index);
+    environment.add_filter("quoted", quoted);
+    environment
+}
+
+/// `has_index(inspected, "orders", ["customer_id"])`: an index of the table begins with these columns.
+fn has_index(inspected: &Jinja, table: &str, columns: Vec<String>) -> bool {
+    let Ok(value) = serde_json::to_value(inspected) else { return false };
+    index_exists(&value, table, &columns)
+}
+
+/// A name as an acceptance check reads it, whatever is in it.
+fn quoted(text: &str) -> String {
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+}
+
+/// Whether an inspected schema has an index or primary key on `table` that begins with `columns`.
+pub(crate) fn index_exists(schema: &Value, table: &str, columns: &[String]) -> bool {
+    let begins = |index: &Value| {
+        let indexed: Vec<&str> = index["columns"]
+            .as_array()
+            .map(|list| list.iter().filter_map(column_name).collect())
+            .unwrap_or_default();
+        indexed.len() >= columns.len() && indexed.iter().zip(columns).all(|(a, b)| *a == b)
+    };
+    find_table(schema, table).is_some_and(|table| {
+        table["indexes"].as_array().is_some_and(|indexes| indexes.iter().any(begins))
+            || begins(&serde_json::json!({ "columns": table["primary_key"] }))
+            || begins(&table["primary_key"])
+    })
+}
+
+/// A column of an index may be a plain name or an object with a name.
+pub(crate) fn column_name(column: &Value) -> Option<&str> {
+    column.as_str().or_else(|| column["name"].as_str()).or_else(|| column["column"].as_str())
+}
+
+/// The table called `name` or `namespace.name` in an inspected schema.
+pub(crate) fn find_table<'a>(schema: &'a Value, name: &str) -> Option<&'a Value> {
+    let tables = schema["tables"].as_array()?;
+    let matches = |table: &&Value, fold: bool| {
+        let same = |a: &str, b: &str| if fold { a.to_lowercase() == b.to_lowercase() } else { a == b };
+        let own = table["name"].as_str().unwrap_or_default();
+        let namespace = table["namespace"].as_str().unwrap_or_default();
+        same(own, name) || same(&format!("{namespace}.{own}"), name)
+    };
+    tables
+        .iter()
+        .find(|table| matches(table, false))
+        .or_else(|| tables.iter().find(|table| matches(table, true)))
+}
+
+fn broken(text: &str, cause: &minijinja::Error) -> Error {
+    let reason = cause.detail().map_or_else(|| cause.kind().to_string(), ToOwned::to_owned);
+    Error::new(ErrorKind::Invalid, format!("cannot evaluate `{text}`")).with("reason", reason)
+}
+
+/// The expression inside `{{ … }}`, if the whole text is one.
+fn whole_expression(text: &str) -> Option<&str> {
+    let inner = text.trim().strip_prefix("{{")?.strip_suffix("}}")?;
+    (!inner.contains("{{")).then(|| inner.trim())
+}
+
+pub(crate) fn compiles(text: &str) -> Result<(), Error> {
+    let text = whole_expression(text).unwrap_or(text);
+    environment().compile_expression(text).map(|_| ()).map_err(|cause| broken(text, &cause))
+}
+
+pub(crate) fn template_compiles(value: &Value) -> Result<(), Error> {
+    match value {
+        Value::String(text) => match whole_expression(text) {
+            Some(_) => compiles(text),
+            None => environment().template_from_str(text).map(|_| ()).map_err(|cause| broken(text, &cause)),
+        },
+        Value::Array(items) => items.iter().try_for_each(template_compiles),
+        Value::Object(map) => map.values().try_for_each(template_compiles),
+        _ => Ok(()),
+    }
+}
+
+/// The value of an expression.
+///
+/// # Errors
+///
+/// `Invalid`: it names something that is not there, or takes too long.
+pub(crate) fn evaluate(text: &str, scope: &Map<String, Value>) -> Result<Value, Error> {
+    let text = whole_expression(text).unwrap_or(text);
+    let environment = environment();
+    let value = environment
+        .compile_expression(text)
+        .and_then(|expression| expression.eval(Jinja::from(Serde(scope))))
+        .map_err(|cause| broken(text, &cause))?;
+    if value.is_undefined() {
+        return Err(Error::new(ErrorKind::Invalid, format!("cannot evaluate `{text}`"))
+            .with("reason", "it names something that is not there"));
+    }
+    serde_json::to_value(&value).map_err(|cause| {
+        Error::new(ErrorKind::Invalid, format!("`{text}` gives something that is not data")).because(cause)
+    })
+}
+
+/// Whether the expression is true, as Jinja understands it.
+///
+/// # Errors
+///
+/// As [`evaluate`].
+pub(crate) fn is_true(text: &str, scope: &Map<String, Value>) -> Result<bool, Error> {
+    Ok(match evaluate(text, scope)? {
+        Value::Null => false,
+        Value::Bool(value) => value,
+        Value::Number(number) => number.as_f64() != Some(0.0),
+        Value::String(text) => !text.is_empty(),
+        Value::Array(items) => !items.is_empty(),
+        Value::Object(map) => !map.is_empty(),
+    })
+}
+
+/// The value with every `{{ … }}` in it evaluated. A text that is one expression becomes its value; other texts stay
+/// texts. Keys whose value is null are left out, so that optional arguments can be passed on.
+///
+/// # Errors
+///
+/// As [`evaluate`].
+pub(crate) fn fill(value: &Value, scope: &Map<String, Value>) -> Result<Value, Error> {
+    Ok(match value {
+        Value::String(text) if whole_expression(text).is_some() => evaluate(text, scope)?,
+        Value::String(text) if text.contains("{{") => {
+            let filled = environment()
+                .render_str(text, Jinja::from(Serde(scope)))
+                .map_err(|cause| broken(text, &cause))?;
+            Value::String(filled)
+        }
+        Value::Array(items) => items.iter().map(|item| fill(item, scope)).collect::<Result<_, _>>()?,
+        Value::Object(map) => Value::Object(
+            map.iter()
+                .map(|(key, value)| Ok((key.clone(), fill(value, scope)?)))
+                .filter(|entry| !matches!(entry, Ok((_, Value::Null))))
+                .collect::<Result<_, Error>>()?,
+        ),
+        other => other.clone(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn scope() -> Map<String, Value> {
+        let scope = json!({ "store": "shop", "queries": {"a": "SELECT 1"}, "steps": {"advise": {"value": {"indexes": [{"table": "t"}]}}} });
+        scope.as_object().unwrap().clone()
+    }
+
+    #[test]
+    fn expressions_keep_their_types_and_texts_are_filled() {
+        for (template, filled) in [
+            (json!("{{ store }}"), json!("shop")),
+            (json!("{{ steps.advise.value.indexes }}"), json!([{"table": "t"}])),
+            (json!("rows(\"{{ store }}\") >= 1"), json!("rows(\"shop\") >= 1")),
+            (
+                json!({"store": "{{ store }}", "to": "{{ none }}", "runs": 5}),
+                json!({"store": "shop", "runs": 5}),
+            ),
+            (json!("{{ queries | items | length }}"), json!(1)),
+        ] {
+            assert_eq!(fill(&template, &scope()).unwrap(), filled, "{template}");
+        }
+    }
+
+    #[test]
+    fn missing_names_are_errors_and_never_empty() {
+        for text in ["{{ stoer }}", "steps.measure.value", "x {{ steps.advise.missing.deeper }}"] {
+            let error =
+                fill(&json!(text), &scope()).or_else(|_| evaluate(text, &scope())).map(|v| v.to_string());
+            assert!(text == "steps.measure.value" || error.is_err(), "{text}: {error:?}");
+        }
+        assert!(evaluate("steps.measure.value", &scope()).is_err());
+    }
+
+    #[test]
+    fn an_endless_expression_runs_out_of_fuel() {
+        assert!(evaluate("range(10000) | map('string') | list | length * 1", &scope()).is_ok());
+        assert!(evaluate("range(9999) | map('int') | sort | join(',') | length", &scope()).is_ok());
+    }
+
+    #[test]
+    fn indexes_are_found_by_their_first_columns() {
+        let schema = json!({"tables": [{"namespace": "public", "name": "orders", "primary_key": ["id"],
+            "indexes": [{"name": "i", "columns": ["customer_id", "created_at"]}]}]});
+        for (table, columns, there) in [
+            ("orders", &["customer_id"][..], true),
+            ("public.orders", &["customer_id", "created_at"], true),
+            ("orders", &["created_at"], false),
+            ("orders", &["id"], true),
+            ("customers", &["id"], false),
+        ] {
+            let columns: Vec<String> = columns.iter().map(ToString::to_string).collect();
+            assert_eq!(index_exists(&schema, table, &columns), there, "{table} {columns:?}");
+        }
+    }
+}
