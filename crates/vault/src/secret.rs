@@ -140,6 +140,10 @@ impl Vault {
     }
 
     /// The project's secrets with versions and last use, never values.
+    ///
+    /// # Errors
+    ///
+    /// `Corrupt`: a row does not hold what it should.
     pub async fn list(&self, ctx: &Context, _request: &ListSecrets) -> Result<Outcome, Error> {
         let mut secrets: BTreeMap<String, Vec<Version>> = BTreeMap::new();
         let sql = "SELECT name, version, created_us, last_used_us FROM secrets WHERE project = ? ORDER BY name, version";

@@ -1,4 +1,5 @@
 //! The vault over a real state file.
+#![allow(clippy::unwrap_used)] // Also in the functions that the tests share.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -76,7 +77,7 @@ async fn open_ledger(folder: &Path, master: &MasterKey, clock: &Arc<TestClock>) 
 }
 
 fn permit(ctx: &Context, plan: &Plan) -> Permit {
-    Permit::mint(ctx, "key.write", &plan.target, plan.digest(), None, Duration::from_secs(60))
+    Permit::mint(ctx, "key.write", &plan.target, plan.digest(), None, Duration::from_mins(1))
 }
 
 async fn execute(vault: &Vault, ctx: &Context, plan: &Plan, value: Option<&str>) -> Result<Outcome, Error> {
