@@ -26,7 +26,7 @@ impl Ledger {
         for item in evidence {
             let digest = digest_of(item);
             let answer = canonical_json(&item.answer);
-            let sealed = self.0.sealer.seal(answer.as_bytes(), &belongs_to(ctx.project(), &item.id));
+            let sealed = self.0.sealer.seal(answer.as_bytes(), &belongs_to(ctx.project(), &item.id, &digest));
             recorded.push(json!({ "id": item.id, "digest": digest, "source": item.source }));
             write = write.exec(
                 "INSERT INTO evidence \
@@ -73,11 +73,12 @@ impl Ledger {
                 .with("evidence", id)
                 .hint("compare with the event `evidence.recorded` that names it; find the extent with `steward audit verify`")
         };
+        let digest = row.get_text("digest")?;
         let mut buffer = Vec::new();
         let answer = self
             .0
             .sealer
-            .open(row.get_blob("answer")?, &belongs_to(project, id), &mut buffer)
+            .open(row.get_blob("answer")?, &belongs_to(project, id, digest), &mut buffer)
             .and_then(|plain| serde_json::from_slice::<Json>(plain).ok())
             .ok_or_else(damaged)?;
         #[expect(clippy::cast_precision_loss, reason = "2^53 microseconds are 285 years")]
@@ -90,7 +91,7 @@ impl Ledger {
             taken_at: row.get_time("taken_us")?,
             elapsed_ms,
         };
-        if digest_of(&evidence) == row.get_text("digest")? { Ok(evidence) } else { Err(damaged()) }
+        if digest_of(&evidence) == digest { Ok(evidence) } else { Err(damaged()) }
     }
 }
 
@@ -116,6 +117,7 @@ fn elapsed_us(elapsed_ms: f64) -> i64 {
     (elapsed_ms * 1000.0).round() as i64
 }
 
-fn belongs_to(project: &str, id: &str) -> Vec<u8> {
-    [b"steward.evidence.1\0", id.as_bytes(), b"\0", project.as_bytes()].concat()
+/// The digest is part of it, so that statement and digest cannot be exchanged together.
+fn belongs_to(project: &str, id: &str, digest: &str) -> Vec<u8> {
+    [b"steward.evidence.1\0", id.as_bytes(), b"\0", digest.as_bytes(), b"\0", project.as_bytes()].concat()
 }

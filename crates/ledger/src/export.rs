@@ -101,11 +101,11 @@ pub(crate) fn decode(row: &RawRow<'_>, sealer: &Sealer, buffer: &mut Vec<u8>) ->
     let id = text(1)?;
     let body = match row.blob(11) {
         None => None,
-        Some(sealed) => {
+        Some(bytes) => {
             let mut belongs_to = Vec::with_capacity(96);
             body_belongs_to(seq, id.as_bytes(), &mut belongs_to);
             let salted = sealer
-                .open(sealed, &belongs_to, buffer)
+                .open(bytes, &belongs_to, buffer)
                 .ok_or_else(|| damaged(seq, "its body was changed"))?;
             let json = salted.get(SALT_BYTES..).unwrap_or_default();
             Some(serde_json::from_slice(json).map_err(|_| damaged(seq, "its body is not JSON"))?)

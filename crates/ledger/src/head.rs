@@ -6,9 +6,10 @@
 //! Entries that only `append_later` wrote are covered by the head of the next durable commit; only
 //! the very first batch is always made durable, so that every chain has a head.
 
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 use base64::Engine as _;
@@ -137,10 +138,25 @@ impl HeadFile {
         head: &Head,
         hash_at: impl Fn(u64) -> Result<Option<String>, Error>,
     ) -> Result<(), Error> {
-        self.lock.lock().map_err(|cause| cannot_write(&self.path, cause))?;
+        self.lock()?;
         let result = self.write_locked(signer, head, hash_at);
         self.lock.unlock().map_err(|cause| cannot_write(&self.path, cause))?;
         result
+    }
+
+    /// Waits for other processes, which hold the lock for microseconds; not for ever, as one may have been stopped.
+    fn lock(&self) -> Result<(), Error> {
+        let mut attempts_left = 1000;
+        loop {
+            match self.lock.try_lock() {
+                Ok(()) => return Ok(()),
+                Err(TryLockError::WouldBlock) if attempts_left > 0 => {
+                    attempts_left -= 1;
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                Err(cause) => return Err(cannot_write(&self.path, cause.into())),
+            }
+        }
     }
 
     fn write_locked(

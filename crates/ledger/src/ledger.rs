@@ -14,7 +14,7 @@ use crate::seal::Sealer;
 use crate::sqlite::Connection;
 use crate::state::{self, Locks};
 use crate::writer::{Job, Order, Writer};
-use crate::{Event, EventFilter, Keys, NewEvent, Row, Value, Write, Written};
+use crate::{Event, EventFilter, Head, Keys, NewEvent, Row, Value, Write, Written};
 
 /// Events returned when the filter does not say how many.
 const EVENTS_DEFAULT: usize = 1000;
@@ -265,6 +265,21 @@ impl Ledger {
         let body = serde_json::json!({ "seq": seq, "reason": reason });
         let event = NewEvent::new(ERASURE, format!("event:{seq}"), body);
         self.write(ctx, Write::new().event(event).erase_body(seq)).await.map(drop)
+    }
+
+    /// The signed head as it lies in the head file, to be sent elsewhere; `None` if there is none yet.
+    ///
+    /// # Errors
+    ///
+    /// `Denied`, `Corrupt`: the file.
+    pub async fn head(&self) -> Result<Option<Head>, Error> {
+        let path = self.0.head_file.clone();
+        blocking(move || match Head::read(&path) {
+            Ok(head) => Ok(Some(head)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        })
+        .await
     }
 
     /// Runs `read` on a connection of the pool.

@@ -1,6 +1,7 @@
 //! The SQLite backend: the only module that knows of it. Everything above speaks the common dialect through
 //! [`Connection`]; a second backend brings a `Connection` of its own.
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -64,7 +65,9 @@ impl Connection {
                 b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'.' | b'_' | b'-' => {
                     uri.push(char::from(*byte));
                 }
-                other => uri.push_str(&format!("%{other:02X}")),
+                other => {
+                    write!(uri, "%{other:02X}").expect("writing to a string does not fail");
+                }
             }
         }
         uri.push_str("?immutable=1");
@@ -191,7 +194,7 @@ impl Connection {
     pub(crate) fn query(&self, sql: &str, parameters: &[Value]) -> Result<Vec<Row>, Error> {
         let run = || {
             let mut statement = self.inner.prepare_cached(sql)?;
-            let names: Arc<[String]> = statement.column_names().into_iter().map(str::to_owned).collect();
+            let names: Arc<[String]> = statement.column_names().map(str::to_owned).collect();
             let mut rows = statement.query(rusqlite::params_from_iter(parameters.iter().map(Bound)))?;
             let mut out = Vec::new();
             while let Some(row) = rows.next()? {

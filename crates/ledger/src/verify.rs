@@ -216,28 +216,24 @@ impl Chain<'_> {
         if event.text(10) != Some(&hash) {
             return bad("its header was changed");
         }
-        match body {
-            Some(body) => {
-                body_belongs_to(seq, header.id, &mut self.belongs_to);
-                let plain = body
-                    .blob(1)
-                    .and_then(|sealed| self.sealer.open(sealed, &self.belongs_to, &mut self.buffer));
-                let Some(plain) = plain else { return bad("its body was changed or moved") };
-                let mut digest = [0; 32];
-                digest.copy_from_slice(digest::digest(&digest::SHA256, plain).as_ref());
-                if hex_hash(&digest) != header.body_hash {
-                    return bad("its body is not the one that it was written with");
-                }
-                self.bodies += 1;
+        if let Some(body) = body {
+            body_belongs_to(seq, header.id, &mut self.belongs_to);
+            let plain =
+                body.blob(1).and_then(|sealed| self.sealer.open(sealed, &self.belongs_to, &mut self.buffer));
+            let Some(plain) = plain else { return bad("its body was changed or moved") };
+            let mut digest = [0; 32];
+            digest.copy_from_slice(digest::digest(&digest::SHA256, plain).as_ref());
+            if hex_hash(&digest) != header.body_hash {
+                return bad("its body is not the one that it was written with");
             }
-            None => {
-                let project = String::from_utf8_lossy(header.project).into_owned();
-                let parameters = [format!("event:{seq}").into(), seq.into(), project.into()];
-                if self.connection.query(ERASED_LATER, &parameters)?.is_empty() {
-                    return bad("its body is missing without an erasure event");
-                }
-                self.erased += 1;
+            self.bodies += 1;
+        } else {
+            let project = String::from_utf8_lossy(header.project).into_owned();
+            let parameters = [format!("event:{seq}").into(), seq.into(), project.into()];
+            if self.connection.query(ERASED_LATER, &parameters)?.is_empty() {
+                return bad("its body is missing without an erasure event");
             }
+            self.erased += 1;
         }
         let place = seq.unsigned_abs();
         for (demanded, demanded_hash, name) in &self.demanded {

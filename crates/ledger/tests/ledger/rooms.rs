@@ -136,7 +136,7 @@ async fn one_holder_has_a_lease_until_it_expires() {
     let (a, b) = (home.open().await, home.open().await);
     let clock = Arc::new(TestClock::at("2026-03-01T00:00:00Z".parse().unwrap()));
     let ctx = ctx().with_clock(clock.clone());
-    let minute = Duration::from_secs(60);
+    let minute = Duration::from_mins(1);
 
     let first = a.acquire_lease(&ctx, "scheduler", minute).await.unwrap().unwrap();
     assert_eq!(b.acquire_lease(&ctx, "scheduler", minute).await.unwrap(), None);

@@ -206,6 +206,7 @@ async fn cut_tail_is_found_against_a_copy_even_when_the_head_was_cut_too() {
     }
     ledger.close().await.unwrap();
     let late = Head::read(&home.head()).unwrap();
+    assert_eq!(home.open().await.head().await.unwrap().as_ref(), Some(&late));
 
     // An older head stays true of the chain.
     assert!(home.open().await.verify_against(&early).await.unwrap().is_whole());
