@@ -1,1 +1,12 @@
 //! SQLite behind the store contract.
+
+mod catalog;
+mod config;
+mod error;
+mod execute;
+mod session;
+mod store;
+mod text;
+
+pub use config::Config;
+pub use store::{KIND, SqliteStore, open};

@@ -52,19 +52,19 @@ async fn inspect(opened: &Opened) -> Option<Schema> {
 }
 
 /// Nothing there, nothing told: no system tables, none of Steward's own.
-pub async fn inspect_of_an_empty_store_is_empty(opened: Opened) {
-    let Some(schema) = inspect(&opened).await else { return };
+pub async fn inspect_of_an_empty_store_is_empty(opened: &Opened) {
+    let Some(schema) = inspect(opened).await else { return };
     assert!(schema.tables.is_empty() && schema.views.is_empty(), "{schema:?}");
     assert_eq!(opened.admin.steward_tables().await, Vec::<String>::new(), "looking creates nothing");
 }
 
 /// Tables, columns, keys, checks, indexes, views and counts come back as they were made.
-pub async fn inspect_gives_back_what_was_created(opened: Opened) {
+pub async fn inspect_gives_back_what_was_created(opened: &Opened) {
     if opened.relational(Capability::Inspect).await.is_none() {
         return;
     }
     opened.admin.run(SHOP).await;
-    let schema = inspect(&opened).await.expect("inspect is declared");
+    let schema = inspect(opened).await.expect("inspect is declared");
     let names: Vec<_> = schema.tables.iter().map(|table| table.name.name.as_str()).collect();
     assert_eq!(names, ["customers", "order_lines", "orders"]);
 
@@ -124,7 +124,7 @@ pub async fn inspect_gives_back_what_was_created(opened: Opened) {
 }
 
 /// Names with quotes, spaces, keywords and other scripts come back byte for byte.
-pub async fn inspect_keeps_odd_identifiers(opened: Opened) {
+pub async fn inspect_keeps_odd_identifiers(opened: &Opened) {
     let Some(relational) = opened.relational(Capability::Inspect).await else { return };
     for name in ODD {
         let quoted = relational.quote_identifier(name);
@@ -135,7 +135,7 @@ pub async fn inspect_keeps_odd_identifiers(opened: Opened) {
         );
         opened.admin.run(&sql).await;
     }
-    let schema = inspect(&opened).await.expect("inspect is declared");
+    let schema = inspect(opened).await.expect("inspect is declared");
     assert_eq!(schema.tables.len(), ODD.len(), "{schema:?}");
     for name in ODD {
         let table = schema.tables.iter().find(|table| table.name.name == name);
@@ -148,25 +148,25 @@ pub async fn inspect_keeps_odd_identifiers(opened: Opened) {
 }
 
 /// The order of the catalog does not show: two looks at one store, and two handles, say the same.
-pub async fn inspect_of_equal_stores_is_equal(opened: Opened) {
+pub async fn inspect_of_equal_stores_is_equal(opened: &Opened) {
     if opened.relational(Capability::Inspect).await.is_none() {
         return;
     }
     opened.admin.run(SHOP).await;
-    let first = inspect(&opened).await.expect("inspect is declared");
+    let first = inspect(opened).await.expect("inspect is declared");
     let other = opened.admin.reopen().await;
     let second = other.relational().unwrap().inspect(&opened.ctx()).await.unwrap();
     assert_eq!(diff(&first, &second), []);
     assert_eq!(first.structure(), second.structure());
     opened.admin.run("CREATE INDEX orders_status ON orders (status)").await;
-    let third = inspect(&opened).await.expect("inspect is declared");
+    let third = inspect(opened).await.expect("inspect is declared");
     let differences = diff(&first, &third);
     assert_eq!(differences.len(), 1, "{differences:?}");
     assert_eq!(differences[0].object, "orders.orders_status");
 }
 
 /// A canceled look reports `Canceled`.
-pub async fn inspect_canceled_reports_canceled(opened: Opened) {
+pub async fn inspect_canceled_reports_canceled(opened: &Opened) {
     let Some(relational) = opened.relational(Capability::Inspect).await else { return };
     let ctx = opened.ctx();
     ctx.cancellation().cancel();

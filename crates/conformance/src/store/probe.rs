@@ -7,7 +7,7 @@ use contract::{Capability, ErrorKind, Query};
 use super::Opened;
 
 /// The probe names version, address and rights, and shows no secret.
-pub async fn probe_says_what_is_there(opened: Opened) {
+pub async fn probe_says_what_is_there(opened: &Opened) {
     let ctx = opened.ctx();
     let probe = opened.store.probe(&ctx).await.unwrap();
     assert!(probe.version.starts_with(|c: char| c.is_ascii_digit()), "{probe:?}");
@@ -31,7 +31,7 @@ pub async fn probe_says_what_is_there(opened: Opened) {
 }
 
 /// The deadline holds for probes too.
-pub async fn probe_past_its_deadline_times_out(opened: Opened) {
+pub async fn probe_past_its_deadline_times_out(opened: &Opened) {
     let ctx = opened.ctx().with_timeout(Duration::ZERO);
     let error = opened.soon(opened.store.probe(&ctx)).await.unwrap_err();
     opened.expect_kind(&error, &[ErrorKind::TimedOut]);
@@ -42,7 +42,7 @@ pub async fn probe_past_its_deadline_times_out(opened: Opened) {
 }
 
 /// After `close`, calls end with `Canceled`, also those in flight.
-pub async fn probe_of_a_closed_store_fails(opened: Opened) {
+pub async fn probe_of_a_closed_store_fails(opened: &Opened) {
     let ctx = opened.ctx();
     if let Some(relational) = opened.relational(Capability::Query).await {
         let query = Query::new(&opened.sql.slow);
@@ -61,7 +61,7 @@ pub async fn probe_of_a_closed_store_fails(opened: Opened) {
 }
 
 /// Roles exist exactly when their capability is declared.
-pub async fn capabilities_match_the_roles(opened: Opened) {
+pub async fn capabilities_match_the_roles(opened: &Opened) {
     let store = &opened.store;
     assert!(!store.kind().is_empty() && !store.name().is_empty());
     let family = [Capability::Inspect, Capability::Query, Capability::Explain];
@@ -81,7 +81,7 @@ pub async fn capabilities_match_the_roles(opened: Opened) {
 }
 
 /// The engine's own check finds nothing in a sound store, and says what was run.
-pub async fn integrity_of_a_sound_store_is_clean(opened: Opened) {
+pub async fn integrity_of_a_sound_store_is_clean(opened: &Opened) {
     let role = opened.store.integrity();
     assert_eq!(role.is_some(), opened.declares(Capability::Integrity));
     let Some(integrity) = role else { return };

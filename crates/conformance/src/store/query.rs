@@ -15,7 +15,7 @@ fn limited(sql: &str, limits: Limits) -> Query {
 }
 
 /// Every basic type arrives as the contract says.
-pub async fn query_gives_values_of_each_type(opened: Opened) {
+pub async fn query_gives_values_of_each_type(opened: &Opened) {
     let Some(relational) = opened.relational(Capability::Query).await else { return };
     for (expression, expected) in &opened.sql.values {
         let query = Query::new(format!("SELECT {expression} AS value"));
@@ -31,7 +31,7 @@ pub async fn query_gives_values_of_each_type(opened: Opened) {
 }
 
 /// Values are bound, never pasted: what looks like SQL stays text.
-pub async fn query_binds_parameters(opened: Opened) {
+pub async fn query_binds_parameters(opened: &Opened) {
     let Some(relational) = opened.relational(Capability::Query).await else { return };
     opened.make_victim().await;
     opened.admin.run("INSERT INTO victim VALUES (2, 'x''; DROP TABLE victim --')").await;
@@ -60,7 +60,7 @@ pub async fn query_binds_parameters(opened: Opened) {
 }
 
 /// `quote_identifier` makes any name usable.
-pub async fn query_quotes_odd_identifiers(opened: Opened) {
+pub async fn query_quotes_odd_identifiers(opened: &Opened) {
     let Some(relational) = opened.relational(Capability::Query).await else { return };
     for name in ["order", "a\"b", "a b", "a;b", "a'b", "ž🦔", "A"] {
         let quoted = relational.quote_identifier(name);
@@ -71,7 +71,7 @@ pub async fn query_quotes_odd_identifiers(opened: Opened) {
 }
 
 /// No rows, but the columns.
-pub async fn query_of_nothing_is_empty(opened: Opened) {
+pub async fn query_of_nothing_is_empty(opened: &Opened) {
     let Some(relational) = opened.relational(Capability::Query).await else { return };
     opened.make_victim().await;
     let rows = relational
@@ -83,7 +83,7 @@ pub async fn query_of_nothing_is_empty(opened: Opened) {
 }
 
 /// Exactly `rows_max` rows and a mark; no mark when there were no more.
-pub async fn query_stops_at_the_row_limit(opened: Opened) {
+pub async fn query_stops_at_the_row_limit(opened: &Opened) {
     let Some(relational) = opened.relational(Capability::Query).await else { return };
     for (rows_max, rows_returned, truncated) in
         [(10, 10, Some(Truncation::Rows)), (4_999, 4_999, Some(Truncation::Rows)), (5_000, 5_000, None)]
@@ -103,7 +103,7 @@ pub async fn query_stops_at_the_row_limit(opened: Opened) {
 }
 
 /// The row that would pass `bytes_max` is left out, even the first.
-pub async fn query_stops_at_the_byte_limit(opened: Opened) {
+pub async fn query_stops_at_the_byte_limit(opened: &Opened) {
     let Some(relational) = opened.relational(Capability::Query).await else { return };
     let limits = Limits { bytes_max: 4_000, rows_max: 100_000, ..Limits::default() };
     let rows = relational.query(&opened.ctx(), &limited(SERIES, limits)).await.unwrap();
@@ -120,7 +120,7 @@ pub async fn query_stops_at_the_byte_limit(opened: Opened) {
 }
 
 /// `statement_timeout` stops the engine, not only the waiting.
-pub async fn query_stops_at_the_time_limit(opened: Opened) {
+pub async fn query_stops_at_the_time_limit(opened: &Opened) {
     let Some(relational) = opened.relational(Capability::Query).await else { return };
     let limits = Limits { statement_timeout: Duration::from_millis(300), ..Limits::default() };
     let started = Instant::now();
@@ -132,7 +132,7 @@ pub async fn query_stops_at_the_time_limit(opened: Opened) {
 }
 
 /// So does the context's deadline.
-pub async fn query_past_its_deadline_times_out(opened: Opened) {
+pub async fn query_past_its_deadline_times_out(opened: &Opened) {
     let Some(relational) = opened.relational(Capability::Query).await else { return };
     let ctx = opened.ctx().with_timeout(Duration::from_millis(300));
     let error = opened.soon(relational.query(&ctx, &Query::new(&opened.sql.slow))).await.unwrap_err();
@@ -141,7 +141,7 @@ pub async fn query_past_its_deadline_times_out(opened: Opened) {
 }
 
 /// A canceled call does not begin.
-pub async fn query_canceled_before_it_began_reports_canceled(opened: Opened) {
+pub async fn query_canceled_before_it_began_reports_canceled(opened: &Opened) {
     let Some(relational) = opened.relational(Capability::Query).await else { return };
     let ctx = opened.ctx();
     ctx.cancellation().cancel();
@@ -150,7 +150,7 @@ pub async fn query_canceled_before_it_began_reports_canceled(opened: Opened) {
 }
 
 /// A call that is canceled midway ends soon.
-pub async fn query_canceled_midway_reports_canceled(opened: Opened) {
+pub async fn query_canceled_midway_reports_canceled(opened: &Opened) {
     let Some(relational) = opened.relational(Capability::Query).await else { return };
     let query = Query::new(&opened.sql.slow);
     let answer = opened.canceled_after(200, async |ctx| relational.query(&ctx, &query).await).await;
@@ -159,7 +159,7 @@ pub async fn query_canceled_midway_reports_canceled(opened: Opened) {
 }
 
 /// One statement per call; a closing semicolon and comments are not statements.
-pub async fn query_refuses_more_than_one_statement(opened: Opened) {
+pub async fn query_refuses_more_than_one_statement(opened: &Opened) {
     let Some(relational) = opened.relational(Capability::Query).await else { return };
     opened.make_victim().await;
     for sql in [
@@ -184,7 +184,7 @@ pub async fn query_refuses_more_than_one_statement(opened: Opened) {
 }
 
 /// Whatever the text, the engine does not write.
-pub async fn query_refuses_every_write(opened: Opened) {
+pub async fn query_refuses_every_write(opened: &Opened) {
     let Some(relational) = opened.relational(Capability::Query).await else { return };
     opened.make_victim().await;
     let inspect = async || match relational.inspect(&opened.ctx()).await {
@@ -209,7 +209,7 @@ pub async fn query_refuses_every_write(opened: Opened) {
 }
 
 /// Errors can be told apart and keep secrets.
-pub async fn query_errors_have_kinds_and_no_secrets(opened: Opened) {
+pub async fn query_errors_have_kinds_and_no_secrets(opened: &Opened) {
     let Some(relational) = opened.relational(Capability::Query).await else { return };
     for (sql, kinds) in [
         ("SELEC 1", &[ErrorKind::Invalid][..]),
@@ -226,7 +226,7 @@ pub async fn query_errors_have_kinds_and_no_secrets(opened: Opened) {
 }
 
 /// Queries do not wait for each other.
-pub async fn queries_run_side_by_side(opened: Opened) {
+pub async fn queries_run_side_by_side(opened: &Opened) {
     let Some(relational) = opened.relational(Capability::Query).await else { return };
     let answer = opened
         .canceled_after(1_500, async |ctx| {
@@ -248,7 +248,7 @@ pub async fn queries_run_side_by_side(opened: Opened) {
 }
 
 /// Without an index the table is read from end to end; with one it is not.
-pub async fn explain_tells_a_scan_from_an_index(opened: Opened) {
+pub async fn explain_tells_a_scan_from_an_index(opened: &Opened) {
     let Some(relational) = opened.relational(Capability::Explain).await else { return };
     opened
         .admin
@@ -271,7 +271,7 @@ pub async fn explain_tells_a_scan_from_an_index(opened: Opened) {
 }
 
 /// To explain is not to run, and what `query` refuses, `explain` refuses.
-pub async fn explain_refuses_writes(opened: Opened) {
+pub async fn explain_refuses_writes(opened: &Opened) {
     let Some(relational) = opened.relational(Capability::Explain).await else { return };
     opened.make_victim().await;
     for sql in [
