@@ -1,0 +1,539 @@
+//! The project file, `steward.yaml`, turned into types once.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use contract::{Error, ErrorKind, Trigger};
+use schemars::JsonSchema;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+
+/// Largest project file that is read, in bytes.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// The file's name.
+pub const FILE_NAME: &str = "steward.yaml";
+
+/// `steward.yaml`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Names the project; every row, lease and secret carries it. Lower-case letters, digits, `-` and `_`.
+    pub project: String,
+    /// What kind of data this is; rules for production are stricter. Default: development.
+    #[serde(default)]
+    pub environment: Environment,
+    /// The state file, relative to this file. Several projects may share one. Default: `.steward/state.db`.
+    #[serde(default = "default_state")]
+    pub state: PathBuf,
+    /// Where the master key is. Default: the file `master.key` beside the state file.
+    #[serde(default)]
+    pub master_key: MasterKeyConfig,
+    /// Databases by name.
+    #[serde(default)]
+    pub stores: BTreeMap<String, StoreConfig>,
+    /// How `steward up` listens.
+    #[serde(default)]
+    pub http: HttpConfig,
+    /// The audit trail.
+    #[serde(default)]
+    pub audit: AuditConfig,
+    /// Where escalations are sent, by name.
+    #[serde(default)]
+    pub webhooks: BTreeMap<String, WebhookConfig>,
+    /// Requests that `steward up` makes by itself, by name.
+    #[serde(default)]
+    pub schedules: BTreeMap<String, ScheduleConfig>,
+    /// What the numbers should be.
+    #[serde(default)]
+    pub objectives: Objectives,
+}
+
+/// What kind of data a project holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Environment {
+    /// A developer's own data.
+    #[default]
+    Development,
+    /// A copy to try things on.
+    Staging,
+    /// The data that the business runs on.
+    Production,
+}
+
+/// Where the master key is.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum MasterKeyConfig {
+    /// `master.key` beside the state file.
+    #[default]
+    Default,
+    /// Another file, relative to the project file.
+    File(PathBuf),
+    /// The environment variable with this name holds it, base64.
+    Environment(String),
+    /// The operating system's keyring, under this service name.
+    Keyring(String),
+}
+
+/// One database. The first key is `kind`; the others are the adapter's.
+#[derive(Debug, Clone)]
+pub enum StoreConfig {
+    /// A SQLite file.
+    Sqlite(store_sqlite::Config),
+    /// A PostgreSQL server.
+    Postgres(store_postgres::Config),
+}
+
+impl StoreConfig {
+    /// The kinds there are.
+    pub const KINDS: &[&str] = &["sqlite", "postgres"];
+
+    /// The kind as written.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            StoreConfig::Sqlite(_) => store_sqlite::KIND,
+            StoreConfig::Postgres(_) => store_postgres::KIND,
+        }
+    }
+}
+
+// By hand, not `#[serde(tag)]`: a tagged enum is buffered and loses the line of an error.
+impl<'de> Deserialize<'de> for StoreConfig {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ByKind;
+        impl<'de> Visitor<'de> for ByKind {
+            type Value = StoreConfig;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a store: `kind` first, then its settings")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<StoreConfig, A::Error> {
+                use serde::de::Error;
+                match map.next_key::<String>()?.as_deref() {
+                    Some("kind") => {}
+                    _ => return Err(A::Error::custom("the first key of a store must be `kind`")),
+                }
+                match map.next_value::<String>()?.as_str() {
+                    "sqlite" => Deserialize::deserialize(MapAccessDeserializer::new(map)).map(StoreConfig::Sqlite),
+                    "postgres" => {
+                        Deserialize::deserialize(MapAccessDeserializer::new(map)).map(StoreConfig::Postgres)
+                    }
+                    other => Err(A::Error::unknown_variant(other, StoreConfig::KINDS)),
+                }
+            }
+        }
+        deserializer.deserialize_map(ByKind)
+    }
+}
+
+/// How `steward up` listens.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HttpConfig {
+    /// Address and port. Beyond loopback only with `tls`. Default: `127.0.0.1:7878`.
+    pub listen: String,
+    /// Certificate and key, PEM files.
+    pub tls: Option<TlsConfig>,
+    /// Host names that clients may use to reach the MCP endpoint, besides loopback.
+    pub hosts: Vec<String>,
+}
+
+impl Default for HttpConfig {
+    fn default() -> Self {
+        Self { listen: "127.0.0.1:7878".into(), tls: None, hosts: Vec::new() }
+    }
+}
+
+/// Certificate and key of the HTTP server.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TlsConfig {
+    /// PEM file with the certificate chain, relative to the project file.
+    pub certificate: PathBuf,
+    /// PEM file with the private key, relative to the project file.
+    pub key: PathBuf,
+}
+
+/// Where the signed head of the audit trail is also kept.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AuditConfig {
+    /// Another file, on another disk or a mounted share.
+    pub head_copy: Option<PathBuf>,
+    /// The head is sent there by POST, signed like every webhook.
+    pub head_webhook: Option<String>,
+}
+
+/// Where escalations are sent.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WebhookConfig {
+    /// Receives JSON by POST.
+    pub url: String,
+    /// Name of the secret that signs the body.
+    pub secret: String,
+    /// Which escalations; all when absent.
+    #[serde(default)]
+    pub triggers: Option<Vec<Trigger>>,
+}
+
+/// A request that the daemon makes by itself.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScheduleConfig {
+    /// Five fields: minute, hour, day of month, month, day of week.
+    pub cron: String,
+    /// IANA time zone in which the fields are read. Default: UTC.
+    #[serde(default = "default_zone")]
+    pub zone: String,
+    /// The request, such as `store.consistency`.
+    pub request: String,
+    /// Its arguments.
+    #[serde(default)]
+    pub arguments: serde_json::Map<String, serde_json::Value>,
+    /// What to do with times that passed while the daemon was down. Default: run once.
+    #[serde(default)]
+    pub catch_up: CatchUp,
+}
+
+/// What to do with due times that were missed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CatchUp {
+    /// Once, however many were missed.
+    #[default]
+    Once,
+    /// Not at all.
+    Skip,
+}
+
+/// What the numbers should be; from the mission's success metrics.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Objectives {
+    /// 95th percentile of query time, in milliseconds. Default: 50.
+    pub query_p95_ms: f64,
+}
+
+impl Default for Objectives {
+    fn default() -> Self {
+        Self { query_p95_ms: 50.0 }
+    }
+}
+
+fn default_state() -> PathBuf {
+    PathBuf::from(".steward/state.db")
+}
+
+fn default_zone() -> String {
+    "UTC".into()
+}
+
+/// A project file with the folder it lies in.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// The checked values.
+    pub config: Config,
+    /// The folder of the file, absolute; relative paths start here.
+    pub dir: PathBuf,
+    /// The file itself.
+    pub file: PathBuf,
+}
+
+impl Loaded {
+    /// The state file's absolute path.
+    pub fn state_path(&self) -> PathBuf {
+        self.dir.join(&self.config.state)
+    }
+}
+
+/// Finds `steward.yaml` in `start` or the nearest folder above it.
+///
+/// # Errors
+///
+/// `NotFound`: none there; the hint names `steward init`.
+pub fn find(start: &Path) -> Result<PathBuf, Error> {
+    start.ancestors().map(|dir| dir.join(FILE_NAME)).find(|file| file.is_file()).ok_or_else(|| {
+        Error::new(ErrorKind::Invalid, format!("no `{FILE_NAME}` here or in a folder above"))
+            .with("folder", start.display())
+            .hint("write one with `steward init`, or name it with `--project-file`")
+    })
+}
+
+/// Reads and checks a project file.
+///
+/// # Errors
+///
+/// `Invalid`: with file, line, key and a hint.
+pub fn load(file: &Path) -> Result<Loaded, Error> {
+    let unreadable = |cause: std::io::Error| {
+        Error::new(ErrorKind::Invalid, "cannot read the project file")
+            .with("file", file.display())
+            .because(cause)
+            .hint("write one with `steward init`, or name it with `--project-file`")
+    };
+    let file = file.canonicalize().map_err(unreadable)?;
+    let size = file.metadata().map_err(unreadable)?.len();
+    if size > FILE_BYTES_MAX {
+        return Err(Error::new(ErrorKind::Invalid, format!("the project file has {size} bytes"))
+            .with("file", file.display())
+            .hint(format!("a project file has at most {FILE_BYTES_MAX} bytes; is this the right file?")));
+    }
+    let bytes = std::fs::read(&file).map_err(unreadable)?;
+    let text = String::from_utf8(bytes).map_err(|cause| {
+        let line = 1 + cause.as_bytes()[..cause.utf8_error().valid_up_to()].iter().filter(|b| **b == b'\n').count();
+        Error::new(ErrorKind::Invalid, "the project file is not UTF-8")
+            .with("file", file.display())
+            .with("line", line)
+            .hint("save it as UTF-8")
+    })?;
+    let config = parse(&text).map_err(|error| error.with("file", file.display()))?;
+    let dir = file.parent().expect("a canonical file has a folder").to_owned();
+    Ok(Loaded { config, dir, file })
+}
+
+/// Turns the text into checked values; errors carry line and key.
+///
+/// # Errors
+///
+/// `Invalid`.
+pub fn parse(text: &str) -> Result<Config, Error> {
+    let config: Config = serde_saphyr::from_str(text).map_err(|error| {
+        let error = error.without_snippet();
+        // Only the parser's own sentence: a snippet could show a password.
+        let message = error.to_string();
+        let message = message.split_once(": ").map_or(message.as_str(), |(_, rest)| rest);
+        let message = message.lines().next().unwrap_or_default().to_owned();
+        let mut out = Error::new(ErrorKind::Invalid, redact_url_password(&message));
+        if let Some(location) = error.location() {
+            let line = usize::try_from(location.line()).unwrap_or(0);
+            out = out.with("line", line);
+            let path = key_path(text, line);
+            if !path.is_empty() {
+                out = out.with("key", path);
+            }
+        }
+        out.hint("compare with what `steward init` writes; `docs/reference/configuration.md` lists every key")
+    })?;
+    validate(&config).map_err(|(path, error)| {
+        let mut out = error;
+        if let Some(line) = line_of(text, &path) {
+            out = out.with("line", line);
+        }
+        out.with("key", path.join("."))
+    })?;
+    Ok(config)
+}
+
+type At<T> = Result<T, (Vec<String>, Error)>;
+
+fn validate(config: &Config) -> At<()> {
+    let at = |path: &[&str], message: &str, hint: &str| {
+        let path: Vec<String> = path.iter().map(|part| (*part).to_owned()).collect();
+        Err((path, Error::new(ErrorKind::Invalid, message).hint(hint)))
+    };
+    let is_name = |name: &str| {
+        !name.is_empty()
+            && name.len() <= 63
+            && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_')
+    };
+    if !is_name(&config.project) {
+        return at(&["project"], "this is no project name", "use 1 to 63 lower-case letters, digits, `-` and `_`");
+    }
+    for (name, store) in &config.stores {
+        if !is_name(name) {
+            return at(&["stores", name], "this is no store name", "use lower-case letters, digits, `-` and `_`");
+        }
+        let checked = match store {
+            StoreConfig::Sqlite(store) => store.validate(),
+            StoreConfig::Postgres(store) => store.validate(),
+        };
+        if let Err(error) = checked {
+            let key = error.context().iter().find(|(name, _)| *name == "key").map(|(_, key)| key.clone());
+            let mut path = vec!["stores".to_owned(), name.clone()];
+            path.extend(key.iter().flat_map(|key| key.split('.').map(str::to_owned)));
+            let mut out = Error::new(error.kind(), error.message());
+            if let Some(hint) = error.hint_text() {
+                out = out.hint(hint);
+            }
+            return Err((path, out));
+        }
+    }
+    let address: Result<std::net::SocketAddr, _> = config.http.listen.parse();
+    match address {
+        Err(_) => {
+            return at(&["http", "listen"], "this is no address and port", "write it as `127.0.0.1:7878`");
+        }
+        Ok(address) if !address.ip().is_loopback() && config.http.tls.is_none() => {
+            return at(
+                &["http", "listen"],
+                "beyond loopback Steward listens only with TLS",
+                "set `http.tls.certificate` and `http.tls.key`, or listen on 127.0.0.1",
+            );
+        }
+        Ok(_) => {}
+    }
+    let check_url = |path: &[&str], url: &str| match url::Url::parse(url) {
+        Ok(url) if matches!(url.scheme(), "http" | "https") && url.host().is_some() => {
+            if url.password().is_some() || !url.username().is_empty() {
+                return at(path, "the URL contains a login", "a webhook is signed with its `secret`; remove the login");
+            }
+            Ok(())
+        }
+        _ => at(path, "this is no URL", "write it as `https://host/path`"),
+    };
+    for (name, webhook) in &config.webhooks {
+        check_url(&["webhooks", name, "url"], &webhook.url)?;
+    }
+    if let Some(url) = &config.audit.head_webhook
+        && !config.webhooks.contains_key(url)
+    {
+        return at(&["audit", "head_webhook"], "there is no webhook of this name", "name one of `webhooks`");
+    }
+    for (name, schedule) in &config.schedules {
+        if let Err(error) = crate::schedule::check(schedule) {
+            let key = if error.context().iter().any(|(_, key)| key == "zone") { "zone" } else { "cron" };
+            return Err((vec!["schedules".into(), name.clone(), key.into()], error));
+        }
+        if !crate::request::specs().iter().any(|spec| spec.name == schedule.request) {
+            return at(&["schedules", name, "request"], "there is no such request", "`steward docs requests` lists them");
+        }
+    }
+    if !(config.objectives.query_p95_ms > 0.0) {
+        return at(&["objectives", "query_p95_ms"], "this is no time", "use milliseconds above 0");
+    }
+    Ok(())
+}
+
+/// `scheme://user:password@` loses its password.
+fn redact_url_password(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(start) = rest.find("://") {
+        let (before, after) = rest.split_at(start + 3);
+        out.push_str(before);
+        let end = after.find(|c: char| c.is_whitespace() || c == '/' || c == '`' || c == '"').unwrap_or(after.len());
+        match after[..end].rfind('@') {
+            Some(at) => {
+                out.push_str("[redacted]");
+                rest = &after[at..];
+            }
+            None => rest = after,
+        }
+    }
+    out.push_str(rest);
+    out
+}
+
+/// Indentation and key of a block-mapping line, such as `  url: x` → (2, "url").
+fn key_of(line: &str) -> Option<(usize, &str)> {
+    let trimmed = line.trim_start();
+    if trimmed.starts_with('#') || trimmed.starts_with('-') {
+        return None;
+    }
+    let (key, rest) = trimmed.split_once(':')?;
+    if key.is_empty() || !(rest.is_empty() || rest.starts_with(' ')) {
+        return None;
+    }
+    Some((line.len() - trimmed.len(), key.trim_matches(['"', '\''])))
+}
+
+/// The path of keys that leads to a line (counted from 1), such as `stores.orders.url`.
+fn key_path(text: &str, line: usize) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    let mut path = Vec::new();
+    let mut below = usize::MAX;
+    for text in lines.iter().take(line).rev() {
+        if let Some((indent, key)) = key_of(text)
+            && indent < below
+        {
+            path.push(key);
+            below = indent;
+            if indent == 0 {
+                break;
+            }
+        }
+    }
+    path.reverse();
+    path.join(".")
+}
+
+/// The line (counted from 1) of a path of keys, or of the longest part of it that stands in the text.
+fn line_of(text: &str, path: &[String]) -> Option<usize> {
+    let mut found = None;
+    let mut open: Vec<(usize, &str)> = Vec::new();
+    let mut depth = 0;
+    for (number, line) in text.lines().enumerate() {
+        let Some((indent, key)) = key_of(line) else { continue };
+        while open.last().is_some_and(|(outer, _)| *outer >= indent) {
+            open.pop();
+        }
+        open.push((indent, key));
+        if open.len() <= path.len() && open.len() > depth && open.iter().zip(path).all(|((_, key), part)| key == part) {
+            depth = open.len();
+            found = Some(number + 1);
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_name_line_key_and_what_to_do() {
+        let cases: [(&str, &str, &str, &str); 9] = [
+            ("project: shop\nstoress: {}\n", "unknown field `storess`", "2", "storess"),
+            ("project: shop\nstores:\n  a:\n    kind: sqlite\n    pth: x\n", "unknown field `pth`", "5", "stores.a.pth"),
+            ("project: shop\nstores:\n  a:\n    path: x\n", "the first key of a store must be `kind`", "3", "stores.a"),
+            ("project: shop\nstores:\n  a:\n    kind: oracle\n", "unknown variant `oracle`", "", ""),
+            ("project: Shop!\n", "this is no project name", "1", "project"),
+            ("project: shop\nhttp:\n  listen: here\n", "this is no address and port", "3", "http.listen"),
+            (
+                "project: shop\nhttp:\n  listen: 0.0.0.0:80\n",
+                "beyond loopback Steward listens only with TLS",
+                "3",
+                "http.listen",
+            ),
+            (
+                "project: shop\nschedules:\n  n:\n    cron: \"61 * * * *\"\n    request: status.show\n",
+                "cron",
+                "4",
+                "schedules.n.cron",
+            ),
+            (
+                "project: shop\nstores:\n  a:\n    kind: postgres\n    url: postgres://u:hunter2@h/db\n",
+                "password",
+                "5",
+                "stores.a.url",
+            ),
+        ];
+        for (text, message, line, key) in cases {
+            let error = parse(text).expect_err(text);
+            let printed = error.to_string();
+            assert_eq!(error.kind(), ErrorKind::Invalid, "{printed}");
+            assert!(printed.contains(message), "{text}\n→ {printed}");
+            assert!(line.is_empty() || printed.contains(&format!("line: {line}")), "{text}\n→ {printed}");
+            assert!(key.is_empty() || printed.contains(&format!("key: {key}")), "{text}\n→ {printed}");
+            assert!(printed.contains("hint: "), "{printed}");
+            assert!(!printed.contains("hunter2"), "{printed}");
+        }
+    }
+
+    #[test]
+    fn yaml_bomb_is_refused() {
+        let mut text = String::from("project: shop\nstores: {}\nx: &a0 [1,1,1,1,1,1,1,1,1]\n");
+        for i in 1..30 {
+            text.push_str(&format!("y{i}: &a{i} [*a{0},*a{0},*a{0},*a{0},*a{0},*a{0},*a{0},*a{0},*a{0}]\n", i - 1));
+        }
+        assert_eq!(parse(&text).expect_err("a bomb").kind(), ErrorKind::Invalid);
+        let deep = format!("project: {}", "[".repeat(100_000));
+        assert_eq!(parse(&deep).expect_err("a bomb").kind(), ErrorKind::Invalid);
+    }
+}
