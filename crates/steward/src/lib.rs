@@ -1,1 +1,31 @@
-//! The binary's library: the door and its five ways in.
+//! The door and its ways in: command line, HTTP, MCP, schedules; configuration, and the list of adapters.
+
+mod adapters;
+mod arguments;
+mod audit;
+mod audit_copy;
+mod cli;
+mod config;
+mod daemon;
+mod demo;
+mod dispatch;
+mod door;
+mod files;
+mod holder;
+mod http;
+mod init;
+mod logging;
+mod mcp;
+mod project;
+mod reconcile;
+mod reference;
+mod request;
+mod schedule;
+mod serve;
+mod status;
+pub mod terminal;
+mod tls;
+
+pub use cli::run;
+pub use config::{Loaded, load};
+pub use door::{Options, Steward, Surroundings};

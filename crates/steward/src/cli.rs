@@ -1,0 +1,416 @@
+//! The command line: nouns and verbs made from the requests, and the few commands that are about the process itself.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::{Arg, ArgAction, ArgMatches, Command};
+use contract::{Actor, Answer, AnswerStatus, Context, Effect, Error, ErrorKind, RequestSpec, Severity};
+use secrecy::SecretString;
+use serde_json::{Value, json};
+
+use crate::config::{self, Loaded};
+use crate::door::{Options, Steward, Surroundings};
+use crate::mcp::Caller;
+use crate::{arguments, daemon, demo, init, mcp, request, terminal};
+
+/// What ends a process: the code of STYLE.md.
+pub mod exit {
+    /// Done.
+    pub const DONE: u8 = 0;
+    /// Failed.
+    pub const FAILED: u8 = 1;
+    /// Wrong usage or configuration.
+    pub const USAGE: u8 = 2;
+    /// Waits for an approval or an answer.
+    pub const WAITING: u8 = 3;
+    /// Denied or escalated.
+    pub const DENIED: u8 = 4;
+    /// Findings: drift, a failed check.
+    pub const FINDINGS: u8 = 5;
+}
+
+/// Nouns whose verb may be left out, with the verb that is meant.
+const DEFAULT_VERBS: &[(&str, &str)] = &[("status", "show"), ("inbox", "list"), ("evidence", "show"), ("report", "show")];
+
+/// Nouns in the order of the help, with what they are about.
+const NOUNS: &[(&str, &str)] = &[
+    ("status", "How everything is, on one screen"),
+    ("task", "Tasks: hand one in, see the plan, go on with one"),
+    ("report", "Reports of tasks"),
+    ("inbox", "Escalations: what the PM must hear of"),
+    ("store", "Databases: check, inspect, query, measure, set up"),
+    ("index", "Indexes: advise, create, drop"),
+    ("migration", "Schema migrations: write, plan, apply, roll back"),
+    ("approval", "What waits for a person"),
+    ("policy", "The authority matrix: who may do what"),
+    ("person", "People who may approve"),
+    ("token", "Bearer tokens for HTTP and MCP"),
+    ("secret", "Secrets: put, rotate, remove"),
+    ("file", "Files of the project"),
+    ("audit", "The audit trail"),
+    ("evidence", "The statement that a number rests on, and its answer"),
+    ("schedule", "Requests that the daemon makes by itself"),
+    ("docs", "The reference, generated from the requests"),
+];
+
+/// The whole command line.
+pub fn command(specs: &[RequestSpec]) -> Command {
+    let mut root = Command::new("steward")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("The data engineer that people and agents delegate to")
+        .before_help("Example: steward demo")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .arg(
+            Arg::new("project_file")
+                .long("project-file")
+                .short('f')
+                .env("STEWARD_PROJECT_FILE")
+                .global(true)
+                .action(ArgAction::Append)
+                .value_name("FILE")
+                .help("The project file; several for `up` [default: steward.yaml here or above]"),
+        )
+        .arg(Arg::new("json").long("json").global(true).action(ArgAction::SetTrue).help("Prints the answer as JSON"))
+        .arg(
+            Arg::new("as")
+                .long("as")
+                .global(true)
+                .value_name("PERSON")
+                .help("Asks in this person's name; their passphrase is asked for on the terminal"),
+        )
+        .arg(
+            Arg::new("timeout")
+                .long("timeout")
+                .global(true)
+                .value_name("SECONDS")
+                .value_parser(clap::value_parser!(u64).range(1..))
+                .help("Ends the request after this time"),
+        )
+        .arg(Arg::new("log").long("log").global(true).env("STEWARD_LOG").default_value("warn").value_name("LEVEL").help(
+            "Log lines on standard error: error, warn, info, debug, or a filter such as `stores=debug`",
+        ));
+    for (noun, about) in NOUNS {
+        let of_noun: Vec<&RequestSpec> = specs.iter().filter(|spec| split(spec.name).0 == *noun).collect();
+        let mut command = Command::new(*noun).about(*about);
+        if let Some(default) = default_spec(specs, noun) {
+            let like = arguments::command(default, (*noun).to_owned());
+            command = if of_noun.len() == 1 { like } else { like.args_conflicts_with_subcommands(true) };
+        } else {
+            command = command.subcommand_required(true).arg_required_else_help(true);
+        }
+        // Also the default verb can be written out.
+        for spec in of_noun {
+            command = command.subcommand(arguments::command(spec, split(spec.name).1.to_owned()));
+        }
+        root = root.subcommand(command);
+    }
+    root.subcommand(
+        Command::new("init")
+            .about("Writes a commented steward.yaml into this folder")
+            .before_help("Example: steward init --project shop")
+            .arg(Arg::new("project").long("project").value_name("NAME").help("The project's name [default: the folder's]")),
+    )
+    .subcommand(
+        Command::new("demo")
+            .about("Plays a whole task on a real dataset, in a folder of its own")
+            .before_help("Example: steward demo --dir /tmp/steward-demo")
+            .arg(Arg::new("dir").long("dir").value_name("DIR").default_value("./steward-demo").help("Folder to (re)create")),
+    )
+    .subcommand(
+        Command::new("up")
+            .about("Serves HTTP and MCP, runs schedules, delivers escalations")
+            .before_help("Example: steward up"),
+    )
+    .subcommand(
+        Command::new("mcp")
+            .about("Serves MCP over standard input and output")
+            .before_help("Example: claude mcp add steward -- steward mcp")
+            .arg(Arg::new("name").long("name").value_name("NAME").default_value("mcp").help("Name of the agent in the audit trail"))
+            .arg(
+                Arg::new("role")
+                    .long("role")
+                    .value_name("ROLE")
+                    .value_parser(["reader", "requester"])
+                    .default_value("requester")
+                    .help("What the agent may ask for"),
+            ),
+    )
+    .subcommand(
+        Command::new("completion")
+            .about("Prints a completion script for a shell")
+            .before_help("Example: steward completion bash > /etc/bash_completion.d/steward")
+            .arg(Arg::new("shell").required(true).value_parser(clap::value_parser!(clap_complete::Shell))),
+    )
+}
+
+fn split(name: &str) -> (&str, &str) {
+    name.split_once('.').unwrap_or((name, ""))
+}
+
+fn default_spec<'a>(specs: &'a [RequestSpec], noun: &str) -> Option<&'a RequestSpec> {
+    let (_, verb) = DEFAULT_VERBS.iter().find(|(known, _)| *known == noun)?;
+    specs.iter().find(|spec| split(spec.name) == (noun, verb))
+}
+
+/// Reads the command line, does what it says, and gives the exit code.
+pub async fn run(args: Vec<OsString>, surroundings: Surroundings) -> u8 {
+    let specs = request::specs();
+    let matches = match command(&specs).try_get_matches_from(args) {
+        Ok(matches) => matches,
+        Err(error) => {
+            // Help and version are answers, the rest is wrong usage.
+            let text = error.render();
+            if error.use_stderr() {
+                terminal::note(&text.to_string());
+                return exit::USAGE;
+            }
+            terminal::print(&text.to_string());
+            return exit::DONE;
+        }
+    };
+    let json = matches.get_flag("json");
+    if let Err(error) = crate::logging::start(matches.get_one::<String>("log").map_or("warn", String::as_str)) {
+        return fail(&error, json, |text| text.to_owned());
+    }
+    match matches.subcommand() {
+        Some(("completion", sub)) => {
+            let shell = *sub.get_one::<clap_complete::Shell>("shell").expect("the argument is required");
+            let mut out = Vec::new();
+            clap_complete::generate(shell, &mut command(&specs), "steward", &mut out);
+            terminal::print(&String::from_utf8_lossy(&out));
+            exit::DONE
+        }
+        Some(("init", sub)) => {
+            let name = sub.get_one::<String>("project").map(String::as_str);
+            match std::env::current_dir()
+                .map_err(|cause| Error::new(ErrorKind::Other, "cannot find the current folder").because(cause))
+                .and_then(|dir| init::write(&dir, name))
+            {
+                Ok(text) => {
+                    terminal::print(&text);
+                    exit::DONE
+                }
+                Err(error) => fail(&error, json, |text| text.to_owned()),
+            }
+        }
+        Some(("demo", sub)) => {
+            let dir = PathBuf::from(sub.get_one::<String>("dir").expect("the argument has a default"));
+            match demo::run(&dir, surroundings).await {
+                Ok(()) => exit::DONE,
+                Err(error) => fail(&error, json, |text| text.to_owned()),
+            }
+        }
+        Some((noun, sub)) => in_project(&specs, &matches, noun, sub, surroundings).await,
+        None => exit::USAGE,
+    }
+}
+
+async fn in_project(
+    specs: &[RequestSpec],
+    matches: &ArgMatches,
+    noun: &str,
+    sub: &ArgMatches,
+    surroundings: Surroundings,
+) -> u8 {
+    let json = matches.get_flag("json");
+    let steward = match open(matches, &surroundings).await {
+        Ok(steward) => steward,
+        Err(error) => return fail(&error, json, |text| text.to_owned()),
+    };
+    let result = match noun {
+        "up" => daemon::run(Arc::clone(&steward), surroundings).await.map(|()| exit::DONE),
+        "mcp" => serve_mcp(&steward, sub).await.map(|()| exit::DONE),
+        _ => submit(&steward, specs, matches, noun, sub).await,
+    };
+    let closed = steward.close().await;
+    let result = result.and_then(|code| closed.map(|()| code));
+    match result {
+        Ok(code) => code,
+        Err(error) => fail(&error, json, |text| steward.redact(text)),
+    }
+}
+
+async fn open(matches: &ArgMatches, surroundings: &Surroundings) -> Result<Arc<Steward>, Error> {
+    let mut files: Vec<PathBuf> =
+        matches.get_many::<String>("project_file").into_iter().flatten().map(PathBuf::from).collect();
+    if files.is_empty() {
+        let here = std::env::current_dir()
+            .map_err(|cause| Error::new(ErrorKind::Other, "cannot find the current folder").because(cause))?;
+        files.push(config::find(&here)?);
+    }
+    let loaded = files.iter().map(|file| config::load(file)).collect::<Result<Vec<Loaded>, _>>()?;
+    Steward::open(loaded, surroundings).await
+}
+
+async fn serve_mcp(steward: &Arc<Steward>, sub: &ArgMatches) -> Result<(), Error> {
+    let name = sub.get_one::<String>("name").expect("the argument has a default");
+    let role = sub.get_one::<String>("role").expect("the argument has a default");
+    let role = contract::Role::parse(role).expect("clap accepts only roles");
+    let project = only_project(steward)?;
+    let actor = Actor::new(contract::ActorKind::Agent, name, [role]);
+    mcp::serve_stdio(Arc::clone(steward), Caller { project, actor }).await
+}
+
+fn only_project(steward: &Steward) -> Result<String, Error> {
+    match steward.projects().as_slice() {
+        [one] => Ok(one.name().to_owned()),
+        _ => Err(Error::new(ErrorKind::Invalid, "this command takes one project file").with("flag", "--project-file")),
+    }
+}
+
+async fn submit(
+    steward: &Arc<Steward>,
+    specs: &[RequestSpec],
+    matches: &ArgMatches,
+    noun: &str,
+    sub: &ArgMatches,
+) -> Result<u8, Error> {
+    let (spec, sub) = match sub.subcommand() {
+        Some((verb, sub)) => (specs.iter().find(|spec| split(spec.name) == (noun, verb)), sub),
+        None => (default_spec(specs, noun), sub),
+    };
+    let spec = spec.expect("clap accepts only known nouns and verbs");
+    let arguments = arguments::to_json(spec, sub)?;
+    let mut ctx = Context::new(&only_project(steward)?, Actor::local());
+    if let Some(seconds) = matches.get_one::<u64>("timeout") {
+        ctx = ctx.with_timeout(std::time::Duration::from_secs(*seconds));
+    }
+    if let Some(person) = matches.get_one::<String>("as") {
+        let passphrase = terminal::secret(&format!("passphrase of {person}"))?;
+        let actor = authority::prove_person(&ctx, steward.ledger(), person, &passphrase).await?;
+        ctx = ctx.with_actor(actor);
+    }
+    let cancellation = ctx.cancellation().clone();
+    let interrupt = tokio::spawn(async move {
+        if tokio::signal::ctrl_c().await.is_ok() {
+            cancellation.cancel();
+        }
+    });
+    let result = ask_and_submit(steward, &ctx, spec, sub, arguments).await;
+    interrupt.abort();
+    let (answer, asked) = result?;
+    if matches.get_flag("json") {
+        terminal::print(&serde_json::to_string_pretty(&answer).expect("answers are JSON"));
+    } else {
+        show(&answer, asked);
+    }
+    Ok(exit_code(&answer))
+}
+
+async fn ask_and_submit(
+    steward: &Arc<Steward>,
+    ctx: &Context,
+    spec: &RequestSpec,
+    sub: &ArgMatches,
+    arguments: Value,
+) -> Result<(Answer, bool), Error> {
+    let changes = spec.effect == Effect::Change;
+    let dry_run = changes && sub.get_flag("dry_run");
+    let mut options = Options { dry_run, secret: None, terminal: terminal::can_ask() };
+    if !dry_run {
+        options.secret = secret_for(spec.name, &arguments)?;
+    }
+    let mut asked = false;
+    let by_secret = options.secret.is_some();
+    if changes && !dry_run && !sub.get_flag("yes") && !by_secret && terminal::can_ask() {
+        let preview = Options { dry_run: true, ..options.clone() };
+        let plan = steward.submit_with(ctx, spec.name, arguments.clone(), preview).await?;
+        if plan.status != AnswerStatus::Planned {
+            return Ok((plan, false));
+        }
+        terminal::note(&plan.text);
+        asked = true;
+        if !terminal::confirm("Do this?") {
+            return Err(Error::new(ErrorKind::Canceled, "nothing has changed"));
+        }
+    }
+    let answer = steward.submit_with(ctx, spec.name, arguments, options).await?;
+    Ok((answer, asked))
+}
+
+/// The secret or passphrase that goes with a request, typed or piped in.
+fn secret_for(name: &str, arguments: &Value) -> Result<Option<SecretString>, Error> {
+    let field = |field: &str| arguments.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
+    Ok(match name {
+        "secret.put" | "secret.rotate" => Some(terminal::secret(&format!("value of {}", field("name")))?),
+        "person.add" => Some(terminal::new_passphrase(&format!("new passphrase of {}", field("name")))?),
+        "approval.grant" | "approval.deny" => {
+            let person = arguments.get("person").and_then(Value::as_str);
+            Some(terminal::secret(&person.map_or("your passphrase".into(), |person| format!("passphrase of {person}")))?)
+        }
+        _ => None,
+    })
+}
+
+fn show(answer: &Answer, asked: bool) {
+    let to_stderr = !matches!(answer.status, AnswerStatus::Done | AnswerStatus::Planned);
+    let text = if answer.text.is_empty() && !answer.value.is_null() {
+        serde_json::to_string_pretty(&answer.value).expect("answers are JSON")
+    } else {
+        answer.text.clone()
+    };
+    // The plan was shown before the question; the outcome follows it.
+    let _ = asked;
+    if to_stderr {
+        terminal::note(&text);
+    } else {
+        terminal::print(&text);
+    }
+}
+
+/// The exit code that an answer ends with.
+pub fn exit_code(answer: &Answer) -> u8 {
+    match answer.status {
+        AnswerStatus::Waiting => return exit::WAITING,
+        AnswerStatus::Forbidden | AnswerStatus::Escalated => return exit::DENIED,
+        AnswerStatus::Done | AnswerStatus::Planned => {}
+    }
+    // A task's report says itself how it ended.
+    if let Some(code) = answer.value.get("exit_code").and_then(Value::as_u64) {
+        return u8::try_from(code).unwrap_or(exit::FAILED);
+    }
+    let checks = ["store.check", "store.diff", "store.consistency", "policy.test", "policy.check", "migration.status"];
+    let found = answer.findings.iter().any(|finding| finding.severity >= Severity::Warning);
+    if checks.contains(&answer.request.as_str()) && found { exit::FINDINGS } else { exit::DONE }
+}
+
+fn fail(error: &Error, json: bool, redact: impl Fn(&str) -> String) -> u8 {
+    let text = redact(&error.to_string());
+    if json {
+        let value = json!({ "error": {
+            "kind": format!("{:?}", error.kind()),
+            "message": redact(error.message()),
+            "context": error.context().iter().map(|(name, value)| ((*name).to_owned(), Value::String(redact(value))))
+                .collect::<serde_json::Map<_, _>>(),
+            "causes": error.causes().iter().map(|cause| redact(cause)).collect::<Vec<_>>(),
+            "hint": error.hint_text().map(&redact),
+        }});
+        terminal::print(&serde_json::to_string_pretty(&value).expect("errors are JSON"));
+    }
+    terminal::note(&format!("error: {text}"));
+    match error.kind() {
+        ErrorKind::Invalid => exit::USAGE,
+        ErrorKind::NeedsApproval => exit::WAITING,
+        ErrorKind::Forbidden | ErrorKind::Escalated => exit::DENIED,
+        _ => exit::FAILED,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_request_is_a_command_and_the_command_line_is_consistent() {
+        let specs = request::specs();
+        let command = command(&specs);
+        for spec in &specs {
+            let (noun, verb) = split(spec.name);
+            let noun = command.find_subcommand(noun).unwrap_or_else(|| panic!("{noun} is missing from NOUNS"));
+            assert!(noun.find_subcommand(verb).is_some(), "{}", spec.name);
+        }
+        command.debug_assert();
+    }
+}

@@ -1,0 +1,673 @@
+//! The one door: every request, whoever asks, is decided, done, verified and recorded here.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use authority::{Decision, Facts, Question};
+use contract::{
+    Actor, Answer, AnswerStatus, Clock, Context, Decided, Door, Effect, Error, ErrorKind, Outcome, Permit, Plan,
+    PlanDigest, RequestSpec, Role, SecretSource, Severity, SystemClock, Trigger,
+};
+use ledger::{Ledger, NewEvent, Write};
+use secrecy::SecretString;
+use serde_json::{Value, json};
+use vault::{KeySource, MasterKey, Redactor, Vault};
+
+use crate::config::{Environment, Loaded, MasterKeyConfig};
+use crate::mcp::Caller;
+use crate::project::Project;
+use crate::request::{self, Request};
+use crate::{dispatch, holder};
+
+/// How long a permit for a change is good for; a change that runs longer has begun in time.
+const PERMIT_VALID: Duration = Duration::from_secs(60);
+
+/// What a way in adds to a request beside its arguments.
+#[derive(Default, Clone)]
+pub struct Options {
+    /// Plan and decide, change nothing.
+    pub dry_run: bool,
+    /// A secret value or passphrase, which is never part of the arguments.
+    pub secret: Option<SecretString>,
+    /// A person sits at a terminal and typed the secret there.
+    pub terminal: bool,
+}
+
+/// What the environment says, read once at the edge.
+#[derive(Default, Clone)]
+pub struct Surroundings {
+    /// Environment variables that `master_key.environment` may name.
+    pub variables: BTreeMap<String, String>,
+}
+
+/// Steward with its state and its projects open.
+pub struct Steward {
+    ledger: Ledger,
+    vault: Arc<Vault>,
+    projects: RwLock<BTreeMap<String, Arc<Project>>>,
+    specs: OnceLock<Vec<RequestSpec>>,
+    redactor: Redactor,
+    holder: String,
+    clock: Arc<dyn Clock>,
+    state: PathBuf,
+    myself: OnceLock<std::sync::Weak<Steward>>,
+}
+
+impl Steward {
+    /// Opens the state that these project files share, and the projects.
+    ///
+    /// # Errors
+    ///
+    /// `Invalid`: the files name different states or the same project twice. Otherwise as the vault's and the
+    /// ledger's: a missing or wrong master key, a corrupt or newer state. Nothing was changed then.
+    pub async fn open(files: Vec<Loaded>, surroundings: &Surroundings) -> Result<Arc<Steward>, Error> {
+        let first = files.first().ok_or_else(|| Error::new(ErrorKind::Invalid, "no project file was given"))?;
+        let state = first.state_path();
+        for other in &files[1..] {
+            if other.state_path() != state {
+                return Err(Error::new(ErrorKind::Invalid, "the project files name different state files")
+                    .with("file", other.file.display())
+                    .with("state", other.state_path().display())
+                    .hint(format!("set `state` in all of them to one file, such as `{}`", state.display())));
+            }
+        }
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let dir = state.parent().unwrap_or(Path::new(".")).to_owned();
+        let source = key_source(first, &dir, surroundings)?;
+        let fresh = !state.exists();
+        let master = if fresh && !source.holds_key()? {
+            crate::init::make_state_dir(&dir)?;
+            MasterKey::create(&source)?
+        } else {
+            MasterKey::load(&source)?
+        };
+        let keys = ledger::Keys { seal: master.derive("ledger/seal"), sign: master.derive("ledger/sign") };
+        let options = ledger::Options { clock: Arc::clone(&clock), ..ledger::Options::beside(&state) };
+        let ledger = Ledger::open(&state, keys, options).await?;
+        let vault = Arc::new(Vault::new(ledger.clone(), &master));
+        let redactor = vault.redactor().clone();
+        let mut projects = BTreeMap::new();
+        for loaded in files {
+            let name = loaded.config.project.clone();
+            let file = loaded.file.clone();
+            let secrets: Arc<dyn SecretSource> = Arc::clone(&vault) as Arc<dyn SecretSource>;
+            if projects.insert(name.clone(), Arc::new(Project::open(loaded, secrets)?)).is_some() {
+                return Err(Error::new(ErrorKind::Invalid, format!("two files name the project `{name}`"))
+                    .with("file", file.display())
+                    .hint("give each project its own name"));
+            }
+        }
+        let steward = Arc::new(Steward {
+            ledger,
+            vault,
+            projects: RwLock::new(projects),
+            specs: OnceLock::new(),
+            redactor,
+            holder: holder::this_process(),
+            clock,
+            state,
+            myself: OnceLock::new(),
+        });
+        // A door for rooms that submit requests themselves; weak, so that it does not keep itself alive.
+        drop(steward.myself.set(Arc::downgrade(&steward)));
+        Ok(steward)
+    }
+
+    /// All requests there are.
+    pub fn specs(&self) -> &[RequestSpec] {
+        self.specs.get_or_init(request::specs)
+    }
+
+    /// Steward's own state.
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// The secrets.
+    pub fn vault(&self) -> &Arc<Vault> {
+        &self.vault
+    }
+
+    /// The state file.
+    pub fn state(&self) -> &Path {
+        &self.state
+    }
+
+    /// This process, as leases and intents name it.
+    pub fn holder(&self) -> &str {
+        &self.holder
+    }
+
+    /// The clock.
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+
+    /// The text with every known secret replaced.
+    pub fn redact(&self, text: &str) -> String {
+        self.redactor.redact(text).into_owned()
+    }
+
+    /// The open projects, by name.
+    pub fn projects(&self) -> Vec<Arc<Project>> {
+        self.projects.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// Puts a project that was read again in the place of the old one.
+    pub fn replace_project(&self, project: Arc<Project>) {
+        let name = project.name().to_owned();
+        self.projects.write().unwrap_or_else(PoisonError::into_inner).insert(name, project);
+    }
+
+    /// The project of this name.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound`: it is not open here.
+    pub fn project(&self, name: &str) -> Result<Arc<Project>, Error> {
+        self.projects.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned().ok_or_else(|| {
+            Error::new(ErrorKind::NotFound, format!("the project `{name}` is not open here"))
+                .hint("start with its `--project-file`")
+        })
+    }
+
+    /// Who holds this bearer token. A wrong one is recorded and escalated.
+    ///
+    /// # Errors
+    ///
+    /// `Forbidden`: no token, or an unknown, expired or revoked one.
+    pub async fn authenticate(&self, token: Option<SecretString>) -> Result<Caller, Error> {
+        let refuse = || {
+            Error::new(ErrorKind::Forbidden, "no valid token")
+                .hint("send `Authorization: Bearer …`; `steward token create NAME` makes a token")
+        };
+        let Some(token) = token else { return Err(refuse()) };
+        let now = self.clock.now();
+        if let Some((project, actor)) = authority::check_token(&self.ledger, &token, now).await?
+            && self.project(&project).is_ok()
+        {
+            return Ok(Caller { project, actor });
+        }
+        // Which project was meant cannot be known: every project that is open here hears of it.
+        for project in self.projects() {
+            let ctx = Context::new(project.name(), Actor::system()).with_clock(Arc::clone(&self.clock));
+            let escalation = pm::NewEscalation {
+                trigger: Trigger::DataAccessViolation,
+                severity: Severity::Warning,
+                title: "a request came with a token that is not valid".into(),
+                detail: "it was refused; nothing was read or changed".into(),
+                subject: format!("project:{}", project.name()),
+                evidence: Vec::new(),
+                dedup_key: "bad_token".into(),
+            };
+            self.raise(&ctx, escalation).await?;
+        }
+        Err(refuse())
+    }
+
+    /// Opens an escalation, or counts it when the same one is open.
+    ///
+    /// # Errors
+    ///
+    /// As the ledger's.
+    pub async fn raise(&self, ctx: &Context, escalation: pm::NewEscalation) -> Result<String, Error> {
+        let project = self.project(ctx.project())?;
+        let webhooks = crate::daemon::webhooks(project.loaded());
+        pm::raise(ctx, &self.ledger, &webhooks, escalation).await
+    }
+
+    /// Decides, does, verifies and records one request.
+    ///
+    /// # Errors
+    ///
+    /// As [`Door::submit`].
+    pub async fn submit_with(
+        &self,
+        ctx: &Context,
+        name: &str,
+        arguments: Value,
+        options: Options,
+    ) -> Result<Answer, Error> {
+        let started = Instant::now();
+        let request = Request::parse(name, &arguments)?;
+        let project = self.project(ctx.project())?;
+        let result = match request.effect() {
+            Effect::Read => self.answer(ctx, &project, &request, &options).await,
+            Effect::Change => self.change(ctx, &project, &request, &options).await,
+        };
+        let mut answer = match result {
+            Ok(answer) => answer,
+            Err(error) => {
+                self.record_failure(ctx, &request, &error).await?;
+                return Err(error);
+            }
+        };
+        answer.text = self.redact(&answer.text);
+        self.redactor.redact_json(&mut answer.value);
+        answer.elapsed_ms = started.elapsed().as_secs_f64() * 1e3;
+        Ok(answer)
+    }
+
+    /// A request that only looks.
+    async fn answer(
+        &self,
+        ctx: &Context,
+        project: &Arc<Project>,
+        request: &Request,
+        options: &Options,
+    ) -> Result<Answer, Error> {
+        let question = self.question(project, request, None).await;
+        let decision = project.authority().decide(ctx, &question, &[]);
+        if !matches!(decision, Decision::Permitted { .. }) {
+            let plan = bare_plan(ctx, request, "a read that needs approval");
+            return self.refused(ctx, project, request, &plan, &question, &decision).await;
+        }
+        let outcome = dispatch::read(self, ctx, project, request, options).await?;
+        self.ledger.add_evidence(ctx, request.name(), &outcome.evidence).await?;
+        let body = json!({ "request": request.name(), "arguments": request.arguments(), "decision": "permitted" });
+        let subject = request.subject(ctx.project());
+        self.ledger.append_later(ctx, NewEvent::new(format!("{}.answered", request.name()), subject, body));
+        self.finish(ctx, request, outcome, AnswerStatus::Done, decided(&decision), None).await
+    }
+
+    /// A request that changes something: plan, decide, intent, do, outcome.
+    async fn change(
+        &self,
+        ctx: &Context,
+        project: &Arc<Project>,
+        request: &Request,
+        options: &Options,
+    ) -> Result<Answer, Error> {
+        crate::reconcile::store_of(self, ctx, project, request).await?;
+        let planned = dispatch::plan(self, ctx, project, request).await?;
+        let plan = planned.plan;
+        let digest = plan.digest();
+        let question = self.question(project, request, Some(&plan)).await;
+        if plan.steps.is_empty() && planned.nothing_to_do {
+            let decision = project.authority().decide(ctx, &question, &[]);
+            let outcome = Outcome { findings: planned.findings, evidence: planned.evidence, ..Outcome::new(json!({ "steps": [] }), "there is nothing to do\n") };
+            return self.finish(ctx, request, outcome, AnswerStatus::Done, decided(&decision), Some(digest)).await;
+        }
+        let granted = authority::find_granted(ctx, &self.ledger, &digest).await?;
+        let decision = project.authority().decide(ctx, &question, &granted);
+        if options.dry_run {
+            let outcome = Outcome {
+                value: json!({ "plan": plan, "digest": digest }),
+                text: dispatch::plan_text(&plan, &decision),
+                findings: planned.findings,
+                evidence: planned.evidence,
+            };
+            return self.finish(ctx, request, outcome, AnswerStatus::Planned, decided(&decision), Some(digest)).await;
+        }
+        if !matches!(decision, Decision::Permitted { .. }) {
+            self.ledger.add_evidence(ctx, request.name(), &planned.evidence).await?;
+            return self.refused(ctx, project, request, &plan, &question, &decision).await;
+        }
+        // The approval that the permit rests on, if the matrix permits only because of it.
+        let needs_approval = !matches!(project.authority().decide(ctx, &question, &[]), Decision::Permitted { .. });
+        let approved = if needs_approval { granted.first() } else { None };
+        let permit = project.authority().permit(ctx, &self.ledger, &question, &plan, approved, PERMIT_VALID).await?;
+        let intent = self.begin(ctx, request, &plan, &permit).await?;
+        let done = dispatch::perform(self, ctx, project, request, &permit, &plan, options).await;
+        let mut outcome = self.conclude(ctx, request.name(), &plan, &intent, done).await?;
+        outcome.findings.splice(0..0, planned.findings);
+        outcome.evidence.splice(0..0, planned.evidence);
+        self.ledger.add_evidence(ctx, request.name(), &outcome.evidence).await?;
+        let mut answer =
+            self.finish(ctx, request, outcome, AnswerStatus::Done, decided(&decision), Some(digest)).await?;
+        answer.approval = permit.approval().map(str::to_owned);
+        Ok(answer)
+    }
+
+    /// Records the intent and uses up the approval, in one transaction.
+    ///
+    /// # Errors
+    ///
+    /// `Conflict`: the approval was used meanwhile; nothing was written.
+    pub async fn begin(&self, ctx: &Context, request: &Request, plan: &Plan, permit: &Permit) -> Result<String, Error> {
+        let id = format!("in-{}", uuid::Uuid::now_v7().simple());
+        let now_us = ctx.now().as_microsecond();
+        let digest = plan.digest();
+        let body = serde_json::to_value(plan).expect("a plan is JSON");
+        let actor = serde_json::to_string(ctx.actor()).expect("an actor is JSON");
+        let mut write = Write::new()
+            .exec(
+                "INSERT INTO plans (digest, project, request, body, made_us) VALUES (?, ?, ?, ?, ?) \
+                 ON CONFLICT (project, digest) DO NOTHING",
+                vec![
+                    digest.0.clone().into(),
+                    ctx.project().into(),
+                    request.name().into(),
+                    contract::canonical_json(&body).into(),
+                    now_us.into(),
+                ],
+            )
+            .exec(
+                "INSERT INTO intents (id, project, request, subject, plan_digest, approval, actor, task, holder, begun_us) \
+                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                vec![
+                    id.clone().into(),
+                    ctx.project().into(),
+                    request.name().into(),
+                    plan.target.clone().into(),
+                    digest.0.clone().into(),
+                    permit.approval().map(str::to_owned).into(),
+                    actor.into(),
+                    ctx.task().unwrap_or_default().into(),
+                    self.holder.clone().into(),
+                    now_us.into(),
+                ],
+            );
+        if let Some(approval) = permit.approval() {
+            write = authority::consume(ctx, write, approval);
+        }
+        let event = json!({
+            "intent": id, "plan": digest, "summary": plan.summary, "action": permit.action(),
+            "approval": permit.approval(), "arguments": plan.arguments, "steps": plan.steps.len(),
+        });
+        let write = write.event(NewEvent::new(format!("{}.intent", request.name()), plan.target.clone(), event));
+        self.ledger.write(ctx, write).await?;
+        Ok(id)
+    }
+
+    /// Records how a change ended. A crash before this leaves the intent open, and the next start reconciles it.
+    ///
+    /// # Errors
+    ///
+    /// What the change itself failed with.
+    pub async fn conclude(
+        &self,
+        ctx: &Context,
+        name: &str,
+        plan: &Plan,
+        intent: &str,
+        done: Result<Outcome, Error>,
+    ) -> Result<Outcome, Error> {
+        let (outcome, body) = match &done {
+            Ok(outcome) => ("done", json!({ "intent": intent, "outcome": "done", "answer": outcome.value })),
+            Err(error) => {
+                let error = self.redact(&error.to_string());
+                ("failed", json!({ "intent": intent, "outcome": "failed", "error": error }))
+            }
+        };
+        let write = Write::new()
+            .exec(
+                "UPDATE intents SET finished_us = ?, outcome = ? WHERE id = ? AND finished_us IS NULL",
+                vec![ctx.now().as_microsecond().into(), outcome.into(), intent.into()],
+            )
+            .event(NewEvent::new(format!("{name}.outcome"), plan.target.clone(), body));
+        // Whoever canceled the request still gets its outcome recorded.
+        let recording = Context::new(ctx.project(), ctx.actor().clone()).with_clock(ctx.clock());
+        let recording = match ctx.task() {
+            Some(task) => recording.with_task(task),
+            None => recording,
+        };
+        self.ledger.write(&recording, write).await?;
+        done
+    }
+
+    /// The answer of a request that the matrix did not permit.
+    async fn refused(
+        &self,
+        ctx: &Context,
+        project: &Arc<Project>,
+        request: &Request,
+        plan: &Plan,
+        question: &Question,
+        decision: &Decision,
+    ) -> Result<Answer, Error> {
+        let digest = plan.digest();
+        let short = decided(decision);
+        let mut answer = Answer {
+            request: request.name().to_owned(),
+            status: AnswerStatus::Forbidden,
+            value: json!({ "digest": digest, "summary": plan.summary }),
+            text: String::new(),
+            findings: Vec::new(),
+            evidence: Vec::new(),
+            decided: short.clone(),
+            plan: Some(digest.clone()),
+            approval: None,
+            escalation: None,
+            elapsed_ms: 0.0,
+        };
+        let body = json!({
+            "request": request.name(), "arguments": request.arguments(), "decision": short, "plan": digest,
+        });
+        let event = NewEvent::new(format!("{}.refused", request.name()), plan.target.clone(), body);
+        match decision {
+            Decision::NeedsApproval { roles, .. } => {
+                answer.status = AnswerStatus::Waiting;
+                let id = authority::request_approval(ctx, &self.ledger, plan, question, roles).await?;
+                let who = roles.iter().map(|role| role.as_str()).collect::<Vec<_>>().join(" or ");
+                answer.text = format!(
+                    "waits for approval by {who}: {}\nplan {}: {}\nnothing has changed\n\n\
+                     show it:    steward approval show {id}\napprove it: steward approval grant {id}\n",
+                    short.reason,
+                    digest.short(),
+                    plan.summary,
+                );
+                answer.value["approval"] = json!(id);
+                answer.approval = Some(id);
+            }
+            Decision::Escalate { to, .. } => {
+                answer.status = AnswerStatus::Escalated;
+                self.ledger.append(ctx, event).await?;
+                let escalation = pm::NewEscalation {
+                    trigger: Trigger::DecisionRequired,
+                    severity: Severity::Warning,
+                    title: format!("{} asks for `{}` on {}", ctx.actor(), question.action, question.resource),
+                    detail: format!("{}; plan {}: {}", short.reason, digest.short(), plan.summary),
+                    subject: plan.target.clone(),
+                    evidence: Vec::new(),
+                    dedup_key: format!("escalate:{}:{}", question.action, question.resource),
+                };
+                let id = self.raise(ctx, escalation).await?;
+                answer.text =
+                    format!("escalated to {to}: {}\nnothing has changed; see `steward inbox` ({id})\n", short.reason);
+                answer.escalation = Some(id);
+            }
+            Decision::Forbidden { .. } | Decision::Permitted { .. } => {
+                self.ledger.append(ctx, event).await?;
+                let escalation = pm::NewEscalation {
+                    trigger: Trigger::DataAccessViolation,
+                    severity: Severity::Warning,
+                    title: format!("{} was refused `{}` on {}", ctx.actor(), question.action, question.resource),
+                    detail: short.reason.clone(),
+                    subject: plan.target.clone(),
+                    evidence: Vec::new(),
+                    dedup_key: format!("refused:{}:{}:{}", ctx.actor(), question.action, question.resource),
+                };
+                let id = self.raise(ctx, escalation).await?;
+                answer.text = format!(
+                    "refused: {}\nrule: {}\nnothing has changed\n",
+                    short.reason,
+                    short.policies.join(", ")
+                );
+                answer.escalation = Some(id);
+            }
+        }
+        let _ = project;
+        Ok(answer)
+    }
+
+    /// Turns a room's outcome into the answer, and escalates the findings that demand it.
+    async fn finish(
+        &self,
+        ctx: &Context,
+        request: &Request,
+        outcome: Outcome,
+        status: AnswerStatus,
+        decided: Decided,
+        plan: Option<PlanDigest>,
+    ) -> Result<Answer, Error> {
+        let mut escalation = None;
+        for finding in &outcome.findings {
+            let Some(trigger) = finding.escalate else { continue };
+            let subject = request.subject(ctx.project());
+            let new = pm::NewEscalation {
+                trigger,
+                severity: finding.severity,
+                title: finding.title.clone(),
+                detail: finding.recommendation.clone().unwrap_or_default(),
+                subject: subject.clone(),
+                evidence: finding.evidence.clone(),
+                dedup_key: format!("{}:{subject}:{}", finding.code, finding.object),
+            };
+            escalation = Some(self.raise(ctx, new).await?);
+        }
+        Ok(Answer {
+            request: request.name().to_owned(),
+            status,
+            value: outcome.value,
+            text: outcome.text,
+            findings: outcome.findings,
+            evidence: outcome.evidence.iter().map(|evidence| evidence.id.clone()).collect(),
+            decided,
+            plan,
+            approval: None,
+            escalation,
+            elapsed_ms: 0.0,
+        })
+    }
+
+    async fn record_failure(&self, ctx: &Context, request: &Request, error: &Error) -> Result<(), Error> {
+        let body = json!({
+            "request": request.name(), "arguments": request.arguments(), "kind": format!("{:?}", error.kind()),
+            "error": self.redact(&error.to_string()),
+        });
+        let subject = request.subject(ctx.project());
+        self.ledger.append_later(ctx, NewEvent::new(format!("{}.failed", request.name()), subject.clone(), body));
+        if error.kind() == ErrorKind::Corrupt && !request.name().starts_with("audit.") {
+            let escalation = pm::NewEscalation {
+                trigger: Trigger::DataCorruption,
+                severity: Severity::Critical,
+                title: format!("{} found damaged data: {}", request.name(), error.message()),
+                detail: self.redact(&error.to_string()),
+                subject: subject.clone(),
+                evidence: Vec::new(),
+                dedup_key: format!("corrupt:{subject}"),
+            };
+            self.raise(ctx, escalation).await?;
+        }
+        Ok(())
+    }
+
+    /// What the matrix is asked; every fact is computed here, none is taken from the caller.
+    pub(crate) async fn question(&self, project: &Project, request: &Request, plan: Option<&Plan>) -> Question {
+        let resource = match plan {
+            Some(plan) => plan.target.clone(),
+            None => request.subject(project.name()),
+        };
+        let environment = match project.loaded().config.environment {
+            Environment::Development => authority::Environment::Development,
+            Environment::Staging => authority::Environment::Staging,
+            Environment::Production => authority::Environment::Production,
+        };
+        let mut facts = Facts { environment, ..Facts::default() };
+        if let Some(plan) = plan {
+            facts.destructive = plan.destructive();
+            facts.reversible = plan.reversible();
+            facts.cost_usd_nanos = plan.cost_usd_nanos;
+        }
+        if let Some(path) = resource.strip_prefix("path:") {
+            facts.path = Some(path.to_owned());
+        }
+        Question { action: request.action().to_owned(), resource, facts }
+    }
+
+    /// Writes what is queued and the copies of the audit head. Called once before the process ends.
+    ///
+    /// # Errors
+    ///
+    /// As the ledger's; `Denied` or `Unavailable` when a copy of the head cannot be written.
+    pub async fn close(&self) -> Result<(), Error> {
+        self.ledger.flush().await?;
+        for project in self.projects() {
+            crate::audit_copy::copy_head(self, &project).await?;
+        }
+        Ok(())
+    }
+
+    /// A door that rooms can keep.
+    pub fn as_door(&self) -> Option<Arc<dyn Door>> {
+        self.myself.get().and_then(std::sync::Weak::upgrade).map(|steward| steward as Arc<dyn Door>)
+    }
+}
+
+#[async_trait]
+impl Door for Steward {
+    fn requests(&self) -> &[RequestSpec] {
+        self.specs()
+    }
+
+    async fn submit(&self, ctx: &Context, name: &str, arguments: Value) -> Result<Answer, Error> {
+        // A task's step that is a task itself would run without end.
+        Box::pin(self.submit_with(ctx, name, arguments, Options::default())).await
+    }
+}
+
+/// A plan of one recorded action without statements, for changes of Steward's own state.
+pub fn bare_plan(ctx: &Context, request: &Request, summary: &str) -> Plan {
+    Plan {
+        request: request.name().to_owned(),
+        arguments: request.arguments(),
+        project: ctx.project().to_owned(),
+        target: request.subject(ctx.project()),
+        summary: summary.to_owned(),
+        steps: Vec::new(),
+        pre_state: String::new(),
+        predicted: json!({}),
+        cost_usd_nanos: 0,
+    }
+}
+
+/// The decision in short.
+pub fn decided(decision: &Decision) -> Decided {
+    let names = |roles: &[Role]| roles.iter().map(|role| role.as_str().to_owned()).collect();
+    match decision {
+        Decision::Permitted { policies } => {
+            Decided { decision: "permitted".into(), policies: policies.clone(), ..Decided::default() }
+        }
+        Decision::NeedsApproval { roles, policies, reason } => Decided {
+            decision: "approval".into(),
+            policies: policies.clone(),
+            approvers: names(roles),
+            reason: reason.clone(),
+        },
+        Decision::Escalate { to, policies, reason } => Decided {
+            decision: "escalate".into(),
+            policies: policies.clone(),
+            approvers: names(std::slice::from_ref(to)),
+            reason: reason.clone(),
+        },
+        Decision::Forbidden { policies, reason } => Decided {
+            decision: "forbidden".into(),
+            policies: policies.clone(),
+            approvers: Vec::new(),
+            reason: reason.clone(),
+        },
+    }
+}
+
+fn key_source(loaded: &Loaded, dir: &Path, surroundings: &Surroundings) -> Result<KeySource, Error> {
+    Ok(match &loaded.config.master_key {
+        MasterKeyConfig::Default => KeySource::File(dir.join("master.key")),
+        MasterKeyConfig::File(path) => KeySource::File(loaded.dir.join(path)),
+        MasterKeyConfig::Environment(name) => {
+            let value = surroundings.variables.get(name).ok_or_else(|| {
+                Error::new(ErrorKind::Invalid, format!("the environment variable `{name}` is not set"))
+                    .with("file", loaded.file.display())
+                    .with("key", "master_key.environment")
+                    .hint(format!("set `{name}` to the master key"))
+            })?;
+            KeySource::Environment { value: SecretString::from(value.clone()) }
+        }
+        MasterKeyConfig::Keyring(service) => {
+            KeySource::Keyring { service: service.clone(), user: loaded.config.project.clone() }
+        }
+    })
+}

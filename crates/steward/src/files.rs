@@ -1,0 +1,174 @@
+//! Files of the project folder that requests read and write, and never one outside of it.
+
+use std::path::{Component, Path, PathBuf};
+
+use contract::{Effect, Error, ErrorKind, Outcome, Request};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+/// Largest file that is read or written, in bytes.
+const FILE_BYTES_MAX: u64 = 8 << 20;
+
+/// Writes a file of the project.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WriteFile {
+    /// Path from the project folder, such as `pipelines/orders.yaml`.
+    pub path: String,
+    /// What the file shall hold.
+    pub content: String,
+}
+
+impl Request for WriteFile {
+    const NAME: &'static str = "file.write";
+    const SUMMARY: &'static str = "Writes a file, if the mission gives Steward the authority over such files";
+    const EXAMPLE: &'static str = "steward file write pipelines/orders.yaml --content \"$(cat draft.yaml)\"";
+    const EFFECT: Effect = Effect::Change;
+    const ACTION: &'static str = "file.write";
+    const POSITIONAL: &'static [&'static str] = &["path"];
+}
+
+/// The path from the project folder in its plain form.
+///
+/// # Errors
+///
+/// `Invalid`: absolute, or leads out of the folder.
+pub fn relative(path: &str) -> Result<PathBuf, Error> {
+    let mut out = PathBuf::new();
+    for part in Path::new(path).components() {
+        match part {
+            Component::Normal(part) => out.push(part),
+            Component::CurDir => {}
+            Component::ParentDir | Component::RootDir | Component::Prefix(_) => {
+                return Err(Error::new(ErrorKind::Invalid, "the path leads out of the project folder")
+                    .with("path", path)
+                    .hint("give a path from the folder of `steward.yaml`"));
+            }
+        }
+    }
+    if out.as_os_str().is_empty() {
+        return Err(Error::new(ErrorKind::Invalid, "the path is empty").with("path", path));
+    }
+    Ok(out)
+}
+
+/// Where the path lies, with links followed as far as it exists; refuses links that lead out of the folder.
+fn inside(dir: &Path, path: &str) -> Result<PathBuf, Error> {
+    let full = dir.join(relative(path)?);
+    let existing = full.ancestors().find(|part| part.exists()).unwrap_or(dir);
+    let real = existing.canonicalize().map_err(|cause| io_error("cannot read", path, cause))?;
+    let dir = dir.canonicalize().map_err(|cause| io_error("cannot read", path, cause))?;
+    if !real.starts_with(&dir) {
+        return Err(Error::new(ErrorKind::Invalid, "the path leads out of the project folder through a link").with("path", path));
+    }
+    Ok(full)
+}
+
+fn io_error(what: &str, path: impl std::fmt::Display, cause: std::io::Error) -> Error {
+    let kind = match cause.kind() {
+        std::io::ErrorKind::NotFound => ErrorKind::NotFound,
+        std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => ErrorKind::Denied,
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => ErrorKind::LimitExceeded,
+        _ => ErrorKind::Other,
+    };
+    Error::new(kind, format!("{what} `{path}`")).because(cause)
+}
+
+/// SHA-256 of what the file holds now, or `absent`: a plan's pre-state.
+///
+/// # Errors
+///
+/// `Invalid`, `Denied`.
+pub fn fingerprint(dir: &Path, path: &str) -> Result<String, Error> {
+    match std::fs::read(inside(dir, path)?) {
+        Ok(bytes) => Ok(contract::sha256_hex(&bytes)),
+        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => Ok("absent".into()),
+        Err(cause) => Err(io_error("cannot read", path, cause)),
+    }
+}
+
+/// Writes the file: to a new place first, then renamed, so that it is whole or as before.
+///
+/// # Errors
+///
+/// `Denied`, `LimitExceeded` (disk full): the file is as before.
+pub fn write(dir: &Path, request: &WriteFile) -> Result<Outcome, Error> {
+    use std::io::Write;
+    let full = inside(dir, &request.path)?;
+    if request.content.len() as u64 > FILE_BYTES_MAX {
+        return Err(Error::new(ErrorKind::LimitExceeded, "the content is too large").with("path", &request.path));
+    }
+    let folder = full.parent().unwrap_or(dir);
+    let fail = |cause| io_error("cannot write", &request.path, cause);
+    std::fs::create_dir_all(folder).map_err(fail)?;
+    let new = folder.join(format!(".{}.new", uuid::Uuid::now_v7().simple()));
+    let written = std::fs::File::create(&new)
+        .and_then(|mut file| file.write_all(request.content.as_bytes()).and_then(|()| file.sync_all()))
+        .and_then(|()| std::fs::rename(&new, &full));
+    if let Err(cause) = written {
+        // The write's error is the one to report.
+        drop(std::fs::remove_file(&new));
+        return Err(fail(cause));
+    }
+    let text = format!("wrote {} ({} bytes)\n", request.path, request.content.len());
+    Ok(Outcome::new(json!({ "path": request.path, "bytes": request.content.len() }), text))
+}
+
+/// The files of a folder of the project with these endings, sorted by name; none when there is no such folder.
+///
+/// # Errors
+///
+/// `Denied`; `Invalid`: a file is not UTF-8 or too large.
+pub fn read_folder(dir: &Path, folder: &str, ending: &str) -> Result<Vec<(String, String)>, Error> {
+    let full = inside(dir, folder)?;
+    let entries = match std::fs::read_dir(&full) {
+        Ok(entries) => entries,
+        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(cause) => return Err(io_error("cannot read", folder, cause)),
+    };
+    let mut out = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(|cause| io_error("cannot read", folder, cause))?;
+        let path = entry.path();
+        let shown = format!("{folder}/{}", entry.file_name().display());
+        if path.extension().is_none_or(|extension| extension != ending) || !path.is_file() {
+            continue;
+        }
+        let name = entry.file_name().into_string().map_err(|name| {
+            Error::new(ErrorKind::Invalid, "the file's name is not UTF-8").with("file", name.display()).hint("rename it")
+        })?;
+        let size = entry.metadata().map_err(|cause| io_error("cannot read", &shown, cause))?.len();
+        if size > FILE_BYTES_MAX {
+            return Err(Error::new(ErrorKind::Invalid, "the file is too large").with("file", shown));
+        }
+        let bytes = std::fs::read(&path).map_err(|cause| io_error("cannot read", &shown, cause))?;
+        let text = String::from_utf8(bytes).map_err(|cause| {
+            let valid = &cause.as_bytes()[..cause.utf8_error().valid_up_to()];
+            Error::new(ErrorKind::Invalid, "the file is not UTF-8")
+                .with("file", &shown)
+                .with("line", 1 + valid.iter().filter(|byte| **byte == b'\n').count())
+                .hint("save it as UTF-8")
+        })?;
+        out.push((name, text));
+    }
+    out.sort();
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_stay_in_the_folder() {
+        for path in ["../x", "/etc/passwd", "a/../../x", ""] {
+            assert!(relative(path).is_err(), "{path}");
+        }
+        assert_eq!(relative("./a/b.sql").expect("inside"), PathBuf::from("a/b.sql"));
+        let dir = tempfile::tempdir().expect("a folder");
+        std::os::unix::fs::symlink("/etc", dir.path().join("out")).expect("a link");
+        assert!(inside(dir.path(), "out/passwd").is_err());
+        assert!(inside(dir.path(), "new/file").is_ok());
+    }
+}

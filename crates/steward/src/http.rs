@@ -1,0 +1,277 @@
+//! The door for programs: HTTP with JSON, and MCP under `/mcp`.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use contract::{AnswerStatus, Context, Effect, Error, ErrorKind};
+use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
+use rmcp::transport::streamable_http_server::{StreamableHttpServerConfig, StreamableHttpService};
+use secrecy::SecretString;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use crate::door::{Options, Steward};
+use crate::mcp::{Caller, Server};
+
+/// Largest body that is read, in bytes.
+const BODY_BYTES_MAX: usize = 16 << 20;
+
+/// Key of a JSON body that carries a secret value beside the arguments, for `secret.put` and `secret.rotate`.
+const SECRET_KEY: &str = "secret_input";
+
+/// The application: routes, authentication, limits.
+pub fn app(steward: Arc<Steward>, listen: SocketAddr, hosts: &[String], stop: CancellationToken) -> Router {
+    let mut allowed: Vec<String> = ["localhost", "127.0.0.1", "::1"].map(str::to_owned).to_vec();
+    allowed.push(listen.ip().to_string());
+    allowed.extend(hosts.iter().cloned());
+    let allowed: Arc<[String]> = allowed.into();
+
+    let mut mcp_config = StreamableHttpServerConfig::default();
+    mcp_config.cancellation_token = stop;
+    // The Host header is checked below, for every route alike.
+    mcp_config.allowed_hosts = Vec::new();
+    let mcp_steward = Arc::clone(&steward);
+    let mcp = StreamableHttpService::new(
+        move || Ok(Server::new(Arc::clone(&mcp_steward), None)),
+        Arc::new(LocalSessionManager::default()),
+        mcp_config,
+    );
+
+    let protected = Router::new()
+        .route("/api/v1/{noun}/{verb}", post(submit))
+        .nest_service("/mcp", mcp)
+        .layer(axum::middleware::from_fn_with_state(Arc::clone(&steward), authenticate));
+    Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/api/v1/openapi.json", get(openapi))
+        .merge(protected)
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(axum::middleware::from_fn(move |request: Request, next: Next| {
+            let allowed = Arc::clone(&allowed);
+            async move { check_host(&allowed, request, next).await }
+        }))
+        .with_state(steward)
+}
+
+/// Refuses names that are not ours: a web page cannot rebind its own name to us (DNS rebinding).
+async fn check_host(allowed: &[String], request: Request, next: Next) -> Response {
+    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let name = match host.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or_default(),
+        None => host.rsplit_once(':').map_or(host, |(name, _)| name),
+    };
+    if !allowed.iter().any(|known| known.eq_ignore_ascii_case(name)) {
+        let error = Error::new(ErrorKind::Forbidden, "unknown Host header").hint("add the name to `http.hosts`");
+        return problem(StatusCode::FORBIDDEN, &error, |text| text.to_owned());
+    }
+    next.run(request).await
+}
+
+async fn authenticate(State(steward): State<Arc<Steward>>, mut request: Request, next: Next) -> Response {
+    let token = request
+        .headers()
+        .get(header::AUTHORIZATION)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.strip_prefix("Bearer ").or_else(|| value.strip_prefix("bearer ")))
+        .map(|token| SecretString::from(token.trim().to_owned()));
+    match steward.authenticate(token).await {
+        Ok(caller) => {
+            request.extensions_mut().insert(caller);
+            next.run(request).await
+        }
+        Err(error) => {
+            let status =
+                if error.kind() == ErrorKind::Forbidden { StatusCode::UNAUTHORIZED } else { status_of(error.kind()) };
+            let mut response = problem(status, &error, |text| steward.redact(text));
+            if status == StatusCode::UNAUTHORIZED {
+                response.headers_mut().insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer"));
+            }
+            response
+        }
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SubmitOptions {
+    #[serde(default)]
+    dry_run: bool,
+}
+
+async fn submit(
+    State(steward): State<Arc<Steward>>,
+    Path((noun, verb)): Path<(String, String)>,
+    Query(query): Query<SubmitOptions>,
+    axum::Extension(caller): axum::Extension<Caller>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    let redact = |text: &str| steward.redact(text);
+    let parsed = if body.is_empty() { Ok(json!({})) } else { serde_json::from_slice::<Value>(&body) };
+    let mut arguments = match parsed {
+        Ok(arguments) => arguments,
+        Err(cause) => {
+            let error = Error::new(ErrorKind::Invalid, "the body is no JSON").because(cause);
+            return problem(StatusCode::BAD_REQUEST, &error, redact);
+        }
+    };
+    let secret = arguments.as_object_mut().and_then(|object| object.remove(SECRET_KEY)).and_then(|value| match value {
+        Value::String(text) => Some(SecretString::from(text)),
+        _ => None,
+    });
+    let cancel = CancellationToken::new();
+    // Dropped when the client goes away: the request then ends at its next await.
+    let _guard = cancel.clone().drop_guard();
+    let mut ctx = Context::new(&caller.project, caller.actor.clone()).with_cancellation(cancel);
+    if let Some(timeout_ms) = headers.get("steward-timeout-ms").and_then(|value| value.to_str().ok()?.parse().ok()) {
+        ctx = ctx.with_timeout(std::time::Duration::from_millis(timeout_ms));
+    }
+    let options = Options { dry_run: query.dry_run, secret, terminal: false };
+    match steward.submit_with(&ctx, &format!("{noun}.{verb}"), arguments, options).await {
+        Ok(answer) => {
+            let status = match answer.status {
+                AnswerStatus::Done | AnswerStatus::Planned => StatusCode::OK,
+                AnswerStatus::Waiting => StatusCode::ACCEPTED,
+                AnswerStatus::Forbidden | AnswerStatus::Escalated => StatusCode::FORBIDDEN,
+            };
+            let text = serde_json::to_string(&answer).expect("answers are JSON");
+            (status, [(header::CONTENT_TYPE, "application/json")], text).into_response()
+        }
+        Err(error) => problem(status_of(error.kind()), &error, redact),
+    }
+}
+
+fn status_of(kind: ErrorKind) -> StatusCode {
+    match kind {
+        ErrorKind::Invalid => StatusCode::BAD_REQUEST,
+        ErrorKind::NotFound => StatusCode::NOT_FOUND,
+        ErrorKind::AlreadyExists | ErrorKind::Conflict => StatusCode::CONFLICT,
+        ErrorKind::Forbidden | ErrorKind::Escalated => StatusCode::FORBIDDEN,
+        ErrorKind::NeedsApproval => StatusCode::ACCEPTED,
+        ErrorKind::Unsupported => StatusCode::NOT_IMPLEMENTED,
+        ErrorKind::Denied => StatusCode::BAD_GATEWAY,
+        ErrorKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        ErrorKind::TimedOut => StatusCode::GATEWAY_TIMEOUT,
+        ErrorKind::LimitExceeded => StatusCode::UNPROCESSABLE_ENTITY,
+        ErrorKind::Canceled | ErrorKind::Corrupt | ErrorKind::Other => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+/// Problem details (RFC 9457).
+fn problem(status: StatusCode, error: &Error, redact: impl Fn(&str) -> String) -> Response {
+    let context: serde_json::Map<String, Value> =
+        error.context().iter().map(|(name, value)| ((*name).to_owned(), Value::String(redact(value)))).collect();
+    let causes: Vec<String> = error.causes().iter().map(|cause| redact(cause)).collect();
+    let body = json!({
+        "title": redact(error.message()),
+        "status": status.as_u16(),
+        "kind": format!("{:?}", error.kind()),
+        "context": context,
+        "causes": causes,
+        "hint": error.hint_text().map(redact),
+    });
+    let mut response = Response::new(Body::from(body.to_string()));
+    *response.status_mut() = status;
+    let json = header::HeaderValue::from_static("application/problem+json");
+    response.headers_mut().insert(header::CONTENT_TYPE, json);
+    response
+}
+
+async fn openapi(State(steward): State<Arc<Steward>>) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], document(&steward).to_string()).into_response()
+}
+
+/// The OpenAPI 3.1 document, made from the requests' schemas.
+pub fn document(steward: &Steward) -> Value {
+    let mut paths = serde_json::Map::new();
+    let mut schemas = serde_json::Map::new();
+    for spec in steward.specs() {
+        let mut schema = spec.schema.clone();
+        // Definitions move to the document's components, where every schema can refer to them.
+        if let Some(object) = schema.as_object_mut() {
+            object.remove("$schema");
+            if let Some(Value::Object(definitions)) = object.remove("$defs") {
+                schemas.extend(definitions);
+            }
+        }
+        let mut parameters = Vec::new();
+        if spec.effect == Effect::Change {
+            parameters.push(json!({
+                "name": "dry_run", "in": "query", "schema": { "type": "boolean" },
+                "description": "Only plan and decide; change nothing",
+            }));
+        }
+        let answer = json!({ "application/json": { "schema": { "$ref": "#/components/schemas/Answer" } } });
+        let problem = json!({ "application/problem+json": { "schema": { "$ref": "#/components/schemas/Problem" } } });
+        let operation = json!({
+            "operationId": spec.name,
+            "summary": spec.summary,
+            "tags": [spec.name.split('.').next()],
+            "parameters": parameters,
+            "requestBody": { "content": { "application/json": { "schema": schema } } },
+            "responses": {
+                "200": { "description": "Done", "content": answer },
+                "202": { "description": "Waits for an approval; nothing has changed", "content": answer },
+                "400": { "description": "Wrong input", "content": problem },
+                "401": { "description": "No valid token", "content": problem },
+                "403": { "description": "Forbidden or escalated; nothing has changed", "content": answer },
+                "default": { "description": "Failed", "content": problem },
+            },
+        });
+        paths.insert(format!("/api/v1/{}", spec.name.replace('.', "/")), json!({ "post": operation }));
+    }
+    let mut answer = serde_json::to_value(schemars::schema_for!(contract::Answer)).expect("a schema is JSON");
+    if let Some(object) = answer.as_object_mut() {
+        object.remove("$schema");
+        if let Some(Value::Object(definitions)) = object.remove("$defs") {
+            schemas.extend(definitions);
+        }
+    }
+    schemas.insert("Answer".into(), answer);
+    schemas.insert(
+        "Problem".into(),
+        json!({
+            "type": "object", "required": ["title", "status", "kind"],
+            "properties": {
+                "title": { "type": "string" }, "status": { "type": "integer" }, "kind": { "type": "string" },
+                "context": { "type": "object" }, "causes": { "type": "array", "items": { "type": "string" } },
+                "hint": { "type": ["string", "null"] },
+            },
+        }),
+    );
+    let mut document = json!({
+        "openapi": "3.1.0",
+        "info": { "title": "Steward", "version": env!("CARGO_PKG_VERSION") },
+        "security": [{ "token": [] }],
+        "paths": paths,
+        "components": {
+            "schemas": schemas,
+            "securitySchemes": { "token": { "type": "http", "scheme": "bearer" } },
+        },
+    });
+    rewrite_references(&mut document);
+    document
+}
+
+fn rewrite_references(value: &mut Value) {
+    match value {
+        Value::Object(object) => {
+            if let Some(Value::String(reference)) = object.get_mut("$ref")
+                && let Some(name) = reference.strip_prefix("#/$defs/")
+            {
+                *reference = format!("#/components/schemas/{name}");
+            }
+            object.values_mut().for_each(rewrite_references);
+        }
+        Value::Array(items) => items.iter_mut().for_each(rewrite_references),
+        _ => {}
+    }
+}

@@ -1,0 +1,105 @@
+//! A project that is open: its file, its policies, its connected stores.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use authority::Authority;
+use contract::{Context, Error, ErrorKind, SecretSource, Store, StoreDirectory};
+use tokio::sync::Mutex;
+
+use crate::config::{Loaded, StoreConfig};
+use crate::{adapters, files};
+
+/// Folder of the team's own policies.
+pub const POLICIES_DIR: &str = "policies";
+
+/// A project that is open.
+pub struct Project {
+    loaded: Loaded,
+    authority: Authority,
+    secrets: Arc<dyn SecretSource>,
+    open: Mutex<HashMap<String, Arc<dyn Store>>>,
+}
+
+impl Project {
+    /// Checks the project's policies; no store is connected yet.
+    ///
+    /// # Errors
+    ///
+    /// `Invalid`: a policy file, with file and line.
+    pub fn open(loaded: Loaded, secrets: Arc<dyn SecretSource>) -> Result<Self, Error> {
+        let mut authority = Authority::built_in()?;
+        let own = files::read_folder(&loaded.dir, POLICIES_DIR, "cedar")?;
+        if !own.is_empty() {
+            let own = own.into_iter().map(|(name, text)| (PathBuf::from(POLICIES_DIR).join(name), text)).collect();
+            authority = authority.with_user_policies(own)?;
+        }
+        Ok(Self { loaded, authority, secrets, open: Mutex::new(HashMap::new()) })
+    }
+
+    /// The project's name.
+    pub fn name(&self) -> &str {
+        &self.loaded.config.project
+    }
+
+    /// The project file.
+    pub fn loaded(&self) -> &Loaded {
+        &self.loaded
+    }
+
+    /// The matrix with the team's own policies.
+    pub fn authority(&self) -> &Authority {
+        &self.authority
+    }
+
+    /// The project's secrets.
+    pub fn secrets(&self) -> Arc<dyn SecretSource> {
+        Arc::clone(&self.secrets)
+    }
+
+    /// Forgets all connections, so that changed secrets are used from now on.
+    pub async fn reconnect(&self) {
+        let stores: BTreeMap<String, Arc<dyn Store>> = self.open.lock().await.drain().collect();
+        for store in stores.into_values() {
+            // Calls in flight hold their own reference and end by themselves.
+            if Arc::strong_count(&store) == 1 {
+                store.close().await;
+            }
+        }
+    }
+
+    fn not_found(&self, name: &str) -> Error {
+        let names: Vec<&str> = self.loaded.config.stores.keys().map(String::as_str).collect();
+        let hint = match names.as_slice() {
+            [] => "this project has no stores; add one under `stores` in `steward.yaml`".to_owned(),
+            names => format!("this project has: {}", names.join(", ")),
+        };
+        Error::new(ErrorKind::NotFound, format!("there is no store `{name}`"))
+            .with("project", self.name())
+            .with("file", self.loaded.file.display())
+            .hint(hint)
+    }
+}
+
+#[async_trait]
+impl StoreDirectory for Project {
+    fn list(&self, _ctx: &Context) -> Vec<(String, String)> {
+        self.loaded.config.stores.iter().map(|(name, store)| (name.clone(), store.kind().to_owned())).collect()
+    }
+
+    async fn open(&self, ctx: &Context, name: &str) -> Result<Arc<dyn Store>, Error> {
+        if ctx.project() != self.name() {
+            return Err(self.not_found(name));
+        }
+        let config: &StoreConfig = self.loaded.config.stores.get(name).ok_or_else(|| self.not_found(name))?;
+        let mut open = self.open.lock().await;
+        if let Some(store) = open.get(name) {
+            return Ok(Arc::clone(store));
+        }
+        let store = adapters::open(name, config, &self.loaded.dir, self.secrets())?;
+        open.insert(name.to_owned(), Arc::clone(&store));
+        Ok(store)
+    }
+}

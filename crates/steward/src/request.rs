@@ -1,0 +1,193 @@
+//! The closed list of everything that can be asked for.
+
+use contract::{Effect, Error, ErrorKind, Request as _, RequestSpec};
+use serde_json::{Map, Value};
+
+macro_rules! requests {
+    ($($variant:ident($type:ty)),* $(,)?) => {
+        /// One thing that somebody asks for.
+        #[derive(Debug)]
+        #[allow(missing_docs, reason = "each variant is documented at its type, in the room that serves it")]
+        pub enum Request {
+            $($variant($type),)*
+        }
+
+        impl Request {
+            /// Reads the arguments of the request called `name`.
+            ///
+            /// # Errors
+            ///
+            /// `Invalid`: unknown name, or wrong arguments, with the key.
+            pub fn parse(name: &str, arguments: &Value) -> Result<Request, Error> {
+                match name {
+                    $(<$type>::NAME => read::<$type>(name, arguments).map(Request::$variant),)*
+                    _ => Err(unknown(name)),
+                }
+            }
+
+            /// Noun and verb.
+            pub fn name(&self) -> &'static str {
+                match self {
+                    $(Request::$variant(_) => <$type>::NAME,)*
+                }
+            }
+
+            /// The action in the authority matrix.
+            pub fn action(&self) -> &'static str {
+                match self {
+                    $(Request::$variant(_) => <$type>::ACTION,)*
+                }
+            }
+
+            /// What it does to the world.
+            pub fn effect(&self) -> Effect {
+                match self {
+                    $(Request::$variant(_) => <$type>::EFFECT,)*
+                }
+            }
+
+            /// The arguments with all defaults filled in.
+            pub fn arguments(&self) -> Value {
+                match self {
+                    $(Request::$variant(request) => serde_json::to_value(request),)*
+                }
+                .expect("requests hold only JSON values")
+            }
+        }
+
+        /// All requests as data, in the order of the list.
+        pub fn specs() -> Vec<RequestSpec> {
+            vec![$(RequestSpec::of::<$type>(),)*]
+        }
+    };
+}
+
+requests! {
+    StoreList(stores::ListStores),
+    StoreCheck(stores::CheckStore),
+    StoreInspect(stores::InspectStore),
+    StoreQuery(stores::QueryStore),
+    StoreDiff(stores::DiffStore),
+    StoreMeasure(stores::MeasureQuery),
+    StoreConsistency(stores::CheckConsistency),
+    StoreSetup(stores::SetupStore),
+    IndexAdvise(stores::AdviseIndexes),
+    IndexCreate(stores::CreateIndex),
+    IndexDrop(stores::DropIndex),
+    MigrationNew(stores::NewMigration),
+    MigrationStatus(stores::MigrationStatus),
+    MigrationPlan(stores::PlanMigrations),
+    MigrationApply(stores::ApplyMigrations),
+    MigrationRollback(stores::RollbackMigrations),
+    TaskRun(pm::RunTask),
+    TaskPlan(pm::PlanTask),
+    TaskResume(pm::ResumeTask),
+    TaskList(pm::ListTasks),
+    TaskShow(pm::ShowTask),
+    ReportShow(pm::ShowReport),
+    InboxList(pm::ListInbox),
+    InboxAck(pm::AcknowledgeEscalation),
+    ApprovalList(authority::ListApprovals),
+    ApprovalShow(authority::ShowApproval),
+    ApprovalGrant(authority::GrantApproval),
+    ApprovalDeny(authority::DenyApproval),
+    PolicyCheck(authority::CheckPolicy),
+    PolicyExplain(authority::ExplainPolicy),
+    PolicyTest(authority::TestPolicies),
+    PersonAdd(authority::AddPerson),
+    PersonList(authority::ListPeople),
+    PersonRemove(authority::RemovePerson),
+    TokenCreate(authority::CreateToken),
+    TokenList(authority::ListTokens),
+    TokenRevoke(authority::RevokeToken),
+    SecretPut(vault::PutSecret),
+    SecretList(vault::ListSecrets),
+    SecretRotate(vault::RotateSecret),
+    SecretRemove(vault::RemoveSecret),
+    FileWrite(crate::files::WriteFile),
+    AuditList(crate::audit::ListAudit),
+    AuditVerify(crate::audit::VerifyAudit),
+    AuditExport(crate::audit::ExportAudit),
+    AuditErase(crate::audit::EraseAudit),
+    EvidenceShow(crate::audit::ShowEvidence),
+    StatusShow(crate::status::ShowStatus),
+    ScheduleList(crate::status::ListSchedules),
+    DocsReference(crate::reference::ShowReference),
+}
+
+fn read<R: contract::Request>(name: &str, arguments: &Value) -> Result<R, Error> {
+    let arguments = match arguments {
+        Value::Null => Value::Object(Map::new()),
+        other => other.clone(),
+    };
+    serde_json::from_value(arguments).map_err(|cause| {
+        // serde_json's text names the key and what was expected; it never repeats a whole value.
+        Error::new(ErrorKind::Invalid, format!("wrong arguments for `{name}`"))
+            .because(cause)
+            .hint(format!("for example: {}", R::EXAMPLE))
+    })
+}
+
+fn unknown(name: &str) -> Error {
+    let noun = name.split('.').next().unwrap_or_default();
+    let near: Vec<&str> =
+        specs().iter().map(|spec| spec.name).filter(|known| known.split('.').next() == Some(noun)).collect();
+    let hint = if near.is_empty() {
+        "`steward docs reference` lists all requests".to_owned()
+    } else {
+        format!("there are: {}", near.join(", "))
+    };
+    Error::new(ErrorKind::Invalid, format!("there is no request `{name}`")).hint(hint)
+}
+
+impl Request {
+    /// What it is about, such as `store:orders`; `project:` and the name when it is about no single thing.
+    pub fn subject(&self, project: &str) -> String {
+        let arguments = self.arguments();
+        let field = |name: &str| arguments.get(name).and_then(Value::as_str).map(str::to_owned);
+        let noun = self.name().split('.').next().unwrap_or_default();
+        match noun {
+            "store" | "index" | "migration" => field("store").map(|store| format!("store:{store}")),
+            "secret" => field("name").map(|name| format!("secret:{name}")),
+            "person" => field("name").map(|name| format!("person:{name}")),
+            "token" => field("name").or_else(|| field("id")).map(|name| format!("token:{name}")),
+            "file" => field("path").map(|path| format!("path:{path}")),
+            _ => None,
+        }
+        .unwrap_or_else(|| format!("project:{project}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_noun_and_verb_and_unique() {
+        let specs = specs();
+        for (i, spec) in specs.iter().enumerate() {
+            let parts: Vec<&str> = spec.name.split('.').collect();
+            assert_eq!(parts.len(), 2, "{}", spec.name);
+            assert!(specs.iter().skip(i + 1).all(|other| other.name != spec.name), "{} twice", spec.name);
+            assert!(spec.example.contains("steward "), "{}", spec.name);
+            assert_eq!(spec.schema["type"], "object", "{}", spec.name);
+            let properties = spec.schema["properties"].as_object().cloned().unwrap_or_default();
+            for (field, property) in properties {
+                let described = property.get("description").is_some() || property.get("$ref").is_some();
+                assert!(described, "{}: {field} has no description", spec.name);
+            }
+            for positional in spec.positional {
+                assert!(spec.schema["properties"].get(positional).is_some(), "{}: {positional}", spec.name);
+            }
+        }
+    }
+
+    #[test]
+    fn unknown_requests_and_arguments_are_refused_with_a_hint() {
+        let error = Request::parse("store.inspekt", &Value::Null).expect_err("unknown").to_string();
+        assert!(error.contains("store.inspect"), "{error}");
+        let arguments = serde_json::json!({ "store": "orders", "tabel": "x" });
+        let error = Request::parse("store.inspect", &arguments).expect_err("unknown key").to_string();
+        assert!(error.contains("tabel"), "{error}");
+    }
+}

@@ -1,0 +1,97 @@
+//! Accepts connections, with or without TLS, until told to stop; then lets those in flight end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use contract::{Error, ErrorKind};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Connections served at once; further ones wait to be accepted.
+const CONNECTIONS_MAX: usize = 1_024;
+/// Time for a TLS handshake, and for the headers of a request.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Pause after a failed accept, such as when no file descriptor is left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves `app` until `stop`; returns when the listener is closed. Connections go on in `tracker` until idle.
+///
+/// # Errors
+///
+/// `Unavailable`: the listener broke.
+pub async fn serve(
+    listener: TcpListener,
+    tls: Option<Arc<rustls::ServerConfig>>,
+    app: Router,
+    stop: CancellationToken,
+    tracker: &TaskTracker,
+) -> Result<(), Error> {
+    let places = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS_MAX));
+    let acceptor = tls.map(TlsAcceptor::from);
+    loop {
+        let place = tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            place = Arc::clone(&places).acquire_owned() => {
+                place.map_err(|cause| Error::new(ErrorKind::Unavailable, "the server is closed").because(cause))?
+            }
+        };
+        let accepted = tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            accepted = listener.accept() => accepted,
+        };
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let (app, stop, acceptor) = (app.clone(), stop.clone(), acceptor.clone());
+        tracker.spawn(async move {
+            let _place = place;
+            // Small answers must not wait for the peer's acknowledgement.
+            if let Err(error) = stream.set_nodelay(true) {
+                tracing::debug!(%error, "cannot set TCP_NODELAY");
+            }
+            match acceptor {
+                None => connection(TokioIo::new(stream), app, stop).await,
+                Some(acceptor) => match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
+                    Ok(Ok(stream)) => connection(TokioIo::new(stream), app, stop).await,
+                    Ok(Err(error)) => tracing::debug!(%peer, %error, "TLS handshake failed"),
+                    Err(_) => tracing::debug!(%peer, "TLS handshake took too long"),
+                },
+            }
+        });
+    }
+}
+
+async fn connection<I>(io: I, app: Router, stop: CancellationToken)
+where
+    I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+{
+    let service = TowerToHyperService::new(app);
+    let serving = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HANDSHAKE_TIMEOUT)
+        .serve_connection(io, service)
+        .with_upgrades();
+    let mut serving = std::pin::pin!(serving);
+    tokio::select! {
+        result = serving.as_mut() => {
+            if let Err(error) = result {
+                tracing::debug!(%error, "connection ended early");
+            }
+            return;
+        }
+        () = stop.cancelled() => serving.as_mut().graceful_shutdown(),
+    }
+    if let Err(error) = serving.await {
+        tracing::debug!(%error, "connection ended early");
+    }
+}
