@@ -1,13 +1,15 @@
 //! The audit trail and the evidence, as requests.
 
-use contract::{Context, Effect, Error, ErrorKind, Outcome, Request};
+use contract::{Context, Effect, Error, ErrorKind, Finding, Outcome, Request, Severity, Trigger};
 use ledger::{EventFilter, Head, Ledger};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-/// Most entries that one list or export gives.
-const ENTRIES_MAX: u64 = 100_000;
+/// Most entries that one list gives.
+const LIST_MAX: u64 = 10_000;
+/// Most entries that one export gives; the caller goes on with `after`.
+const EXPORT_MAX: u64 = 100_000;
 
 /// Lists entries of the audit trail.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
@@ -71,7 +73,7 @@ pub struct ExportAudit {
 }
 
 fn default_export_limit() -> u64 {
-    ENTRIES_MAX
+    EXPORT_MAX
 }
 
 impl Request for ExportAudit {
@@ -129,12 +131,13 @@ pub async fn list(ctx: &Context, ledger: &Ledger, request: &ListAudit) -> Result
         project: Some(ctx.project().to_owned()),
         kind_prefix: request.kind.clone(),
         task: request.task.clone(),
-        after: request.after,
-        limit: request.limit.clamp(1, ENTRIES_MAX),
-        newest: true,
+        after_seq: request.after,
+        limit: Some(usize::try_from(request.limit.clamp(1, LIST_MAX)).unwrap_or(usize::MAX)),
+        newest_first: true,
         ..EventFilter::default()
     };
-    let events = ledger.events(filter).await?;
+    let mut events = ledger.events(filter).await?;
+    events.reverse();
     let mut text = String::new();
     for event in &events {
         use std::fmt::Write;
@@ -166,14 +169,32 @@ pub async fn verify(ledger: &Ledger, request: VerifyAudit) -> Result<Outcome, Er
             ledger.verify_against(&head).await?
         }
     };
-    let text = format!(
-        "audit trail intact: {} entries, {} erased bodies, head {}\n",
-        verified.entries,
-        verified.erased,
-        &verified.head_hash[..verified.head_hash.len().min(12)]
-    );
-    let value = json!({ "entries": verified.entries, "erased": verified.erased, "head_hash": verified.head_hash });
-    Ok(Outcome::new(value, text))
+    let problem = verified.problem.as_ref().map(|problem| json!({ "seq": problem.seq, "why": problem.why }));
+    let value = json!({
+        "entries": verified.events, "bodies": verified.bodies, "erased": verified.erased, "hash": verified.hash,
+        "head_seq": verified.head_seq, "problem": problem,
+    });
+    let Some(problem) = &verified.problem else {
+        let text = format!(
+            "audit trail intact: {} entries, {} erased bodies, last hash {}\n",
+            verified.events,
+            verified.erased,
+            &verified.hash[..verified.hash.len().min(12)]
+        );
+        return Ok(Outcome::new(value, text));
+    };
+    let text = format!("audit trail DAMAGED at entry {}: {}\n", problem.seq, problem.why);
+    let mut outcome = Outcome::new(value, text);
+    outcome.findings.push(Finding {
+        code: "audit_damaged".into(),
+        severity: Severity::Critical,
+        title: format!("the audit trail is damaged at entry {}: {}", problem.seq, problem.why),
+        object: String::new(),
+        recommendation: Some("keep the state file as it is, and compare it with its last backup".into()),
+        evidence: Vec::new(),
+        escalate: Some(Trigger::SecurityViolation),
+    });
+    Ok(outcome)
 }
 
 /// The trail of the context's project as JSON lines.
@@ -184,17 +205,22 @@ pub async fn verify(ledger: &Ledger, request: VerifyAudit) -> Result<Outcome, Er
 pub async fn export(ctx: &Context, ledger: &Ledger, request: &ExportAudit) -> Result<Outcome, Error> {
     let filter = EventFilter {
         project: Some(ctx.project().to_owned()),
-        after: request.after,
-        limit: request.limit.clamp(1, ENTRIES_MAX),
+        after_seq: request.after,
+        limit: Some(usize::try_from(request.limit.clamp(1, EXPORT_MAX)).unwrap_or(usize::MAX)),
         ..EventFilter::default()
     };
-    let events = ledger.events(filter).await?;
-    let mut text = String::new();
-    for event in &events {
-        text.push_str(&serde_json::to_string(event).expect("events are JSON"));
-        text.push('\n');
-    }
-    Ok(Outcome::new(json!({ "entries": events.len(), "last": events.last().map(|event| event.seq) }), text))
+    let lines = std::sync::Arc::new(std::sync::Mutex::new(String::new()));
+    let sink = std::sync::Arc::clone(&lines);
+    let entries = ledger
+        .export(filter, move |line| {
+            let mut lines = sink.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            lines.push_str(line);
+            lines.push('\n');
+            Ok(())
+        })
+        .await?;
+    let text = std::mem::take(&mut *lines.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+    Ok(Outcome::new(json!({ "entries": entries, "after": request.after }), text))
 }
 
 /// One piece of evidence.

@@ -12,6 +12,9 @@ pub fn this_process() -> String {
 /// its lease decides.
 pub fn is_gone(holder: &str) -> bool {
     let mut parts = holder.split(':');
+    if holder == "gone" {
+        return true; // Given back by a process that could not finish it.
+    }
     let (Some(boot), Some(pid), Some(start)) = (parts.next(), parts.next(), parts.next()) else { return false };
     if boot != boot_id() {
         // The same machine after a restart has another boot id: so has another machine.

@@ -1,0 +1,315 @@
+//! `steward up`: serves HTTP and MCP, runs schedules, goes on with what was interrupted, delivers escalations.
+
+use std::fs::File;
+use std::io::{Read, Seek, Write};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use contract::{Actor, ActorKind, AnswerStatus, Context, Error, ErrorKind};
+use rustix::fs::{FlockOperation, flock};
+use serde_json::Value;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::{Loaded, WebhookConfig};
+use crate::door::{Options, Steward, Surroundings};
+use crate::project::Project;
+use crate::{reconcile, schedule, serve, terminal, tls};
+
+/// How often changes made by other processes are looked for.
+const POLL: Duration = Duration::from_millis(200);
+/// How often due schedules and deliveries are looked for.
+const TICK: Duration = Duration::from_secs(1);
+/// How late a scheduled run may start and still count as in time, in seconds.
+const LATE_S: i64 = 60;
+/// How long requests in flight may take after SIGTERM.
+const DRAIN: Duration = Duration::from_secs(30);
+
+/// The lock of the one daemon of a state; the file holds its pid.
+struct Lock {
+    _file: File,
+}
+
+fn lock_file(state: &Path) -> PathBuf {
+    state.with_extension("daemon")
+}
+
+fn lock(state: &Path) -> Result<Lock, Error> {
+    let path = lock_file(state);
+    let fail = |cause: std::io::Error| {
+        Error::new(ErrorKind::Denied, "cannot write the daemon's lock file").with("file", path.display()).because(cause)
+    };
+    let mut file = File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(fail)?;
+    if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        let mut pid = String::new();
+        file.read_to_string(&mut pid).map_err(fail)?;
+        // Usage, not failure: exit code 2.
+        return Err(Error::new(ErrorKind::Invalid, format!("a daemon runs already, pid {}", pid.trim()))
+            .with("state", state.display())
+            .hint("one daemon serves a state; name all its project files: `steward up -f a/steward.yaml -f b/steward.yaml`"));
+    }
+    file.set_len(0)
+        .and_then(|()| file.rewind())
+        .and_then(|()| write!(file, "{}", std::process::id()))
+        .and_then(|()| file.flush())
+        .map_err(fail)?;
+    Ok(Lock { _file: file })
+}
+
+/// The pid of the daemon that serves this state, if one runs.
+pub fn running(state: &Path) -> Option<String> {
+    let mut file = File::options().read(true).open(lock_file(state)).ok()?;
+    if flock(&file, FlockOperation::NonBlockingLockShared).is_ok() {
+        return None; // Nobody holds it; our shared lock ends with the file.
+    }
+    let mut pid = String::new();
+    file.read_to_string(&mut pid).ok()?;
+    Some(pid.trim().to_owned())
+}
+
+/// Runs until SIGTERM or SIGINT, then lets what is in flight end.
+///
+/// # Errors
+///
+/// `Invalid`: another daemon serves this state (its pid is named), or the address is taken. `Denied`, `Unavailable`.
+pub async fn run(steward: Arc<Steward>, _surroundings: Surroundings) -> Result<(), Error> {
+    let _lock = lock(steward.state())?;
+    let projects = steward.projects();
+    let first = projects.first().ok_or_else(|| Error::new(ErrorKind::Invalid, "no project is open"))?;
+    let http = first.loaded().config.http.clone();
+    let address: SocketAddr =
+        http.listen.parse().map_err(|cause| Error::new(ErrorKind::Invalid, "this is no address").because(cause))?;
+    let tls = http.tls.as_ref().map(|tls| tls::server_config(&first.loaded().dir, tls)).transpose()?;
+    let listener = TcpListener::bind(address).await.map_err(|cause| {
+        Error::new(ErrorKind::Invalid, format!("cannot listen on {address}"))
+            .with("key", "http.listen")
+            .because(cause)
+            .hint("choose a free port, or end the program that has it")
+    })?;
+    let address = listener.local_addr().unwrap_or(address);
+    for project in &projects {
+        let count = reconcile::project(&steward, project).await?;
+        if count > 0 {
+            terminal::note(&format!("{}: {count} interrupted changes were taken up", project.name()));
+        }
+    }
+    let stop = CancellationToken::new();
+    let tracker = TaskTracker::new();
+    let app = crate::http::app(Arc::clone(&steward), address, &http.hosts, stop.clone());
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    terminal::note(&format!("steward listens on {scheme}://{address} (API under /api/v1, MCP under /mcp)"));
+    let server = {
+        let (stop, connections) = (stop.clone(), tracker.clone());
+        tracker.spawn(async move { serve::serve(listener, tls, app, stop, &connections).await })
+    };
+    tracker.spawn(follow_changes(Arc::clone(&steward), stop.clone()));
+    tracker.spawn(tick(Arc::clone(&steward), stop.clone(), tracker.clone()));
+
+    let signaled = wait_for_signal().await;
+    tracing::info!("stopping");
+    stop.cancel();
+    tracker.close();
+    if tokio::time::timeout(DRAIN, tracker.wait()).await.is_err() {
+        tracing::warn!("requests in flight were cut off");
+    }
+    signaled?;
+    match server.await {
+        Ok(result) => result,
+        Err(_) => Ok(()),
+    }
+}
+
+async fn wait_for_signal() -> Result<(), Error> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let fail = |cause: std::io::Error| Error::new(ErrorKind::Other, "cannot wait for signals").because(cause);
+    let mut terminate = signal(SignalKind::terminate()).map_err(fail)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(fail)?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+/// Follows what other processes change: secrets (connections are made anew) and the files of the projects.
+async fn follow_changes(steward: Arc<Steward>, stop: CancellationToken) {
+    let mut secrets = steward.ledger().generation("secrets").await.unwrap_or(0);
+    let mut stamps: Vec<(String, u64)> = Vec::new();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(POLL) => {}
+        }
+        match steward.ledger().generation("secrets").await {
+            Ok(now) if now != secrets => {
+                secrets = now;
+                for project in steward.projects() {
+                    project.reconnect().await;
+                }
+            }
+            Ok(_) => {}
+            Err(error) => tracing::warn!(%error, "cannot read the generation"),
+        }
+        for project in steward.projects() {
+            let stamp = stamp(project.loaded());
+            match stamps.iter_mut().find(|(name, _)| name == project.name()) {
+                None => stamps.push((project.name().to_owned(), stamp)),
+                Some((_, known)) if *known != stamp => {
+                    *known = stamp;
+                    reload(&steward, &project);
+                }
+                Some(_) => {}
+            }
+        }
+    }
+}
+
+/// Changes when the project file or a policy is written, added or removed.
+fn stamp(loaded: &Loaded) -> u64 {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut hasher = DefaultHasher::new();
+    let mut add = |path: &Path| {
+        let modified = std::fs::metadata(path).and_then(|data| data.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
+        (path, modified).hash(&mut hasher);
+    };
+    add(&loaded.file);
+    let policies = loaded.dir.join(crate::project::POLICIES_DIR);
+    add(&policies);
+    let mut files: Vec<PathBuf> =
+        std::fs::read_dir(policies).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+    files.sort();
+    files.iter().for_each(|file| add(file));
+    hasher.finish()
+}
+
+fn reload(steward: &Steward, old: &Project) {
+    let reloaded = crate::config::load(&old.loaded().file).and_then(|loaded| {
+        if loaded.config.project != old.name() || loaded.state_path() != *steward.state() {
+            return Err(Error::new(ErrorKind::Invalid, "`project` and `state` change only with a new start"));
+        }
+        Project::open(loaded, old.secrets())
+    });
+    match reloaded {
+        Ok(project) => {
+            tracing::info!(project = project.name(), "project file read again");
+            steward.replace_project(Arc::new(project));
+        }
+        // The last good configuration stays in force.
+        Err(error) => tracing::error!(error = %error, "the changed project file is not used"),
+    }
+}
+
+/// Starts what is due, delivers what waits.
+async fn tick(steward: Arc<Steward>, stop: CancellationToken, tracker: TaskTracker) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(TICK) => {}
+        }
+        for project in steward.projects() {
+            let ctx = system(&steward, &project).with_cancellation(stop.child_token());
+            if let Err(error) = run_due(&steward, &ctx, &project, &tracker).await {
+                tracing::warn!(error = steward.redact(&error.to_string()), "cannot run the schedules");
+            }
+            if let Err(error) = deliver(&steward, &ctx, &project).await {
+                tracing::warn!(error = steward.redact(&error.to_string()), "cannot deliver escalations");
+            }
+        }
+    }
+}
+
+fn system(steward: &Steward, project: &Project) -> Context {
+    Context::new(project.name(), Actor::system()).with_clock(Arc::clone(steward.clock()))
+}
+
+async fn run_due(
+    steward: &Arc<Steward>,
+    ctx: &Context,
+    project: &Arc<Project>,
+    tracker: &TaskTracker,
+) -> Result<(), Error> {
+    for (name, schedule) in &project.loaded().config.schedules {
+        let rows = steward
+            .ledger()
+            .query("SELECT next_us FROM jobs WHERE project = ? AND name = ?", vec![ctx.project().into(), name.clone().into()])
+            .await?;
+        let known = rows.first().map(|row| row.get_opt_time("next_us")).transpose()?.flatten();
+        let now = ctx.now();
+        let due = match known {
+            Some(due) => due,
+            None => schedule::next_after(schedule, now)?,
+        };
+        let plan = schedule::due(schedule, due, now, LATE_S)?;
+        if known.is_some() && plan.run.is_none() && plan.next == due {
+            continue;
+        }
+        set_next(steward, ctx, name, schedule, plan.next).await?;
+        let Some(due) = plan.run else { continue };
+        // No overlap: while a run holds the lease, further due times are passed over.
+        let lease = format!("schedule:{name}");
+        let Some(lease) = steward.ledger().acquire_lease(ctx, &lease, Duration::from_secs(3_600)).await? else {
+            tracing::warn!(schedule = name, "the last run has not ended; this one is passed over");
+            continue;
+        };
+        let (steward, name, schedule) = (Arc::clone(steward), name.clone(), schedule.clone());
+        let actor = Actor::new(ActorKind::Schedule, &name, []);
+        let run_ctx = ctx.clone().with_actor(actor);
+        tracker.spawn(async move {
+            let arguments = Value::Object(schedule.arguments.clone());
+            let result = steward.submit_with(&run_ctx, &schedule.request, arguments, Options::default()).await;
+            let (status, error) = match &result {
+                Ok(answer) if answer.status == AnswerStatus::Done => ("done", None),
+                Ok(answer) => match answer.status {
+                    AnswerStatus::Waiting => ("waiting", None),
+                    _ => ("forbidden", None),
+                },
+                Err(error) => ("failed", Some(steward.redact(&error.to_string()))),
+            };
+            let record = ledger::Write::new().exec(
+                "UPDATE jobs SET last_us = ?, last_status = ?, last_error = ? WHERE project = ? AND name = ?",
+                vec![
+                    due.as_microsecond().into(),
+                    status.into(),
+                    error.into(),
+                    run_ctx.project().into(),
+                    name.clone().into(),
+                ],
+            );
+            let ctx = Context::new(run_ctx.project(), Actor::system());
+            if let Err(error) = steward.ledger().write(&ctx, record).await {
+                tracing::error!(%error, schedule = name, "cannot record the run");
+            }
+            if let Err(error) = steward.ledger().release_lease(&ctx, &lease).await {
+                tracing::error!(%error, schedule = name, "cannot release the lease");
+            }
+        });
+    }
+    Ok(())
+}
+
+async fn set_next(
+    steward: &Steward,
+    ctx: &Context,
+    name: &str,
+    schedule: &crate::config::ScheduleConfig,
+    next: jiff::Timestamp,
+) -> Result<(), Error> {
+    let arguments = Value::Object(schedule.arguments.clone()).to_string();
+    let write = ledger::Write::new().exec(
+        "INSERT INTO jobs (project, name, request, arguments, next_us) VALUES (?, ?, ?, ?, ?) \
+         ON CONFLICT (project, name) DO UPDATE SET request = excluded.request, arguments = excluded.arguments, \
+         next_us = excluded.next_us",
+        vec![
+            ctx.project().into(),
+            name.into(),
+            schedule.request.clone().into(),
+            arguments.into(),
+            next.as_microsecond().into(),
+        ],
+    );
+    steward.ledger().write(ctx, write).await.map(|_| ())
+}
+
