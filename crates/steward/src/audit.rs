@@ -157,8 +157,8 @@ pub async fn list(ctx: &Context, ledger: &Ledger, request: &ListAudit) -> Result
 /// # Errors
 ///
 /// `Invalid`: the head that was given cannot be read. `Corrupt`: the first bad entry and why.
-pub async fn verify(ledger: &Ledger, request: VerifyAudit) -> Result<Outcome, Error> {
-    let verified = match request.head {
+pub async fn verify(ledger: &Ledger, head: Option<Value>) -> Result<Outcome, Error> {
+    let verified = match head {
         None => ledger.verify().await?,
         Some(head) => {
             let head: Head = serde_json::from_value(head).map_err(|cause| {

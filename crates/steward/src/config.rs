@@ -308,8 +308,9 @@ pub fn parse(text: &str) -> Result<Config, Error> {
         // Only the parser's own sentence: a snippet could show a password.
         let message = error.to_string();
         let message = message.split_once(": ").map_or(message.as_str(), |(_, rest)| rest);
-        let message = message.lines().next().unwrap_or_default().to_owned();
-        let mut out = Error::new(ErrorKind::Invalid, redact_url_password(&message));
+        let message = message.lines().next().unwrap_or_default();
+        let message = message.split_once(" at line ").map_or(message, |(what, _)| what);
+        let mut out = Error::new(ErrorKind::Invalid, redact_url_password(message));
         if let Some(location) = error.location() {
             let line = usize::try_from(location.line()).unwrap_or(0);
             out = out.with("line", line);
@@ -491,7 +492,7 @@ mod tests {
         let cases: [(&str, &str, &str, &str); 9] = [
             ("project: shop\nstoress: {}\n", "unknown field `storess`", "2", "storess"),
             ("project: shop\nstores:\n  a:\n    kind: sqlite\n    pth: x\n", "unknown field `pth`", "5", "stores.a.pth"),
-            ("project: shop\nstores:\n  a:\n    path: x\n", "the first key of a store must be `kind`", "3", "stores.a"),
+            ("project: shop\nstores:\n  a:\n    path: x\n", "the first key of a store must be `kind`", "4", "stores.a.path"),
             ("project: shop\nstores:\n  a:\n    kind: oracle\n", "unknown variant `oracle`", "", ""),
             ("project: Shop!\n", "this is no project name", "1", "project"),
             ("project: shop\nhttp:\n  listen: here\n", "this is no address and port", "3", "http.listen"),

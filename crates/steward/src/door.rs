@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use async_trait::async_trait;
 use authority::{Decision, Facts, Question};
 use contract::{
     Actor, Answer, AnswerStatus, Clock, Context, Decided, Door, Effect, Error, ErrorKind, Outcome, Permit, Plan,
-    PlanDigest, RequestSpec, Role, SecretSource, Severity, SystemClock, Trigger,
+    PlanDigest, RequestSpec, SecretSource, Severity, SystemClock, Trigger,
 };
 use ledger::{Ledger, NewEvent, Write};
 use secrecy::SecretString;
@@ -21,9 +21,6 @@ use crate::mcp::Caller;
 use crate::project::Project;
 use crate::request::{self, Request};
 use crate::{dispatch, holder};
-
-/// How long a permit for a change is good for; a change that runs longer has begun in time.
-const PERMIT_VALID: Duration = Duration::from_secs(60);
 
 /// What a way in adds to a request beside its arguments.
 #[derive(Default, Clone)]
@@ -85,7 +82,7 @@ impl Steward {
             MasterKey::load(&source)?
         };
         let keys = ledger::Keys { seal: master.derive("ledger/seal"), sign: master.derive("ledger/sign") };
-        let options = ledger::Options { clock: Arc::clone(&clock), ..ledger::Options::beside(&state) };
+        let options = ledger::Options { clock: Arc::clone(&clock), ..ledger::Options::new(head_file(&state)) };
         let ledger = Ledger::open(&state, keys, options).await?;
         let vault = Arc::new(Vault::new(ledger.clone(), &master));
         let redactor = vault.redactor().clone();
@@ -270,7 +267,7 @@ impl Steward {
         let body = json!({ "request": request.name(), "arguments": request.arguments(), "decision": "permitted" });
         let subject = request.subject(ctx.project());
         self.ledger.append_later(ctx, NewEvent::new(format!("{}.answered", request.name()), subject, body));
-        self.finish(ctx, request, outcome, AnswerStatus::Done, decided(&decision), None).await
+        self.finish(ctx, request, outcome, AnswerStatus::Done, decision.decided(), None).await
     }
 
     /// A request that changes something: plan, decide, intent, do, outcome.
@@ -289,7 +286,7 @@ impl Steward {
         if plan.steps.is_empty() && planned.nothing_to_do {
             let decision = project.authority().decide(ctx, &question, &[]);
             let outcome = Outcome { findings: planned.findings, evidence: planned.evidence, ..Outcome::new(json!({ "steps": [] }), "there is nothing to do\n") };
-            return self.finish(ctx, request, outcome, AnswerStatus::Done, decided(&decision), Some(digest)).await;
+            return self.finish(ctx, request, outcome, AnswerStatus::Done, decision.decided(), Some(digest)).await;
         }
         let granted = authority::find_granted(ctx, &self.ledger, &digest).await?;
         let decision = project.authority().decide(ctx, &question, &granted);
@@ -300,7 +297,7 @@ impl Steward {
                 findings: planned.findings,
                 evidence: planned.evidence,
             };
-            return self.finish(ctx, request, outcome, AnswerStatus::Planned, decided(&decision), Some(digest)).await;
+            return self.finish(ctx, request, outcome, AnswerStatus::Planned, decision.decided(), Some(digest)).await;
         }
         if !matches!(decision, Decision::Permitted { .. }) {
             self.ledger.add_evidence(ctx, request.name(), &planned.evidence).await?;
@@ -308,8 +305,8 @@ impl Steward {
         }
         // The approval that the permit rests on, if the matrix permits only because of it.
         let needs_approval = !matches!(project.authority().decide(ctx, &question, &[]), Decision::Permitted { .. });
-        let approved = if needs_approval { granted.first() } else { None };
-        let permit = project.authority().permit(ctx, &self.ledger, &question, &plan, approved, PERMIT_VALID).await?;
+        let approved = if needs_approval { &granted[..] } else { &[] };
+        let permit = project.authority().permit(ctx, &question, &plan, approved)?;
         let intent = self.begin(ctx, request, &plan, &permit).await?;
         let done = dispatch::perform(self, ctx, project, request, &permit, &plan, options).await;
         let mut outcome = self.conclude(ctx, request.name(), &plan, &intent, done).await?;
@@ -317,7 +314,7 @@ impl Steward {
         outcome.evidence.splice(0..0, planned.evidence);
         self.ledger.add_evidence(ctx, request.name(), &outcome.evidence).await?;
         let mut answer =
-            self.finish(ctx, request, outcome, AnswerStatus::Done, decided(&decision), Some(digest)).await?;
+            self.finish(ctx, request, outcome, AnswerStatus::Done, decision.decided(), Some(digest)).await?;
         answer.approval = permit.approval().map(str::to_owned);
         Ok(answer)
     }
@@ -420,7 +417,7 @@ impl Steward {
         decision: &Decision,
     ) -> Result<Answer, Error> {
         let digest = plan.digest();
-        let short = decided(decision);
+        let short = decision.decided();
         let mut answer = Answer {
             request: request.name().to_owned(),
             status: AnswerStatus::Forbidden,
@@ -625,32 +622,9 @@ pub fn bare_plan(ctx: &Context, request: &Request, summary: &str) -> Plan {
     }
 }
 
-/// The decision in short.
-pub fn decided(decision: &Decision) -> Decided {
-    let names = |roles: &[Role]| roles.iter().map(|role| role.as_str().to_owned()).collect();
-    match decision {
-        Decision::Permitted { policies } => {
-            Decided { decision: "permitted".into(), policies: policies.clone(), ..Decided::default() }
-        }
-        Decision::NeedsApproval { roles, policies, reason } => Decided {
-            decision: "approval".into(),
-            policies: policies.clone(),
-            approvers: names(roles),
-            reason: reason.clone(),
-        },
-        Decision::Escalate { to, policies, reason } => Decided {
-            decision: "escalate".into(),
-            policies: policies.clone(),
-            approvers: names(std::slice::from_ref(to)),
-            reason: reason.clone(),
-        },
-        Decision::Forbidden { policies, reason } => Decided {
-            decision: "forbidden".into(),
-            policies: policies.clone(),
-            approvers: Vec::new(),
-            reason: reason.clone(),
-        },
-    }
+/// Where the audit trail's signed head lies.
+pub fn head_file(state: &Path) -> PathBuf {
+    state.with_file_name("audit.head")
 }
 
 fn key_source(loaded: &Loaded, dir: &Path, surroundings: &Surroundings) -> Result<KeySource, Error> {

@@ -1,0 +1,211 @@
+//! From each request to the room that serves it: one arm for a read, one arm each to plan and to do for a change.
+
+use std::sync::Arc;
+
+use authority::Decision;
+use contract::{Context, Error, ErrorKind, Evidence, Finding, Outcome, Permit, Plan, PlanStep, StepMode};
+use serde_json::json;
+
+use crate::door::{Options, Steward};
+use crate::project::Project;
+use crate::request::Request;
+use crate::{audit, files, reference, status};
+
+/// A change that has been thought through, with what was found out on the way.
+pub struct Planned {
+    /// The plan.
+    pub plan: Plan,
+    /// Risks and notes.
+    pub findings: Vec<Finding>,
+    /// What they rest on.
+    pub evidence: Vec<Evidence>,
+    /// The state is already as asked for.
+    pub nothing_to_do: bool,
+}
+
+impl From<Plan> for Planned {
+    fn from(plan: Plan) -> Self {
+        Self { plan, findings: Vec::new(), evidence: Vec::new(), nothing_to_do: false }
+    }
+}
+
+/// Answers a request that only looks.
+///
+/// # Errors
+///
+/// As the room's.
+pub async fn read(
+    steward: &Steward,
+    ctx: &Context,
+    project: &Arc<Project>,
+    request: &Request,
+    _options: &Options,
+) -> Result<Outcome, Error> {
+    let ledger = steward.ledger();
+    let directory = &**project;
+    match request {
+        Request::StoreList(request) => stores::list(ctx, directory, request).await,
+        Request::StoreCheck(request) => stores::check(ctx, directory, request).await,
+        Request::StoreInspect(request) => stores::inspect(ctx, directory, request).await,
+        Request::StoreQuery(request) => stores::query(ctx, directory, request).await,
+        Request::StoreDiff(request) => stores::diff(ctx, directory, request).await,
+        Request::StoreMeasure(request) => stores::measure(ctx, directory, request).await,
+        Request::StoreConsistency(request) => stores::consistency(ctx, directory, request).await,
+        Request::SecretList(request) => steward.vault().list(ctx, request).await,
+        Request::AuditList(request) => audit::list(ctx, ledger, request).await,
+        Request::AuditVerify(request) => audit::verify(ledger, request.head.clone()).await,
+        Request::AuditExport(request) => audit::export(ctx, ledger, request).await,
+        Request::EvidenceShow(request) => audit::show_evidence(ctx, ledger, request).await,
+        Request::StatusShow(request) => status::show(ctx, steward, project, request).await,
+        Request::ScheduleList(_) => status::schedules(ctx, steward, project).await,
+        Request::DocsReference(_) => Ok(reference::show(steward.specs())),
+        _ => Err(wrong_way(request)),
+    }
+}
+
+/// Thinks a change through; nothing is changed.
+///
+/// # Errors
+///
+/// As the room's.
+pub async fn plan(
+    steward: &Steward,
+    ctx: &Context,
+    project: &Arc<Project>,
+    request: &Request,
+) -> Result<Planned, Error> {
+    let vault = steward.vault();
+    Ok(match request {
+        Request::SecretPut(request) => vault.plan_put(ctx, request).await?.into(),
+        Request::SecretRotate(request) => vault.plan_rotate(ctx, request).await?.into(),
+        Request::SecretRemove(request) => vault.plan_remove(ctx, request).await?.into(),
+        Request::FileWrite(file) => {
+            let before = files::fingerprint(&project.loaded().dir, &file.path)?;
+            let exists = before != "absent";
+            let summary = format!("{} {}", if exists { "replace" } else { "write" }, file.path);
+            let mut plan = own_plan(ctx, request, &summary, before);
+            plan.steps[0].reversible = !exists;
+            plan.into()
+        }
+        Request::AuditErase(erase) => {
+            let summary = format!("erase the body of entry {}: {}", erase.seq, erase.reason);
+            let mut plan = own_plan(ctx, request, &summary, format!("entry {}", erase.seq));
+            plan.steps[0].destructive = true;
+            plan.steps[0].reversible = false;
+            plan.into()
+        }
+        _ => return Err(wrong_way(request)),
+    })
+}
+
+/// Does what was permitted.
+///
+/// # Errors
+///
+/// As the room's.
+pub async fn perform(
+    steward: &Steward,
+    ctx: &Context,
+    project: &Arc<Project>,
+    request: &Request,
+    permit: &Permit,
+    plan: &Plan,
+    options: &Options,
+) -> Result<Outcome, Error> {
+    permit.covers(ctx, plan)?;
+    match request {
+        Request::SecretPut(_) | Request::SecretRotate(_) | Request::SecretRemove(_) => {
+            steward.vault().execute(ctx, permit, plan, options.secret.clone()).await
+        }
+        Request::FileWrite(request) => files::write(&project.loaded().dir, request),
+        Request::AuditErase(request) => {
+            steward.ledger().erase_body(ctx, request.seq, &request.reason).await?;
+            Ok(Outcome::new(json!({ "seq": request.seq }), format!("the body of entry {} is erased\n", request.seq)))
+        }
+        _ => Err(wrong_way(request)),
+    }
+}
+
+/// How an interrupted change ended.
+pub struct Resumed {
+    /// `resumed` or `undone`.
+    pub word: &'static str,
+    /// What happened, for people.
+    pub text: String,
+}
+
+/// Goes on with an interrupted change.
+///
+/// # Errors
+///
+/// As the room's; the change stays open.
+pub async fn resume(
+    steward: &Steward,
+    ctx: &Context,
+    project: &Arc<Project>,
+    request: &str,
+    plan: &Plan,
+    approval: Option<&str>,
+) -> Result<Resumed, Error> {
+    let _ = (steward, ctx, project, request, plan, approval);
+    Ok(Resumed { word: "undone", text: "the change is one write of Steward's own state: it happened as a whole or not at all".into() })
+}
+
+/// A plan of one step that changes Steward's own state or a file, not a store.
+fn own_plan(ctx: &Context, request: &Request, summary: &str, pre_state: String) -> Plan {
+    let mut plan = crate::door::bare_plan(ctx, request, summary);
+    plan.pre_state = pre_state;
+    plan.steps.push(PlanStep {
+        id: request.name().to_owned(),
+        title: summary.to_owned(),
+        mode: StepMode::Transaction,
+        statements: Vec::new(),
+        is_done: None,
+        clean_up: Vec::new(),
+        undo: Vec::new(),
+        destructive: false,
+        reversible: true,
+        lock: None,
+    });
+    plan
+}
+
+/// A plan for people: what, in which steps, with what decision.
+pub fn plan_text(plan: &Plan, decision: &Decision) -> String {
+    use std::fmt::Write;
+    let mut text = format!("plan {} on {}\n{}\n", plan.digest().short(), plan.target, plan.summary);
+    for (number, step) in plan.steps.iter().enumerate() {
+        let mut notes = Vec::new();
+        if step.destructive {
+            notes.push("DESTRUCTIVE");
+        }
+        if !step.reversible {
+            notes.push("cannot be taken back");
+        }
+        if step.mode == StepMode::Autocommit {
+            notes.push("outside a transaction");
+        }
+        if let Some(lock) = &step.lock {
+            notes.push(lock);
+        }
+        let notes = if notes.is_empty() { String::new() } else { format!(" [{}]", notes.join("; ")) };
+        writeln!(text, "  {}. {}{notes}", number + 1, step.title).expect("writing to a string does not fail");
+        for statement in &step.statements {
+            for line in statement.sql.trim().lines() {
+                writeln!(text, "       {line}").expect("writing to a string does not fail");
+            }
+        }
+    }
+    if plan.predicted.as_object().is_some_and(|predicted| !predicted.is_empty()) {
+        writeln!(text, "expected: {}", plan.predicted).expect("writing to a string does not fail");
+    }
+    let decided = decision.decided();
+    let who = if decided.approvers.is_empty() { String::new() } else { format!(" by {}", decided.approvers.join(" or ")) };
+    let why = if decided.reason.is_empty() { String::new() } else { format!(": {}", decided.reason) };
+    writeln!(text, "decision: {}{who}{why}", decided.decision).expect("writing to a string does not fail");
+    text
+}
+
+fn wrong_way(request: &Request) -> Error {
+    Error::new(ErrorKind::Other, format!("`{}` has no arm in the dispatch", request.name()))
+}
