@@ -1,0 +1,94 @@
+//! What the door adds to a change beyond the two durable writes that it must make, and how fast reads are that make none.
+//!
+//! `cargo run --release -p benches --bin door [ROUNDS]`
+
+use std::io::Write as _;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use contract::{Actor, Context, Error, ErrorKind};
+use ledger::{Ledger, NewEvent, Write};
+use serde_json::json;
+use steward::{Options, Steward, Surroundings};
+
+const ROUNDS: usize = 1_000;
+/// The promise, at the 99th percentile.
+const OVERHEAD_MS_MAX: f64 = 0.5;
+
+fn main() -> Result<(), Error> {
+    let rounds = std::env::args().nth(1).and_then(|text| text.parse().ok()).unwrap_or(ROUNDS);
+    let runtime = tokio::runtime::Runtime::new().map_err(other)?;
+    runtime.block_on(run(rounds))
+}
+
+async fn run(rounds: usize) -> Result<(), Error> {
+    let dir = tempfile::tempdir().map_err(other)?;
+    std::fs::write(dir.path().join("steward.yaml"), "project: bench\n").map_err(other)?;
+    let steward = Steward::open(vec![steward::load(&dir.path().join("steward.yaml"))?], &Surroundings::default()).await?;
+    let ctx = Context::new("bench", Actor::local());
+    let content = "select 1;\n";
+
+    let (mut door, mut writes, mut files, mut overheads, mut reads) = (vec![], vec![], vec![], vec![], vec![]);
+    for round in 0..rounds {
+        // The same work three ways, in turn, so that a busy disk hits all of them.
+        let path = format!("migrations/bench/{round:06}_x.sql");
+        let arguments = json!({ "path": path, "content": content });
+        let whole = time(steward.submit_with(&ctx, "file.write", arguments, Options::default())).await?;
+        let two = time(two_writes(&ctx, steward.ledger(), round)).await?;
+        let file = time(async { durable_file(&dir.path().join(format!("migrations/bench/{round:06}_y.sql")), content) }).await?;
+        let read = time(steward.submit_with(&ctx, "policy.check", json!({ "action": "store.read" }), Options::default())).await?;
+        door.push(whole);
+        writes.push(two);
+        files.push(file);
+        overheads.push(whole.saturating_sub(two + file));
+        reads.push(read);
+    }
+    let mut out = std::io::stdout();
+    writeln!(out, "{rounds} rounds; milliseconds at the 50th and 99th percentile").map_err(other)?;
+    for (name, times) in [
+        ("change through the door (file.write)", &mut door),
+        ("  the two durable writes alone", &mut writes),
+        ("  the durable file alone", &mut files),
+        ("  overhead of the door, paired", &mut overheads),
+        ("read through the door (policy.check)", &mut reads),
+    ] {
+        writeln!(out, "{name:<42} {:>8.3} {:>8.3}", percentile(times, 50), percentile(times, 99)).map_err(other)?;
+    }
+    let ratio = percentile(&mut door, 50) / (percentile(&mut writes, 50) + percentile(&mut files, 50));
+    let p99 = percentile(&mut overheads, 99);
+    writeln!(out, "door / (writes + file), median: {ratio:.2}; overhead p99 {p99:.3} ms, promise {OVERHEAD_MS_MAX} ms").map_err(other)?;
+    steward.close().await
+}
+
+/// What every change writes at least: an intent and an outcome, each durable before the next step.
+async fn two_writes(ctx: &Context, ledger: &Ledger, round: usize) -> Result<(), Error> {
+    for kind in ["bench.intent", "bench.outcome"] {
+        let body = json!({ "round": round, "summary": "write migrations/bench/000000_x.sql", "steps": 1 });
+        ledger.write(ctx, Write::new().event(NewEvent::new(kind, "path:migrations/bench", body))).await?;
+    }
+    Ok(())
+}
+
+fn durable_file(path: &Path, content: &str) -> Result<(), Error> {
+    let new = path.with_extension("new");
+    let mut file = std::fs::File::create(&new).map_err(other)?;
+    file.write_all(content.as_bytes()).and_then(|()| file.sync_all()).map_err(other)?;
+    std::fs::rename(new, path).map_err(other)
+}
+
+async fn time<T>(work: impl Future<Output = Result<T, Error>>) -> Result<Duration, Error> {
+    let started = Instant::now();
+    work.await?;
+    Ok(started.elapsed())
+}
+
+/// By nearest rank, in milliseconds.
+fn percentile(times: &mut [Duration], percent: usize) -> f64 {
+    times.sort_unstable();
+    let rank = (times.len() * percent).div_ceil(100).max(1);
+    times.get(rank - 1).map_or(0.0, Duration::as_secs_f64) * 1e3
+}
+
+fn other(cause: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::new(ErrorKind::Other, "the benchmark failed").because(cause)
+}
