@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use aws_lc_rs::signature::Ed25519KeyPair;
-use contract::{ActorKind, Context, Effect, Error, ErrorKind, Outcome, Request, Role};
+use contract::{Actor, ActorKind, Context, Effect, Error, ErrorKind, Outcome, Request, Role};
 use jiff::Timestamp;
 use ledger::{EventFilter, Ledger, NewEvent, Row, Write};
 use schemars::JsonSchema;
@@ -235,6 +235,17 @@ impl People {
             json!({"name": person.name, "removed": true, "vouched_by": vouched_by}),
             format!("removed {}", person.name),
         ))
+    }
+
+    /// The person as an actor, proven by their passphrase.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound`. `Denied`: wrong passphrase. `Forbidden`: an agent asks, or the table says other than the chain.
+    pub async fn prove(&self, ctx: &Context, name: &str, passphrase: SecretString) -> Result<Actor, Error> {
+        people_only(ctx, "speaks for a person")?;
+        let (person, _) = self.unlock(ctx, name, passphrase).await?;
+        Ok(Actor::new(ActorKind::Person, person.name, person.roles))
     }
 
     /// Whether someone must vouch for the next person: there is one who can.

@@ -279,7 +279,7 @@ async fn submit(
     }
     if let Some(person) = matches.get_one::<String>("as") {
         let passphrase = terminal::secret(&format!("passphrase of {person}"))?;
-        let actor = authority::prove_person(&ctx, steward.ledger(), person, &passphrase).await?;
+        let actor = steward.people().prove(&ctx, person, passphrase).await?;
         ctx = ctx.with_actor(actor);
     }
     let cancellation = ctx.cancellation().clone();
@@ -308,9 +308,9 @@ async fn ask_and_submit(
 ) -> Result<(Answer, bool), Error> {
     let changes = spec.effect == Effect::Change;
     let dry_run = changes && sub.get_flag("dry_run");
-    let mut options = Options { dry_run, secret: None, terminal: terminal::can_ask() };
+    let mut options = Options { dry_run, terminal: terminal::can_ask(), ..Options::default() };
     if !dry_run {
-        options.secret = secret_for(spec.name, &arguments)?;
+        (options.secret, options.voucher) = secrets_for(steward, ctx, spec.name, &arguments).await?;
     }
     let mut asked = false;
     let by_secret = options.secret.is_some();
@@ -330,17 +330,41 @@ async fn ask_and_submit(
     Ok((answer, asked))
 }
 
-/// The secret or passphrase that goes with a request, typed or piped in.
-fn secret_for(name: &str, arguments: &Value) -> Result<Option<SecretString>, Error> {
-    let field = |field: &str| arguments.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
+/// The secret or passphrase that goes with a request, and that of whoever vouches, typed or piped in.
+async fn secrets_for(
+    steward: &Steward,
+    ctx: &Context,
+    name: &str,
+    arguments: &Value,
+) -> Result<(Option<SecretString>, Option<SecretString>), Error> {
+    let field = |field: &str| arguments.get(field).and_then(Value::as_str);
+    let ask = |person: &str| terminal::secret(&format!("passphrase of {person}")).map(Some);
     Ok(match name {
-        "secret.put" | "secret.rotate" => Some(terminal::secret(&format!("value of {}", field("name")))?),
-        "person.add" => Some(terminal::new_passphrase(&format!("new passphrase of {}", field("name")))?),
-        "approval.grant" | "approval.deny" => {
-            let person = arguments.get("person").and_then(Value::as_str);
-            Some(terminal::secret(&person.map_or("your passphrase".into(), |person| format!("passphrase of {person}")))?)
+        "secret.put" | "secret.rotate" => {
+            (Some(terminal::secret(&format!("value of {}", field("name").unwrap_or_default()))?), None)
         }
-        _ => None,
+        "person.add" => {
+            let voucher = match field("vouched_by") {
+                Some(voucher) => ask(voucher)?,
+                None if steward.people().needs_voucher(ctx).await? => {
+                    return Err(Error::new(ErrorKind::Invalid, "someone must vouch for a further person")
+                        .with("flag", "--vouched-by")
+                        .hint("name a person with the role `pm` or `security`; `steward person list` shows them"));
+                }
+                None => None,
+            };
+            let prompt = format!("new passphrase of {}", field("name").unwrap_or_default());
+            (Some(terminal::new_passphrase(&prompt)?), voucher)
+        }
+        "person.remove" => (ask(field("vouched_by").unwrap_or_default())?, None),
+        "approval.grant" | "approval.deny" => {
+            let person = match (field("person"), name) {
+                (Some(person), _) => person.to_owned(),
+                (None, _) => steward.approvals().approver(ctx, field("id").unwrap_or_default(), None).await?,
+            };
+            (ask(&person)?, None)
+        }
+        _ => (None, None),
     })
 }
 

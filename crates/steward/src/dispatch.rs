@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use authority::Decision;
+use authority::{Decision, Terminal};
 use contract::{Context, Error, ErrorKind, Evidence, Finding, Outcome, Permit, Plan, PlanStep, StepMode};
 use serde_json::json;
 
@@ -51,6 +51,10 @@ pub async fn read(
         Request::StoreDiff(request) => stores::diff(ctx, directory, request).await,
         Request::StoreMeasure(request) => stores::measure(ctx, directory, request).await,
         Request::StoreConsistency(request) => stores::consistency(ctx, directory, request).await,
+        Request::ApprovalList(request) => steward.approvals().list(ctx, request).await,
+        Request::ApprovalShow(request) => steward.approvals().show(ctx, request).await,
+        Request::PersonList(request) => steward.people().list(ctx, request).await,
+        Request::TokenList(request) => steward.tokens().list(ctx, request).await,
         Request::SecretList(request) => steward.vault().list(ctx, request).await,
         Request::AuditList(request) => audit::list(ctx, ledger, request).await,
         Request::AuditVerify(request) => audit::verify(ledger, request.head.clone()).await,
@@ -87,6 +91,18 @@ pub async fn plan(
             plan.steps[0].reversible = !exists;
             plan.into()
         }
+        Request::ApprovalGrant(grant) => {
+            let approval = steward.approvals().get(ctx, &grant.id).await?;
+            own_plan(ctx, request, &format!("approve plan {}: {}", approval.plan.short(), approval.summary), format!("{:?}", approval.state)).into()
+        }
+        Request::ApprovalDeny(deny) => {
+            let approval = steward.approvals().get(ctx, &deny.id).await?;
+            own_plan(ctx, request, &format!("deny plan {}: {}", approval.plan.short(), approval.summary), format!("{:?}", approval.state)).into()
+        }
+        Request::PersonAdd(person) => own_plan(ctx, request, &format!("give {} a key", person.name), ctx.now().to_string()).into(),
+        Request::PersonRemove(person) => own_plan(ctx, request, &format!("take the key of {} away", person.name), ctx.now().to_string()).into(),
+        Request::TokenCreate(token) => own_plan(ctx, request, &format!("make a token for {}", token.name), ctx.now().to_string()).into(),
+        Request::TokenRevoke(token) => own_plan(ctx, request, &format!("revoke the token {}", token.id), String::new()).into(),
         Request::AuditErase(erase) => {
             let summary = format!("erase the body of entry {}: {}", erase.seq, erase.reason);
             let mut plan = own_plan(ctx, request, &summary, format!("entry {}", erase.seq));
@@ -117,6 +133,24 @@ pub async fn perform(
         Request::SecretPut(_) | Request::SecretRotate(_) | Request::SecretRemove(_) => {
             steward.vault().execute(ctx, permit, plan, options.secret.clone()).await
         }
+        Request::ApprovalGrant(request) => {
+            steward.approvals().grant(ctx, request, secret(options)?, terminal(options)).await
+        }
+        Request::ApprovalDeny(request) => {
+            steward.approvals().deny(ctx, request, secret(options)?, terminal(options)).await
+        }
+        Request::PersonAdd(request) => {
+            steward.people().add(ctx, request, secret(options)?, options.voucher.clone()).await
+        }
+        Request::PersonRemove(request) => steward.people().remove(ctx, request, secret(options)?).await,
+        Request::TokenCreate(request) => {
+            let (mut outcome, token) = steward.tokens().create(ctx, request).await?;
+            // The one place where a secret leaves: it was made for whoever asked, and is shown once.
+            let shown = format!("{}\n\n{}\n", outcome.text.trim_end(), secrecy::ExposeSecret::expose_secret(&token));
+            outcome.text = shown;
+            Ok(outcome)
+        }
+        Request::TokenRevoke(request) => steward.tokens().revoke(ctx, request).await,
         Request::FileWrite(request) => files::write(&project.loaded().dir, request),
         Request::AuditErase(request) => {
             steward.ledger().erase_body(ctx, request.seq, &request.reason).await?;
@@ -124,6 +158,16 @@ pub async fn perform(
         }
         _ => Err(wrong_way(request)),
     }
+}
+
+fn secret(options: &Options) -> Result<secrecy::SecretString, Error> {
+    options.secret.clone().ok_or_else(|| {
+        Error::new(ErrorKind::Forbidden, "this needs a person at a terminal").hint("run the command in a terminal")
+    })
+}
+
+fn terminal(options: &Options) -> Terminal {
+    if options.terminal { Terminal::Yes } else { Terminal::No }
 }
 
 /// How an interrupted change ended.
@@ -145,9 +189,9 @@ pub async fn resume(
     project: &Arc<Project>,
     request: &str,
     plan: &Plan,
-    approval: Option<&str>,
+    intent: &str,
 ) -> Result<Resumed, Error> {
-    let _ = (steward, ctx, project, request, plan, approval);
+    let _ = (steward, ctx, project, request, plan, intent);
     Ok(Resumed { word: "undone", text: "the change is one write of Steward's own state: it happened as a whole or not at all".into() })
 }
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Instant;
 
 use async_trait::async_trait;
-use authority::{Decision, Facts, Question};
+use authority::{Approvals, Approved, Decision, Facts, People, Question, Tokens, WRONG_PASSPHRASES_MAX};
 use contract::{
     Actor, Answer, AnswerStatus, Clock, Context, Decided, Door, Effect, Error, ErrorKind, Outcome, Permit, Plan,
     PlanDigest, RequestSpec, SecretSource, Severity, SystemClock, Trigger,
@@ -29,6 +29,8 @@ pub struct Options {
     pub dry_run: bool,
     /// A secret value or passphrase, which is never part of the arguments.
     pub secret: Option<SecretString>,
+    /// The passphrase of the person who vouches, where one is needed.
+    pub voucher: Option<SecretString>,
     /// A person sits at a terminal and typed the secret there.
     pub terminal: bool,
 }
@@ -123,6 +125,21 @@ impl Steward {
         &self.ledger
     }
 
+    /// What waits for people.
+    pub fn approvals(&self) -> Approvals {
+        Approvals::new(self.ledger.clone())
+    }
+
+    /// Who holds keys.
+    pub fn people(&self) -> People {
+        People::new(self.ledger.clone())
+    }
+
+    /// The bearer tokens.
+    pub fn tokens(&self) -> Tokens {
+        Tokens::new(self.ledger.clone())
+    }
+
     /// The secrets.
     pub fn vault(&self) -> &Arc<Vault> {
         &self.vault
@@ -183,7 +200,7 @@ impl Steward {
         };
         let Some(token) = token else { return Err(refuse()) };
         let now = self.clock.now();
-        if let Some((project, actor)) = authority::check_token(&self.ledger, &token, now).await?
+        if let Some((project, actor)) = self.tokens().check(now, &token).await?
             && self.project(&project).is_ok()
         {
             return Ok(Caller { project, actor });
@@ -260,7 +277,7 @@ impl Steward {
         let decision = project.authority().decide(ctx, &question, &[]);
         if !matches!(decision, Decision::Permitted { .. }) {
             let plan = bare_plan(ctx, request, "a read that needs approval");
-            return self.refused(ctx, project, request, &plan, &question, &decision).await;
+            return self.refused(ctx, request, &plan, &question, &decision).await;
         }
         let outcome = dispatch::read(self, ctx, project, request, options).await?;
         self.ledger.add_evidence(ctx, request.name(), &outcome.evidence).await?;
@@ -288,7 +305,8 @@ impl Steward {
             let outcome = Outcome { findings: planned.findings, evidence: planned.evidence, ..Outcome::new(json!({ "steps": [] }), "there is nothing to do\n") };
             return self.finish(ctx, request, outcome, AnswerStatus::Done, decision.decided(), Some(digest)).await;
         }
-        let granted = authority::find_granted(ctx, &self.ledger, &digest).await?;
+        let approvals = self.approvals();
+        let granted = approvals.find_granted(ctx, &digest).await?;
         let decision = project.authority().decide(ctx, &question, &granted);
         if options.dry_run {
             let outcome = Outcome {
@@ -301,13 +319,13 @@ impl Steward {
         }
         if !matches!(decision, Decision::Permitted { .. }) {
             self.ledger.add_evidence(ctx, request.name(), &planned.evidence).await?;
-            return self.refused(ctx, project, request, &plan, &question, &decision).await;
+            return self.refused(ctx, request, &plan, &question, &decision).await;
         }
         // The approval that the permit rests on, if the matrix permits only because of it.
         let needs_approval = !matches!(project.authority().decide(ctx, &question, &[]), Decision::Permitted { .. });
         let approved = if needs_approval { &granted[..] } else { &[] };
         let permit = project.authority().permit(ctx, &question, &plan, approved)?;
-        let intent = self.begin(ctx, request, &plan, &permit).await?;
+        let intent = self.begin(ctx, request, &plan, &permit, approved).await?;
         let done = dispatch::perform(self, ctx, project, request, &permit, &plan, options).await;
         let mut outcome = self.conclude(ctx, request.name(), &plan, &intent, done).await?;
         outcome.findings.splice(0..0, planned.findings);
@@ -324,7 +342,14 @@ impl Steward {
     /// # Errors
     ///
     /// `Conflict`: the approval was used meanwhile; nothing was written.
-    pub async fn begin(&self, ctx: &Context, request: &Request, plan: &Plan, permit: &Permit) -> Result<String, Error> {
+    pub async fn begin(
+        &self,
+        ctx: &Context,
+        request: &Request,
+        plan: &Plan,
+        permit: &Permit,
+        approved: &[Approved],
+    ) -> Result<String, Error> {
         let id = format!("in-{}", uuid::Uuid::now_v7().simple());
         let now_us = ctx.now().as_microsecond();
         let digest = plan.digest();
@@ -358,9 +383,7 @@ impl Steward {
                     now_us.into(),
                 ],
             );
-        if let Some(approval) = permit.approval() {
-            write = authority::consume(ctx, write, approval);
-        }
+        write = self.approvals().consume(ctx, write, approved);
         let event = json!({
             "intent": id, "plan": digest, "summary": plan.summary, "action": permit.action(),
             "approval": permit.approval(), "arguments": plan.arguments, "steps": plan.steps.len(),
@@ -410,7 +433,6 @@ impl Steward {
     async fn refused(
         &self,
         ctx: &Context,
-        project: &Arc<Project>,
         request: &Request,
         plan: &Plan,
         question: &Question,
@@ -438,7 +460,7 @@ impl Steward {
         match decision {
             Decision::NeedsApproval { roles, .. } => {
                 answer.status = AnswerStatus::Waiting;
-                let id = authority::request_approval(ctx, &self.ledger, plan, question, roles).await?;
+                let id = self.approvals().request(ctx, question, plan, roles).await?.id;
                 let who = roles.iter().map(|role| role.as_str()).collect::<Vec<_>>().join(" or ");
                 answer.text = format!(
                     "waits for approval by {who}: {}\nplan {}: {}\nnothing has changed\n\n\
@@ -487,7 +509,6 @@ impl Steward {
                 answer.escalation = Some(id);
             }
         }
-        let _ = project;
         Ok(answer)
     }
 
@@ -538,6 +559,21 @@ impl Steward {
         });
         let subject = request.subject(ctx.project());
         self.ledger.append_later(ctx, NewEvent::new(format!("{}.failed", request.name()), subject.clone(), body));
+        if error.kind() == ErrorKind::Denied
+            && let Some((_, person)) = error.context().iter().find(|(name, _)| *name == "person")
+            && self.people().wrong_passphrases(ctx, person).await? >= WRONG_PASSPHRASES_MAX
+        {
+            let escalation = pm::NewEscalation {
+                trigger: Trigger::SecurityViolation,
+                severity: Severity::Critical,
+                title: format!("wrong passphrases were given for `{person}` again and again"),
+                detail: "someone may be guessing; nothing was approved".into(),
+                subject: format!("person:{person}"),
+                evidence: Vec::new(),
+                dedup_key: format!("passphrase:{person}"),
+            };
+            self.raise(ctx, escalation).await?;
+        }
         if error.kind() == ErrorKind::Corrupt && !request.name().starts_with("audit.") {
             let escalation = pm::NewEscalation {
                 trigger: Trigger::DataCorruption,

@@ -134,7 +134,7 @@ async fn submit(
     if let Some(timeout_ms) = headers.get("steward-timeout-ms").and_then(|value| value.to_str().ok()?.parse().ok()) {
         ctx = ctx.with_timeout(std::time::Duration::from_millis(timeout_ms));
     }
-    let options = Options { dry_run: query.dry_run, secret, terminal: false };
+    let options = Options { dry_run: query.dry_run, secret, ..Options::default() };
     match steward.submit_with(&ctx, &format!("{noun}.{verb}"), arguments, options).await {
         Ok(answer) => {
             let status = match answer.status {

@@ -15,7 +15,6 @@ use crate::{dispatch, holder};
 struct Interrupted {
     id: String,
     request: String,
-    approval: Option<String>,
     holder: String,
     plan: Plan,
     actor: Actor,
@@ -47,7 +46,7 @@ async fn resume(steward: &Steward, ctx: &Context, project: &Arc<Project>, subjec
     let rows = steward
         .ledger()
         .query(
-            "SELECT i.id, i.request, i.subject, i.approval, i.holder, i.actor, i.task, p.body FROM intents i \
+            "SELECT i.id, i.request, i.subject, i.holder, i.actor, i.task, p.body FROM intents i \
              JOIN plans p ON p.project = i.project AND p.digest = i.plan_digest \
              WHERE i.project = ? AND i.finished_us IS NULL ORDER BY i.begun_us",
             vec![ctx.project().into()],
@@ -75,7 +74,7 @@ async fn go_on(
     interrupted: Interrupted,
     must_finish: bool,
 ) -> Result<(), Error> {
-    let Interrupted { id, request, approval, plan, actor, task, holder } = interrupted;
+    let Interrupted { id, request, plan, actor, task, holder } = interrupted;
     tracing::warn!(intent = id, request, pid = holder::pid(&holder), "going on with an interrupted change");
     let mut ctx = ctx.clone().with_actor(actor);
     if !task.is_empty() {
@@ -98,7 +97,7 @@ async fn go_on(
         Err(error) => return Err(error),
         Ok(_) => {}
     }
-    let result = dispatch::resume(steward, &ctx, project, &request, &plan, approval.as_deref()).await;
+    let result = dispatch::resume(steward, &ctx, project, &request, &plan, &id).await;
     match result {
         Ok(outcome) => {
             let write = ledger::Write::new()
@@ -147,7 +146,6 @@ fn read(row: &Row) -> Result<Interrupted, Error> {
     Ok(Interrupted {
         id: row.get_text("id")?.to_owned(),
         request: row.get_text("request")?.to_owned(),
-        approval: row.get_opt_text("approval")?.map(str::to_owned),
         holder: row.get_text("holder")?.to_owned(),
         plan: row.get_json("body")?,
         actor: row.get_json("actor")?,
