@@ -135,7 +135,7 @@ impl People {
         let key = blocking(move || sealed_key::create(&passphrase, &belongs_to)).await?;
         let roles_json = serde_json::to_string(&roles).expect("roles are JSON");
         let event = NewEvent::new(
-            "person.added",
+            "people.added",
             subject(&request.name),
             json!({"name": request.name, "roles": roles, "public_key": key.public, "vouched_by": vouched_by}),
         );
@@ -218,7 +218,7 @@ impl People {
         let vouched_by =
             self.vouch(ctx, Some(&request.vouched_by), Some(voucher), Some(&person.name)).await?;
         let event = NewEvent::new(
-            "person.removed",
+            "people.removed",
             subject(&person.name),
             json!({"name": person.name, "public_key": person.public_key, "vouched_by": vouched_by}),
         );
@@ -281,11 +281,11 @@ impl People {
         let person = self.get(ctx, name).await?;
         let filter = EventFilter {
             subject: Some(subject(name)),
-            ..EventFilter::project(ctx.project()).kind("person.").newest().limit(1)
+            ..EventFilter::project(ctx.project()).kind("people.").newest().limit(1)
         };
         let events = self.0.events(filter).await?;
         let body =
-            events.first().filter(|event| event.kind == "person.added").and_then(|event| event.body.as_ref());
+            events.first().filter(|event| event.kind == "people.added").and_then(|event| event.body.as_ref());
         let roles: Option<BTreeSet<Role>> =
             body.and_then(|body| serde_json::from_value(body["roles"].clone()).ok());
         let key = body.and_then(|body| body["public_key"].as_str());
@@ -380,15 +380,15 @@ impl People {
     /// A project whose people were deleted or demoted by hand must not pass for one that has nobody yet.
     async fn agrees_with_trail(&self, ctx: &Context, people: &[Person]) -> Result<(), Error> {
         let events =
-            self.0.events(EventFilter::project(ctx.project()).kind("person.").newest().limit(10_000)).await?;
+            self.0.events(EventFilter::project(ctx.project()).kind("people.").newest().limit(10_000)).await?;
         let mut seen = BTreeSet::new();
         for event in events.iter().filter(|event| seen.insert(event.subject.as_str())) {
             let known = people.iter().find(|person| subject(&person.name) == event.subject);
             let roles: Option<BTreeSet<Role>> =
                 event.body.as_ref().and_then(|body| serde_json::from_value(body["roles"].clone()).ok());
             let agrees = match known {
-                None => event.kind == "person.removed",
-                Some(person) => event.kind == "person.added" && roles.as_ref() == Some(&person.roles),
+                None => event.kind == "people.removed",
+                Some(person) => event.kind == "people.added" && roles.as_ref() == Some(&person.roles),
             };
             if !agrees {
                 return Err(Error::new(

@@ -102,7 +102,7 @@ pub async fn plan(
         Request::PersonAdd(person) => own_plan(ctx, request, &format!("give {} a key", person.name), ctx.now().to_string()).into(),
         Request::PersonRemove(person) => own_plan(ctx, request, &format!("take the key of {} away", person.name), ctx.now().to_string()).into(),
         Request::TokenCreate(token) => own_plan(ctx, request, &format!("make a token for {}", token.name), ctx.now().to_string()).into(),
-        Request::TokenRevoke(token) => own_plan(ctx, request, &format!("revoke the token {}", token.id), String::new()).into(),
+        Request::TokenRevoke(token) => own_plan(ctx, request, &format!("revoke the token {}", token.token), String::new()).into(),
         Request::AuditErase(erase) => {
             let summary = format!("erase the body of entry {}: {}", erase.seq, erase.reason);
             let mut plan = own_plan(ctx, request, &summary, format!("entry {}", erase.seq));
