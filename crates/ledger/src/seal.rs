@@ -119,21 +119,21 @@ mod tests {
 
     #[test]
     fn sealed_value_opens_only_unchanged_in_its_place_and_with_its_key() {
-        let sealer = Sealer::new(&SecretBox::new(Box::new([1; 32])));
+        let key = Sealer::new(&SecretBox::new(Box::new([1; 32])));
         let other = Sealer::new(&SecretBox::new(Box::new([2; 32])));
-        let sealed = sealer.seal(b"hello", b"here");
+        let sealed = key.seal(b"hello", b"here");
         let mut buffer = Vec::new();
-        assert_eq!(sealer.open(&sealed, b"here", &mut buffer), Some(&b"hello"[..]));
-        assert_eq!(sealer.open(&sealed, b"there", &mut buffer), None);
+        assert_eq!(key.open(&sealed, b"here", &mut buffer), Some(&b"hello"[..]));
+        assert_eq!(key.open(&sealed, b"there", &mut buffer), None);
         assert_eq!(other.open(&sealed, b"here", &mut buffer), None);
-        assert_eq!(sealer.open(&sealed[..5], b"here", &mut buffer), None);
+        assert_eq!(key.open(&sealed[..5], b"here", &mut buffer), None);
         for i in 0..sealed.len() {
             let mut changed = sealed.clone();
             changed[i] ^= 1;
-            assert_eq!(sealer.open(&changed, b"here", &mut buffer), None, "byte {i}");
+            assert_eq!(key.open(&changed, b"here", &mut buffer), None, "byte {i}");
         }
-        assert!(sealer.check(&sealer.key_check()).is_ok());
-        assert_eq!(other.check(&sealer.key_check()).unwrap_err().kind(), ErrorKind::Denied);
-        assert!(sealer.check("zz").is_err() && sealer.check("").is_err() && sealer.check("abc").is_err());
+        assert!(key.check(&key.key_check()).is_ok());
+        assert_eq!(other.check(&key.key_check()).unwrap_err().kind(), ErrorKind::Denied);
+        assert!(key.check("zz").is_err() && key.check("").is_err() && key.check("abc").is_err());
     }
 }

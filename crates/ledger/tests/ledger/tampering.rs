@@ -305,3 +305,24 @@ async fn erased_body_is_nowhere_in_the_files() {
     ledger.erase_body(&ctx(), 3, "the customer asked").await.unwrap();
     assert!(!holds(&home));
 }
+
+/// Someone who has the sealing key exchanges a body: it opens, but is not what the entry was written with.
+#[tokio::test]
+async fn body_sealed_anew_with_the_right_key_is_found() {
+    use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+    let home = Home::with_events(3).await;
+    let seal = |raw: &Connection, plain: &[u8]| {
+        let id: String = raw.query_row("SELECT id FROM events WHERE seq = 2", [], |row| row.get(0)).unwrap();
+        let belongs_to = [b"steward.body.1\0", &2_i64.to_be_bytes()[..], id.as_bytes()].concat();
+        let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &[7; 32]).unwrap());
+        let mut body = plain.to_vec();
+        key.seal_in_place_append_tag(Nonce::assume_unique_for_key([9; 12]), Aad::from(belongs_to), &mut body)
+            .unwrap();
+        let body = [&[9; 12], &body[..]].concat();
+        raw.execute("UPDATE bodies SET body = ? WHERE seq = 2", [body]).unwrap();
+    };
+    let verified = verify_after(&home, |raw| seal(raw, b"0123456789abcdef{\"number\":3}")).await;
+    let problem = verified.problem.unwrap();
+    assert_eq!(problem.seq, 2);
+    assert!(problem.why.contains("written with"), "{}", problem.why);
+}
