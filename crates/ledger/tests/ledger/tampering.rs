@@ -326,3 +326,44 @@ async fn body_sealed_anew_with_the_right_key_is_found() {
     assert_eq!(problem.seq, 2);
     assert!(problem.why.contains("written with"), "{}", problem.why);
 }
+
+#[tokio::test]
+async fn entry_with_a_hash_made_anew_is_found_at_the_next() {
+    let home = Home::with_events(6).await;
+    let verified = verify_after(&home, |raw| {
+        raw.execute("UPDATE events SET actor = 'person:nobody' WHERE seq = 3", []).unwrap();
+        rehash(raw, 3);
+    });
+    assert_eq!(verified.await.problem.unwrap().seq, 4);
+}
+
+#[tokio::test]
+async fn erasure_event_from_before_the_entry_permits_nothing() {
+    let home = Home::with_events(2).await;
+    let ledger = home.open().await;
+    let early = ledger::NewEvent::new("audit.erasure", "event:4", serde_json::json!({}));
+    ledger.append(&ctx(), early).await.unwrap();
+    ledger.append(&ctx(), event(4)).await.unwrap();
+    ledger.close().await.unwrap();
+    let verified = verify_after(&home, |raw| Tampering::DeleteBody { seq: 4 }.apply(raw)).await;
+    assert_eq!(verified.problem.unwrap().seq, 4);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn body_is_erased_once_and_the_loser_leaves_no_trace() {
+    let home = Home::with_events(8).await;
+    let ledger = home.open().await;
+    for seq in 1..=8 {
+        let (a, b) = (ctx(), ctx());
+        let (first, second, third) = tokio::join!(
+            ledger.erase_body(&a, seq, "first"),
+            ledger.erase_body(&b, seq, "second"),
+            ledger.append(&a, event(seq)),
+        );
+        assert!(first.is_ok() != second.is_ok(), "{seq}: {first:?} {second:?}");
+        third.unwrap();
+    }
+    let verified = ledger.verify().await.unwrap();
+    assert!(verified.is_whole(), "{verified:?}");
+    assert_eq!((verified.events, verified.erased), (24, 8));
+}
