@@ -66,7 +66,10 @@ impl<'a> Inquiry<'a> {
     /// The schema as it is now, with evidence. Gives the evidence's id.
     pub(crate) async fn schema(&mut self) -> Result<(Schema, String), Error> {
         let started = Instant::now();
-        let schema = self.relational()?.inspect(self.ctx).await?;
+        let mut schema = self.relational()?.inspect(self.ctx).await?;
+        schema
+            .tables
+            .retain(|table| table.name.namespace != "steward" && table.name.name != "steward_migrations");
         let tables: Vec<Value> = schema
             .tables
             .iter()

@@ -3,17 +3,25 @@
 mod check;
 mod consistency;
 mod drift;
+mod execute;
+pub mod index;
 mod inquiry;
 mod inspect;
 mod list;
 mod measure;
+pub mod migration;
+mod plan_text;
+mod prestate;
 mod query;
+pub mod setup;
 mod text;
 
 pub use check::{CheckStore, check};
 pub use consistency::{CheckConsistency, Orphans, consistency};
 pub use drift::{DiffStore, diff};
+pub use execute::{execute, progress};
 pub use inspect::{InspectStore, SchemaFormat, inspect};
 pub use list::{ListStores, list};
 pub use measure::{MeasureStore, Measured, measure};
+pub use plan_text::plan_text;
 pub use query::{QueryStore, query};

@@ -1,0 +1,617 @@
+//! Plans that lead a store from one migration to another.
+
+use std::collections::BTreeSet;
+
+use contract::{
+    Context, Error, ErrorKind, Limits, Plan, PlanStep, Query, Retry, Severity, Statement, StepMode,
+    StoreDirectory,
+};
+use schema::{Dialect, Schema};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::file::{Migration, MigrationFile, Sql, read};
+use super::history::{self, Record, State};
+use super::risk::{Judge, Risk, resolve, stronger};
+use super::split::words;
+use super::{ApplyMigrations, RollbackMigrations};
+use crate::inquiry::{Inquiry, quoted_literal};
+use crate::prestate::Scope;
+use crate::text;
+
+/// A risk and where it stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PlacedRisk {
+    pub(crate) migration: String,
+    pub(crate) file: String,
+    pub(crate) line: usize,
+    pub(crate) statement: String,
+    #[serde(flatten)]
+    pub(crate) risk: Risk,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    Up,
+    Down,
+}
+
+/// The files and what the store says of them.
+pub(crate) struct Progress {
+    pub(crate) files: Vec<Migration>,
+    /// `None` when the store has no history table.
+    pub(crate) history: Option<Vec<Record>>,
+}
+
+impl Progress {
+    /// Reads files and history and refuses when they do not fit.
+    pub(crate) async fn read(inquiry: &mut Inquiry<'_>, files: &[MigrationFile]) -> Result<Self, Error> {
+        let files = read(files, inquiry.dialect()?)?;
+        let history = history::read(inquiry).await?;
+        history::match_files(&files, history.as_deref().unwrap_or_default())?;
+        Ok(Self { files, history })
+    }
+
+    pub(crate) fn records(&self) -> &[Record] {
+        self.history.as_deref().unwrap_or_default()
+    }
+
+    /// Migrations whose every statement has run.
+    pub(crate) fn applied(&self) -> usize {
+        self.records().iter().filter(|record| record.state == State::Applied).count()
+    }
+
+    /// The one that was cut short, if any.
+    fn unfinished(&self) -> Option<&Record> {
+        self.records().last().filter(|record| record.state != State::Applied)
+    }
+}
+
+/// Plans the migrations that the store does not have yet, up to number `to`.
+///
+/// A migration that was cut short is continued after the last statement that the store remembers. A plan without
+/// steps means that there is nothing to do.
+///
+/// # Errors
+///
+/// `Invalid`: a file is wrong, or a statement cannot be part of a migration. `Conflict`: files and history do not fit,
+/// or a rollback was cut short. `NotFound`: no migration has the number `to`.
+pub async fn plan_apply(
+    ctx: &Context,
+    stores: &dyn StoreDirectory,
+    files: &[MigrationFile],
+    request: &ApplyMigrations,
+) -> Result<Plan, Error> {
+    let mut inquiry = Inquiry::open(ctx, stores, &request.store).await?;
+    let progress = Progress::read(&mut inquiry, files).await?;
+    let applied = progress.applied();
+    let to = target(&progress, request.to)?;
+    if to < applied {
+        return Err(Error::new(
+            ErrorKind::Invalid,
+            format!("the store has already applied {applied} migrations"),
+        )
+        .with("to", to)
+        .hint("`steward migration rollback` takes migrations back"));
+    }
+    let mut done = 0;
+    match progress.unfinished() {
+        Some(record) if record.state == State::Undoing => {
+            return Err(cut_short(record, "a rollback", "`steward migration rollback` finishes it"));
+        }
+        Some(record) => done = usize::try_from(record.statements_done).unwrap_or(usize::MAX),
+        None => {}
+    }
+    let pending = &progress.files[applied..to];
+    let mut builder = Builder::new(&mut inquiry).await?;
+    if progress.history.is_none() && !pending.is_empty() {
+        builder.create_history().await?;
+    }
+    for (i, migration) in pending.iter().enumerate() {
+        let done = if i == 0 { done } else { 0 };
+        builder
+            .add(migration, Direction::Up, done, request.lock_timeout_ms, request.statement_timeout_ms)
+            .await?;
+    }
+    let summary = match pending {
+        [] => format!(
+            "{}: nothing to apply, all {} are there",
+            request.store,
+            text::count(applied as u64, "migration")
+        ),
+        [one] => format!("apply migration `{}` to {}", one.name, request.store),
+        [first, .., last] => format!(
+            "apply {} to {}, `{}` to `{}`",
+            text::count(pending.len() as u64, "migration"),
+            request.store,
+            first.name,
+            last.name
+        ),
+    };
+    builder.finish("migration.apply", json!(request), &request.store, summary, pending).await
+}
+
+/// Plans the way back through the `down` sections, the newest migration first.
+///
+/// # Errors
+///
+/// As [`plan_apply`]; `Unsupported`: a migration has no way back.
+pub async fn plan_rollback(
+    ctx: &Context,
+    stores: &dyn StoreDirectory,
+    files: &[MigrationFile],
+    request: &RollbackMigrations,
+) -> Result<Plan, Error> {
+    let mut inquiry = Inquiry::open(ctx, stores, &request.store).await?;
+    let progress = Progress::read(&mut inquiry, files).await?;
+    let there = progress.records().len();
+    let mut done = 0;
+    match progress.unfinished() {
+        Some(record) if record.state == State::Begun => {
+            return Err(cut_short(record, "an application", "`steward migration apply` finishes it"));
+        }
+        Some(record) => done = usize::try_from(record.statements_done).unwrap_or(usize::MAX),
+        None => {}
+    }
+    let keep = match (request.to, request.steps) {
+        (Some(_), Some(_)) => {
+            return Err(Error::new(ErrorKind::Invalid, "give one of `to` and `steps`"));
+        }
+        (Some(to), None) => usize::try_from(to).unwrap_or(usize::MAX),
+        (None, steps) => there.saturating_sub(usize::try_from(steps.unwrap_or(1)).unwrap_or(usize::MAX)),
+    };
+    if keep > there {
+        return Err(Error::new(ErrorKind::Invalid, format!("the store has applied only {there} migrations"))
+            .with("to", keep)
+            .hint("`steward migration apply` applies more"));
+    }
+    let back: Vec<Migration> = progress.files[keep..there].iter().rev().cloned().collect();
+    if let Some(migration) = back.iter().find(|migration| migration.down.is_none()) {
+        return Err(inquiry
+            .store
+            .unsupported(
+                "migration.rollback",
+                "the migration has no `-- steward: down` section",
+                "write a new migration that leads back, or restore a backup",
+            )
+            .with("file", &migration.path));
+    }
+    let mut builder = Builder::new(&mut inquiry).await?;
+    for (i, migration) in back.iter().enumerate() {
+        let done = if i == 0 { done } else { 0 };
+        builder
+            .add(migration, Direction::Down, done, request.lock_timeout_ms, request.statement_timeout_ms)
+            .await?;
+    }
+    let summary = match back.as_slice() {
+        [] => format!("{}: nothing to take back", request.store),
+        [one] => format!("take migration `{}` back from {}", one.name, request.store),
+        [first, .., last] => format!(
+            "take {} back from {}, `{}` to `{}`",
+            text::count(back.len() as u64, "migration"),
+            request.store,
+            first.name,
+            last.name
+        ),
+    };
+    builder.finish("migration.rollback", json!(request), &request.store, summary, &back).await
+}
+
+fn cut_short(record: &Record, what: &str, hint: &str) -> Error {
+    Error::new(ErrorKind::Conflict, format!("{what} of migration `{}` was cut short", record.name))
+        .with("statements_done", record.statements_done)
+        .with_retry(Retry::Never)
+        .hint(hint)
+}
+
+/// How many migrations the store has when `to` is reached.
+fn target(progress: &Progress, to: Option<u64>) -> Result<usize, Error> {
+    let Some(to) = to else { return Ok(progress.files.len()) };
+    match usize::try_from(to) {
+        Ok(to) if to <= progress.files.len() => Ok(to),
+        _ => Err(Error::new(ErrorKind::NotFound, format!("no migration has the number {to}"))
+            .hint(format!("the last one is {}", progress.files.len()))),
+    }
+}
+
+/// How a statement is run in a migration that is not one transaction.
+enum Apart {
+    /// In a transaction of its own, so that it runs exactly once.
+    Transaction,
+    /// Outside of any; `is_done` and `clean_up` make it safe to try again, or it can be repeated without harm.
+    Autocommit { is_done: Option<Statement>, clean_up: Vec<Statement> },
+}
+
+struct Builder<'a, 'c> {
+    inquiry: &'a mut Inquiry<'c>,
+    schema: Schema,
+    judged: Vec<PlacedRisk>,
+    steps: Vec<PlanStep>,
+    tables: Option<BTreeSet<String>>,
+    new_tables: BTreeSet<String>,
+}
+
+impl<'a, 'c> Builder<'a, 'c> {
+    async fn new(inquiry: &'a mut Inquiry<'c>) -> Result<Self, Error> {
+        let schema = inquiry.schema().await?.0;
+        Ok(Self {
+            inquiry,
+            schema,
+            judged: Vec::new(),
+            steps: Vec::new(),
+            tables: Some(BTreeSet::new()),
+            new_tables: BTreeSet::new(),
+        })
+    }
+
+    /// The first step of the first migration: the table of the history, which the reader may read.
+    async fn create_history(&mut self) -> Result<(), Error> {
+        let mut statements = history::create(self.schema.dialect);
+        if self.schema.dialect == Dialect::Postgres {
+            let probe = self.inquiry.store.probe(self.inquiry.ctx).await?;
+            if probe.writer.is_some_and(|writer| writer.user != probe.reader.user) {
+                let reader = self.inquiry.quoted(&probe.reader.user)?;
+                statements.push(Statement::new(format!("GRANT USAGE ON SCHEMA steward TO {reader}")));
+                statements
+                    .push(Statement::new(format!("GRANT SELECT ON steward.steward_migrations TO {reader}")));
+            }
+        }
+        self.steps.push(PlanStep {
+            id: "steward_migrations".into(),
+            title: "make the table that remembers migrations".into(),
+            mode: StepMode::Transaction,
+            statements,
+            is_done: None,
+            clean_up: Vec::new(),
+            undo: vec![Statement::new(format!("DROP TABLE {}", history::table(self.schema.dialect)))],
+            destructive: false,
+            reversible: true,
+            lock: None,
+        });
+        Ok(())
+    }
+
+    async fn add(
+        &mut self,
+        migration: &Migration,
+        direction: Direction,
+        done: usize,
+        lock_timeout_ms: u64,
+        statement_timeout_ms: u64,
+    ) -> Result<(), Error> {
+        let dialect = self.schema.dialect;
+        let list: &[Sql] = match direction {
+            Direction::Up => &migration.up,
+            Direction::Down => migration.down.as_deref().unwrap_or_default(),
+        };
+        let mut settings = Vec::new();
+        if dialect == Dialect::Postgres {
+            settings.push(Statement::new(format!("SET LOCAL lock_timeout = {lock_timeout_ms}")));
+            settings.push(Statement::new(format!("SET LOCAL statement_timeout = {statement_timeout_ms}")));
+        }
+        let judged = self.judge(migration, list)?;
+        let (verb, suffix) = match direction {
+            Direction::Up => ("apply", ""),
+            Direction::Down => ("take back", "/down"),
+        };
+        let id = format!("{}{suffix}", migration.name);
+        let destructive_any = judged.iter().any(|one| one.0);
+        // Data that a way back would have to bring back is gone; of a way back itself, the way forth is the undo.
+        let has_way_back = direction == Direction::Down || migration.down.is_some();
+        let reversible = has_way_back && !destructive_any && !migration.irreversible;
+        let undo = || match direction {
+            Direction::Up => {
+                let mut undo: Vec<Statement> =
+                    migration.down.iter().flatten().map(|sql| Statement::new(&sql.text)).collect();
+                if !undo.is_empty() {
+                    undo.push(history::forget(dialect, migration));
+                }
+                undo
+            }
+            Direction::Down => migration.up.iter().map(|sql| Statement::new(&sql.text)).collect(),
+        };
+        let remember = |done: usize| match direction {
+            Direction::Up => {
+                let state = if done == list.len() { State::Applied } else { State::Begun };
+                history::remember(dialect, migration, done == 1 || migration.transaction, state, done)
+            }
+            Direction::Down if done == list.len() => history::forget(dialect, migration),
+            Direction::Down => history::remember(dialect, migration, false, State::Undoing, done),
+        };
+        if migration.transaction {
+            for sql in list {
+                self.refuse_outside_transaction(migration, sql)?;
+            }
+            let mut statements = settings;
+            statements.extend(list.iter().map(|sql| Statement::new(&sql.text)));
+            statements.push(remember(list.len()));
+            self.steps.push(PlanStep {
+                id,
+                title: format!(
+                    "{verb} `{}`: {}",
+                    migration.name,
+                    text::count(list.len() as u64, "statement")
+                ),
+                mode: StepMode::Transaction,
+                statements,
+                is_done: None,
+                clean_up: Vec::new(),
+                undo: undo(),
+                destructive: destructive_any,
+                reversible,
+                lock: judged.iter().fold(None, |lock, one| stronger(lock, one.1)).map(ToOwned::to_owned),
+            });
+            return Ok(());
+        }
+        for (i, (sql, (destructive, lock))) in list.iter().zip(&judged).enumerate().skip(done) {
+            let number = i + 1;
+            let last = number == list.len();
+            let step = |id: String, title: String, mode, statements| PlanStep {
+                id,
+                title,
+                mode,
+                statements,
+                is_done: None,
+                clean_up: Vec::new(),
+                undo: if last { undo() } else { Vec::new() },
+                destructive: *destructive,
+                reversible,
+                lock: lock.map(ToOwned::to_owned),
+            };
+            let title = format!("{verb} `{}`, statement {number} of {}", migration.name, list.len());
+            match self.apart(migration, sql)? {
+                Apart::Transaction => {
+                    let mut statements = settings.clone();
+                    statements.push(Statement::new(&sql.text));
+                    statements.push(remember(number));
+                    self.steps.push(step(format!("{id}/{number}"), title, StepMode::Transaction, statements));
+                }
+                Apart::Autocommit { is_done, clean_up } => {
+                    if !self.is_done_already(is_done.as_ref()).await? {
+                        let statements = vec![Statement::new(&sql.text)];
+                        let mut step =
+                            step(format!("{id}/{number}"), title, StepMode::Autocommit, statements);
+                        step.is_done = is_done;
+                        step.clean_up = clean_up;
+                        step.undo = Vec::new();
+                        self.steps.push(step);
+                    }
+                    self.steps.push(step(
+                        format!("{id}/{number}/recorded"),
+                        format!("remember statement {number} of `{}`", migration.name),
+                        StepMode::Transaction,
+                        vec![remember(number)],
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Judges the statements of one migration: destructive, lock.
+    fn judge(
+        &mut self,
+        migration: &Migration,
+        list: &[Sql],
+    ) -> Result<Vec<(bool, Option<&'static str>)>, Error> {
+        let schema = &self.schema;
+        let mut judge = Judge::new(schema, std::mem::take(&mut self.new_tables));
+        let mut judged = Vec::with_capacity(list.len());
+        for sql in list {
+            refuse_foreign(migration, sql, schema.dialect)?;
+            let judgement = judge.judge(&sql.text);
+            match (&mut self.tables, judgement.tables) {
+                (Some(all), Some(tables)) => all.extend(tables),
+                (all, _) => *all = None,
+            }
+            self.judged.extend(judgement.risks.into_iter().map(|risk| PlacedRisk {
+                migration: migration.name.clone(),
+                file: migration.path.clone(),
+                line: sql.line,
+                statement: text::plain(&sql.text.split_whitespace().collect::<Vec<_>>().join(" "), 100),
+                risk,
+            }));
+            judged.push((judgement.destructive, judgement.lock));
+        }
+        self.new_tables = judge.into_new_tables();
+        Ok(judged)
+    }
+
+    /// Whether an autocommit statement took effect before it was remembered.
+    async fn is_done_already(&mut self, is_done: Option<&Statement>) -> Result<bool, Error> {
+        let Some(is_done) = is_done else { return Ok(false) };
+        let query = Query {
+            sql: is_done.sql.clone(),
+            parameters: is_done.parameters.clone(),
+            limits: Limits::default(),
+        };
+        let (rows, _) = self.inquiry.rows(&query).await?;
+        Ok(rows.rows.first().and_then(|row| row.first()).is_some_and(|value| *value == json!(true)))
+    }
+
+    fn refuse_outside_transaction(&self, migration: &Migration, sql: &Sql) -> Result<(), Error> {
+        let words = words(&sql.text, self.schema.dialect);
+        if !runs_alone(&words, self.schema.dialect) {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Invalid, "this statement cannot run inside a transaction")
+            .with("file", &migration.path)
+            .with("line", sql.line)
+            .with("statement", text::plain(&sql.text, 100))
+            .hint("put it into a migration of its own that says `-- steward: no-transaction`"))
+    }
+
+    fn apart(&self, migration: &Migration, sql: &Sql) -> Result<Apart, Error> {
+        let dialect = self.schema.dialect;
+        let words = words(&sql.text, dialect);
+        let head: Vec<&str> = words.iter().map(String::as_str).collect();
+        let invalid = |message: &str, hint: &str| {
+            Error::new(ErrorKind::Invalid, message)
+                .with("file", &migration.path)
+                .with("line", sql.line)
+                .with("statement", text::plain(&sql.text, 100))
+                .hint(hint)
+        };
+        if dialect == Dialect::Sqlite {
+            return Ok(match head.as_slice() {
+                ["VACUUM" | "PRAGMA", ..] => Apart::Autocommit { is_done: None, clean_up: Vec::new() },
+                _ => Apart::Transaction,
+            });
+        }
+        let concurrently = head.contains(&"CONCURRENTLY");
+        match head.as_slice() {
+            ["VACUUM", ..] => Ok(Apart::Autocommit { is_done: None, clean_up: Vec::new() }),
+            ["REINDEX", ..] if concurrently => Ok(Apart::Autocommit { is_done: None, clean_up: Vec::new() }),
+            ["CREATE", "INDEX", ..] | ["CREATE", "UNIQUE", "INDEX", ..] if concurrently => {
+                let parsed = super::risk::parse(&sql.text, dialect);
+                let Some(sqlparser::ast::Statement::CreateIndex(create)) = parsed else {
+                    return Err(invalid("this index cannot be read", "write it as the manual shows it"));
+                };
+                let Some(name) = &create.name else {
+                    return Err(invalid(
+                        "an index that is built concurrently needs a name",
+                        "name it, so that a build that was cut short can be found and dropped",
+                    ));
+                };
+                let table = super::risk::name_parts(&create.table_name, dialect);
+                let namespace = match (resolve(&self.schema, &table), table.as_slice()) {
+                    (Some(table), _) => table.name.namespace.clone(),
+                    (None, [namespace, _]) => namespace.clone(),
+                    (None, _) => "public".to_owned(),
+                };
+                let name = super::risk::name_parts(name, dialect).pop().unwrap_or_default();
+                let quoted = format!("{}.{}", self.inquiry.quoted(&namespace)?, self.inquiry.quoted(&name)?);
+                Ok(Apart::Autocommit {
+                    is_done: Some(index_is_valid(&namespace, &name)?),
+                    clean_up: vec![Statement::new(format!("DROP INDEX CONCURRENTLY IF EXISTS {quoted}"))],
+                })
+            }
+            ["DROP", "INDEX", ..] if concurrently => Ok(match super::risk::parse(&sql.text, dialect) {
+                Some(sqlparser::ast::Statement::Drop { names, .. }) if names.len() == 1 => {
+                    let name = super::risk::name_parts(&names[0], dialect);
+                    let (namespace, name) = match name.as_slice() {
+                        [namespace, name] => (namespace.clone(), name.clone()),
+                        [name] => ("public".to_owned(), name.clone()),
+                        _ => return Err(invalid("this name cannot be read", "write `schema.index`")),
+                    };
+                    Apart::Autocommit {
+                        is_done: Some(index_is_gone(&namespace, &name)?),
+                        clean_up: Vec::new(),
+                    }
+                }
+                _ => return Err(invalid("this statement cannot be read", "drop one index per statement")),
+            }),
+            _ if runs_alone(&words, dialect) => Err(invalid(
+                "this statement cannot be resumed when it is cut short, so it cannot be part of a migration",
+                "run it by hand, with a plan for what to do when it fails half-way",
+            )),
+            _ => Ok(Apart::Transaction),
+        }
+    }
+
+    async fn finish(
+        self,
+        request: &str,
+        arguments: serde_json::Value,
+        store: &str,
+        summary: String,
+        migrations: &[Migration],
+    ) -> Result<Plan, Error> {
+        let scope = Scope { tables: self.tables.map(|tables| tables.into_iter().collect()), history: true };
+        let rows: serde_json::Map<String, serde_json::Value> = scope
+            .tables
+            .iter()
+            .flatten()
+            .filter_map(|name| {
+                let parts: Vec<String> = name.split('.').map(ToOwned::to_owned).collect();
+                Some((name.clone(), json!(resolve(&self.schema, &parts)?.rows)))
+            })
+            .collect();
+        let critical = self.judged.iter().filter(|placed| placed.risk.severity == Severity::Critical).count();
+        let predicted = json!({
+            "scope": scope,
+            "migrations": migrations.iter().map(|migration| &migration.name).collect::<Vec<_>>(),
+            "versions": migrations.iter().map(|migration| migration.version).collect::<Vec<_>>(),
+            "table_rows": rows,
+            "risks": self.judged,
+            "risks_critical": critical,
+        });
+        let pre_state = self.inquiry.pre_state(&scope, &self.steps).await?;
+        Ok(Plan {
+            request: request.into(),
+            arguments,
+            project: self.inquiry.ctx.project().into(),
+            target: format!("store:{store}"),
+            summary,
+            steps: self.steps,
+            pre_state,
+            predicted,
+            cost_usd_nanos: 0,
+        })
+    }
+}
+
+/// True when the index is there and usable.
+pub(crate) fn index_is_valid(namespace: &str, name: &str) -> Result<Statement, Error> {
+    Ok(Statement::new(format!(
+        "SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_index AS i JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid \
+         JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace \
+         WHERE n.nspname = {} AND c.relname = {} AND i.indisvalid)",
+        quoted_literal(namespace)?,
+        quoted_literal(name)?
+    )))
+}
+
+/// True when there is no such index.
+pub(crate) fn index_is_gone(namespace: &str, name: &str) -> Result<Statement, Error> {
+    Ok(Statement::new(format!(
+        "SELECT NOT EXISTS (SELECT 1 FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n \
+         ON n.oid = c.relnamespace WHERE n.nspname = {} AND c.relname = {} AND c.relkind IN ('i', 'I'))",
+        quoted_literal(namespace)?,
+        quoted_literal(name)?
+    )))
+}
+
+/// Statements that the engine refuses inside a transaction.
+fn runs_alone(words: &[String], dialect: Dialect) -> bool {
+    let head: Vec<&str> = words.iter().map(String::as_str).collect();
+    match (dialect, head.as_slice()) {
+        (_, ["VACUUM", ..]) => true,
+        (Dialect::Postgres, ["CREATE" | "DROP", "DATABASE" | "TABLESPACE", ..] | ["ALTER", "SYSTEM", ..]) => {
+            true
+        }
+        (Dialect::Postgres, ["CREATE" | "DROP" | "REINDEX" | "ALTER", ..]) => {
+            let objects = ["INDEX", "REINDEX", "DETACH"];
+            head.contains(&"CONCURRENTLY") && head.iter().any(|word| objects.contains(word))
+        }
+        _ => false,
+    }
+}
+
+/// Refuses what would take the transaction out of Steward's hands or leave the database.
+fn refuse_foreign(migration: &Migration, sql: &Sql, dialect: Dialect) -> Result<(), Error> {
+    let words = words(&sql.text, dialect);
+    let head: Vec<&str> = words.iter().map(String::as_str).collect();
+    let (message, hint) = match head.as_slice() {
+        ["BEGIN" | "START" | "COMMIT" | "END" | "ROLLBACK" | "ABORT" | "SAVEPOINT" | "RELEASE", ..]
+        | ["PREPARE", "TRANSACTION", ..] => (
+            "a migration cannot control the transaction",
+            "leave it out: Steward runs each migration in one transaction, or each statement in its own with `-- steward: no-transaction`",
+        ),
+        ["COPY", ..] if words.iter().any(|word| word == "PROGRAM") => {
+            ("a migration cannot run a program on the server", "leave it out")
+        }
+        ["COPY", ..] if words.iter().any(|word| word == "STDIN" || word == "STDOUT") => {
+            ("a migration has no standard input", "write INSERT statements")
+        }
+        ["ATTACH" | "DETACH", ..] if dialect == Dialect::Sqlite => {
+            ("a migration cannot leave its database", "leave it out")
+        }
+        _ => return Ok(()),
+    };
+    Err(Error::new(ErrorKind::Invalid, message)
+        .with("file", &migration.path)
+        .with("line", sql.line)
+        .with("statement", text::plain(&sql.text, 100))
+        .hint(hint))
+}
