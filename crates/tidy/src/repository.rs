@@ -78,7 +78,9 @@ impl Repository {
             .current_dir(root)
             .output()?;
         if !output.status.success() {
-            return Err(io::Error::other(String::from_utf8_lossy(&output.stderr).into_owned()));
+            // Cargo also wants the manifests of packages that are not built.
+            let told = String::from_utf8_lossy(&output.stderr);
+            return Err(io::Error::other(format!("{told}hint: `cargo fetch --locked --target {PLATFORM}`")));
         }
         let metadata = serde_json::from_slice(&output.stdout)?;
         let mut files = BTreeMap::new();

@@ -71,8 +71,12 @@ impl State {
 }
 
 async fn open_ledger(folder: &Path, master: &MasterKey, clock: &Arc<TestClock>) -> Ledger {
-    let keys = Keys { seal: master.derive("ledger/seal"), sign: master.derive("ledger/sign") };
     let options = Options { clock: clock.clone(), ..Options::new(folder.join("audit.head")) };
+    open_ledger_with(folder, master, options).await
+}
+
+async fn open_ledger_with(folder: &Path, master: &MasterKey, options: Options) -> Ledger {
+    let keys = Keys { seal: master.derive("ledger/seal"), sign: master.derive("ledger/sign") };
     Ledger::open(&folder.join("state.db"), keys, options).await.unwrap()
 }
 
@@ -403,6 +407,49 @@ async fn plans_are_the_same_in_every_process_and_hold_no_value() {
     assert_eq!(first.digest(), second.digest());
     assert_eq!((first.request.as_str(), first.target.as_str()), (PutSecret::NAME, "secret:a"));
     assert!(first.reversible() && !first.destructive());
+}
+
+#[tokio::test]
+async fn state_that_cannot_be_written_still_gives_its_secrets() {
+    let state = State::new().await;
+    let ctx = &state.ctx("shop");
+    put(&state.vault, ctx, "a", VALUE).await.unwrap();
+    let State { folder, master, clock, ledger, vault } = state;
+    drop((ledger, vault));
+    let options =
+        Options { clock: clock.clone(), read_only: true, ..Options::new(folder.path().join("audit.head")) };
+    let vault = Vault::new(open_ledger_with(folder.path(), &master, options).await, &master);
+    assert_eq!(get(&vault, ctx, "a").await.unwrap(), VALUE);
+    let error = rotate(&vault, ctx, "a", "another value").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
+    assert_eq!(get(&vault, ctx, "a").await.unwrap(), VALUE);
+}
+
+#[tokio::test]
+async fn full_disk_refuses_a_new_version_and_keeps_the_old_one() {
+    let state = State::new().await;
+    let ctx = &state.ctx("shop");
+    put(&state.vault, ctx, "a", VALUE).await.unwrap();
+    let State { folder, master, clock, ledger, vault } = state;
+    drop((ledger, vault));
+    let options = Options {
+        clock: clock.clone(),
+        pages_max: Some(70),
+        ..Options::new(folder.path().join("audit.head"))
+    };
+    let vault = Vault::new(open_ledger_with(folder.path(), &master, options).await, &master);
+    let large = "x".repeat(60_000);
+    let mut written = VALUE.to_owned();
+    let error = loop {
+        let value = format!("{large}{}", written.len());
+        match rotate(&vault, ctx, "a", &value).await {
+            Ok(_) => written = value,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.kind(), ErrorKind::LimitExceeded, "{error}");
+    assert!(!error.to_string().contains("xxxxxx"), "the value is not shown");
+    assert_eq!(get(&vault, ctx, "a").await.unwrap(), written);
 }
 
 proptest! {
