@@ -7,11 +7,14 @@ use crate::{Ledger, NewEvent, Row, Write};
 
 impl Ledger {
     /// Keeps evidence of the context's project for the request of this name. The event `evidence.recorded` puts ids
-    /// and digests into the chain, in the same transaction. Does not wait for fsync: reading is never slowed down.
+    /// and digests into the chain, in the same transaction.
+    ///
+    /// Queued like [`Ledger::append_later`], so that reading neither waits for fsync nor ends with a full disk;
+    /// [`Ledger::flush`] tells whether it is written. Evidence whose id is known already is not written again.
     ///
     /// # Errors
     ///
-    /// `AlreadyExists`: an id is known. As [`Ledger::write`] otherwise. Nothing was kept then.
+    /// `Denied`: the ledger is read-only. `LimitExceeded`: more than 4 MiB of ids and digests at once.
     pub async fn add_evidence(
         &self,
         ctx: &Context,
@@ -21,7 +24,7 @@ impl Ledger {
         if evidence.is_empty() {
             return Ok(());
         }
-        let mut write = Write::new().unsynced();
+        let mut write = Write::new();
         let mut recorded = Vec::with_capacity(evidence.len());
         for item in evidence {
             let digest = digest_of(item);
@@ -47,7 +50,7 @@ impl Ledger {
             );
         }
         let body = json!({ "request": request, "evidence": recorded });
-        self.write(ctx, write.event(NewEvent::new("evidence.recorded", "", body))).await.map(drop)
+        self.write_later(ctx, write.event(NewEvent::new("evidence.recorded", "", body))).await
     }
 
     /// The evidence of this id, if the project has it. Its time is exact to the microsecond.
@@ -56,6 +59,7 @@ impl Ledger {
     ///
     /// `Corrupt`: it is not what was recorded.
     pub async fn evidence(&self, project: &str, id: &str) -> Result<Option<Evidence>, Error> {
+        self.settle().await;
         let rows = self
             .query(
                 "SELECT id, source, statement, answer, digest, taken_us, elapsed_us FROM evidence \

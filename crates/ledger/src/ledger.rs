@@ -157,7 +157,7 @@ impl Ledger {
     ///
     /// # Errors
     ///
-    /// Why queued events cannot be written; they are kept and tried again.
+    /// Why queued events cannot be written; they are kept and tried again. `AlreadyExists`: evidence of a known id.
     pub async fn flush(&self) -> Result<(), Error> {
         let Some(writer) = &self.0.writer else { return Ok(()) };
         let (reply, answer) = oneshot::channel();
@@ -199,6 +199,14 @@ impl Ledger {
         };
         self.writer()?.queue().send(Order::Write(job)).await.map_err(|_| stopped())?;
         answer.await.map_err(|_| stopped())?
+    }
+
+    /// Queues a write whose result nobody waits for.
+    pub(crate) async fn write_later(&self, ctx: &Context, write: Write) -> Result<(), Error> {
+        let drafts =
+            write.events.into_iter().map(|event| Draft::new(ctx, event)).collect::<Result<Vec<_>, _>>()?;
+        let job = Job { statements: write.statements, drafts, erase: None, synced: false, reply: None };
+        self.writer()?.queue().send(Order::Write(job)).await.map_err(|_| stopped())
     }
 
     /// Runs a query in the common dialect with `?` placeholders on a connection that cannot write. It sees all that

@@ -4,9 +4,12 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
 use contract::{Error, ErrorKind, Retry};
+use rusqlite::config::DbConfig;
+use rusqlite::hooks::Wal;
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{ErrorCode, OpenFlags, ffi};
 
@@ -18,6 +21,10 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 const STATEMENTS_CACHED_MAX: usize = 128;
 /// Most rows that one query may return; larger readings stream.
 const QUERY_ROWS_MAX: usize = 100_000;
+/// Pages in the log before they are moved into the file.
+const LOG_PAGES_MAX: i32 = 1000;
+/// Largest log that is left behind.
+const LOG_BYTES_KEPT_MAX: u64 = 8 * 1024 * 1024;
 /// "Stwd", in the header of the file.
 const APPLICATION_ID: i64 = 0x5374_7764;
 /// What SQLite alone can promise: the chain is only ever added to.
@@ -28,15 +35,24 @@ pub(crate) struct Connection {
     inner: rusqlite::Connection,
     path: PathBuf,
     synced: bool,
+    /// Pages in the log after the last commit.
+    log_pages: Arc<AtomicI32>,
 }
 
 impl Connection {
     /// Opens an existing file for writing. Writes nothing yet.
     pub(crate) fn open_writer(path: &Path, pages_max: Option<u32>) -> Result<Self, Error> {
-        let connection = Self::open(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        let mut connection = Self::open(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         connection.pragma("foreign_keys", 1)?;
         // An erased body shall not stay in free pages.
         connection.pragma("secure_delete", 1)?;
+        // Instead of SQLite's own checkpoint inside of a commit: the writer calls it when nobody waits.
+        let pages = Arc::clone(&connection.log_pages);
+        let hook = move |_: &mut Wal, now: i32| {
+            pages.store(now, Ordering::Relaxed);
+            Ok(())
+        };
+        connection.inner.wal_hook(Some(hook)).map_err(|cause| translate(cause, path))?;
         if let Some(pages_max) = pages_max {
             connection.pragma("max_page_count", i64::from(pages_max))?;
         }
@@ -48,7 +64,10 @@ impl Connection {
         let probe = |connection: &Self| connection.query("SELECT count(*) AS n FROM sqlite_master", &[]);
         let refused = match Self::open(path, OpenFlags::SQLITE_OPEN_READ_ONLY) {
             Ok(connection) => match probe(&connection) {
-                Ok(_) => return Ok(connection),
+                Ok(_) => {
+                    connection.keep_log();
+                    return Ok(connection);
+                }
                 Err(refused) => refused,
             },
             Err(refused) => refused,
@@ -76,7 +95,7 @@ impl Connection {
             OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX,
         )
         .map_err(|_| refused)?;
-        let connection = Self { inner, path: path.to_owned(), synced: true };
+        let connection = Self { inner, path: path.to_owned(), synced: true, log_pages: Arc::default() };
         probe(&connection)?;
         Ok(connection)
     }
@@ -86,7 +105,7 @@ impl Connection {
             .map_err(|cause| translate(cause, path))?;
         inner.busy_timeout(BUSY_TIMEOUT).map_err(|cause| translate(cause, path))?;
         inner.set_prepared_statement_cache_capacity(STATEMENTS_CACHED_MAX);
-        Ok(Self { inner, path: path.to_owned(), synced: true })
+        Ok(Self { inner, path: path.to_owned(), synced: true, log_pages: Arc::default() })
     }
 
     /// The tables that exist.
@@ -156,6 +175,28 @@ impl Connection {
 
     pub(crate) fn commit(&self) -> Result<(), Error> {
         self.execute("COMMIT", &[]).map(drop)
+    }
+
+    /// Moves what a long log holds to its place in the file, as far as no reader still needs the old state.
+    pub(crate) fn shorten_log(&self) {
+        if self.log_pages.swap(0, Ordering::Relaxed) < LOG_PAGES_MAX {
+            return;
+        }
+        let moved = self.inner.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| row.get::<_, i64>(0));
+        if let Err(error) = moved {
+            tracing::warn!(error = %self.error(error), "cannot move the log into the state file");
+        }
+    }
+
+    /// Leaves a short log beside the file when this connection is closed: no fsync at the end.
+    pub(crate) fn keep_log(&self) {
+        let bytes = std::fs::metadata(wal_of(&self.path)).map_or(0, |metadata| metadata.len());
+        if bytes > LOG_BYTES_KEPT_MAX {
+            return;
+        }
+        if let Err(error) = self.inner.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true) {
+            tracing::debug!(error = %self.error(error), "the log is emptied at the end");
+        }
     }
 
     /// Overwrites the log, so that what was erased does not stay in it. Readers may stand in the way; then the log is

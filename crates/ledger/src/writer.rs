@@ -12,14 +12,16 @@ use crate::head::{HeadFile, Signer};
 use crate::seal::{Sealer, body_belongs_to, hex};
 use crate::sqlite::Connection;
 use crate::write::Statement;
-use crate::{Event, Written};
+use crate::{Event, Value, Written};
 
 /// Jobs that wait for the writer; whoever comes then, waits too.
 pub(crate) const QUEUE_JOBS_MAX: usize = 1024;
 /// Jobs in one transaction.
 const BATCH_JOBS_MAX: usize = 512;
-/// Queued events that are kept for another attempt while the state file cannot be written.
-const KEPT_JOBS_MAX: usize = 4096;
+/// Bytes of queued events that are kept for another attempt while the state file cannot be written.
+const KEPT_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// What a small row takes in memory, about.
+const ROW_BYTES: usize = 512;
 
 pub(crate) struct Job {
     pub(crate) statements: Vec<Statement>,
@@ -29,6 +31,25 @@ pub(crate) struct Job {
     pub(crate) synced: bool,
     /// `None`: nobody waits, and a failed job is tried again with the next batch.
     pub(crate) reply: Option<oneshot::Sender<Result<Written, Error>>>,
+}
+
+impl Job {
+    /// About what it takes in memory.
+    fn bytes(&self) -> usize {
+        let rows = self.drafts.len() + self.statements.len();
+        let bodies: usize = self.drafts.iter().map(|draft| draft.salted.len()).sum();
+        let values: usize = self
+            .statements
+            .iter()
+            .flat_map(|statement| &statement.parameters)
+            .map(|value| match value {
+                Value::Text(text) => text.len(),
+                Value::Blob(bytes) => bytes.len(),
+                _ => 8,
+            })
+            .sum();
+        rows * ROW_BYTES + bodies + values
+    }
 }
 
 pub(crate) enum Order {
@@ -60,7 +81,9 @@ impl Writer {
             clock,
             kept: Vec::new(),
             kept_because: None,
+            lost_because: None,
             head_failed: false,
+            wrote_synced: false,
         };
         let thread =
             std::thread::Builder::new().name("ledger".into()).spawn(move || state.run(inbox)).map_err(
@@ -114,7 +137,11 @@ struct State {
     clock: Arc<dyn Clock>,
     kept: Vec<Job>,
     kept_because: Option<Error>,
+    /// Why something was given up since the last flush, which tells it.
+    lost_because: Option<Error>,
     head_failed: bool,
+    /// Whether any commit has waited for fsync.
+    wrote_synced: bool,
 }
 
 impl State {
@@ -133,13 +160,19 @@ impl State {
             self.write_all(jobs);
             for reply in flushes {
                 // Whoever has gone does not want to know.
-                drop(reply.send(self.kept_because.clone().map_or(Ok(()), Err)));
+                let failed = self.lost_because.take().or_else(|| self.kept_because.clone());
+                drop(reply.send(failed.map_or(Ok(()), Err)));
             }
+            self.connection.shorten_log();
         }
         let kept = std::mem::take(&mut self.kept);
         self.write_all(kept);
         if let Some(error) = &self.kept_because {
             tracing::error!(events = self.kept.len(), %error, "events were lost at the end");
+        }
+        // A command that only read shall not wait for fsync at its end.
+        if !self.wrote_synced {
+            self.connection.keep_log();
         }
     }
 
@@ -178,16 +211,18 @@ impl State {
                 drop(reply.send(written)); // Whoever has gone does not want to know.
             }
             (None, Ok(_)) => {}
-            (None, Err(error)) if self.kept.len() < KEPT_JOBS_MAX => {
-                if self.kept_because.is_none() {
-                    tracing::warn!(%error, "cannot write an event yet; it is kept");
-                }
-                self.kept_because = Some(error);
-                self.kept.push(job);
-            }
             (None, Err(error)) => {
-                tracing::error!(%error, "an event was lost");
-                self.kept_because = Some(error);
+                let kept_bytes: usize = self.kept.iter().map(Job::bytes).sum();
+                if !can_pass(&error) || kept_bytes + job.bytes() > KEPT_BYTES_MAX {
+                    tracing::error!(%error, "an event was lost");
+                    self.lost_because = Some(error);
+                } else {
+                    if self.kept.is_empty() {
+                        tracing::warn!(%error, "cannot write an event yet; it is kept");
+                    }
+                    self.kept.push(job);
+                    self.kept_because = Some(error);
+                }
             }
         }
     }
@@ -204,6 +239,7 @@ impl State {
         });
         match result {
             Ok((results, tail)) => {
+                self.wrote_synced |= synced;
                 if synced && tail.seq > 0 {
                     self.write_head(&tail);
                 }
@@ -351,6 +387,14 @@ impl State {
             Err(_) => {}
         }
     }
+}
+
+/// Whether another attempt may succeed once the disk or another process gives way.
+fn can_pass(error: &Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::LimitExceeded | ErrorKind::Denied | ErrorKind::Unavailable | ErrorKind::Conflict
+    )
 }
 
 fn written(drafts: Vec<Draft>, done: Done) -> Written {

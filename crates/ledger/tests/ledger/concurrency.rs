@@ -167,3 +167,22 @@ async fn dropped_ledger_writes_what_is_queued() {
     assert_complete(&all(&ledger).await, &BTreeMap::from([("later".to_owned(), 2500)]));
     assert!(ledger.verify().await.unwrap().is_whole());
 }
+
+/// No fsync at its end either: the log stays where it is.
+#[tokio::test]
+async fn command_that_only_read_leaves_its_events_in_the_log() {
+    let home = Home::with_events(1).await;
+    let log = home.path().with_file_name("state.db-wal");
+    assert!(!log.exists());
+    let head = std::fs::read(home.head()).unwrap();
+    for number in 2..=4 {
+        let ledger = home.open().await;
+        ledger.append_later(&ctx(), event(number));
+        ledger.close().await.unwrap();
+        assert!(log.metadata().unwrap().len() > 0);
+    }
+    assert_eq!(std::fs::read(home.head()).unwrap(), head, "the head names only what is durable");
+    let ledger = home.open().await;
+    assert_eq!(all(&ledger).await.len(), 4);
+    assert!(ledger.verify().await.unwrap().is_whole());
+}
