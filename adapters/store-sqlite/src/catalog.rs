@@ -51,6 +51,10 @@ pub(crate) fn inspect(connection: &Connection, rows_counted_max: u64) -> rusqlit
         if is_hidden(&name) || kind == "shadow" || kind == "view" {
             continue;
         }
+        if name.contains('\u{FFFD}') && !is_addressable(connection, &name)? {
+            tables.push(unaddressable(&name));
+            continue;
+        }
         let sql = entries
             .iter()
             .find(|entry| entry.kind == "table" && entry.name == name)
@@ -99,6 +103,32 @@ pub(crate) fn inspect(connection: &Connection, rows_counted_max: u64) -> rusqlit
     })
 }
 
+/// Whether the name in the catalog is what it looks like, so that statements can speak of it.
+fn is_addressable(connection: &Connection, name: &str) -> rusqlite::Result<bool> {
+    connection
+        .query_row("SELECT count(*) > 0 FROM main.sqlite_schema WHERE name = ?1", [name], |row| row.get(0))
+}
+
+/// A table whose name is not UTF-8: shown, so that nobody overlooks it.
+fn unaddressable(name: &str) -> Table {
+    Table {
+        name: main(name),
+        columns: Vec::new(),
+        primary_key: None,
+        unique_keys: Vec::new(),
+        foreign_keys: Vec::new(),
+        checks: Vec::new(),
+        indexes: Vec::new(),
+        triggers: Vec::new(),
+        partition: None,
+        options: vec!["NAME IS NOT UTF-8".into()],
+        comment: None,
+        rows: 0,
+        rows_estimated: true,
+        size_bytes: None,
+    }
+}
+
 fn is_hidden(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     name.starts_with(OWN_PREFIX) || name.starts_with("sqlite_")
@@ -139,7 +169,7 @@ fn table(
         .map(|(name, expression)| Check {
             name: name.clone(),
             expression: expression.clone(),
-            // ALTER TABLE checks the rows that are there, since 3.37 also for a new column; and every write is checked.
+            // There is no way to add one without checking the rows that are there.
             validated: true,
         })
         .collect();

@@ -251,13 +251,12 @@ fn pragma_reads(name: &str, has_value: bool) -> bool {
         "table_xinfo",
         "data_version",
     ];
-    const WITHOUT_VALUE: [&str; 10] = [
+    const WITHOUT_VALUE: [&str; 9] = [
         "application_id",
         "auto_vacuum",
         "encoding",
         "foreign_keys",
         "freelist_count",
-        "journal_mode",
         "page_count",
         "page_size",
         "schema_version",

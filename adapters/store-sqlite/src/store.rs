@@ -246,6 +246,10 @@ fn read_rows(connection: &mut Connection, query: &Query, stop: &Stop) -> Result<
     if !statement.readonly() {
         return Err(refused_write("the statement is not read-only"));
     }
+    if statement.column_count() == 0 {
+        // `REINDEX` of a file without indexes is asked for no permission, because it does nothing.
+        return Err(refused_write("the statement is not a query"));
+    }
     bind(&mut statement, &query.parameters, stop)?;
     let columns: Vec<String> = statement.column_names().into_iter().map(str::to_owned).collect();
     let mut types: Vec<Option<&'static str>> = vec![None; columns.len()];

@@ -368,3 +368,59 @@ pub(crate) fn quote_identifier(name: &str) -> String {
 pub(crate) fn quote_text(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn statements_are_counted() {
+        for (sql, count) in [
+            ("", 0),
+            (" -- nothing", 0),
+            (";;", 0),
+            ("SELECT 1", 1),
+            ("SELECT ';' ;", 1),
+            ("SELECT 1; -- ; \n ;", 1),
+            ("SELECT 1; SELECT 2", 2),
+            ("; SELECT 1", 2),
+            ("/* unfinished ; SELECT 1", 0),
+            ("SELECT [a;b], `c;d`, \"e;f\"", 1),
+        ] {
+            assert_eq!(statements(sql), count, "{sql}");
+        }
+    }
+
+    #[test]
+    fn aliases_are_resolved_where_they_are_clear() {
+        let tables = ["orders".to_owned(), "order lines".to_owned()];
+        for (sql, alias, table) in [
+            ("SELECT * FROM orders o", "o", Some("orders")),
+            ("SELECT * FROM Orders AS O", "o", Some("orders")),
+            ("SELECT * FROM \"order lines\" l, orders", "l", Some("order lines")),
+            ("SELECT * FROM orders x WHERE id IN (SELECT 1 FROM \"order lines\" x)", "x", None),
+            ("SELECT * FROM orders", "o", None),
+        ] {
+            assert_eq!(table_of_alias(sql, alias, &tables).as_deref(), table, "{sql}");
+        }
+    }
+
+    proptest! {
+        /// Damaged or hostile text in a schema must not stop us.
+        #[test]
+        fn any_text_can_be_read(sql in ".{0,200}") {
+            let _ = (table(&sql), index(&sql), view(&sql), statements(&sql));
+            let _ = (table(&format!("CREATE TABLE t ({sql}")), index(&format!("CREATE INDEX i ON t ({sql}")));
+        }
+
+        #[test]
+        fn quoted_names_are_read_back(name in "[^\0]{1,30}") {
+            let quoted = quote_identifier(&name);
+            let words = words(&quoted);
+            prop_assert_eq!(words.len(), 1);
+            prop_assert_eq!(words[0].name(), name);
+        }
+    }
+}
