@@ -1,0 +1,230 @@
+//! `steward demo`: a whole task on a real dataset, without network and keys, told as it happens.
+
+use std::path::Path;
+
+use contract::{Actor, Answer, AnswerStatus, Context, Error, ErrorKind};
+use serde_json::{Value, json};
+
+use crate::config;
+use crate::door::{Options, Steward, Surroundings};
+use crate::terminal::print;
+
+/// Marks a folder as the demo's own: only such a folder is recreated.
+const MARKER: &str = ".steward-demo";
+
+/// Rows in one INSERT of the generated first migration.
+const ROWS_PER_INSERT: usize = 500;
+
+const PROJECT_FILE: &str = include_str!("../../../examples/flights/steward.yaml");
+const TASK: &str = include_str!("../../../examples/flights/tasks/review.md");
+const QUERY: &str = include_str!("../../../examples/flights/queries/fleet_history.sql");
+const CREATE: &str = include_str!("../../../examples/flights/migrations/flights/0001_create_flights.sql");
+const PENDING: &[(&str, &str)] = &[
+    (
+        "0002_add_carrier_punctuality.sql",
+        include_str!("../../../examples/flights/migrations/flights/0002_add_carrier_punctuality.sql"),
+    ),
+    (
+        "0003_delete_unmatched_flights.sql",
+        include_str!("../../../examples/flights/migrations/flights/0003_delete_unmatched_flights.sql"),
+    ),
+];
+/// Parents first: the rows refer to each other.
+const DATA: &[(&str, &str)] = &[
+    ("carriers", include_str!("../../../examples/flights/data/carriers.csv")),
+    ("planes", include_str!("../../../examples/flights/data/planes.csv")),
+    ("flights", include_str!("../../../examples/flights/data/flights.csv")),
+];
+
+/// Tells the story; `Ok` when it ended as told.
+///
+/// # Errors
+///
+/// `AlreadyExists`: the folder holds something that is not the demo's. `Other`: the story ended differently; the message
+/// says where.
+pub async fn run(dir: &Path, surroundings: Surroundings) -> Result<(), Error> {
+    set_up(dir)?;
+    let file = dir.join(config::FILE_NAME);
+    let steward = Steward::open(vec![config::load(&file)?], &surroundings).await?;
+    let ctx = Context::new("flights", Actor::local());
+
+    chapter(1, "A database with real data: one month of departures from New York (public domain)");
+    let answer = submit(&steward, &ctx, "migration.apply", json!({ "store": "flights", "to": "0001" })).await?;
+    expect(answer.status == AnswerStatus::Done, "the first migration is applied", &answer.text)?;
+    let answer = submit(&steward, &ctx, "store.inspect", json!({ "store": "flights" })).await?;
+    for table in answer.value["tables"].as_array().into_iter().flatten() {
+        let name = table["name"].as_str().unwrap_or_default();
+        print(&format!("   {name:<10} {:>7} rows", table["rows"].as_u64().unwrap_or_default()));
+    }
+
+    chapter(2, "A task from the PM");
+    print(&indent(TASK));
+
+    chapter(3, "Steward works on it: inspects, plans, asks the authority matrix, does what it may, verifies");
+    let answer = submit(&steward, &ctx, "task.run", json!({ "text": TASK })).await?;
+    let task = answer.value["task"]["id"].as_str().or_else(|| answer.value["id"].as_str()).unwrap_or_default().to_owned();
+    for action in answer.value["actions"].as_array().into_iter().flatten() {
+        let text = |key: &str| action[key].as_str().unwrap_or_default().to_owned();
+        print(&format!("   {:<12} {:<20} {}", text("status"), text("request"), text("reason")));
+    }
+
+    chapter(4, "The report");
+    print(&indent(&answer.text));
+
+    let actions: Vec<&Value> = answer.value["actions"].as_array().into_iter().flatten().collect();
+    let has = |request: &str, status: &str| {
+        actions.iter().any(|action| action["request"] == request && action["status"] == status)
+    };
+    expect(has("index.create", "done"), "the missing index is created", &answer.value.to_string())?;
+    expect(has("migration.apply", "waiting"), "the risky migration waits for approval", &answer.value.to_string())?;
+    expect(
+        actions.iter().any(|action| matches!(action["status"].as_str(), Some("forbidden" | "escalated"))),
+        "the page of the application is refused",
+        &answer.value.to_string(),
+    )?;
+    let passed = answer.value["acceptance"].as_array().into_iter().flatten().any(|check| {
+        check["check"].as_str().is_some_and(|check| check.starts_with("p95_ms")) && check["pass"] == true
+    });
+    expect(passed, "the query now answers within the objective", &answer.value.to_string())?;
+
+    chapter(5, "Every number can be traced, and nothing can be edited unseen");
+    let evidence = answer.value["acceptance"][0]["evidence"][0]
+        .as_str()
+        .map(str::to_owned)
+        .or_else(|| answer.evidence.first().cloned())
+        .unwrap_or_default();
+    let shown = submit(&steward, &ctx, "evidence.show", json!({ "id": evidence })).await?;
+    print(&indent(&shorten(&shown.text, 12)));
+    let verified = submit(&steward, &ctx, "audit.verify", json!({})).await?;
+    expect(verified.value["problem"].is_null(), "the audit trail is intact", &verified.text)?;
+    print(&indent(&verified.text));
+    steward.close().await?;
+
+    chapter(6, "Try next");
+    let waiting = actions.iter().find_map(|action| action["approval"].as_str()).unwrap_or_default();
+    let cd = dir.display();
+    print(&format!(
+        "   cd {cd}\n   \
+         steward report {task}\n   \
+         steward approval show {waiting}\n   \
+         steward store inspect flights --format mermaid\n   \
+         steward evidence {evidence}\n   \
+         steward policy check file.write path:src/pages/fleet.tsx\n"
+    ));
+    Ok(())
+}
+
+async fn submit(steward: &Steward, ctx: &Context, name: &str, arguments: Value) -> Result<Answer, Error> {
+    steward.submit_with(ctx, name, arguments, Options::default()).await
+}
+
+fn expect(told: bool, what: &str, got: &str) -> Result<(), Error> {
+    if told {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Other, "the story ended differently").with("expected", what).with("got", shorten(got, 40)))
+}
+
+fn chapter(number: usize, title: &str) {
+    print(&format!("\n{number}. {title}\n"));
+}
+
+fn indent(text: &str) -> String {
+    text.trim_end().lines().map(|line| format!("   {line}\n")).collect()
+}
+
+fn shorten(text: &str, lines_max: usize) -> String {
+    let mut lines: Vec<&str> = text.lines().collect();
+    let more = lines.len().saturating_sub(lines_max);
+    lines.truncate(lines_max);
+    let rest = if more > 0 { format!("\n… {more} more lines") } else { String::new() };
+    format!("{}{rest}", lines.join("\n"))
+}
+
+/// Makes the project folder anew.
+fn set_up(dir: &Path) -> Result<(), Error> {
+    let fail = |cause: std::io::Error| {
+        Error::new(ErrorKind::Denied, "cannot write the demo's folder").with("folder", dir.display()).because(cause)
+    };
+    if dir.exists() {
+        let empty = std::fs::read_dir(dir).map_err(fail)?.next().is_none();
+        if !empty && !dir.join(MARKER).is_file() {
+            return Err(Error::new(ErrorKind::AlreadyExists, "the folder holds something that is not the demo's")
+                .with("folder", dir.display())
+                .hint("name another with `--dir DIR`; only a folder that the demo made is recreated"));
+        }
+        if crate::daemon::running(&dir.join(".steward/state.db")).is_some() {
+            return Err(Error::new(ErrorKind::Conflict, "a daemon serves this folder")
+                .with("folder", dir.display())
+                .hint("stop it first, or name another folder with `--dir DIR`"));
+        }
+        for entry in std::fs::read_dir(dir).map_err(fail)? {
+            let path = entry.map_err(fail)?.path();
+            let removed = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+            removed.map_err(fail)?;
+        }
+    }
+    let write = |path: &str, text: &str| {
+        let path = dir.join(path);
+        std::fs::create_dir_all(path.parent().unwrap_or(dir)).and_then(|()| std::fs::write(&path, text)).map_err(fail)
+    };
+    // First of all, so that a demo that was interrupted can be recreated.
+    write(MARKER, "made by `steward demo`, which may remove everything here\n")?;
+    write(config::FILE_NAME, PROJECT_FILE)?;
+    write("tasks/review.md", TASK)?;
+    write("queries/fleet_history.sql", QUERY)?;
+    write("data/flights.db", "")?;
+    write("migrations/flights/0001_create_flights.sql", &with_rows(CREATE))?;
+    for (name, text) in PENDING {
+        write(&format!("migrations/flights/{name}"), text)?;
+    }
+    Ok(())
+}
+
+/// The first migration with the dataset's rows behind its tables.
+fn with_rows(create: &str) -> String {
+    let (up, down) = create.split_once("-- steward: down").unwrap_or((create, ""));
+    let mut out = String::from(up);
+    for (table, csv) in DATA {
+        let mut lines = csv.lines();
+        let columns = lines.next().unwrap_or_default();
+        let rows: Vec<&str> = lines.collect();
+        for chunk in rows.chunks(ROWS_PER_INSERT) {
+            let values: Vec<String> = chunk.iter().map(|row| format!("({})", literals(row))).collect();
+            out.push_str(&format!("INSERT INTO {table} ({columns}) VALUES\n{};\n", values.join(",\n")));
+        }
+    }
+    format!("{out}\n-- steward: down{down}")
+}
+
+/// A line of the dataset, which has no quotes and no commas in its fields, as SQL literals.
+fn literals(row: &str) -> String {
+    let literal = |field: &str| match field {
+        "" => "NULL".to_owned(),
+        // `0` and numbers without leading zeros; everything else is text.
+        number if number.parse::<i64>().is_ok_and(|value| value.to_string() == number) => number.to_owned(),
+        text => format!("'{}'", text.replace('\'', "''")),
+    };
+    row.split(',').map(literal).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn foreign_folder_is_never_touched() {
+        let dir = tempfile::tempdir().expect("a folder");
+        std::fs::write(dir.path().join("precious"), "x").expect("a file");
+        assert_eq!(set_up(dir.path()).expect_err("foreign").kind(), ErrorKind::AlreadyExists);
+        assert!(dir.path().join("precious").exists());
+        let own = dir.path().join("own");
+        set_up(&own).expect("a new folder");
+        set_up(&own).expect("our own folder");
+    }
+
+    #[test]
+    fn fields_become_literals() {
+        assert_eq!(literals("1,2013-01-01,O'Hare,,007,-3"), "1, '2013-01-01', 'O''Hare', NULL, '007', -3");
+    }
+}
