@@ -19,7 +19,7 @@ pub fn open(
     secrets: Arc<dyn SecretSource>,
 ) -> Result<Arc<dyn Store>, Error> {
     Ok(match config {
-        StoreConfig::Sqlite(config) => Arc::new(store_sqlite::open(name, config.clone(), project_dir)?),
+        StoreConfig::Sqlite(config) => Arc::new(store_sqlite::open(name, config, project_dir)?),
         StoreConfig::Postgres(config) => Arc::new(store_postgres::open(name, config.clone(), project_dir, secrets)?),
     })
 }

@@ -1,5 +1,7 @@
 //! Log lines on standard error.
 
+use std::io::IsTerminal;
+
 use contract::{Error, ErrorKind};
 use tracing_subscriber::EnvFilter;
 
@@ -16,6 +18,8 @@ pub fn start(filter: &str) -> Result<(), Error> {
             .hint("use error, warn, info, debug, or a filter such as `stores=debug`")
     })?;
     // A second start in one process (tests) keeps the first subscriber.
-    drop(tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init());
+    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colour).with_writer(std::io::stderr);
+    drop(subscriber.try_init());
     Ok(())
 }
