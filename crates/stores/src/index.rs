@@ -3,12 +3,10 @@
 use std::time::Duration;
 
 use contract::{
-    Capability, Context, Effect, Error, ErrorKind, Finding, Plan, PlanStep, Request, Severity, Statement,
-    StepMode, StoreDirectory,
+    Capability, Context, Error, ErrorKind, Finding, Plan, PlanStep, Request, Severity, Statement, StepMode,
+    StoreDirectory,
 };
 use schema::{Dialect, Index, Schema, Table};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::inquiry::Inquiry;
@@ -16,6 +14,7 @@ use crate::inspect::find_table;
 use crate::measure::summary_value;
 use crate::migration::{index_is_gone, index_is_valid};
 use crate::prestate::Scope;
+use crate::request::{CreateIndex, DropIndex};
 use crate::text;
 
 /// Longest name that PostgreSQL keeps, in bytes.
@@ -26,56 +25,6 @@ const MEASURED_RUNS: u32 = 20;
 
 /// Longest time one run of a measurement may take.
 const MEASURED_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// Arguments of `index.create`.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct CreateIndex {
-    /// The store's name in the project file.
-    pub store: String,
-    /// The table, such as `orders` or `sales.orders`.
-    pub table: String,
-    /// Its columns in the index's order, each optionally followed by `DESC`.
-    pub columns: Vec<String>,
-    /// The index's name; made from table and columns without it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub name: Option<String>,
-    /// Whether it refuses duplicates.
-    #[serde(default)]
-    pub unique: bool,
-    /// The query that it is for, measured before and after.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub query: Option<String>,
-}
-
-impl Request for CreateIndex {
-    const NAME: &'static str = "index.create";
-    const SUMMARY: &'static str = "Build an index without blocking writers, and measure what it brings";
-    const EXAMPLE: &'static str =
-        "steward index create orders orders --columns customer_id --query 'SELECT …'";
-    const EFFECT: Effect = Effect::Change;
-    const ACTION: &'static str = "index.create";
-    const POSITIONAL: &'static [&'static str] = &["store", "table"];
-}
-
-/// Arguments of `index.drop`.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct DropIndex {
-    /// The store's name in the project file.
-    pub store: String,
-    /// The index's name, such as `orders_customer_id_idx` or `sales.orders_customer_id_idx`.
-    pub index: String,
-}
-
-impl Request for DropIndex {
-    const NAME: &'static str = "index.drop";
-    const SUMMARY: &'static str = "Drop an index; its definition is kept for the way back";
-    const EXAMPLE: &'static str = "steward index drop orders orders_customer_id_idx";
-    const EFFECT: Effect = Effect::Change;
-    const ACTION: &'static str = "index.drop";
-    const POSITIONAL: &'static [&'static str] = &["store", "index"];
-}
 
 /// Plans an index. A plan without steps means that an index already does the work.
 ///
@@ -226,11 +175,7 @@ pub async fn plan_drop(
 ) -> Result<Plan, Error> {
     let mut inquiry = Inquiry::open(ctx, stores, &request.store).await?;
     let (schema, _) = inquiry.schema().await?;
-    let (table, index) = find_index(&schema, &request.index).ok_or_else(|| {
-        Error::new(ErrorKind::NotFound, format!("no index `{}`", request.index))
-            .with("store", &request.store)
-            .hint(format!("`steward store inspect {}` shows them", request.store))
-    })?;
+    let (table, index) = find_index(&schema, request)?;
     if index.backs_constraint {
         return Err(Error::new(
             ErrorKind::Invalid,
@@ -282,13 +227,34 @@ pub async fn plan_drop(
     })
 }
 
-fn find_index<'a>(schema: &'a Schema, name: &str) -> Option<(&'a Table, &'a Index)> {
-    schema.tables.iter().find_map(|table| {
-        let index = table
-            .indexes
-            .iter()
-            .find(|index| index.name == name || format!("{}.{}", table.name.namespace, index.name) == name)?;
-        Some((table, index))
+fn find_index<'a>(schema: &'a Schema, request: &DropIndex) -> Result<(&'a Table, &'a Index), Error> {
+    let hint = format!("`steward store inspect {}` shows them", request.store);
+    let (found, what) = match (&request.index, &request.table) {
+        (Some(name), None) => {
+            let named = |table: &Table, index: &Index| {
+                index.name == *name || format!("{}.{}", table.name.namespace, index.name) == *name
+            };
+            let all =
+                schema.tables.iter().flat_map(|table| table.indexes.iter().map(move |index| (table, index)));
+            (all.into_iter().find(|(table, index)| named(table, index)), format!("`{name}`"))
+        }
+        (None, Some(table)) => {
+            let table = find_table(schema, table)?;
+            let columns: Vec<String> = request
+                .columns
+                .iter()
+                .map(|column| Ok(find_column(table, column)?.0))
+                .collect::<Result<_, Error>>()?;
+            let index =
+                table.indexes.iter().find(|index| index.columns == columns && !index.backs_constraint);
+            (index.map(|index| (table, index)), format!("on `{}` ({})", table.name, columns.join(", ")))
+        }
+        _ => {
+            return Err(Error::new(ErrorKind::Invalid, "give `index`, or `table` and `columns`").hint(hint));
+        }
+    };
+    found.ok_or_else(|| {
+        Error::new(ErrorKind::NotFound, format!("no index {what}")).with("store", &request.store).hint(hint)
     })
 }
 

@@ -1,5 +1,6 @@
 //! Databases: inventory, queries, setup, migrations, index advice, consistency.
 
+mod advise;
 mod check;
 mod consistency;
 mod drift;
@@ -13,9 +14,11 @@ pub mod migration;
 mod plan_text;
 mod prestate;
 mod query;
+mod request;
 pub mod setup;
 mod text;
 
+pub use advise::advise;
 pub use check::{CheckStore, check};
 pub use consistency::{CheckConsistency, Orphans, consistency};
 pub use drift::{DiffStore, diff};
@@ -25,3 +28,7 @@ pub use list::{ListStores, list};
 pub use measure::{MeasureStore, Measured, measure};
 pub use plan_text::plan_text;
 pub use query::{QueryStore, query};
+pub use request::{
+    AdviseIndexes, ApplyMigrations, CreateIndex, DropIndex, MigrationStatus, NewMigration, PlanMigrations,
+    RollbackMigrations, SetupStore,
+};

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::inquiry::Inquiry;
+use crate::migration::risk::resolve;
 use crate::text;
 
 /// Most runs of one measurement.
@@ -139,7 +140,16 @@ impl Inquiry<'_> {
     /// How the store would run the statement, with evidence.
     pub(crate) async fn explain(&mut self, sql: &str) -> Result<(Explain, String), Error> {
         let started = std::time::Instant::now();
-        let explain = self.relational()?.explain(self.ctx, sql).await?;
+        let mut explain = self.relational()?.explain(self.ctx, sql).await?;
+        // SQLite's plans say nothing of rows.
+        if explain.full_scans.iter().any(|scan| scan.rows_expected.is_none()) {
+            let schema = self.schema().await?.0;
+            for scan in &mut explain.full_scans {
+                let parts: Vec<String> = scan.table.split('.').map(ToOwned::to_owned).collect();
+                scan.rows_expected =
+                    scan.rows_expected.or_else(|| resolve(&schema, &parts).map(|table| table.rows));
+            }
+        }
         let id = self.note(&format!("EXPLAIN {sql}"), json!(explain), crate::inquiry::millis_since(started));
         Ok((explain, id))
     }

@@ -2,46 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use contract::{
-    Context, Effect, Error, ErrorKind, Plan, PlanStep, Request, Statement, StepMode, StoreDirectory,
-};
+use contract::{Context, Error, ErrorKind, Plan, PlanStep, Request, Statement, StepMode, StoreDirectory};
 use schema::Dialect;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::inquiry::{Inquiry, quoted_literal};
 use crate::prestate::Scope;
+use crate::request::SetupStore;
 
 /// Logins of one role that may be open at once.
 const CONNECTIONS_MAX: u32 = 16;
-
-/// Arguments of `store.setup`.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct SetupStore {
-    /// The store's name in the project file.
-    pub store: String,
-    /// Namespaces that Steward may read and work in.
-    #[serde(default = "default_schemas")]
-    pub schemas: Vec<String>,
-    /// Role that owns the tables: the writing login joins it, because only owners may alter and index.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub owner: Option<String>,
-}
-
-fn default_schemas() -> Vec<String> {
-    vec!["public".into()]
-}
-
-impl Request for SetupStore {
-    const NAME: &'static str = "store.setup";
-    const SUMMARY: &'static str = "Make least-privilege logins for reading and writing";
-    const EXAMPLE: &'static str = "steward store setup orders --owner shop_owner";
-    const EFFECT: Effect = Effect::Change;
-    const ACTION: &'static str = "store.setup";
-    const POSITIONAL: &'static [&'static str] = &["store"];
-}
 
 /// Plans the roles `steward_reader` and `steward_writer` and what they may do; running it again only renews passwords.
 ///

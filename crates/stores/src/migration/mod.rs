@@ -12,11 +12,7 @@ mod plan;
 pub(crate) mod risk;
 mod split;
 
-use contract::{
-    Context, Effect, Error, ErrorKind, Finding, Outcome, Plan, Request, Severity, StoreDirectory,
-};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use contract::{Context, Error, ErrorKind, Finding, Outcome, Plan, Severity, StoreDirectory};
 use serde_json::json;
 
 pub use file::MigrationFile;
@@ -24,126 +20,11 @@ pub(crate) use plan::{PlacedRisk, Progress, index_is_gone, index_is_valid};
 pub use plan::{plan_apply, plan_rollback};
 
 use crate::inquiry::Inquiry;
+use crate::request::{
+    ApplyMigrations, MigrationStatus, NewMigration, PlanMigrations, default_lock_timeout_ms,
+    default_statement_timeout_ms,
+};
 use crate::text;
-
-fn default_lock_timeout_ms() -> u64 {
-    5_000
-}
-
-fn default_statement_timeout_ms() -> u64 {
-    900_000
-}
-
-/// Arguments of `migration.new`.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct NewMigration {
-    /// The store's name in the project file.
-    pub store: String,
-    /// What it does, in words, such as `add status to orders`.
-    pub name: String,
-}
-
-impl Request for NewMigration {
-    const NAME: &'static str = "migration.new";
-    const SUMMARY: &'static str = "Make the next migration file";
-    const EXAMPLE: &'static str = "steward migration new orders 'add status'";
-    const EFFECT: Effect = Effect::Change;
-    const ACTION: &'static str = "file.write";
-    const POSITIONAL: &'static [&'static str] = &["store", "name"];
-}
-
-/// Arguments of `migration.status`.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct MigrationStatus {
-    /// The store's name in the project file.
-    pub store: String,
-}
-
-impl Request for MigrationStatus {
-    const NAME: &'static str = "migration.status";
-    const SUMMARY: &'static str = "Show which migrations a store has and which are pending";
-    const EXAMPLE: &'static str = "steward migration status orders";
-    const EFFECT: Effect = Effect::Read;
-    const ACTION: &'static str = "store.read";
-    const POSITIONAL: &'static [&'static str] = &["store"];
-}
-
-/// Arguments of `migration.plan`.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct PlanMigrations {
-    /// The store's name in the project file.
-    pub store: String,
-    /// Number of the last migration to plan; all pending ones without it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub to: Option<u64>,
-}
-
-impl Request for PlanMigrations {
-    const NAME: &'static str = "migration.plan";
-    const SUMMARY: &'static str = "Show what the pending migrations would run, lock, lose and break";
-    const EXAMPLE: &'static str = "steward migration plan orders";
-    const EFFECT: Effect = Effect::Read;
-    const ACTION: &'static str = "store.read";
-    const POSITIONAL: &'static [&'static str] = &["store"];
-}
-
-/// Arguments of `migration.apply`.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct ApplyMigrations {
-    /// The store's name in the project file.
-    pub store: String,
-    /// Number of the last migration to apply; all pending ones without it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub to: Option<u64>,
-    /// Longest wait for a lock, in milliseconds; others wait behind us meanwhile.
-    #[serde(default = "default_lock_timeout_ms")]
-    pub lock_timeout_ms: u64,
-    /// Longest time one statement may take, in milliseconds.
-    #[serde(default = "default_statement_timeout_ms")]
-    pub statement_timeout_ms: u64,
-}
-
-impl Request for ApplyMigrations {
-    const NAME: &'static str = "migration.apply";
-    const SUMMARY: &'static str = "Apply the pending migrations";
-    const EXAMPLE: &'static str = "steward migration apply orders --to 4";
-    const EFFECT: Effect = Effect::Change;
-    const ACTION: &'static str = "schema.migrate";
-    const POSITIONAL: &'static [&'static str] = &["store"];
-}
-
-/// Arguments of `migration.rollback`.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct RollbackMigrations {
-    /// The store's name in the project file.
-    pub store: String,
-    /// How many migrations to take back, newest first; 1 without it and without `to`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub steps: Option<u64>,
-    /// Number of the last migration to keep; 0 takes all back.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub to: Option<u64>,
-    /// Longest wait for a lock, in milliseconds; others wait behind us meanwhile.
-    #[serde(default = "default_lock_timeout_ms")]
-    pub lock_timeout_ms: u64,
-    /// Longest time one statement may take, in milliseconds.
-    #[serde(default = "default_statement_timeout_ms")]
-    pub statement_timeout_ms: u64,
-}
-
-impl Request for RollbackMigrations {
-    const NAME: &'static str = "migration.rollback";
-    const SUMMARY: &'static str = "Take applied migrations back through their down sections";
-    const EXAMPLE: &'static str = "steward migration rollback orders --steps 1";
-    const EFFECT: Effect = Effect::Change;
-    const ACTION: &'static str = "schema.migrate";
-    const POSITIONAL: &'static [&'static str] = &["store"];
-}
 
 /// The next migration file: its name in `migrations/<store>/` and its content. Writes nothing.
 ///
@@ -256,7 +137,7 @@ pub async fn preview(
 ) -> Result<Outcome, Error> {
     let apply = ApplyMigrations {
         store: request.store.clone(),
-        to: request.to,
+        to: request.to.clone(),
         lock_timeout_ms: default_lock_timeout_ms(),
         statement_timeout_ms: default_statement_timeout_ms(),
     };

@@ -14,9 +14,9 @@ use super::file::{Migration, MigrationFile, Sql, read};
 use super::history::{self, Record, State};
 use super::risk::{Judge, Risk, resolve, stronger};
 use super::split::words;
-use super::{ApplyMigrations, RollbackMigrations};
 use crate::inquiry::{Inquiry, quoted_literal};
 use crate::prestate::Scope;
+use crate::request::{ApplyMigrations, RollbackMigrations};
 use crate::text;
 
 /// A risk and where it stands.
@@ -85,7 +85,10 @@ pub async fn plan_apply(
     let mut inquiry = Inquiry::open(ctx, stores, &request.store).await?;
     let progress = Progress::read(&mut inquiry, files).await?;
     let applied = progress.applied();
-    let to = target(&progress, request.to)?;
+    let to = match &request.to {
+        Some(to) => target(&progress, to)?,
+        None => progress.files.len(),
+    };
     if to < applied {
         return Err(Error::new(
             ErrorKind::Invalid,
@@ -153,11 +156,11 @@ pub async fn plan_rollback(
         Some(record) => done = usize::try_from(record.statements_done).unwrap_or(usize::MAX),
         None => {}
     }
-    let keep = match (request.to, request.steps) {
+    let keep = match (&request.to, request.steps) {
         (Some(_), Some(_)) => {
             return Err(Error::new(ErrorKind::Invalid, "give one of `to` and `steps`"));
         }
-        (Some(to), None) => usize::try_from(to).unwrap_or(usize::MAX),
+        (Some(to), None) => target(&progress, to)?,
         (None, steps) => there.saturating_sub(usize::try_from(steps.unwrap_or(1)).unwrap_or(usize::MAX)),
     };
     if keep > there {
@@ -204,14 +207,20 @@ fn cut_short(record: &Record, what: &str, hint: &str) -> Error {
         .hint(hint)
 }
 
-/// How many migrations the store has when `to` is reached.
-fn target(progress: &Progress, to: Option<u64>) -> Result<usize, Error> {
-    let Some(to) = to else { return Ok(progress.files.len()) };
-    match usize::try_from(to) {
-        Ok(to) if to <= progress.files.len() => Ok(to),
-        _ => Err(Error::new(ErrorKind::NotFound, format!("no migration has the number {to}"))
-            .hint(format!("the last one is {}", progress.files.len()))),
-    }
+/// How many migrations the store has when `to`, a number or a name, is reached.
+fn target(progress: &Progress, to: &str) -> Result<usize, Error> {
+    let number = to.parse().ok().filter(|number| *number <= progress.files.len());
+    let named = || {
+        let name = to.strip_suffix(".sql").unwrap_or(to);
+        progress.files.iter().position(|file| file.name == name).map(|at| at + 1)
+    };
+    number.or_else(named).ok_or_else(|| {
+        let error = Error::new(ErrorKind::NotFound, format!("no migration `{to}`"));
+        match progress.files.last() {
+            Some(last) => error.hint(format!("the last one is `{}`", last.name)),
+            None => error.hint("there are no migrations; `steward migration new` makes one"),
+        }
+    })
 }
 
 /// How a statement is run in a migration that is not one transaction.

@@ -156,6 +156,22 @@ impl<'a> Judge<'a> {
                 judgement.lock = Some(self.lock("ACCESS EXCLUSIVE"));
                 return judgement;
             }
+            // The parser reads only some values of a pragma.
+            (Dialect::Sqlite, ["PRAGMA", "FOREIGN_KEYS", ..]) => {
+                judgement.risk(
+                    "no_effect",
+                    Severity::Warning,
+                    "PRAGMA foreign_keys does nothing inside a transaction",
+                    "leave it out, and check with `steward store consistency` afterwards",
+                );
+                return judgement;
+            }
+            (Dialect::Sqlite, ["PRAGMA", name, ..]) => {
+                if !["USER_VERSION", "APPLICATION_ID", "OPTIMIZE", "JOURNAL_MODE"].contains(name) {
+                    judgement.unknown("this pragma is not known here, and some destroy the file");
+                }
+                return judgement;
+            }
             (Dialect::Postgres, ["REINDEX", ..]) => {
                 judgement.lock = Some("SHARE UPDATE EXCLUSIVE");
                 return judgement;
@@ -302,19 +318,6 @@ impl<'a> Judge<'a> {
                         "the query runs once now, inside the transaction",
                         "make it WITH NO DATA and refresh it later",
                     );
-                }
-            }
-            Statement::Pragma { name, .. } => {
-                let name = name.to_string().to_ascii_lowercase();
-                if name.ends_with("foreign_keys") {
-                    out.risk(
-                        "no_effect",
-                        Severity::Warning,
-                        "PRAGMA foreign_keys does nothing inside a transaction",
-                        "leave it out, and check with `steward store consistency` afterwards",
-                    );
-                } else if name.ends_with("writable_schema") {
-                    out.unknown("PRAGMA writable_schema can destroy the file");
                 }
             }
             Statement::Grant(_)
