@@ -13,6 +13,7 @@ fn environment<'a>() -> Environment<'a> {
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     environment.set_fuel(Some(FUEL));
     environment.add_function("has_index", has_index);
+    environment.add_function("up_to", up_to);
     environment.add_filter("quoted", quoted);
     environment
 }
@@ -21,6 +22,16 @@ fn environment<'a>() -> Environment<'a> {
 fn has_index(inspected: &Jinja, table: &str, columns: Vec<String>) -> bool {
     let Ok(value) = serde_json::to_value(inspected) else { return false };
     index_exists(&value, table, &columns)
+}
+
+/// `up_to(pending, "0003_x")`: the items up to the one of this name; all for an empty name, none if it is not there.
+#[allow(clippy::needless_pass_by_value)] // The engine hands values over.
+fn up_to(list: Jinja, name: &str) -> Jinja {
+    let items: Vec<Jinja> = list.try_iter().map(Iterator::collect).unwrap_or_default();
+    let is_named = |item: &Jinja| item.get_attr("name").is_ok_and(|value| value.as_str() == Some(name));
+    let end =
+        if name.is_empty() { items.len() } else { items.iter().position(is_named).map_or(0, |at| at + 1) };
+    items.into_iter().take(end).collect()
 }
 
 /// A name as an acceptance check reads it, whatever is in it.

@@ -46,7 +46,7 @@ pub(crate) struct Reading {
     /// Jobs, in the order of the text.
     pub(crate) jobs: Vec<Recognised>,
     /// Parts that are not Steward's.
-    pub(crate) foreign: Vec<Foreign>,
+    pub(crate) not_ours: Vec<Foreign>,
     /// Jobs that a clause could equally mean, by index of runbook.
     pub(crate) ambiguous: Vec<(String, Vec<usize>)>,
     /// The text forbids changes.
@@ -134,7 +134,7 @@ impl Matcher {
         for clause in &clauses {
             self.read_clause(clause, &mut reading);
         }
-        if reading.jobs.is_empty() && reading.foreign.is_empty() && reading.ambiguous.is_empty() {
+        if reading.jobs.is_empty() && reading.not_ours.is_empty() && reading.ambiguous.is_empty() {
             // No clause says it alone; perhaps they say it together.
             let all: Vec<Token> = clauses.concat();
             self.read_clause(&all, &mut reading);
@@ -205,7 +205,7 @@ impl Matcher {
         let (other, other_score) = ranked(&foreign).first().copied().unwrap_or((0, 0.0));
         if other_score >= THRESHOLD && other_score > first_score {
             let territory = &self.territories[other].0;
-            reading.foreign.push(Foreign {
+            reading.not_ours.push(Foreign {
                 territory: territory.name.clone(),
                 title: territory.title.clone(),
                 owner: territory.owner.clone(),
@@ -254,7 +254,7 @@ impl Matcher {
         let covered: BTreeSet<usize> =
             claimed.iter().flat_map(|runbook| self.runbooks[*runbook].covers.clone()).collect();
         reading.jobs.retain(|job| !covered.contains(&job.runbook) || job.score >= 2.0 * THRESHOLD);
-        reading.foreign.dedup_by(|a, b| a.territory == b.territory);
+        reading.not_ours.dedup_by(|a, b| a.territory == b.territory);
     }
 
     /// The weight of the words found, each counted once, and the words.
@@ -423,6 +423,11 @@ fn without_prohibitions(sentence: &str) -> (String, bool) {
     (kept, forbids)
 }
 
+/// Whether rules, such as standards and constraints, forbid changes.
+pub(crate) fn forbid_changes(rules: &[String]) -> bool {
+    rules.iter().flat_map(|rule| prose::sentences(rule)).any(|sentence| without_prohibitions(&sentence).1)
+}
+
 /// How many words a prohibition begins with; 0 if none does here.
 fn prohibition(bare: &[String]) -> usize {
     let word = |i: usize| bare.get(i).map_or("", String::as_str);
@@ -485,7 +490,7 @@ mod tests {
         let names = ["orders".to_owned(), "customers".to_owned()].into();
         let reading = matcher.read(&[text.to_owned()], &names);
         let jobs = reading.jobs.iter().map(|job| runbooks[job.runbook].name.clone()).collect();
-        let foreign = reading.foreign.iter().map(|foreign| foreign.owner.clone()).collect();
+        let foreign = reading.not_ours.iter().map(|foreign| foreign.owner.clone()).collect();
         (jobs, foreign, reading.forbids_changes, !reading.ambiguous.is_empty())
     }
 

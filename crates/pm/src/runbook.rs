@@ -107,6 +107,9 @@ pub struct Step {
     /// Expression that gives a list: the step is done for each `item`.
     #[serde(default)]
     pub for_each: Option<String>,
+    /// The items depend on one another: the first that is not done ends the list.
+    #[serde(default)]
+    pub in_order: bool,
     /// Expression: the step is skipped unless it is true.
     #[serde(default)]
     pub when: Option<String>,
@@ -138,6 +141,9 @@ pub struct Criterion {
     /// Expression: no check unless it is true.
     #[serde(default)]
     pub when: Option<String>,
+    /// It is about the effect of a change, and so says nothing where changes are only planned.
+    #[serde(default)]
+    pub after_change: bool,
 }
 
 /// A known job.
