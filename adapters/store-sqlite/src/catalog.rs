@@ -230,7 +230,8 @@ fn columns(
         let name = text_at(row, 0)?;
         let mut native_type = text_at(row, 1)?;
         if let Some(collation) = of(&written.collations, &name) {
-            native_type = format!("{native_type} COLLATE {collation}").trim_start().to_owned();
+            let separator = if native_type.is_empty() { "" } else { " " };
+            native_type = format!("{native_type}{separator}COLLATE {collation}");
         }
         let hidden: u32 = row.get(5)?;
         // 2: a virtual, 3: a stored generated column.

@@ -448,13 +448,17 @@ fn is_true(connection: &Connection, question: &Ready, stop: &Stop) -> Result<boo
 
 /// Rolls an open transaction back and takes back whatever the step set on the connection.
 fn restore(connection: &mut Connection) {
-    // These act on the connection alone; where they fail, the connection is of no further use and the next call says so.
-    let _ = connection.progress_handler(0, None::<fn() -> bool>);
-    let _ = allow_all(connection);
-    if !connection.is_autocommit() {
-        let _ = connection.execute_batch("ROLLBACK");
+    let restored = connection.progress_handler(0, None::<fn() -> bool>).and_then(|()| {
+        allow_all(connection)?;
+        if !connection.is_autocommit() {
+            connection.execute_batch("ROLLBACK")?;
+        }
+        connection.execute_batch("PRAGMA foreign_keys = ON")
+    });
+    if let Err(error) = restored {
+        // The step's own result is the one to report; a connection in this state fails at its next BEGIN.
+        tracing::warn!(error = %error, "connection could not be restored after a step");
     }
-    let _ = connection.execute_batch("PRAGMA foreign_keys = ON");
 }
 
 fn allow_all(connection: &mut Connection) -> rusqlite::Result<()> {

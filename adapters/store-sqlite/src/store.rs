@@ -108,14 +108,12 @@ impl Store for SqliteStore {
         self.read(ctx, None, move |_, stop| {
             let path = file.canonical()?.display().to_string();
             let login = |can_write| Login { user: path.clone(), superuser: false, owner: false, can_write };
-            let writer = match file.read_only {
-                true => None,
-                // SQLite falls back to reading when the file cannot be written, and says so here.
-                false => file
-                    .writer(stop)
-                    .ok()
-                    .filter(|writer| writer.is_readonly(rusqlite::MAIN_DB) == Ok(false))
-                    .map(|_| login(true)),
+            // SQLite falls back to reading when the file cannot be written, and says so here.
+            let can_write = |connection: &Connection| connection.is_readonly(rusqlite::MAIN_DB) == Ok(false);
+            let writer = if file.read_only {
+                None
+            } else {
+                file.writer(stop).ok().filter(can_write).map(|_| login(true))
             };
             Ok(Probe {
                 version: rusqlite::version().to_owned(),
@@ -251,7 +249,7 @@ fn read_rows(connection: &mut Connection, query: &Query, stop: &Stop) -> Result<
         return Err(refused_write("the statement is not a query"));
     }
     bind(&mut statement, &query.parameters, stop)?;
-    let columns: Vec<String> = statement.column_names().into_iter().map(str::to_owned).collect();
+    let columns: Vec<String> = statement.column_names().map(str::to_owned).collect();
     let mut types: Vec<Option<&'static str>> = vec![None; columns.len()];
     let (mut rows, mut bytes, mut truncated) = (Vec::new(), 0usize, None);
     let mut cursor = statement.raw_query();

@@ -119,7 +119,7 @@ pub(crate) fn statements(sql: &str) -> usize {
     1 + words[..last].iter().filter(|word| word.is_symbol(";")).count()
 }
 
-/// Index of the `)` that closes the `(` at `open`; the last word when it is never closed.
+/// Index of the `)` that closes the `(` at `open`; the number of words when it is never closed.
 pub(crate) fn closing(words: &[Word<'_>], open: usize) -> usize {
     let mut depth = 0usize;
     for (i, word) in words.iter().enumerate().skip(open) {
@@ -132,7 +132,7 @@ pub(crate) fn closing(words: &[Word<'_>], open: usize) -> usize {
             }
         }
     }
-    words.len().saturating_sub(1)
+    words.len()
 }
 
 /// Cuts at the commas that stand outside all parentheses.
@@ -232,7 +232,7 @@ fn item(sql: &str, words: &[Word<'_>], out: &mut TableText) {
             let stored = words.get(end + 1).is_some_and(|word| word.is("STORED"));
             let storage = if stored { "STORED" } else { "VIRTUAL" };
             if let Some(column) = &column {
-                let expression = source(sql, &words[i + 1..=end]);
+                let expression = source(sql, &words[i + 1..(end + 1).min(words.len())]);
                 out.generated.push((column.clone(), format!("AS {expression} {storage}")));
             }
             i = end + 1;

@@ -232,7 +232,7 @@ pub fn change(opened: &Opened, steps: Vec<PlanStep>) -> Plan {
 
 /// A permit for exactly this plan, as the authority would give it.
 pub fn permit_for(ctx: &Context, plan: &Plan) -> Permit {
-    Permit::mint(ctx, "schema.migrate", &plan.target, plan.digest(), None, Duration::from_secs(600))
+    Permit::mint(ctx, "schema.migrate", &plan.target, plan.digest(), None, Duration::from_mins(10))
 }
 
 pub(super) fn step(id: &str, mode: StepMode, statements: &[&str]) -> PlanStep {
