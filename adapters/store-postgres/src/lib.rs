@@ -1,1 +1,17 @@
 //! PostgreSQL behind the store contract.
+
+mod catalog;
+mod config;
+mod error;
+mod execute;
+mod explain;
+mod integrity;
+mod scram;
+mod session;
+mod statement;
+mod store;
+mod tls;
+mod value;
+
+pub use config::{Config, LoginConfig, Tls};
+pub use store::{KIND, PostgresStore, open};

@@ -1,0 +1,43 @@
+-- Primary keys, unique, foreign keys, checks and exclusions.
+-- $1: oids of the tables.
+SELECT
+  c.conrelid AS table_oid,
+  c.conname AS name,
+  c.contype::text AS kind,
+  c.convalidated AS validated,
+  ARRAY(
+    SELECT a.attname::text FROM unnest(c.conkey) WITH ORDINALITY AS k (attnum, place)
+    JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = k.attnum ORDER BY k.place
+  ) AS columns,
+  pn.nspname AS parent_namespace,
+  p.relname AS parent_name,
+  ARRAY(
+    SELECT a.attname::text FROM unnest(c.confkey) WITH ORDINALITY AS k (attnum, place)
+    JOIN pg_attribute a ON a.attrelid = c.confrelid AND a.attnum = k.attnum ORDER BY k.place
+  ) AS parent_columns,
+  CASE WHEN c.contype = 'f' THEN concat_ws(
+    ' ',
+    CASE c.confmatchtype WHEN 'f' THEN 'MATCH FULL' END,
+    CASE c.confdeltype
+      WHEN 'r' THEN 'ON DELETE RESTRICT' WHEN 'c' THEN 'ON DELETE CASCADE'
+      WHEN 'n' THEN 'ON DELETE SET NULL' WHEN 'd' THEN 'ON DELETE SET DEFAULT'
+    END,
+    CASE c.confupdtype
+      WHEN 'r' THEN 'ON UPDATE RESTRICT' WHEN 'c' THEN 'ON UPDATE CASCADE'
+      WHEN 'n' THEN 'ON UPDATE SET NULL' WHEN 'd' THEN 'ON UPDATE SET DEFAULT'
+    END,
+    CASE WHEN c.condeferrable THEN 'DEFERRABLE' END,
+    CASE WHEN c.condeferred THEN 'INITIALLY DEFERRED' END
+  ) END AS actions,
+  CASE WHEN c.contype = 'c' THEN
+    pg_get_expr(c.conbin, c.conrelid) || CASE WHEN c.connoinherit THEN ' NO INHERIT' ELSE '' END
+  END AS expression,
+  -- What the other columns do not say: exclusions, and keys that are checked late.
+  CASE WHEN c.contype = 'x' OR c.contype IN ('p', 'u') AND c.condeferrable THEN
+    format('CONSTRAINT %I %s', c.conname, pg_get_constraintdef(c.oid))
+  END AS definition
+FROM pg_constraint c
+LEFT JOIN pg_class p ON p.oid = c.confrelid
+LEFT JOIN pg_namespace pn ON pn.oid = p.relnamespace
+WHERE c.conrelid = ANY ($1) AND c.contype IN ('p', 'u', 'f', 'c', 'x')
+ORDER BY c.conrelid, c.conname COLLATE "C"

@@ -1,0 +1,392 @@
+//! The store: reading sessions, probe, query.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use contract::{
+    Capabilities, Capability, Context, Error, ErrorKind, Execute, Explain, Integrity, Login, Probe, Query,
+    Relational, Rows, SecretSource, Store, Truncation,
+};
+use futures::StreamExt;
+use schema::{Dialect, Schema};
+use serde_json::Value;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_postgres::SimpleQueryMessage;
+use tokio_postgres::types::{Kind, Type};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::error::translate;
+use crate::session::{Opener, Purpose, Session};
+use crate::{catalog, explain, statement, value};
+
+/// The kind in configuration.
+pub const KIND: &str = "postgres";
+
+/// An idle reading session is not used again after this: it may have been cut by something in between.
+const IDLE_MAX: Duration = Duration::from_secs(60);
+/// Longest that putting a session back in order may take.
+const TIDY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest time for the questions that Steward itself asks the catalog.
+pub(crate) const CATALOG_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// A PostgreSQL database.
+pub struct PostgresStore {
+    name: String,
+    pub(crate) opener: Opener,
+    idle: Mutex<Vec<Session>>,
+    slots: Arc<Semaphore>,
+    closed: CancellationToken,
+}
+
+/// A store that connects when it is first used.
+///
+/// # Errors
+///
+/// `Invalid`: the configuration does not hold together.
+pub fn open(name: &str, config: Config, secrets: Arc<dyn SecretSource>) -> Result<PostgresStore, Error> {
+    let slots = usize::try_from(config.connections_max).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
+    Ok(PostgresStore {
+        name: name.to_owned(),
+        opener: Opener::new(config, secrets).map_err(|error| error.with("store", name))?,
+        idle: Mutex::new(Vec::new()),
+        slots: Arc::new(Semaphore::new(slots)),
+        closed: CancellationToken::new(),
+    })
+}
+
+/// A session in a read-only transaction. Dropping it stops what it runs and closes it.
+struct Reading {
+    session: Option<Session>,
+    _slot: OwnedSemaphorePermit,
+}
+
+impl Reading {
+    fn session(&self) -> &Session {
+        self.session.as_ref().expect("taken only when the reading ends")
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        if let Some(session) = self.session.take() {
+            session.stopper().stop_later();
+        }
+    }
+}
+
+/// How a reading transaction sees the data.
+#[derive(Clone, Copy)]
+enum View {
+    /// Each statement the newest.
+    Newest,
+    /// All statements the same.
+    Frozen,
+}
+
+impl PostgresStore {
+    /// Runs `future` inside the context and until the store is closed.
+    pub(crate) async fn within<T>(
+        &self,
+        ctx: &Context,
+        future: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        let answer = tokio::select! {
+            biased;
+            () = self.closed.cancelled() => Err(Error::new(ErrorKind::Canceled, "the store was closed")),
+            answer = ctx.run(future) => answer,
+        };
+        answer.map_err(|error| error.with("store", &self.name))
+    }
+
+    async fn begin_reading(&self, ctx: &Context, timeout: Duration, view: View) -> Result<Reading, Error> {
+        let slot = Arc::clone(&self.slots)
+            .acquire_owned()
+            .await
+            .map_err(|_| Error::new(ErrorKind::Canceled, "the store was closed"))?;
+        let timeout = ctx.remaining().map_or(timeout, |remaining| timeout.min(remaining));
+        let level = match view {
+            View::Newest => "",
+            View::Frozen => " ISOLATION LEVEL REPEATABLE READ,",
+        };
+        let begin =
+            format!("BEGIN{level} READ ONLY; SET LOCAL statement_timeout = {}", milliseconds(timeout));
+        let mut reading = Reading { session: None, _slot: slot };
+        while let Some(session) = self.take_idle() {
+            // A session that was cut while it was idle says so here, before it was asked anything.
+            if session.client.batch_execute(&begin).await.is_ok() {
+                reading.session = Some(session);
+                return Ok(reading);
+            }
+        }
+        let session = self.opener.open(ctx, Purpose::Read).await?;
+        let session = reading.session.insert(session);
+        session.client.batch_execute(&begin).await.map_err(|error| translate(&error))?;
+        Ok(reading)
+    }
+
+    fn take_idle(&self) -> Option<Session> {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.retain(|session| session.idle_since.elapsed() < IDLE_MAX && !session.client.is_closed());
+        idle.pop()
+    }
+
+    /// Ends the transaction and keeps the session, unless it was stopped in the middle of something.
+    async fn end_reading<T>(&self, mut reading: Reading, answer: &Result<T, Error>) {
+        let stopped = answer.as_ref().is_err_and(|error| {
+            matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::Canceled | ErrorKind::Unavailable)
+        });
+        if stopped {
+            // Told now, so that when the caller hears of it nothing goes on at the server.
+            if let Some(session) = reading.session.take() {
+                session.stopper().stop().await;
+            }
+            return;
+        }
+        // The statement may have taken locks that outlive its transaction.
+        let tidy =
+            reading.session().client.batch_execute("ROLLBACK; SELECT pg_catalog.pg_advisory_unlock_all()");
+        let tidy = matches!(tokio::time::timeout(TIDY_TIMEOUT, tidy).await, Ok(Ok(())));
+        if let Some(mut session) = reading.session.take()
+            && tidy
+            && !self.closed.is_cancelled()
+        {
+            session.idle_since = Instant::now();
+            self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(session);
+        }
+    }
+
+    fn refuse_powerful_login(&self, session: &Session) -> Result<(), Error> {
+        let rights = &session.rights;
+        let user = &rights.login.user;
+        let why = if rights.login.superuser {
+            format!("the login `{user}` is a superuser")
+        } else if rights.login.owner {
+            format!("the login `{user}` owns tables or the database")
+        } else if let Some(role) = rights.reaching_roles.first() {
+            format!("the login `{user}` is a member of `{role}`")
+        } else {
+            return Ok(());
+        };
+        Err(Error::new(ErrorKind::Denied, format!("queries are refused: {why}"))
+            .hint(format!("make a login that can only read: `steward store setup {}`", self.name)))
+    }
+}
+
+/// At least one: 0 would mean no limit.
+pub(crate) fn milliseconds(duration: Duration) -> i32 {
+    i32::try_from(duration.as_millis()).unwrap_or(i32::MAX).max(1)
+}
+
+#[async_trait]
+impl Store for PostgresStore {
+    fn kind(&self) -> &'static str {
+        KIND
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::from([
+            Capability::Inspect,
+            Capability::Query,
+            Capability::Explain,
+            Capability::Execute,
+            Capability::TransactionalDdl,
+            Capability::ConcurrentIndex,
+            Capability::Integrity,
+            Capability::Logins,
+        ])
+    }
+
+    async fn probe(&self, ctx: &Context) -> Result<Probe, Error> {
+        self.within(ctx, async {
+            let reader = self.opener.open(ctx, Purpose::Read).await?;
+            let identity = identity(&reader).await?;
+            let read_only = reader
+                .client
+                .query_one("SELECT pg_catalog.current_setting('transaction_read_only') = 'on'", &[])
+                .await
+                .map_err(|error| translate(&error))?
+                .get::<_, bool>(0);
+            let writer = match self.opener.login(Purpose::Write) {
+                None => None,
+                // It may not exist yet, or not may connect; that is what `None` says.
+                Some(_) => self.opener.open(ctx, Purpose::Write).await.ok(),
+            };
+            Ok(Probe {
+                version: reader.rights.version.clone(),
+                address: self.opener.address.to_string(),
+                identity,
+                read_only_by: read_only_by(read_only, &reader.rights.login),
+                encrypted: reader.rights.encrypted,
+                connect_ms: reader.connect_ms,
+                reader: reader.rights.login,
+                writer: writer.map(|session| session.rights.login),
+            })
+        })
+        .await
+    }
+
+    fn relational(&self) -> Option<&dyn Relational> {
+        Some(self)
+    }
+
+    fn execute(&self) -> Option<&dyn Execute> {
+        Some(self)
+    }
+
+    fn integrity(&self) -> Option<&dyn Integrity> {
+        Some(self)
+    }
+
+    async fn close(&self) {
+        self.closed.cancel();
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
+fn read_only_by(session: bool, login: &Login) -> String {
+    let session = if session { "read-only transactions of the session" } else { "read-only transactions" };
+    if login.superuser || login.owner || login.can_write {
+        format!("{session}; the login itself may write")
+    } else {
+        format!("{session}, and the login has no right to write")
+    }
+}
+
+/// The cluster's own identifier and the database's number in it; where the server hides the identifier, the time at
+/// which it was started.
+async fn identity(session: &Session) -> Result<String, Error> {
+    let identity = session.client.query_one(include_str!("sql/identity.sql"), &[]).await;
+    match identity {
+        Ok(row) => Ok(row.get(0)),
+        Err(error) if translate(&error).kind() == ErrorKind::Denied => {
+            let row = session.client.query_one(include_str!("sql/identity_without_control.sql"), &[]).await;
+            Ok(row.map_err(|error| translate(&error))?.get(0))
+        }
+        Err(error) => Err(translate(&error)),
+    }
+}
+
+#[async_trait]
+impl Relational for PostgresStore {
+    fn dialect(&self) -> Dialect {
+        Dialect::Postgres
+    }
+
+    fn quote_identifier(&self, name: &str) -> String {
+        statement::quote_identifier(name)
+    }
+
+    async fn inspect(&self, ctx: &Context) -> Result<Schema, Error> {
+        let reading = self.within(ctx, self.begin_reading(ctx, CATALOG_TIMEOUT, View::Frozen)).await?;
+        let schema = self.within(ctx, catalog::inspect(&reading.session().client)).await;
+        self.end_reading(reading, &schema).await;
+        schema
+    }
+
+    async fn query(&self, ctx: &Context, query: &Query) -> Result<Rows, Error> {
+        let timeout = query.limits.statement_timeout;
+        let reading = self.within(ctx, self.begin_reading(ctx, timeout, View::Newest)).await?;
+        let rows = self
+            .within(ctx, async {
+                self.refuse_powerful_login(reading.session())?;
+                rows(reading.session(), query).await
+            })
+            .await;
+        self.end_reading(reading, &rows).await;
+        rows
+    }
+
+    async fn explain(&self, ctx: &Context, sql: &str) -> Result<Explain, Error> {
+        let reading = self.within(ctx, self.begin_reading(ctx, CATALOG_TIMEOUT, View::Newest)).await?;
+        let explained = self
+            .within(ctx, async {
+                self.refuse_powerful_login(reading.session())?;
+                explain::explain(reading.session(), sql).await
+            })
+            .await;
+        self.end_reading(reading, &explained).await;
+        explained
+    }
+}
+
+/// Runs one statement in the session's read-only transaction.
+///
+/// The statement is first prepared by the extended protocol, which takes exactly one and tells the types; then the same
+/// text is run by the simple protocol, which answers every type, also of extensions, in the server's own text form.
+async fn rows(session: &Session, query: &Query) -> Result<Rows, Error> {
+    statement::check_text(&query.sql)?;
+    let failed = |error: tokio_postgres::Error| translate(&error);
+    let prepared = session.client.prepare(&query.sql).await.map_err(failed)?;
+    statement::check_count(prepared.params().len(), query.parameters.len())?;
+    if prepared.columns().is_empty() {
+        return Err(Error::new(ErrorKind::Denied, "the statement gives no rows, so it is not run")
+            .with("statement", statement::first_word(&query.sql))
+            .hint("a query reads; changes go through `steward migration`"));
+    }
+    let text = if query.parameters.is_empty() {
+        query.sql.clone()
+    } else {
+        // Prepared once more under a name of ours: EXECUTE takes the values as literals and gives them the types of
+        // the placeholders. Sent by the extended protocol, so that it too is exactly one statement.
+        let named = format!("PREPARE steward_query AS {}", query.sql);
+        session.client.execute("DEALLOCATE ALL", &[]).await.map_err(failed)?;
+        session.client.execute(&named, &[]).await.map_err(failed)?;
+        format!("EXECUTE steward_query({})", statement::literals(&query.parameters)?)
+    };
+    let mut out = Rows {
+        columns: prepared.columns().iter().map(|column| column.name().to_owned()).collect(),
+        types: prepared.columns().iter().map(|column| type_name(column.type_())).collect(),
+        rows: Vec::new(),
+        truncated: None,
+        elapsed_ms: 0.0,
+    };
+    let mut bytes_left = query.limits.bytes_max;
+    let started = Instant::now();
+    let mut answers = Box::pin(session.client.simple_query_raw(&text).await.map_err(failed)?);
+    while let Some(answer) = answers.next().await {
+        let SimpleQueryMessage::Row(row) = answer.map_err(failed)? else { continue };
+        if out.rows.len() == query.limits.rows_max {
+            out.truncated = Some(Truncation::Rows);
+            break;
+        }
+        let mut size = 0;
+        let mut values = Vec::with_capacity(out.columns.len());
+        for (index, column) in prepared.columns().iter().enumerate() {
+            let text = row.try_get(index).map_err(|_| not_utf8(column.name()))?;
+            size += text.map_or(0, str::len);
+            values.push(text.map_or(Value::Null, |text| value::json(column.type_(), text)));
+        }
+        let Some(left) = bytes_left.checked_sub(size) else {
+            out.truncated = Some(Truncation::Bytes);
+            break;
+        };
+        bytes_left = left;
+        out.rows.push(values);
+    }
+    out.elapsed_ms = started.elapsed().as_secs_f64() * 1e3;
+    if out.truncated.is_some() {
+        // The server is told to stop; what it had already sent is thrown away row by row.
+        session.stopper().stop().await;
+        while answers.next().await.is_some_and(|answer| answer.is_ok()) {}
+    }
+    Ok(out)
+}
+
+fn not_utf8(column: &str) -> Error {
+    Error::new(ErrorKind::Corrupt, "a value is not UTF-8")
+        .with("column", column)
+        .hint("read it as binary, such as `convert_to(name, 'SQL_ASCII')`")
+}
+
+fn type_name(kind: &Type) -> String {
+    match kind.kind() {
+        Kind::Array(element) if kind.name().starts_with('_') => format!("{}[]", element.name()),
+        _ => kind.name().to_owned(),
+    }
+}
