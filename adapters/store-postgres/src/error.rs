@@ -89,7 +89,7 @@ pub(crate) fn translate(error: &tokio_postgres::Error) -> Error {
         };
     }
     let cause = error.source().map(ToString::to_string);
-    let io = error.source().is_some_and(|source| source.is::<std::io::Error>());
+    let io = error.source().is_some_and(<dyn std::error::Error>::is::<std::io::Error>);
     let text = error.to_string();
     let kind = if error.is_closed() || (io && !text.starts_with("error encoding")) {
         ErrorKind::Unavailable

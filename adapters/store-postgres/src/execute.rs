@@ -23,7 +23,7 @@ const LOCK_KEY: i64 = 0x0073_7465_7761_7264;
 /// Longest wait for the lock. A server needs up to a second to see that the process which held it has died.
 const LOCK_WAIT: Duration = Duration::from_millis(1_500);
 /// Longest wait for the answer to COMMIT, which no deadline may cut: it would leave open whether it happened.
-const COMMIT_TIMEOUT: Duration = Duration::from_secs(60);
+const COMMIT_TIMEOUT: Duration = Duration::from_mins(1);
 /// Longest wait for ROLLBACK; after that the session is given up, which rolls back too.
 const ROLLBACK_TIMEOUT: Duration = Duration::from_secs(5);
 /// The request whose plans are carried out by the administering login.

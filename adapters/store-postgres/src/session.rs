@@ -160,17 +160,17 @@ impl Opener {
 
     /// Settings of the session: texts in one form on every server, and in reading sessions no writes.
     fn options(&self, purpose: Purpose) -> String {
-        let mut options = String::from(
-            "-c datestyle=ISO,YMD -c intervalstyle=iso_8601 -c timezone=UTC -c bytea_output=hex \
-             -c extra_float_digits=1 -c standard_conforming_strings=on -c idle_in_transaction_session_timeout=60000",
-        );
-        options.push_str(&format!(" -c lock_timeout={}", self.config.lock_timeout_ms));
-        options.push_str(match purpose {
-            Purpose::Read => " -c default_transaction_read_only=on",
+        let purpose = match purpose {
+            Purpose::Read => "default_transaction_read_only=on",
             // A limit set for the role would cut index builds; each transaction sets its own.
-            Purpose::Write | Purpose::Administer => " -c statement_timeout=0",
-        });
-        options
+            Purpose::Write | Purpose::Administer => "statement_timeout=0",
+        };
+        format!(
+            "-c datestyle=ISO,YMD -c intervalstyle=iso_8601 -c timezone=UTC -c bytea_output=hex -c extra_float_digits=1 \
+             -c standard_conforming_strings=on -c idle_in_transaction_session_timeout=60000 -c lock_timeout={} \
+             -c {purpose}",
+            self.config.lock_timeout_ms
+        )
     }
 
     fn cannot_connect(&self, error: &tokio_postgres::Error, login: &LoginConfig) -> Error {

@@ -25,11 +25,11 @@ use crate::{catalog, explain, statement, value};
 pub const KIND: &str = "postgres";
 
 /// An idle reading session is not used again after this: it may have been cut by something in between.
-const IDLE_MAX: Duration = Duration::from_secs(60);
+const IDLE_MAX: Duration = Duration::from_mins(1);
 /// Longest that putting a session back in order may take.
 const TIDY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest time for the questions that Steward itself asks the catalog.
-pub(crate) const CATALOG_TIMEOUT: Duration = Duration::from_secs(120);
+pub(crate) const CATALOG_TIMEOUT: Duration = Duration::from_mins(2);
 
 /// A PostgreSQL database.
 pub struct PostgresStore {
