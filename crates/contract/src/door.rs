@@ -78,7 +78,8 @@ pub trait Door: Send + Sync {
     /// All requests there are.
     fn requests(&self) -> &[RequestSpec];
 
-    /// Decides, does, verifies and records the request `name` with these arguments.
+    /// Decides, does, verifies and records the request `name` with these arguments. For a change, the argument
+    /// `dry_run: true` beside its own only plans and decides it.
     ///
     /// # Errors
     ///

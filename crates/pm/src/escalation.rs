@@ -21,8 +21,8 @@ pub struct NewEscalation {
     pub subject: String,
     /// What it rests on.
     pub evidence: Vec<String>,
-    /// What makes two of them the same while one is open, within trigger and subject.
-    pub key: String,
+    /// What makes two of them the same within the project while one is open.
+    pub dedup_key: String,
 }
 
 impl NewEscalation {
@@ -39,7 +39,7 @@ impl NewEscalation {
             detail: String::new(),
             subject: String::new(),
             evidence: Vec::new(),
-            key: String::new(),
+            dedup_key: String::new(),
         }
     }
 
@@ -52,13 +52,9 @@ impl NewEscalation {
             detail: finding.recommendation.clone().unwrap_or_default(),
             subject: subject.to_owned(),
             evidence: finding.evidence.clone(),
-            key: format!("{}:{}", finding.code, finding.object),
+            dedup_key: format!("{}:{subject}:{}", finding.code, finding.object),
             ..Self::of(trigger)
         })
-    }
-
-    fn dedup_key(&self) -> String {
-        format!("{}|{}|{}", self.trigger.as_str(), self.subject, self.key)
     }
 }
 
@@ -105,7 +101,7 @@ fn severity_name(severity: Severity) -> &'static str {
 
 /// Raises an escalation, queues it for every webhook, and gives its id.
 ///
-/// While one with the same trigger, subject and key is open in the project, that one is counted again instead.
+/// While one with the same `dedup_key` is open in the project, that one is counted again instead.
 ///
 /// # Errors
 ///
@@ -116,7 +112,7 @@ pub async fn raise(
     webhooks: &[String],
     new: NewEscalation,
 ) -> Result<String, Error> {
-    let key = new.dedup_key();
+    let key = new.dedup_key.clone();
     // Two processes may raise the same one at once: who comes second finds it open.
     for _ in 0..3 {
         let open = ledger
@@ -182,6 +178,22 @@ pub async fn raise(
         }
     }
     Err(Error::new(ErrorKind::Conflict, "the escalation is being changed by others").with("key", key))
+}
+
+/// Ids of the escalations that were raised for the context's task, in their order.
+///
+/// # Errors
+///
+/// As `Ledger::query`.
+pub(crate) async fn of_task(ctx: &Context, ledger: &Ledger) -> Result<Vec<String>, Error> {
+    let Some(task) = ctx.task() else { return Ok(Vec::new()) };
+    let rows = ledger
+        .query(
+            "SELECT id FROM escalations WHERE project = ? AND task = ? ORDER BY created_us, id",
+            vec![ctx.project().into(), task.into()],
+        )
+        .await?;
+    rows.iter().map(|row| Ok(row.get_text("id")?.to_owned())).collect()
 }
 
 /// The project's escalations, open ones first, newest first.

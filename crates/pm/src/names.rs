@@ -164,6 +164,12 @@ pub(crate) fn queries(task: &Task) -> BTreeMap<String, String> {
     named
 }
 
+/// `query_fleet_history` and `fleet_history_query` are the query `fleet_history`.
+fn query_name(key: &str) -> &str {
+    let name = key.strip_prefix("query_").or_else(|| key.strip_suffix("_query")).unwrap_or(key);
+    if name.is_empty() || name.chars().all(|c| c.is_ascii_digit()) { key } else { name }
+}
+
 fn collect(key: &str, value: &Value, named: &mut BTreeMap<String, String>, unnamed: &mut Vec<String>) {
     match value {
         Value::String(text) => {
@@ -174,7 +180,7 @@ fn collect(key: &str, value: &Value, named: &mut BTreeMap<String, String>, unnam
             if key == "queries" {
                 unnamed.push(sql);
             } else {
-                named.insert(key.to_owned(), sql);
+                named.insert(query_name(key).to_owned(), sql);
             }
         }
         Value::Array(list) => {
@@ -306,6 +312,7 @@ mod tests {
             ("- slow is `SELECT 1 FROM a`\n", "query=SELECT 1 FROM a"),
             ("- |\n  ```sql\n  SELECT 1\n  FROM a\n  ```\n", "query=SELECT 1\nFROM a"),
             ("- it is SELECT 1 FROM a.\n", "query=SELECT 1 FROM a"),
+            ("- query_fleet_history: SELECT 1 FROM a\n", "fleet_history=SELECT 1 FROM a"),
             ("- please select a store from the list\n", ""),
         ] {
             let task = Task::parse("t.yaml", &format!("Task: look\nContext:\n{text}")).unwrap();

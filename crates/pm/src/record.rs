@@ -120,6 +120,9 @@ pub(crate) trait Journal: Send + Sync {
 
     /// Opens an escalation, or counts it again; gives its id.
     async fn raise(&self, ctx: &Context, escalation: NewEscalation) -> Result<String, Error>;
+
+    /// Escalations that were raised for the context's task, by whomever.
+    async fn raised(&self, ctx: &Context) -> Result<Vec<String>, Error>;
 }
 
 /// The ledger with the webhooks that escalations go to.
@@ -158,6 +161,10 @@ impl Journal for LedgerJournal<'_> {
 
     async fn raise(&self, ctx: &Context, escalation: NewEscalation) -> Result<String, Error> {
         escalation::raise(ctx, self.ledger, self.webhooks, escalation).await
+    }
+
+    async fn raised(&self, ctx: &Context) -> Result<Vec<String>, Error> {
+        escalation::of_task(ctx, self.ledger).await
     }
 }
 

@@ -73,7 +73,7 @@ pub struct Action {
     /// What it is about, such as `orders`.
     pub about: String,
     /// `done`, `waiting`, `forbidden`, `escalated`, `planned`, `failed`, `skipped` or `blocked`.
-    pub state: String,
+    pub status: String,
     /// It changes something.
     pub changes: bool,
     /// Why the runbook has it.
@@ -132,7 +132,7 @@ pub struct Accepted {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// The task's id.
-    pub task: String,
+    pub id: String,
     /// Its title.
     pub title: String,
     /// Its ticket.
@@ -187,7 +187,7 @@ pub struct Report {
 impl Report {
     /// The report of what the record and the checks say.
     pub(crate) fn compute(ctx: &Context, record: &TaskRecord, checks: Vec<CheckResult>) -> Self {
-        let findings = findings(&record.steps);
+        let findings = findings(record);
         let acceptance: Vec<Accepted> = checks.into_iter().map(accepted).collect();
         let status = status(record, &findings, &acceptance);
         let mut evidence: Vec<String> = Vec::new();
@@ -209,7 +209,7 @@ impl Report {
         #[allow(clippy::cast_precision_loss)] // Exact up to nine million dollars.
         let cost_usd = cost_nanos as f64 / 1e9;
         Self {
-            task: record.id.clone(),
+            id: record.id.clone(),
             title: record.task.title.clone(),
             ticket: record.task.ticket.clone(),
             project: ctx.project().to_owned(),
@@ -220,7 +220,12 @@ impl Report {
             recommendations: recommendations(record, &findings, status),
             findings,
             runbooks: record.plan.jobs.iter().map(|job| job.runbook.clone()).collect(),
-            actions: record.steps.iter().map(action).collect(),
+            actions: record
+                .steps
+                .iter()
+                .map(action)
+                .chain(record.plan.not_ours.iter().map(refusal))
+                .collect(),
             acceptance,
             questions: record.plan.questions.clone(),
             not_ours: record.plan.not_ours.clone(),
@@ -241,8 +246,10 @@ impl Report {
     }
 }
 
-/// Every finding once; one that the newest answer to its request no longer has is resolved.
-fn findings(steps: &[StepRecord]) -> Vec<ReportedFinding> {
+/// Every finding once; one that the newest answer to its request no longer has is resolved, and so is one about what was
+/// going to be done once it has been done.
+fn findings(record: &TaskRecord) -> Vec<ReportedFinding> {
+    let steps = &record.steps;
     let mut reported: Vec<ReportedFinding> = Vec::new();
     for (at, step) in steps.iter().enumerate() {
         let Some(answer) = step.answer.as_ref() else { continue };
@@ -262,7 +269,7 @@ fn findings(steps: &[StepRecord]) -> Vec<ReportedFinding> {
             reported.push(ReportedFinding {
                 finding: finding.clone(),
                 store: step.arguments["store"].as_str().unwrap_or_default().to_owned(),
-                resolved: again == Some(false),
+                resolved: again == Some(false) || settled(record, step),
             });
         }
     }
@@ -281,6 +288,15 @@ fn findings(steps: &[StepRecord]) -> Vec<ReportedFinding> {
         }
     }
     kept
+}
+
+/// Whether a later step of the same job that settles this one is done.
+fn settled(record: &TaskRecord, step: &StepRecord) -> bool {
+    record.plan.jobs[step.job].steps.iter().filter(|other| other.settles.contains(&step.step)).any(|other| {
+        let mut of_step =
+            record.steps.iter().filter(|record| record.job == step.job && record.step == other.id).peekable();
+        of_step.peek().is_some() && of_step.all(|record| record.state == StepState::Done)
+    })
 }
 
 fn accepted(result: CheckResult) -> Accepted {
@@ -490,7 +506,7 @@ fn action(step: &StepRecord) -> Action {
             .find_map(|key| step.arguments[*key].as_str())
             .map(|text| crate::task::shorten(&text.split_whitespace().collect::<Vec<_>>().join(" "), 60))
             .unwrap_or_default(),
-        state: step.state.as_str().to_owned(),
+        status: step.state.as_str().to_owned(),
         changes: step.changes,
         reason: step.reason.clone(),
         plan: answer.and_then(|answer| answer.plan.as_ref()).map(|digest| digest.0.clone()),
@@ -502,6 +518,28 @@ fn action(step: &StepRecord) -> Action {
         after: value("after"),
         note: step.note.clone(),
         evidence,
+    }
+}
+
+/// A part of the task that was not done, as an action of its own.
+fn refusal(other: &NotOurs) -> Action {
+    let status = if other.outcome == "escalated" { "escalated" } else { "forbidden" };
+    Action {
+        step: "not_ours".into(),
+        request: String::new(),
+        about: other.text.clone(),
+        status: status.into(),
+        changes: false,
+        reason: ownership(other),
+        plan: None,
+        decision: status.into(),
+        policies: Vec::new(),
+        approval: None,
+        approvers: Vec::new(),
+        before: None,
+        after: None,
+        note: format!("it is {}", ownership(other)),
+        evidence: Vec::new(),
     }
 }
 
@@ -539,7 +577,8 @@ struct MissionShape<'a> {
 impl Report {
     /// The report as YAML under the mission's headings; the first line of `Status` is the status itself.
     pub fn to_yaml(&self) -> String {
-        let mut task = json!({ "id": self.task, "title": self.title, "project": self.project, "runbooks": self.runbooks });
+        let mut task =
+            json!({ "id": self.id, "title": self.title, "project": self.project, "runbooks": self.runbooks });
         if let Some(ticket) = &self.ticket {
             task["ticket"] = json!(ticket);
         }
@@ -568,7 +607,7 @@ impl Report {
         let mut text = format!("# {}\n\n", cell(&self.title));
         let ticket =
             self.ticket.as_ref().map(|ticket| format!(", ticket {}", cell(ticket))).unwrap_or_default();
-        let _ = writeln!(text, "Task `{}`{ticket}, project `{}`", self.task, self.project);
+        let _ = writeln!(text, "Task `{}`{ticket}, project `{}`", self.id, self.project);
         section(&mut text, "Status");
         let _ = writeln!(text, "**{}**\n", self.status.as_str());
         for line in &self.progress {
@@ -595,7 +634,7 @@ impl Report {
         }
         section(&mut text, "Actions");
         if !self.actions.is_empty() {
-            text.push_str("| step | request | about | state | decision | before | after | evidence |\n");
+            text.push_str("| step | request | about | status | decision | before | after | evidence |\n");
             text.push_str("| --- | --- | --- | --- | --- | --- | --- | --- |\n");
         }
         for action in &self.actions {
@@ -603,13 +642,13 @@ impl Report {
             if !action.policies.is_empty() {
                 let _ = write!(decision, " by {}", action.policies.join(", "));
             }
-            if action.state == "waiting" && !action.approvers.is_empty() {
+            if action.status == "waiting" && !action.approvers.is_empty() {
                 let _ = write!(decision, "; {} may approve", action.approvers.join(" or "));
             }
             if let Some(plan) = &action.plan {
                 let _ = write!(decision, "; plan `{}`", &plan[..plan.len().min(12)]);
             }
-            if !action.note.is_empty() && action.state != "done" {
+            if !action.note.is_empty() && action.status != "done" {
                 let _ = write!(decision, "; {}", action.note);
             }
             let _ = writeln!(
@@ -618,7 +657,7 @@ impl Report {
                 cell(&action.step),
                 action.request,
                 cell(&action.about),
-                action.state,
+                action.status,
                 cell(&decision),
                 cell(&measured(action.before.as_ref())),
                 cell(&measured(action.after.as_ref())),
@@ -666,7 +705,7 @@ impl Report {
         let _ = writeln!(text, "- cost: {} USD\n", self.cost_usd);
         let summary = json!({
             "task_completed": self.status == Status::Done,
-            "task": self.task,
+            "task": self.id,
             "status": self.status,
             "exit_code": self.exit_code,
             "issues": self.issues,

@@ -129,24 +129,13 @@ pub(crate) async fn go_on(
                 title: format!("{} was expected, {observed} was measured", result.check),
                 subject: result.store.as_ref().map(|store| format!("store:{store}")).unwrap_or_default(),
                 evidence: result.evidence.clone(),
-                key: format!("{}", result.check),
+                dedup_key: format!(
+                    "acceptance:{}:{}",
+                    result.store.as_deref().unwrap_or_default(),
+                    result.check
+                ),
                 ..NewEscalation::of(Trigger::PerformanceDegradation)
             };
-            raise(&ctx, journal, record, escalation).await?;
-        }
-    }
-    let findings: Vec<(String, contract::Finding)> = record
-        .steps
-        .iter()
-        .filter_map(|step| Some((step, step.answer.as_ref()?)))
-        .flat_map(|(step, answer)| {
-            let subject =
-                step.arguments["store"].as_str().map(|store| format!("store:{store}")).unwrap_or_default();
-            answer.findings.iter().map(move |finding| (subject.clone(), finding.clone()))
-        })
-        .collect();
-    for (subject, finding) in findings {
-        if let Some(escalation) = NewEscalation::of_finding(&subject, &finding) {
             raise(&ctx, journal, record, escalation).await?;
         }
     }
@@ -155,10 +144,16 @@ pub(crate) async fn go_on(
             let escalation = NewEscalation {
                 title: format!("{}: decision by {} needed", other.title, other.owner),
                 detail: other.text.clone(),
-                key: format!("{}:{}", other.title, other.text),
+                dedup_key: format!("decision:{}:{}", other.title, other.text),
                 ..NewEscalation::of(Trigger::DecisionRequired)
             };
             raise(&ctx, journal, record, escalation).await?;
+        }
+    }
+    // Findings that demand it were escalated by the door, with the answer that held them.
+    for id in journal.raised(&ctx).await? {
+        if !record.escalations.contains(&id) {
+            record.escalations.push(id);
         }
     }
     record.elapsed_ms = elapsed_before + began.elapsed().as_secs_f64() * 1000.0;

@@ -119,6 +119,9 @@ pub struct Step {
     /// Steps that must be done before.
     #[serde(default)]
     pub needs: Vec<String>,
+    /// Earlier steps whose findings were about what this step does, and are settled once it is done.
+    #[serde(default)]
+    pub settles: Vec<String>,
     /// What must be true afterwards.
     #[serde(default)]
     pub verify: Option<Verify>,

@@ -637,9 +637,12 @@ impl Door for Steward {
         self.specs()
     }
 
-    async fn submit(&self, ctx: &Context, name: &str, arguments: Value) -> Result<Answer, Error> {
+    async fn submit(&self, ctx: &Context, name: &str, mut arguments: Value) -> Result<Answer, Error> {
+        let changes = self.specs().iter().any(|spec| spec.name == name && spec.effect == Effect::Change);
+        let dry_run = changes
+            && arguments.as_object_mut().and_then(|map| map.remove("dry_run")) == Some(Value::Bool(true));
         // A task's step that is a task itself would run without end.
-        Box::pin(self.submit_with(ctx, name, arguments, Options::default())).await
+        Box::pin(self.submit_with(ctx, name, arguments, Options { dry_run, ..Options::default() })).await
     }
 }
 
