@@ -1,6 +1,6 @@
 //! What the matrix answers.
 
-use contract::{Decided, Role};
+use contract::{Context, Decided, Role};
 use serde::Serialize;
 
 /// An approval whose signature, digest, expiry and single use were verified; made by this crate alone.
@@ -17,6 +17,20 @@ pub struct Approved {
 }
 
 impl Approved {
+    /// What an approval by `role` would be, to ask what would be decided; covers no plan.
+    pub(crate) fn assumed(ctx: &Context, action: &str, role: Role) -> Self {
+        Self {
+            id: String::new(),
+            project: ctx.project().to_owned(),
+            plan_digest: String::new(),
+            action: action.to_owned(),
+            role,
+            approver: String::new(),
+            independence: String::new(),
+            expires_us: i64::MAX,
+        }
+    }
+
     /// The approval's id.
     pub fn id(&self) -> &str {
         &self.id

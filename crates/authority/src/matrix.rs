@@ -598,7 +598,8 @@ fn parse(file: &Path, source: &str) -> Result<Vec<(Policy, PolicyText)>, Error> 
             source,
             0,
             &format!("`{}` is a template; templates are not used", template.id()),
-        ));
+        )
+        .hint("write the policy without `?principal` and `?resource`"));
     }
     // The parser numbers policies in the order of the text: policy0, policy1 …
     let mut policies: Vec<(usize, &Policy)> = set
@@ -625,7 +626,8 @@ fn parse(file: &Path, source: &str) -> Result<Vec<(Policy, PolicyText)>, Error> 
                 .ok_or_else(|| invalid_at(file, source, at, &format!("`@{key}` names no role: `{name}`"))),
         };
         if parsed.iter().any(|(_, other)| other.id == id) {
-            return Err(invalid_at(file, source, at, &format!("the policy id `{id}` is taken")));
+            return Err(invalid_at(file, source, at, &format!("the policy id `{id}` is taken"))
+                .hint("give it another `@id`"));
         }
         let text = PolicyText {
             tier: annotation("tier"),

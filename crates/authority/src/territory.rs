@@ -26,8 +26,8 @@
 //! | 18 | `application` | source code: `*.rs`, `*.py`, `*.go`, `*.js`, `*.ts`, `*.java` …; a folder `src`, `app`, `lib`, `crates` …; `Cargo.toml`, `package.json` … |
 //! | 19 | `unknown` | everything else: nobody's, so not ours |
 //!
-//! Inside an application folder (`src/`, `app/`, `lib/` … as the first part), rules 9 to 14 hold only for SQL and
-//! configuration: `src/cache/lru.rs` is application code, while `pipelines/orders.py` is a pipeline.
+//! Inside an application or interface folder (`src/`, `app/`, `frontend/` … as the first part), rules 9 to 14 hold only
+//! for SQL and configuration, and they never hold for components and style sheets: `src/cache/lru.rs` is application code, while `pipelines/orders.py` is a pipeline.
 
 use std::fmt;
 
@@ -310,6 +310,8 @@ const UI_ENDINGS: &[&str] = &[
     "xib",
     "storyboard",
 ];
+/// Never anything but user interface, wherever they lie.
+const COMPONENT_ENDINGS: &[&str] = &["tsx", "jsx", "vue", "svelte", "css", "scss", "sass", "less"];
 const STORE_FOLDERS: &[&str] = &[
     "db",
     "database",
@@ -405,9 +407,9 @@ fn classify(path: &str) -> Territory {
     let ends = |list: &[&str]| list.contains(&ending);
     let configuration = ends(CONFIG_ENDINGS);
     // `src/cache/lru.rs` is the application's cache; `cache/layers.yaml` configures one.
-    let ours_by_folder = !folders.first().is_some_and(|first| CODE_FOLDERS.contains(first))
-        || configuration
-        || ends(STORE_ENDINGS);
+    let theirs =
+        folders.first().is_some_and(|first| CODE_FOLDERS.contains(first) || UI_FOLDERS.contains(first));
+    let ours_by_folder = (!theirs || configuration || ends(STORE_ENDINGS)) && !ends(COMPONENT_ENDINGS);
 
     if parts[0] == "policies" && !folders.is_empty() || ends(&["cedar", "cedarschema"]) {
         return Territory::Policies;
