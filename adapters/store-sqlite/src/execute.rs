@@ -410,9 +410,19 @@ fn run_alone(connection: &mut Connection, statement: &Ready, stop: &Stop) -> Res
         .hint("use a transaction step"))
 }
 
+/// Translates for a statement of a step, where a refusal by the authorizer means something else than in a query.
+fn of_step(error: &rusqlite::Error, stop: &Stop) -> Error {
+    if error.sqlite_error_code() == Some(rusqlite::ErrorCode::AuthorizationForStatementDenied) {
+        return Error::new(ErrorKind::Denied, "the statement may not be part of a step").hint(
+            "a step cannot control its transaction, attach other files, or set `foreign_keys` but at its very beginning",
+        );
+    }
+    translate(error, stop)
+}
+
 /// Runs one statement to its end and gives the rows that it changed itself, without those of triggers.
 fn run_statement(connection: &Connection, statement: &Ready, stop: &Stop) -> Result<u64, Error> {
-    let failed = |error: rusqlite::Error| translate(&error, stop);
+    let failed = |error: rusqlite::Error| of_step(&error, stop);
     if statement.sql.contains('\0') {
         return Err(Error::new(ErrorKind::Invalid, "the statement contains a NUL character"));
     }

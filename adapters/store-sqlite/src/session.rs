@@ -21,7 +21,7 @@ const INSTRUCTIONS_BETWEEN_CHECKS: i32 = 2_000;
 const LOCK_PAUSE: Duration = Duration::from_millis(5);
 
 /// Largest value that is read or built by a query, so that one value cannot take all memory.
-const VALUE_BYTES_MAX: i32 = 256 << 20;
+const VALUE_BYTES_MAX: i32 = 64 << 20;
 
 /// Says whether a running call has to stop, and why.
 #[derive(Debug)]
@@ -101,6 +101,9 @@ pub(crate) async fn on_thread<T: Send + 'static>(
 }
 
 /// Where the file is and how long to wait for its locks.
+///
+/// Only SQLite may open the file: when any descriptor of it is closed, the operating system drops all locks that this
+/// process holds on it. Source: sqlite.org, "How To Corrupt An SQLite Database File", section 2.2.
 #[derive(Debug, Clone)]
 pub(crate) struct File {
     pub(crate) path: PathBuf,
@@ -141,15 +144,26 @@ impl File {
         match self.try_reader(stop) {
             Ok(connection) => Ok(connection),
             // A process died in the middle of a write. SQLite rolls that back as soon as someone may write.
-            Err(rusqlite::Error::SqliteFailure(code, _))
-                if !self.read_only
-                    && [ffi::SQLITE_READONLY_ROLLBACK, ffi::SQLITE_READONLY_RECOVERY]
-                        .contains(&code.extended_code) =>
+            Err(rusqlite::Error::SqliteFailure(code, text))
+                if [ffi::SQLITE_READONLY_ROLLBACK, ffi::SQLITE_READONLY_RECOVERY]
+                    .contains(&code.extended_code) =>
             {
+                if self.read_only {
+                    return Err(self.explain(&rusqlite::Error::SqliteFailure(code, text), stop));
+                }
                 let writer = self.writer(stop)?;
                 begin_snapshot(&writer).map_err(|error| self.explain(&error, stop))?;
                 drop(writer);
                 self.try_reader(stop).map_err(|error| self.explain(&error, stop))
+            }
+            // To read a file in WAL mode, SQLite must write beside it; nothing else makes reading a matter of writing.
+            Err(rusqlite::Error::SqliteFailure(code, _))
+                if code.extended_code & 0xff == ffi::SQLITE_READONLY =>
+            {
+                let what = "a file in WAL mode cannot be read in a folder that cannot be written";
+                Err(Error::new(ErrorKind::Denied, what).with("path", self.path.display()).hint(
+                    "make the folder writable, or let the file's owner run `PRAGMA journal_mode = DELETE`",
+                ))
             }
             Err(error) => Err(self.explain(&error, stop)),
         }

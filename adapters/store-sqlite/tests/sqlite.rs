@@ -550,6 +550,7 @@ async fn rebuilding_a_table_keeps_its_children() {
     let late = ["DELETE FROM child", "PRAGMA foreign_keys = OFF"];
     let error = shop.run(StepMode::Transaction, &late).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Denied, "it would be ignored silently: {error}");
+    assert!(error.to_string().contains("may not be part of a step"), "{error}");
 }
 
 #[tokio::test]
@@ -639,44 +640,71 @@ fn attempts_to_leave_left_nothing_behind() {
     assert!(!Path::new("/tmp/steward-way-out.db").exists());
 }
 
+/// Runs one of the ignored tests below in a process of its own.
+fn child(test: &str, database: &Path) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", test, "--ignored", "--nocapture"]).env("STEWARD_TEST_CHILD_DB", database);
+    command
+}
+
+fn database_of_child() -> PathBuf {
+    PathBuf::from(std::env::var("STEWARD_TEST_CHILD_DB").unwrap())
+}
+
 /// Begins a step that takes minutes, to be killed by the test below.
 #[tokio::test]
 #[ignore = "run by killed_process_leaves_nothing_and_no_lock"]
-async fn victim_of_kill() {
-    let store = store(Path::new(&std::env::var("STEWARD_TEST_KILL_DB").unwrap()));
-    run(&store, &slow_plan()).await.unwrap();
+async fn child_in_a_transaction_step() {
+    run(&store(&database_of_child()), &slow_plan(StepMode::Transaction)).await.unwrap();
 }
 
-fn slow_plan() -> Plan {
+/// The same outside a transaction.
+#[tokio::test]
+#[ignore = "run by killed_process_leaves_nothing_and_no_lock"]
+async fn child_in_an_autocommit_step() {
+    run(&store(&database_of_child()), &slow_plan(StepMode::Autocommit)).await.unwrap();
+}
+
+fn slow_plan(mode: StepMode) -> Plan {
     let slow = [
         "INSERT INTO t VALUES (2, 'before')",
-        "INSERT INTO t WITH RECURSIVE n(i) AS (SELECT 10 UNION ALL SELECT i + 1 FROM n WHERE i < 100000000)
+        "INSERT INTO t WITH RECURSIVE n(i) AS (SELECT 10 UNION ALL SELECT i + 1 FROM n WHERE i < (SELECT rows FROM work))
          SELECT i, hex(zeroblob(100)) FROM n",
     ];
-    let mut plan = plan(StepMode::Transaction, &slow);
-    plan.summary = "slow".into();
+    let mut plan = plan(mode, &slow);
+    plan.steps[0].is_done = Some(Statement::new("SELECT count(*) > 2 FROM t"));
+    plan.steps[0].clean_up = vec![Statement::new("DELETE FROM t WHERE id > 1")];
     plan
 }
 
 #[tokio::test]
 async fn killed_process_leaves_nothing_and_no_lock() {
-    let plan = slow_plan();
-    for (journal, milliseconds) in [("DELETE", 0), ("DELETE", 40), ("DELETE", 400), ("WAL", 40), ("WAL", 400)]
-    {
+    for (journal, mode, milliseconds) in [
+        ("DELETE", StepMode::Transaction, 0),
+        ("DELETE", StepMode::Transaction, 40),
+        ("DELETE", StepMode::Transaction, 400),
+        ("WAL", StepMode::Transaction, 40),
+        ("WAL", StepMode::Transaction, 400),
+        ("DELETE", StepMode::Autocommit, 40),
+        ("DELETE", StepMode::Autocommit, 400),
+        ("WAL", StepMode::Autocommit, 200),
+    ] {
+        let plan = slow_plan(mode);
+        let label = format!("{journal}, {mode:?}, killed after {milliseconds} ms");
         let shop = shop(&format!(
-            "PRAGMA journal_mode = {journal}; CREATE TABLE t (id INTEGER PRIMARY KEY, pad TEXT); INSERT INTO t VALUES (1, 'one');"
+            "PRAGMA journal_mode = {journal}; CREATE TABLE t (id INTEGER PRIMARY KEY, pad TEXT);
+             INSERT INTO t VALUES (1, 'one'); CREATE TABLE work (rows); INSERT INTO work VALUES (100000000);"
         ));
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "victim_of_kill", "--ignored"])
-            .env("STEWARD_TEST_KILL_DB", shop.path())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+        let test = match mode {
+            StepMode::Transaction => "child_in_a_transaction_step",
+            StepMode::Autocommit => "child_in_an_autocommit_step",
+        };
+        let mut child =
+            child(test, &shop.path()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let lock = shop.dir.path().join("shop.db-steward-lock");
         let waited = Instant::now();
         while !lock.exists() {
-            assert!(waited.elapsed() < Duration::from_secs(30), "the child has not begun");
+            assert!(waited.elapsed() < Duration::from_secs(30), "{label}: the child has not begun");
             std::thread::sleep(Duration::from_millis(2));
         }
         // To meet different moments of the write, this waits for real.
@@ -684,14 +712,90 @@ async fn killed_process_leaves_nothing_and_no_lock() {
         child.kill().unwrap();
         child.wait().unwrap();
 
-        let label = format!("{journal}, killed after {milliseconds} ms");
         let role = shop.store.execute().unwrap();
-        assert_eq!(role.progress(&ctx(), &plan).await.expect(&label), [StepState::Pending], "{label}");
-        assert_eq!(shop.query("SELECT id FROM t").await.expect(&label).rows, [[json!(1)]], "{label}");
-        assert_eq!(shop.run(StepMode::Transaction, &["DELETE FROM t"]).await.expect(&label), 1, "{label}");
+        let state = role.progress(&ctx(), &plan).await.expect(&label)[0];
+        let ids = shop.query("SELECT id FROM t ORDER BY id").await.expect(&label).rows;
+        match mode {
+            StepMode::Transaction => {
+                assert_eq!((state, ids), (StepState::Pending, vec![vec![json!(1)]]), "{label}");
+            }
+            // The first statement may or may not have been run; the second never was to its end.
+            StepMode::Autocommit => {
+                assert!(state != StepState::Done && ids.len() <= 2, "{label}: {state:?} {ids:?}");
+            }
+        }
+        // The next start runs it to its end, once.
+        shop.admin().execute_batch("UPDATE work SET rows = 12").unwrap();
+        let rows = run(&shop.store, &plan).await.expect(&label);
+        assert_eq!(rows, 4, "{label}");
+        assert_eq!(run(&shop.store, &plan).await.expect(&label), 0, "{label}");
+        assert_eq!(shop.query("SELECT count(*) FROM t").await.expect(&label).rows, [[json!(5)]], "{label}");
         let (_, problems) = shop.store.integrity().unwrap().check_integrity(&ctx()).await.unwrap();
         assert_eq!(problems, [], "{label}");
     }
+}
+
+/// Reads and does not write where nothing may be written; run as a user who is bound by permissions.
+#[tokio::test]
+#[ignore = "run by file_that_cannot_be_written_is_read_and_refused"]
+async fn child_without_permissions() {
+    let folder = database_of_child();
+    let query = Query::new("SELECT count(*) FROM t");
+    let sound = store(&folder.join("shop.db"));
+    let relational = sound.relational().unwrap();
+    assert_eq!(relational.query(&ctx(), &query).await.unwrap().rows, [[json!(1)]]);
+    relational.inspect(&ctx()).await.unwrap();
+    assert_eq!(sound.probe(&ctx()).await.unwrap().writer, None);
+    let error = run(&sound, &plan(StepMode::Transaction, &["DELETE FROM t"])).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
+    assert!(error.hint_text().is_some(), "{error}");
+
+    let error = store(&folder.join("wal.db")).relational().unwrap().query(&ctx(), &query).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
+    assert!(error.message().contains("WAL mode"), "{error}");
+
+    for (call, error) in all_calls(&store(&folder.join("closed.db"))).await {
+        assert!([ErrorKind::Denied, ErrorKind::Unavailable].contains(&error.kind()), "{call}: {error}");
+    }
+}
+
+#[test]
+fn file_that_cannot_be_written_is_read_and_refused() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    use std::os::unix::process::CommandExt;
+    const NOBODY: u32 = 65_534;
+
+    let dir = tempfile::tempdir().unwrap();
+    let sql = "CREATE TABLE t (id INTEGER); INSERT INTO t VALUES (1);";
+    for (name, journal, mode) in
+        [("shop.db", "DELETE", 0o444), ("wal.db", "WAL", 0o444), ("closed.db", "DELETE", 0o000)]
+    {
+        let path = dir.path().join(name);
+        Connection::open(&path)
+            .unwrap()
+            .execute_batch(&format!("PRAGMA journal_mode = {journal}; {sql}"))
+            .unwrap();
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
+    }
+    // Someone else must be able to start the program.
+    let program = dir.path().join("tests");
+    std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    std::fs::set_permissions(&program, PermissionsExt::from_mode(0o555)).unwrap();
+    std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o555)).unwrap();
+
+    let mut command = Command::new(&program);
+    command
+        .args(["--exact", "child_without_permissions", "--ignored", "--nocapture"])
+        .env("STEWARD_TEST_CHILD_DB", dir.path())
+        .current_dir("/");
+    // Permissions do not bind root.
+    if std::fs::metadata(dir.path()).unwrap().uid() == 0 {
+        command.uid(NOBODY).gid(NOBODY);
+    }
+    let output = command.output().unwrap();
+    std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains("1 passed"), "{said}");
 }
 
 #[test]

@@ -56,6 +56,7 @@ macro_rules! store_suite {
             autocommit_step_found_started_is_asked_first
             autocommit_step_found_started_is_cleaned_up_and_run_again
             second_execution_conflicts
+            racing_executions_run_one_after_the_other
             dropped_execution_releases_the_lock
             execution_dropped_midway_leaves_nothing
             execution_lets_other_writers_write

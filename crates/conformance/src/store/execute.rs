@@ -312,6 +312,51 @@ pub async fn second_execution_conflicts(opened: &Opened) {
     second.finish(&opened.ctx()).await.unwrap();
 }
 
+/// Eight plans at once through two handles: each is run once, none is lost.
+pub async fn racing_executions_run_one_after_the_other(opened: &Opened) {
+    if opened.execute().is_none() {
+        return;
+    }
+    opened.make_victim().await;
+    let other = opened.admin.reopen().await;
+    let mut racers = Vec::new();
+    for i in 0..8 {
+        let sql = format!("UPDATE victim SET name = name || '{i}'");
+        let plan = change(opened, vec![step("1", Transaction, &[&sql])]);
+        let store = if i % 2 == 0 { Arc::clone(&opened.store) } else { Arc::clone(&other) };
+        let ctx = opened.ctx();
+        racers.push(tokio::spawn(async move {
+            let permit = permit_for(&ctx, &plan);
+            loop {
+                match store
+                    .execute()
+                    .expect("declared")
+                    .begin(&ctx, &permit, &plan, Arc::new(NoSecrets))
+                    .await
+                {
+                    Ok(mut execution) => {
+                        let rows = execution.run(&ctx, &permit, &plan, 0).await.unwrap();
+                        execution.finish(&ctx).await.unwrap();
+                        return rows;
+                    }
+                    Err(error) if error.kind() == ErrorKind::Conflict => {
+                        // Someone else has the lock, for as long as an update takes.
+                        tokio::time::sleep(Duration::from_millis(5)).await;
+                    }
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        }));
+    }
+    for racer in racers {
+        assert_eq!(opened.soon(racer).await.unwrap(), 1);
+    }
+    let victim = opened.victim().await;
+    let mut digits: Vec<char> = victim[0].trim_start_matches("1:one").chars().collect();
+    digits.sort_unstable();
+    assert_eq!(digits.iter().collect::<String>(), "01234567");
+}
+
 /// Dropping is enough; nobody has to call `finish`.
 pub async fn dropped_execution_releases_the_lock(opened: &Opened) {
     let Some(role) = opened.execute() else { return };
