@@ -210,7 +210,10 @@ fn cannot_write(path: &Path, cause: std::io::Error) -> Error {
         std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => ErrorKind::LimitExceeded,
         _ => ErrorKind::Denied,
     };
-    Error::new(kind, "cannot write the head of the audit chain").with("file", path.display()).because(cause)
+    Error::new(kind, "cannot write the head of the audit chain")
+        .with("file", path.display())
+        .because(cause)
+        .hint("make the directory writable for the user that runs Steward, on a file system with free space")
 }
 
 fn foreign(path: &Path, why: &str) -> Error {

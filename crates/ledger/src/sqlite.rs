@@ -28,6 +28,8 @@ const LOG_PAGES_MAX: i32 = 4000;
 const LOG_BYTES_KEPT_MAX: u64 = 16 * 1024 * 1024;
 /// "Stwd", in the header of the file.
 const APPLICATION_ID: i64 = 0x5374_7764;
+const HINT_WRITABLE: &str = "make the file and its directory readable and writable for the user that runs Steward, \
+                             on a file system that is not read-only";
 /// What SQLite alone can promise: the chain is only ever added to.
 const GUARDS: &str = include_str!("../sql/sqlite_guards.sql");
 
@@ -44,6 +46,12 @@ impl Connection {
     /// Opens an existing file for writing. Writes nothing yet.
     pub(crate) fn open_writer(path: &Path, pages_max: Option<u32>) -> Result<Self, Error> {
         let mut connection = Self::open(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        // SQLite opens for reading what it may not write, without a word.
+        if connection.inner.is_readonly("main").map_err(|cause| translate(cause, path))? {
+            return Err(Error::new(ErrorKind::Denied, "the state file is read-only")
+                .with("file", path.display())
+                .hint(HINT_WRITABLE));
+        }
         connection.pragma("foreign_keys", 1)?;
         // An erased body shall not stay in free pages.
         connection.pragma("secure_delete", 1)?;
@@ -410,16 +418,10 @@ fn translate(cause: rusqlite::Error, path: &Path) -> Error {
             "the disk is full; nothing of this was written to the state file",
             "free space on the file system that holds the state file, then try again",
         ),
-        (Some(ErrorCode::ReadOnly), _) => (
-            ErrorKind::Denied,
-            "the state file is read-only",
-            "make the file and its directory writable for the user that runs Steward",
-        ),
-        (Some(ErrorCode::CannotOpen | ErrorCode::PermissionDenied), _) => (
-            ErrorKind::Denied,
-            "the state file cannot be opened",
-            "make the file and its directory readable and writable for the user that runs Steward",
-        ),
+        (Some(ErrorCode::ReadOnly), _) => (ErrorKind::Denied, "the state file is read-only", HINT_WRITABLE),
+        (Some(ErrorCode::CannotOpen | ErrorCode::PermissionDenied), _) => {
+            (ErrorKind::Denied, "the state file cannot be opened", HINT_WRITABLE)
+        }
         (Some(ErrorCode::SystemIoFailure), _) => (
             ErrorKind::Unavailable,
             "the operating system failed to read or write the state file",

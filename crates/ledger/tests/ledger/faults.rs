@@ -192,6 +192,7 @@ fn powerless_process() {
         let state = directory.join("state.db");
         let error = open(&state).await.err().expect("an existing file in a read-only directory");
         assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
+        assert!(error.message().contains("read-only"), "{error}");
         assert!(error.hint_text().unwrap().contains("writable"), "{error}");
         for new in [directory.join("new.db"), directory.join("below").join("new.db")] {
             let error = open(&new).await.err().expect("a new file in a read-only directory");
