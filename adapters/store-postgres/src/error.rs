@@ -16,6 +16,7 @@ const KINDS: &[(&str, ErrorKind)] = &[
     ("0P", ErrorKind::Invalid),
     ("21", ErrorKind::Invalid),
     ("22", ErrorKind::Invalid),
+    ("22021", ErrorKind::Corrupt), // character_not_in_repertoire: stored text that is not in its encoding
     ("23", ErrorKind::Invalid),
     ("23505", ErrorKind::AlreadyExists),
     ("25", ErrorKind::Invalid),
@@ -26,6 +27,7 @@ const KINDS: &[(&str, ErrorKind)] = &[
     ("28", ErrorKind::Denied),
     ("2B", ErrorKind::Conflict), // dependent objects still exist
     ("2D", ErrorKind::Invalid),
+    ("2F", ErrorKind::Denied), // a function was not permitted to do something, such as dblink to connect
     ("34", ErrorKind::Invalid),
     ("3B", ErrorKind::Invalid),
     ("3D", ErrorKind::NotFound),
@@ -83,6 +85,7 @@ pub(crate) fn translate(error: &tokio_postgres::Error) -> Error {
             out = out.with("position", position);
         }
         return match (server.hint(), code) {
+            (_, "22021") => out.hint("read it as binary, such as `convert_to(name, 'SQL_ASCII')`"),
             (_, "55P03") => out.hint("another session holds the lock; try again when it has ended"),
             (Some(hint), _) => out.hint(hint),
             (None, _) => out,
@@ -110,6 +113,11 @@ pub(crate) fn translate(error: &tokio_postgres::Error) -> Error {
         Some(cause) => out.because(cause),
         None => out,
     }
+}
+
+/// Whether the server itself said so, which means that it has ended the statement.
+pub(crate) fn is_from_server(error: &Error) -> bool {
+    error.context().iter().any(|(name, _)| *name == "code")
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio_postgres::Client;
 use tokio_postgres::types::{ToSql, Type};
 
-use crate::error::translate;
+use crate::error::{is_from_server, translate};
 use crate::session::{Purpose, Session};
 use crate::statement::{self, TextValue, quote_identifier};
 use crate::store::{PostgresStore, milliseconds};
@@ -26,6 +26,8 @@ const LOCK_WAIT: Duration = Duration::from_millis(1_500);
 const COMMIT_TIMEOUT: Duration = Duration::from_mins(1);
 /// Longest wait for ROLLBACK; after that the session is given up, which rolls back too.
 const ROLLBACK_TIMEOUT: Duration = Duration::from_secs(5);
+/// Attempts at it.
+const ROLLBACKS_MAX: usize = 3;
 /// The request whose plans are carried out by the administering login.
 const SETUP: &str = "store.setup";
 
@@ -209,8 +211,8 @@ impl Execution for PostgresExecution<'_> {
             StepMode::Transaction => self.run_in_transaction(ctx, step).await,
             StepMode::Autocommit => self.store.within(ctx, self.run_in_autocommit(ctx, step)).await,
         };
-        if answer.is_err() {
-            self.settle().await;
+        if let Err(error) = &answer {
+            self.settle(error).await;
         }
         self.busy = false;
         answer.map_err(|error| error.with("step", &step.id))
@@ -243,11 +245,25 @@ impl PostgresExecution<'_> {
         Ok(())
     }
 
-    /// After a failure: nothing runs, no transaction is open; otherwise the session is given up.
-    async fn settle(&mut self) {
-        self.session.stopper().stop().await;
-        let rollback = self.session.client.batch_execute("ROLLBACK");
-        self.lost = !matches!(tokio::time::timeout(ROLLBACK_TIMEOUT, rollback).await, Ok(Ok(())));
+    /// After a failure: nothing runs and no transaction is open.
+    ///
+    /// A session whose statement had to be stopped is given up: the cancellation may arrive late, and would then hit
+    /// another statement.
+    async fn settle(&mut self, error: &Error) {
+        self.lost = !is_from_server(error)
+            && matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::Canceled | ErrorKind::Unavailable);
+        if self.lost {
+            self.session.stopper().stop().await;
+        }
+        for _ in 0..ROLLBACKS_MAX {
+            let rollback = self.session.client.batch_execute("ROLLBACK");
+            match tokio::time::timeout(ROLLBACK_TIMEOUT, rollback).await {
+                Ok(Ok(())) => return,
+                Ok(Err(error)) if error.as_db_error().is_some() => {} // Canceled in its turn.
+                _ => break,
+            }
+        }
+        self.lost = true;
     }
 
     async fn run_in_transaction(&mut self, ctx: &Context, step: &PlanStep) -> Result<u64, Error> {

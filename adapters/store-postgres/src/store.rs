@@ -17,7 +17,7 @@ use tokio_postgres::types::{Kind, Type};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
-use crate::error::translate;
+use crate::error::{is_from_server, translate};
 use crate::session::{Opener, Purpose, Session};
 use crate::{catalog, explain, statement, value};
 
@@ -85,6 +85,30 @@ enum View {
     Frozen,
 }
 
+/// What becomes of a session after its answer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Next {
+    Keep,
+    Stop,
+}
+
+impl Next {
+    fn after<T>(answer: &Result<T, Error>) -> Self {
+        match answer {
+            Err(error)
+                if !is_from_server(error)
+                    && matches!(
+                        error.kind(),
+                        ErrorKind::TimedOut | ErrorKind::Canceled | ErrorKind::Unavailable
+                    ) =>
+            {
+                Self::Stop
+            }
+            _ => Self::Keep,
+        }
+    }
+}
+
 impl PostgresStore {
     /// Runs `future` inside the context and until the store is closed.
     pub(crate) async fn within<T>(
@@ -133,12 +157,10 @@ impl PostgresStore {
     }
 
     /// Ends the transaction and keeps the session, unless it was stopped in the middle of something.
-    async fn end_reading<T>(&self, mut reading: Reading, answer: &Result<T, Error>) {
-        let stopped = answer.as_ref().is_err_and(|error| {
-            matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::Canceled | ErrorKind::Unavailable)
-        });
-        if stopped {
-            // Told now, so that when the caller hears of it nothing goes on at the server.
+    async fn end_reading(&self, mut reading: Reading, next: Next) {
+        if next == Next::Stop {
+            // Told now, so that when the caller hears of it nothing goes on at the server. The session is not used
+            // again: a cancellation may arrive late, and would then hit the next statement.
             if let Some(session) = reading.session.take() {
                 session.stopper().stop().await;
             }
@@ -285,7 +307,7 @@ impl Relational for PostgresStore {
     async fn inspect(&self, ctx: &Context) -> Result<Schema, Error> {
         let reading = self.within(ctx, self.begin_reading(ctx, CATALOG_TIMEOUT, View::Frozen)).await?;
         let schema = self.within(ctx, catalog::inspect(&reading.session().client)).await;
-        self.end_reading(reading, &schema).await;
+        self.end_reading(reading, Next::after(&schema)).await;
         schema
     }
 
@@ -298,7 +320,8 @@ impl Relational for PostgresStore {
                 rows(reading.session(), query).await
             })
             .await;
-        self.end_reading(reading, &rows).await;
+        let cut = rows.as_ref().is_ok_and(|rows| rows.truncated.is_some());
+        self.end_reading(reading, if cut { Next::Stop } else { Next::after(&rows) }).await;
         rows
     }
 
@@ -310,7 +333,7 @@ impl Relational for PostgresStore {
                 explain::explain(reading.session(), sql).await
             })
             .await;
-        self.end_reading(reading, &explained).await;
+        self.end_reading(reading, Next::after(&explained)).await;
         explained
     }
 }
@@ -370,11 +393,6 @@ async fn rows(session: &Session, query: &Query) -> Result<Rows, Error> {
         out.rows.push(values);
     }
     out.elapsed_ms = started.elapsed().as_secs_f64() * 1e3;
-    if out.truncated.is_some() {
-        // The server is told to stop; what it had already sent is thrown away row by row.
-        session.stopper().stop().await;
-        while answers.next().await.is_some_and(|answer| answer.is_ok()) {}
-    }
     Ok(out)
 }
 

@@ -7,4 +7,4 @@ SELECT
     AS definition
 FROM pg_trigger t
 WHERE t.tgrelid = ANY ($1) AND NOT t.tgisinternal
-ORDER BY t.tgrelid, 2 COLLATE "C"
+ORDER BY t.tgrelid, pg_get_triggerdef(t.oid) COLLATE "C"
