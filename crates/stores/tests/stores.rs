@@ -1,0 +1,396 @@
+//! The room against real stores: reading, indexes, consistency, migrations, and what a kill at any point leaves.
+
+mod crash;
+mod world;
+
+use contract::{ErrorKind, Severity, Trigger};
+use serde_json::{Value, json};
+use stores::migration::MigrationFile;
+use stores::{
+    AdviseIndexes, ApplyMigrations, CheckConsistency, CheckStore, CreateIndex, DiffStore, DropIndex,
+    InspectStore, ListStores, MeasureStore, MigrationStatus, PlanMigrations, QueryStore, RollbackMigrations,
+    SetupStore,
+};
+use world::{World, request};
+
+/// The same tests on each kind of store.
+macro_rules! on_every_store {
+    ($($case:ident)+) => {
+        mod sqlite {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                super::$case(super::World::sqlite()).await;
+            })+
+        }
+    };
+}
+
+on_every_store! {
+    reads_say_what_is_there
+    snapshot_shows_drift
+    orphans_are_counted_and_escalated
+    missing_index_is_advised_built_measured_and_dropped
+    index_that_is_there_is_not_built_again
+    migrations_are_applied_and_taken_back
+    migrations_say_what_they_risk
+    migration_without_way_back_is_not_taken_back
+    history_that_does_not_fit_the_files_is_refused
+    plan_for_another_state_is_refused
+    permit_for_another_plan_is_refused
+    failed_migration_leaves_nothing
+    statements_apart_are_resumed_by_a_new_plan
+    odd_names_are_quoted_everywhere
+}
+
+async fn reads_say_what_is_there(world: World) {
+    world.seed().await;
+    let ctx = world.ctx();
+    let check = stores::check(&ctx, &world, &CheckStore { store: "shop".into() }).await.unwrap();
+    assert_eq!(check.value["store"], "shop");
+    assert!(check.findings.iter().all(|finding| finding.severity == Severity::Info), "{check:?}");
+
+    let inspect: InspectStore = request(json!({"store": "shop", "table": "orders"}));
+    let inspect = stores::inspect(&ctx, &world, &inspect).await.unwrap();
+    assert_eq!(inspect.value["tables"][0]["rows"], 20_000, "{}", inspect.value);
+    assert_eq!(inspect.evidence.len(), 1);
+    let missing: InspectStore = request(json!({"store": "shop", "table": "nothing"}));
+    assert_eq!(stores::inspect(&ctx, &world, &missing).await.unwrap_err().kind(), ErrorKind::NotFound);
+
+    let query: QueryStore = request(json!({"store": "shop", "rows_max": 2,
+        "sql": "SELECT id, name FROM customers WHERE id > 4 ORDER BY id"}));
+    let rows = stores::query(&ctx, &world, &query).await.unwrap();
+    insta::assert_snapshot!(rows.text, @r"
+    id  name
+    --  ----------
+     5  customer 5
+     6  customer 6
+    (the first 2 rows; there are more: raise `rows_max`)
+    ");
+    assert_eq!(rows.evidence[0].answer["rows"], rows.value["rows"]);
+    let query: QueryStore = request(json!({"store": "shop", "sql": "DELETE FROM customers"}));
+    assert_eq!(stores::query(&ctx, &world, &query).await.unwrap_err().kind(), ErrorKind::Denied);
+
+    let measure: MeasureStore =
+        request(json!({"store": "shop", "runs": 7, "query": "SELECT * FROM orders WHERE customer_id = 7"}));
+    let measured = stores::measure(&ctx, &world, &measure).await.unwrap();
+    assert_eq!(measured.evidence[0].answer["runs_ms"].as_array().unwrap().len(), 7);
+    assert!(measured.value["p95_ms"].as_f64().unwrap() >= measured.value["p50_ms"].as_f64().unwrap());
+    assert_eq!(measured.findings[0].code, "full_scan", "{}", measured.text);
+    let listed = stores::list(&ctx, &world, &ListStores {}).await.unwrap();
+    assert_eq!(listed.value["stores"][0]["name"], "shop");
+}
+
+async fn snapshot_shows_drift(world: World) {
+    world.seed().await;
+    let ctx = world.ctx();
+    let inspect: InspectStore = request(json!({"store": "shop"}));
+    let snapshot = stores::inspect(&ctx, &world, &inspect).await.unwrap().value;
+    let diff = DiffStore { store: "shop".into(), against: None, snapshot: Some(snapshot) };
+    let same = stores::diff(&ctx, &world, &diff).await.unwrap();
+    assert_eq!((&same.value["equal"], same.findings.len()), (&json!(true), 0), "{}", same.text);
+    world.migrate(&[("0001_a.sql", "ALTER TABLE customers ADD COLUMN phone TEXT")]).await.unwrap();
+    let drift = stores::diff(&ctx, &world, &diff).await.unwrap();
+    assert_eq!(drift.value["equal"], json!(false));
+    assert_eq!(drift.findings[0].object, "customers.phone", "{}", drift.text);
+    let neither = DiffStore { store: "shop".into(), against: None, snapshot: None };
+    assert_eq!(stores::diff(&ctx, &world, &neither).await.unwrap_err().kind(), ErrorKind::Invalid);
+}
+
+async fn orphans_are_counted_and_escalated(world: World) {
+    world.seed().await;
+    let ctx = world.ctx();
+    let check: CheckConsistency = request(json!({"store": "shop"}));
+    let found = stores::consistency(&ctx, &world, &check).await.unwrap();
+    let orphans = found.value["orphans"].as_array().unwrap();
+    assert_eq!(orphans.len(), 2, "{}", found.text);
+    let of = |table: &str| orphans.iter().find(|orphans| orphans["table"] == table).unwrap();
+    assert_eq!((&of("orders")["rows"], &of("orders")["declared"]), (&json!(3), &json!(true)));
+    assert_eq!(of("orders")["sample_keys"], json!([[9001], [9002], [9003]]));
+    assert_eq!((&of("notes")["rows"], &of("notes")["declared"]), (&json!(1), &json!(false)));
+    let finding = found.findings.iter().find(|finding| finding.object == "orders.customer_id").unwrap();
+    assert_eq!((finding.severity, finding.escalate), (Severity::Critical, Some(Trigger::DataCorruption)));
+    for id in &finding.evidence {
+        assert!(found.evidence.iter().any(|evidence| evidence.id == *id), "{id}");
+    }
+    assert_eq!(found.value["consistent"], json!(false));
+}
+
+const BY_CUSTOMER: &str = "SELECT id, total FROM orders AS o WHERE o.customer_id = 7 ORDER BY o.id";
+
+async fn missing_index_is_advised_built_measured_and_dropped(world: World) {
+    world.seed().await;
+    let ctx = world.ctx();
+    let per_customer = "SELECT c.name, (SELECT count(*) FROM orders AS o WHERE o.customer_id = c.id) AS n \
+                        FROM customers AS c WHERE c.id < 3";
+    let advise: AdviseIndexes =
+        request(json!({"store": "shop", "queries": [BY_CUSTOMER, per_customer, "SELECT * FROM orders"]}));
+    let advice = stores::advise(&ctx, &world, &advise).await.unwrap();
+    let indexes = advice.value["indexes"].as_array().unwrap();
+    assert_eq!(indexes.len(), 1, "{}", advice.text);
+    assert_eq!((&indexes[0]["table"], &indexes[0]["columns"][0]), (&json!("orders"), &json!("customer_id")));
+    assert!(indexes[0]["rows_read_then"].as_u64().unwrap() < 1_000, "{}", advice.text);
+    assert_eq!(advice.findings[0].code, "missing_index");
+
+    let columns = &indexes[0]["columns"];
+    let create: CreateIndex =
+        request(json!({"store": "shop", "table": "orders", "columns": columns, "query": BY_CUSTOMER}));
+    let plan = stores::index::plan_create(&ctx, &world, &create).await.unwrap();
+    assert!(plan.reversible() && !plan.destructive());
+    assert_eq!(plan.digest(), stores::index::plan_create(&ctx, &world, &create).await.unwrap().digest());
+    let created = world.execute(&plan).await.unwrap();
+    let verdict = (&created.value["verified"], &created.value["index"]["used"]);
+    assert_eq!(verdict, (&json!(true), &json!(true)), "{}", created.text);
+    assert!(created.value["before"]["p95_ms"].is_f64() && created.value["after"]["p95_ms"].is_f64());
+    let again = stores::advise(&ctx, &world, &advise).await.unwrap();
+    assert_eq!(again.value["indexes"], json!([]), "{}", again.text);
+
+    let drop: DropIndex = request(json!({"store": "shop", "table": "orders", "columns": columns}));
+    let drop = stores::index::plan_drop(&ctx, &world, &drop).await.unwrap();
+    assert_eq!(world.execute(&drop).await.unwrap().value["verified"], json!(true));
+    // The same change once more is another plan, so that the record of the first does not stand for it.
+    let second = stores::index::plan_create(&ctx, &world, &create).await.unwrap();
+    assert_ne!(second.digest(), plan.digest());
+    assert_eq!(world.execute(&second).await.unwrap().value["verified"], json!(true));
+}
+
+async fn index_that_is_there_is_not_built_again(world: World) {
+    world.seed().await;
+    let ctx = world.ctx();
+    let plan = async |columns: Value, name: Value| {
+        let create: CreateIndex =
+            request(json!({"store": "shop", "table": "orders", "columns": columns, "name": name}));
+        stores::index::plan_create(&ctx, &world, &create).await
+    };
+    world.execute(&plan(json!(["total"]), Value::Null).await.unwrap()).await.unwrap();
+    let again = plan(json!(["total"]), json!("other")).await.unwrap();
+    assert_eq!(again.steps, []);
+    assert_eq!(world.execute(&again).await.unwrap().value["nothing_to_do"], json!(true));
+    let taken = plan(json!(["customer_id"]), json!("orders_total_idx")).await.unwrap_err();
+    assert_eq!(taken.kind(), ErrorKind::AlreadyExists);
+    let nothing = plan(json!(["nothing"]), Value::Null).await.unwrap_err();
+    assert_eq!(nothing.kind(), ErrorKind::NotFound);
+    world.execute(&plan(json!(["total", "id"]), Value::Null).await.unwrap()).await.unwrap();
+    let advise: AdviseIndexes = request(json!({"store": "shop"}));
+    let advice = stores::advise(&ctx, &world, &advise).await.unwrap();
+    assert_eq!(advice.value["redundant"][0]["index"], "orders_total_idx", "{}", advice.text);
+}
+
+const CREATE: &str = "-- steward: up\nCREATE TABLE a (id INTEGER PRIMARY KEY, word TEXT NOT NULL);\n\
+                      INSERT INTO a VALUES (1, 'semi;colon');\n-- steward: down\nDROP TABLE a;\n";
+const EXTEND: &str = "ALTER TABLE a ADD COLUMN more INTEGER;\nCREATE INDEX a_word ON a (word);\n\
+                      -- steward: down\nDROP INDEX a_word;\nALTER TABLE a DROP COLUMN more;\n";
+
+async fn status(world: &World, files: &[MigrationFile]) -> (Vec<String>, Vec<String>) {
+    let request = MigrationStatus { store: "shop".into() };
+    let value = stores::migration::status(&world.ctx(), world, files, &request).await.unwrap().value;
+    let names = |list: &Value| -> Vec<String> {
+        list.as_array().unwrap().iter().map(|one| one["name"].as_str().unwrap().to_owned()).collect()
+    };
+    (names(&value["applied"]), names(&value["pending"]))
+}
+
+async fn migrations_are_applied_and_taken_back(world: World) {
+    let ctx = world.ctx();
+    let files = world.files(&[("0001_create.sql", CREATE), ("0002_extend.sql", EXTEND)]);
+    let (one, two) = ("0001_create".to_owned(), "0002_extend".to_owned());
+    assert_eq!(status(&world, &files).await, (vec![], vec![one.clone(), two.clone()]));
+    let apply: ApplyMigrations = request(json!({"store": "shop", "to": 1}));
+    let plan = stores::migration::plan_apply(&ctx, &world, &files, &apply).await.unwrap();
+    let outcome = world.execute(&plan).await.unwrap();
+    let verdict = (&outcome.value["verified"], &outcome.value["resumed"]);
+    assert_eq!(verdict, (&json!(true), &json!(false)), "{}", outcome.text);
+    assert_eq!(status(&world, &files).await, (vec![one.clone()], vec![two.clone()]));
+    let apply: ApplyMigrations = request(json!({"store": "shop", "to": "0002_extend"}));
+    let plan = stores::migration::plan_apply(&ctx, &world, &files, &apply).await.unwrap();
+    world.execute(&plan).await.unwrap();
+    assert_eq!(status(&world, &files).await, (vec![one.clone(), two.clone()], vec![]));
+    // The same plan again does nothing.
+    assert_eq!(world.execute(&plan).await.unwrap().value["steps_run"], json!(0));
+    let all: ApplyMigrations = request(json!({"store": "shop"}));
+    assert_eq!(stores::migration::plan_apply(&ctx, &world, &files, &all).await.unwrap().steps, []);
+
+    let back: RollbackMigrations = request(json!({"store": "shop"}));
+    let back = stores::migration::plan_rollback(&ctx, &world, &files, &back).await.unwrap();
+    assert!(back.destructive(), "dropping a column loses data");
+    world.execute(&back).await.unwrap();
+    assert_eq!(status(&world, &files).await, (vec![one.clone()], vec![two.clone()]));
+    let forth = stores::migration::plan_apply(&ctx, &world, &files, &apply).await.unwrap();
+    assert_eq!(world.execute(&forth).await.unwrap().value["steps_run"], json!(1));
+    let everything: RollbackMigrations = request(json!({"store": "shop", "to": 0}));
+    let everything = stores::migration::plan_rollback(&ctx, &world, &files, &everything).await.unwrap();
+    assert_eq!(everything.steps.len(), 2);
+    world.execute(&everything).await.unwrap();
+    assert_eq!(status(&world, &files).await, (vec![], vec![one, two]));
+}
+
+async fn migrations_say_what_they_risk(world: World) {
+    world.seed().await;
+    let ctx = world.ctx();
+    let files = world.files(&[
+        ("0001_ok.sql", "CREATE TABLE b (id INTEGER);\n-- steward: down\nDROP TABLE b;"),
+        (
+            "0002_bad.sql",
+            "-- steward: irreversible\nDELETE FROM orders\nWHERE customer_id > 9000;\n\nFROBNICATE orders;",
+        ),
+    ]);
+    let preview: PlanMigrations = request(json!({"store": "shop"}));
+    let preview = stores::migration::preview(&ctx, &world, &files, &preview).await.unwrap();
+    assert_eq!((&preview.value["destructive"], &preview.value["reversible"]), (&json!(true), &json!(false)));
+    let found: Vec<_> =
+        preview.findings.iter().map(|finding| (finding.code.as_str(), finding.title.as_str())).collect();
+    assert_eq!(
+        found,
+        [
+            ("risky_migration", "`0002_bad`, line 2: deletes rows"),
+            (
+                "risky_migration",
+                "`0002_bad`, line 5: the statement cannot be read, so nobody can say what it does"
+            ),
+        ]
+    );
+    let apply: ApplyMigrations = request(json!({"store": "shop", "to": 1}));
+    let plan = stores::migration::plan_apply(&ctx, &world, &files, &apply).await.unwrap();
+    assert!(!plan.destructive() && plan.reversible());
+    for (sql, expected) in [
+        (
+            "SELECT 1;\nBEGIN",
+            "a migration cannot control the transaction\n  file: migrations/shop/0001_x.sql\n  line: 2",
+        ),
+        (
+            "VACUUM",
+            "this statement cannot run inside a transaction\n  file: migrations/shop/0001_x.sql\n  line: 1",
+        ),
+        ("COPY b FROM PROGRAM 'id'", "a migration cannot run a program on the server"),
+    ] {
+        let files = world.files(&[("0001_x.sql", sql)]);
+        let apply: ApplyMigrations = request(json!({"store": "shop"}));
+        let error = stores::migration::plan_apply(&ctx, &world, &files, &apply).await.unwrap_err();
+        assert!(error.kind() == ErrorKind::Invalid && error.to_string().starts_with(expected), "{error}");
+    }
+}
+
+async fn migration_without_way_back_is_not_taken_back(world: World) {
+    let files = [("0001_x.sql", "CREATE TABLE c (id INTEGER)")];
+    world.migrate(&files).await.unwrap();
+    let back: RollbackMigrations = request(json!({"store": "shop"}));
+    let error = stores::migration::plan_rollback(&world.ctx(), &world, &world.files(&files), &back)
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+}
+
+async fn history_that_does_not_fit_the_files_is_refused(world: World) {
+    let ctx = world.ctx();
+    world.migrate(&[("0001_create.sql", CREATE), ("0002_extend.sql", EXTEND)]).await.unwrap();
+    for (files, expected) in [
+        (
+            world.files(&[("0001_create.sql", CREATE)]),
+            "migration `0002_extend` was applied and its file is missing",
+        ),
+        (
+            world.files(&[("0001_create.sql", &format!("{CREATE}-- edited")), ("0002_extend.sql", EXTEND)]),
+            "migration `0001_create` was edited after it was applied\n  file: migrations/shop/0001_create.sql",
+        ),
+        (
+            world.files(&[("0001_create.sql", CREATE), ("0002_renamed.sql", EXTEND)]),
+            "migration `0002_extend` was renamed after it was applied",
+        ),
+    ] {
+        let request = MigrationStatus { store: "shop".into() };
+        let error = stores::migration::status(&ctx, &world, &files, &request).await.unwrap_err();
+        assert!(error.kind() == ErrorKind::Conflict && error.to_string().starts_with(expected), "{error}");
+    }
+}
+
+async fn plan_for_another_state_is_refused(world: World) {
+    world.seed().await;
+    let ctx = world.ctx();
+    let create: CreateIndex = request(json!({"store": "shop", "table": "orders", "columns": ["total"]}));
+    let plan = stores::index::plan_create(&ctx, &world, &create).await.unwrap();
+    let late = ("0001_x.sql", "ALTER TABLE orders ADD COLUMN late INTEGER");
+    world.migrate(&[late]).await.unwrap();
+    let error = world.execute(&plan).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+    assert_eq!(error.message(), "the store has changed since the plan was made");
+    // Another table's change does not matter.
+    let plan = stores::index::plan_create(&ctx, &world, &create).await.unwrap();
+    world.migrate(&[late, ("0002_y.sql", "CREATE TABLE z (id INTEGER)")]).await.unwrap();
+    world.execute(&plan).await.unwrap();
+}
+
+async fn permit_for_another_plan_is_refused(world: World) {
+    let ctx = world.ctx();
+    let files = world.files(&[("0001_create.sql", CREATE)]);
+    let apply: ApplyMigrations = request(json!({"store": "shop"}));
+    let plan = stores::migration::plan_apply(&ctx, &world, &files, &apply).await.unwrap();
+    let mut other = plan.clone();
+    other.steps[0].statements.push(contract::Statement::new("DROP TABLE a"));
+    let permit = conformance::permit_for(&ctx, &plan);
+    let secrets = std::sync::Arc::new(conformance::NoSecrets);
+    let error = stores::execute(&ctx, &permit, &other, &world, secrets).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Forbidden);
+    let states = stores::progress(&ctx, &world, &plan).await.unwrap();
+    assert!(states.iter().all(|state| *state == contract::StepState::Pending), "{states:?}");
+}
+
+async fn failed_migration_leaves_nothing(world: World) {
+    let broken = "CREATE TABLE half (id INTEGER PRIMARY KEY);\nINSERT INTO half VALUES (1);\n\
+                  INSERT INTO half VALUES (1);";
+    let error = world.migrate(&[("0001_create.sql", CREATE), ("0002_broken.sql", broken)]).await.unwrap_err();
+    assert!(error.to_string().contains("step: 3 of 3: apply `0002_broken`: 3 statements"), "{error}");
+    let inspect: InspectStore = request(json!({"store": "shop"}));
+    let tables = stores::inspect(&world.ctx(), &world, &inspect).await.unwrap().value["tables"].clone();
+    assert_eq!((tables.as_array().unwrap().len(), &tables[0]["name"]), (1, &json!("a")));
+    // Repaired, it goes on where it stopped.
+    let repaired = broken.replace("VALUES (1);\nINSERT", "VALUES (2);\nINSERT");
+    world.migrate(&[("0001_create.sql", CREATE), ("0002_broken.sql", &repaired)]).await.unwrap();
+}
+
+async fn statements_apart_are_resumed_by_a_new_plan(world: World) {
+    let apart = "-- steward: no-transaction\nCREATE TABLE ran (name TEXT);\nINSERT INTO ran VALUES ('one');\n\
+                 VACUUM;\nINSERT INTO missing VALUES (1);\nINSERT INTO ran VALUES ('two');";
+    let files = [("0001_apart.sql", apart)];
+    let error = world.migrate(&files).await.unwrap_err();
+    assert!(error.to_string().contains("stay done and recorded"), "{error}");
+    let request = MigrationStatus { store: "shop".into() };
+    let status =
+        stores::migration::status(&world.ctx(), &world, &world.files(&files), &request).await.unwrap();
+    assert_eq!(status.findings[0].code, "migration_cut_short");
+    assert_eq!(status.value["applied"][0]["statements_done"], json!(3));
+    world.run("CREATE TABLE missing (id INTEGER)").await;
+    world.migrate(&files).await.unwrap();
+    assert_eq!(world.count("SELECT count(*) FROM ran").await, Some(2));
+    assert_eq!(world.count("SELECT count(*) FROM missing").await, Some(1));
+}
+
+async fn odd_names_are_quoted_everywhere(world: World) {
+    let odd = r#""we""ird; DROP ""#;
+    let sql = format!(
+        "CREATE TABLE {odd} (id INTEGER PRIMARY KEY, \"sp ace\"\"\" INTEGER);\nINSERT INTO {odd} SELECT n, n FROM \
+         (WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < 2000) SELECT n FROM c) AS s;"
+    );
+    world.migrate(&[("0001_odd.sql", &sql)]).await.unwrap();
+    let ctx = world.ctx();
+    let name = r#"we"ird; DROP "#;
+    let create: CreateIndex = request(json!({"store": "shop", "table": name, "columns": ["sp ace\""]}));
+    let plan = stores::index::plan_create(&ctx, &world, &create).await.unwrap();
+    assert_eq!(world.execute(&plan).await.unwrap().value["verified"], json!(true));
+    let check: CheckConsistency = request(json!({"store": "shop"}));
+    stores::consistency(&ctx, &world, &check).await.unwrap();
+    let query = format!("SELECT * FROM {odd} WHERE \"sp ace\"\"\" = 7");
+    let advise: AdviseIndexes = request(json!({"store": "shop", "queries": [query]}));
+    stores::advise(&ctx, &world, &advise).await.unwrap();
+    for format in ["text", "json", "mermaid"] {
+        let inspect: InspectStore = request(json!({"store": "shop", "format": format}));
+        stores::inspect(&ctx, &world, &inspect).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn files_have_no_logins() {
+    let world = World::sqlite();
+    let setup: SetupStore = request(json!({"store": "shop"}));
+    let error = stores::setup::plan(&world.ctx(), &world, &setup).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert!(error.hint_text().unwrap().contains("file permissions"));
+}
