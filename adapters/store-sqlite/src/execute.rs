@@ -437,8 +437,12 @@ fn run_statement(connection: &Connection, statement: &Ready, stop: &Stop) -> Res
     while rows.next().map_err(failed)?.is_some() {}
     drop(rows);
     drop(prepared);
-    // `changes` speaks of the last INSERT, UPDATE or DELETE; after other statements it would be an old answer.
-    Ok(if connection.total_changes() > before { connection.changes() } else { 0 })
+    // `changes` speaks of the last statement that changed rows; after another kind it would be an old answer. Making a
+    // virtual table changes rows too, but only its module's own.
+    let changes_rows = words(&statement.sql).first().is_some_and(|first| {
+        ["INSERT", "UPDATE", "DELETE", "REPLACE", "WITH"].iter().any(|keyword| first.is(keyword))
+    });
+    Ok(if changes_rows && connection.total_changes() > before { connection.changes() } else { 0 })
 }
 
 fn is_true(connection: &Connection, question: &Ready, stop: &Stop) -> Result<bool, Error> {

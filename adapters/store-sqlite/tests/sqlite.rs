@@ -576,6 +576,50 @@ async fn autocommit_steps_do_what_transactions_cannot() {
 }
 
 #[tokio::test]
+async fn steps_may_use_all_of_the_ddl() {
+    let shop = shop(
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, old TEXT, extra TEXT); INSERT INTO t VALUES (1, 'a', 'b');",
+    );
+    let ddl = [
+        "ALTER TABLE t RENAME COLUMN old TO name",
+        "ALTER TABLE t DROP COLUMN extra",
+        "ALTER TABLE t ADD COLUMN seen TEXT NOT NULL DEFAULT 'no' CHECK (seen <> '')",
+        "ALTER TABLE t RENAME TO things",
+        "CREATE UNIQUE INDEX things_name ON things (lower(name)) WHERE name IS NOT NULL",
+        "CREATE VIEW named AS SELECT name FROM things",
+        "CREATE TABLE log (what TEXT)",
+        "CREATE TRIGGER logged AFTER INSERT ON things BEGIN INSERT INTO log VALUES (new.name); DELETE FROM log WHERE what = ''; END",
+        "CREATE VIRTUAL TABLE docs USING fts5(body)",
+        "INSERT INTO docs VALUES ('some words')",
+        "INSERT INTO things (name) VALUES ('b'), ('c')",
+        "REINDEX",
+        "ANALYZE",
+        "PRAGMA user_version = 7",
+    ];
+    assert_eq!(
+        shop.run(StepMode::Transaction, &ddl).await.unwrap(),
+        3,
+        "rows of statements, not of triggers"
+    );
+    let schema = shop.inspect().await;
+    let things = schema.table("things").unwrap();
+    let columns: Vec<_> = things.columns.iter().map(|column| column.name.as_str()).collect();
+    assert_eq!(columns, ["id", "name", "seen"]);
+    assert_eq!((things.rows, things.triggers.len(), things.checks.len()), (3, 1, 1));
+    assert_eq!(shop.query("SELECT count(*) FROM log").await.unwrap().rows, [[json!(2)]]);
+    assert_eq!(shop.query("SELECT body FROM docs WHERE docs MATCH 'words'").await.unwrap().rows.len(), 1);
+    assert_eq!(shop.query("PRAGMA user_version").await.unwrap().rows, [[json!(7)]]);
+    for hostile in
+        ["PRAGMA writable_schema = ON", "UPDATE sqlite_schema SET sql = ''", "DELETE FROM docs_data"]
+    {
+        let outcome = shop.run(StepMode::Transaction, &[hostile, "UPDATE sqlite_schema SET sql = 'x'"]).await;
+        assert!(outcome.is_err(), "{hostile}");
+    }
+    let (_, problems) = shop.store.integrity().unwrap().check_integrity(&ctx()).await.unwrap();
+    assert_eq!(problems, []);
+}
+
+#[tokio::test]
 async fn full_disk_leaves_nothing() {
     let shop = shop("CREATE TABLE t (id INTEGER PRIMARY KEY, pad BLOB); INSERT INTO t VALUES (1, x'00');");
     let grow = [
