@@ -286,3 +286,52 @@ pub(crate) fn beside(path: &Path, suffix: &str) -> PathBuf {
     name.push(suffix);
     PathBuf::from(name)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_layer_refuses_writes_by_itself() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("shop.db");
+        Connection::open(&path).unwrap().execute_batch("CREATE TABLE t (id INTEGER)").unwrap();
+        let file = File { path: path.clone(), lock_timeout: Duration::from_millis(10), read_only: false };
+        let stop = Arc::new(Stop::new(None));
+        let refused = |connection: &Connection, code: i32| {
+            for sql in [
+                "INSERT INTO t VALUES (1)",
+                "CREATE TABLE u (id INTEGER)",
+                "CREATE TEMP TABLE u (id INTEGER)",
+            ] {
+                let error = connection.execute_batch(sql).unwrap_err();
+                assert_eq!(
+                    error.sqlite_error().map(|error| error.extended_code & 0xff),
+                    Some(code),
+                    "{sql}: {error}"
+                );
+            }
+        };
+        // The file opened read-only, and `query_only`, which covers temporary tables too.
+        refused(&file.reader(&stop).unwrap(), ffi::SQLITE_READONLY);
+        // The authorizer, on a connection that could write.
+        let mut connection = Connection::open(&path).unwrap();
+        only_reads(&mut connection).unwrap();
+        refused(&connection, ffi::SQLITE_AUTH);
+    }
+
+    #[test]
+    fn pragmas_that_change_anything_are_not_reads() {
+        for (name, has_value, reads) in [
+            ("table_info", true, true),
+            ("USER_VERSION", false, true),
+            ("user_version", true, false),
+            ("query_only", false, false),
+            ("query_only", true, false),
+            ("wal_checkpoint", false, false),
+            ("optimize", false, false),
+        ] {
+            assert_eq!(pragma_reads(name, has_value), reads, "{name} {has_value}");
+        }
+    }
+}
