@@ -1,6 +1,6 @@
-SELECT p.tailnum, p.manufacturer, p.model, p.built_year,
-       (SELECT count(*) FROM flights AS f WHERE f.tailnum = p.tailnum) AS flights
+SELECT p.id, p.manufacturer, p.model, p.built_year,
+       (SELECT count(*) FROM flights AS f WHERE f.plane_id = p.id) AS flights
 FROM planes AS p
 WHERE p.built_year <= 1990
-ORDER BY flights DESC, p.tailnum
+ORDER BY flights DESC, p.id
 LIMIT 20

@@ -6,8 +6,9 @@ CREATE TABLE carriers (
     name  TEXT NOT NULL
 );
 
+-- The id is the tail number.
 CREATE TABLE planes (
-    tailnum       TEXT PRIMARY KEY,
+    id            TEXT PRIMARY KEY,
     built_year    INTEGER,
     manufacturer  TEXT NOT NULL,
     model         TEXT NOT NULL,
@@ -16,12 +17,13 @@ CREATE TABLE planes (
     engine_type   TEXT NOT NULL
 );
 
+-- No foreign key for plane_id: the sources do not agree, see 0003.
 CREATE TABLE flights (
     id                       INTEGER PRIMARY KEY,
     flight_date              TEXT NOT NULL,
     carrier                  TEXT NOT NULL REFERENCES carriers (code),
     flight_number            INTEGER NOT NULL,
-    tailnum                  TEXT REFERENCES planes (tailnum),
+    plane_id                 TEXT,
     origin                   TEXT NOT NULL,
     destination              TEXT NOT NULL,
     departure_delay_minutes  INTEGER,
