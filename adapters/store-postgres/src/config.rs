@@ -26,7 +26,7 @@ pub struct Config {
     /// Encryption: `disable`, `prefer`, `require` or `verify`. Default: `verify`; on a loopback address `prefer`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
-    /// PEM file with the certificate authorities that `verify` trusts. Default: those of the operating system.
+    /// PEM file with the certificate authorities that `verify` trusts, relative to the project file. Default: those of the operating system.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls_ca_file: Option<PathBuf>,
     /// Most reading connections open at once. Default: 8.
@@ -252,9 +252,9 @@ mod tests {
 
     #[test]
     fn wrong_values_say_what_is_wrong() {
+        type Break = fn(&mut Config);
         let good = || Config::new("postgres://127.0.0.1/orders", login("steward_reader"));
         good().validate().unwrap();
-        type Break = fn(&mut Config);
         let cases: [(Break, &str, &str); 8] = [
             (|c| c.reader.user.clear(), "reader.user", "`reader.user` is empty"),
             (|c| c.writer = Some(login("")), "writer.user", "`writer.user` is empty"),

@@ -1,5 +1,6 @@
 //! The store: reading sessions, probe, query.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -40,12 +41,18 @@ pub struct PostgresStore {
     closed: CancellationToken,
 }
 
-/// A store that connects when it is first used.
+/// A store that connects when it is first used; `tls_ca_file` is relative to `project_dir`.
 ///
 /// # Errors
 ///
 /// `Invalid`: the configuration does not hold together.
-pub fn open(name: &str, config: Config, secrets: Arc<dyn SecretSource>) -> Result<PostgresStore, Error> {
+pub fn open(
+    name: &str,
+    mut config: Config,
+    project_dir: &Path,
+    secrets: Arc<dyn SecretSource>,
+) -> Result<PostgresStore, Error> {
+    config.tls_ca_file = config.tls_ca_file.map(|file| project_dir.join(file));
     let slots = usize::try_from(config.connections_max).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
     Ok(PostgresStore {
         name: name.to_owned(),

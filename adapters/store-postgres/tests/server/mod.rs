@@ -1,6 +1,7 @@
 //! A database and logins for one case, and servers that behave badly.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -25,6 +26,14 @@ pub(crate) fn superuser() -> String {
 
 /// The password of both logins, recognisable in anything it must not appear in.
 const PASSWORD: &str = "pa55word-that-nobody-may-see";
+
+/// The name of the reading login's secret.
+pub(crate) const READER_SECRET: &str = "orders/reader";
+
+/// The server's port.
+pub(crate) fn port() -> String {
+    url().port().unwrap_or(5432).to_string()
+}
 
 /// A database of its own with a reading and a writing login; dropped with the last handle.
 #[derive(Clone)]
@@ -102,16 +111,8 @@ impl Database {
         format!("{}_writer", self.name)
     }
 
-    pub(crate) fn reader_secret(&self) -> String {
-        "orders/reader".into()
-    }
-
-    pub(crate) fn port(&self) -> String {
-        url().port().unwrap_or(5432).to_string()
-    }
-
     pub(crate) fn address(&self) -> String {
-        format!("127.0.0.1:{}/{}", self.port(), self.name)
+        format!("127.0.0.1:{}/{}", port(), self.name)
     }
 
     /// As the owner of everything.
@@ -155,17 +156,18 @@ impl Database {
     ) -> PostgresStore {
         let login = |user: String, secret: &str| LoginConfig { user, password_secret: Some(secret.into()) };
         let mut config =
-            Config::new(&format!("postgres://{}", self.address()), login(self.reader(), "orders/reader"));
+            Config::new(&format!("postgres://{}", self.address()), login(self.reader(), READER_SECRET));
         config.writer = Some(login(self.writer(), "orders/writer"));
         config.admin = Some(LoginConfig { user: superuser(), password_secret: None });
         adjust(&mut config);
-        let known = [("orders/reader", PASSWORD), ("orders/writer", PASSWORD)];
+        let known = [(READER_SECRET, PASSWORD), ("orders/writer", PASSWORD)];
         let secrets = match secrets {
             [] => Secrets::new(&known),
             [(name, _), ..] if *name == "fresh" => Secrets::new(&[known[0], known[1], secrets[0]]),
             _ => Secrets::new(secrets),
         };
-        store_postgres::open("orders", config, Arc::new(secrets)).unwrap()
+        store_postgres::open("orders", config, Path::new(env!("CARGO_MANIFEST_DIR")), Arc::new(secrets))
+            .unwrap()
     }
 
     pub(crate) fn opened(&self) -> Opened {
