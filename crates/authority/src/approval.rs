@@ -360,11 +360,11 @@ impl Approvals {
         };
         let mut approvals = self.all(ctx).await?;
         approvals.retain(|approval| state.is_none_or(|state| approval.state == state));
-        let mut text = String::new();
+        let mut lines = Vec::new();
         for approval in &approvals {
             let roles: Vec<Role> = approval.roles.iter().copied().collect();
-            text.push_str(&format!(
-                "{}  {:<8} {:<18} {:<20} for {}\n    {}\n",
+            lines.push(format!(
+                "{}  {:<8} {:<18} {:<20} for {}\n    {}",
                 approval.id,
                 approval.state.as_str(),
                 approval.action,
@@ -374,9 +374,9 @@ impl Approvals {
             ));
         }
         if approvals.is_empty() {
-            text.push_str("no approvals");
+            lines.push("no approvals".to_owned());
         }
-        Ok(Outcome::new(json!({ "approvals": approvals }), text.trim_end()))
+        Ok(Outcome::new(json!({ "approvals": approvals }), lines.join("\n")))
     }
 
     /// One approval with its plan, as an answer.
@@ -388,8 +388,8 @@ impl Approvals {
         let approval = self.get(ctx, &request.id).await?;
         let plan = self.plan(ctx, &approval).await?;
         let roles: Vec<Role> = approval.roles.iter().copied().collect();
-        let mut text = format!(
-            "{}  {}\n{}\n\naction     {}\non         {}\nasked by   {}\napproval   {}\nexpires    {}\nplan       {}\n",
+        let mut lines = vec![format!(
+            "{}  {}\n{}\n\naction     {}\non         {}\nasked by   {}\napproval   {}\nexpires    {}\nplan       {}",
             approval.id,
             approval.state.as_str(),
             approval.summary,
@@ -399,9 +399,9 @@ impl Approvals {
             names(&roles),
             approval.expires_at,
             approval.plan,
-        );
+        )];
         if let Some(approver) = &approval.approver {
-            text.push_str(&format!("decided by {approver}\n"));
+            lines.push(format!("decided by {approver}"));
         }
         for step in &plan.steps {
             let marks = match (step.destructive, step.reversible) {
@@ -409,12 +409,12 @@ impl Approvals {
                 (false, false) => "  (cannot be undone)",
                 (false, true) => "",
             };
-            text.push_str(&format!("\n{} {}{marks}\n", step.id, step.title));
+            lines.push(format!("\n{} {}{marks}", step.id, step.title));
             for statement in &step.statements {
-                text.push_str(&format!("    {}\n", statement.sql.replace('\n', "\n    ")));
+                lines.push(format!("    {}", statement.sql.replace('\n', "\n    ")));
             }
         }
-        Ok(Outcome::new(json!({ "approval": approval, "plan": plan }), text.trim_end()))
+        Ok(Outcome::new(json!({ "approval": approval, "plan": plan }), lines.join("\n")))
     }
 
     /// Whose passphrase to ask for: `person` if it holds a role that may approve, or the only one who does.

@@ -231,10 +231,13 @@ fn invalid(file: &Path, line: usize, why: &str) -> Error {
         .with("line", line)
 }
 
+/// A line and the fields of the record that begins on it.
+type Record = (usize, Vec<String>);
+
 /// The fields of each record with the line it begins on; blank lines and lines that begin with `#` are left out.
 ///
 /// Source: RFC 4180.
-fn records(text: &str) -> Result<Vec<(usize, Vec<String>)>, (usize, &'static str)> {
+fn records(text: &str) -> Result<Vec<Record>, (usize, &'static str)> {
     let mut records = Vec::new();
     let mut characters = text.chars().peekable();
     let mut line = 1;

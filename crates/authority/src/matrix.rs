@@ -184,8 +184,8 @@ impl Authority {
         let broken = |what: &str, error: &dyn std::fmt::Display| {
             Error::new(ErrorKind::Other, format!("the embedded {what} is broken: {error}"))
         };
-        let (schema, _) = Schema::from_cedarschema_str(SCHEMA).map_err(|e| broken("schema", &e))?;
         let (fragment, _) = SchemaFragment::from_cedarschema_str(SCHEMA).map_err(|e| broken("schema", &e))?;
+        let schema = Schema::from_schema_fragments([fragment.clone()]).map_err(|e| broken("schema", &e))?;
         let entities = schema.action_entities().map_err(|e| broken("schema", &e))?;
         let mut actions = HashMap::new();
         for uid in schema.actions() {

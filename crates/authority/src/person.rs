@@ -190,16 +190,18 @@ impl People {
     /// What the ledger returns.
     pub async fn list(&self, ctx: &Context, _request: &ListPeople) -> Result<Outcome, Error> {
         let people = self.all(ctx).await?;
-        let mut text = String::new();
+        let mut lines = Vec::new();
         for person in &people {
             let roles: Vec<Role> = person.roles.iter().copied().collect();
-            text.push_str(&format!("{:<20} {}\n", person.name, names(&roles)));
+            lines.push(format!("{:<20} {}", person.name, names(&roles)));
         }
         if people.is_empty() {
-            text = "nobody holds a key yet; `steward person add NAME --role pm` adds the first person"
-                .to_owned();
+            lines.push(
+                "nobody holds a key yet; `steward person add NAME --role pm` adds the first person"
+                    .to_owned(),
+            );
         }
-        Ok(Outcome::new(json!({ "people": people }), text.trim_end()))
+        Ok(Outcome::new(json!({ "people": people }), lines.join("\n")))
     }
 
     /// Removes a person. `voucher` is the passphrase of `vouched_by`.

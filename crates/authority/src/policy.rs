@@ -202,38 +202,38 @@ impl Authority {
     /// `NotFound`: neither an action nor a policy.
     pub fn explained(&self, request: &ExplainPolicy) -> Result<Outcome, Error> {
         let policies = self.explain(&request.name)?;
-        let mut text = String::new();
+        let mut lines = Vec::new();
         if let Some((name, about)) = self.actions().into_iter().find(|(name, _)| *name == request.name) {
-            text = format!("{name}: {about}\n");
+            lines.push(format!("{name}: {about}"));
         }
         for policy in &policies {
-            text.push_str(&format!("\n{}\n", one_line(policy)));
+            lines.push(format!("\n{}", one_line(policy)));
             if !policy.mission.is_empty() {
-                text.push_str(&format!("  mission: {}\n", policy.mission.replace("**", "")));
+                lines.push(format!("  mission: {}", policy.mission.replace("**", "")));
             }
             let rule = policy.text.lines().filter(|line| !line.trim_start().starts_with('@'));
             for line in rule {
-                text.push_str(&format!("    {line}\n"));
+                lines.push(format!("    {line}"));
             }
         }
-        Ok(Outcome::new(json!({ "name": request.name, "policies": policies }), text.trim()))
+        Ok(Outcome::new(json!({ "name": request.name, "policies": policies }), lines.join("\n").trim()))
     }
 
     /// The actions and policies, as an answer.
     pub fn listed(&self, _request: &ListPolicies) -> Outcome {
         let actions = self.actions();
-        let mut text = String::from("actions\n");
+        let mut lines = vec!["actions".to_owned()];
         for (name, about) in &actions {
-            text.push_str(&format!("  {name:<26} {about}\n"));
+            lines.push(format!("  {name:<26} {about}"));
         }
-        text.push_str("\npolicies\n");
+        lines.push("\npolicies".to_owned());
         for policy in self.policies() {
-            text.push_str(&format!("  {}\n", one_line(policy)));
+            lines.push(format!("  {}", one_line(policy)));
         }
         let actions: Vec<_> =
             actions.into_iter().map(|(name, about)| json!({"action": name, "about": about})).collect();
         let policies: Vec<&PolicyText> = self.policies().collect();
-        Outcome::new(json!({ "actions": actions, "policies": policies }), text.trim_end())
+        Outcome::new(json!({ "actions": actions, "policies": policies }), lines.join("\n"))
     }
 
     /// Runs the project's cases (`policies/tests.csv` with its text, if there is one) and those that always hold. What

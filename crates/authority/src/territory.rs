@@ -417,8 +417,7 @@ fn classify(path: &str) -> Territory {
     let test_name = stem.starts_with("test_")
         || stem.ends_with("_test")
         || stem.ends_with("_spec")
-        || stem.ends_with(".test")
-        || stem.ends_with(".spec")
+        || matches!(stem.rsplit_once('.'), Some((_, "test" | "spec")))
         || (ends(&["java", "kt", "cs", "scala", "swift"])
             && (stem.ends_with("test") || stem.ends_with("tests")))
         || named(&[

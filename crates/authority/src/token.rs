@@ -205,7 +205,7 @@ impl Tokens {
     /// What the ledger returns.
     pub async fn list(&self, ctx: &Context, _request: &ListTokens) -> Result<Outcome, Error> {
         let tokens = self.all(ctx).await?;
-        let mut text = String::new();
+        let mut lines = Vec::new();
         for token in &tokens {
             let roles: Vec<Role> = token.roles.iter().copied().collect();
             let state = match (token.revoked_at, token.expires_at) {
@@ -214,12 +214,12 @@ impl Tokens {
                 (None, Some(expires)) => format!("valid until {expires}"),
                 (None, None) => "valid".to_owned(),
             };
-            text.push_str(&format!("{}  {:<16} {:<18} {state}\n", token.id, token.name, names(&roles)));
+            lines.push(format!("{}  {:<16} {:<18} {state}", token.id, token.name, names(&roles)));
         }
         if tokens.is_empty() {
-            text.push_str("no tokens; `steward token create NAME` makes one");
+            lines.push("no tokens; `steward token create NAME` makes one".to_owned());
         }
-        Ok(Outcome::new(json!({ "tokens": tokens }), text.trim_end()))
+        Ok(Outcome::new(json!({ "tokens": tokens }), lines.join("\n")))
     }
 
     /// Withdraws a token.

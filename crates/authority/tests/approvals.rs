@@ -1,5 +1,7 @@
 //! People, approvals and tokens on a real ledger; forgeries are raw SQL, as a program of the same user would write it.
 
+#![allow(clippy::unwrap_used, reason = "a failed set-up is a failed test")]
+
 use std::sync::Arc;
 
 use authority::{
@@ -21,7 +23,7 @@ const BERT: &str = "bert likes 17 tulips";
 const HOUR_US: i64 = 3_600_000_000;
 
 struct House {
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
     ledger: Ledger,
     clock: Arc<TestClock>,
     ctx: Context,
@@ -44,7 +46,7 @@ async fn house() -> House {
         ledger,
         clock,
         ctx,
-        _folder: folder,
+        folder,
     }
 }
 
@@ -656,7 +658,7 @@ async fn a_token_never_holds_a_role_that_approves() {
 async fn passphrases_and_private_keys_are_not_in_the_state() {
     let house = house().await;
     house.anna().await;
-    let path = house._folder.path();
+    let path = house.folder.path();
     let mut bytes = Vec::new();
     for entry in std::fs::read_dir(path).unwrap() {
         bytes.extend(std::fs::read(entry.unwrap().path()).unwrap());

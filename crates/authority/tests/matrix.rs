@@ -1,5 +1,7 @@
 //! The matrix, row by row: `matrix.csv` is written by hand, each row under its line of the mission.
 
+#![allow(clippy::unwrap_used, reason = "a failed set-up is a failed test")]
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -65,13 +67,14 @@ fn without_any_one_policy_a_row_turns_red() {
     let cases = cases();
     let ids: Vec<String> = authority.policies().map(|policy| policy.id.clone()).collect();
     assert!(ids.len() > 40);
+    let before: Vec<&str> = cases.iter().map(|case| case.decide(&authority).name()).collect();
     for id in ids {
         let without = authority.without(&id).unwrap();
         assert!(!failures(&without, &cases).is_empty(), "nothing needs `{id}`");
         // A `forbid` beside which nothing is permitted says whose it is and why; all others change the decision.
         let tier =
             authority.policies().find(|policy| policy.id == id).map(|policy| policy.tier.clone()).unwrap();
-        let other = cases.iter().any(|case| case.decide(&without).name() != case.decide(&authority).name());
+        let other = cases.iter().zip(&before).any(|(case, before)| case.decide(&without).name() != *before);
         let explains = tier == "territory" || (tier == "guard" && id != "guard.verified-backup");
         assert!(other || explains, "without `{id}` everything is decided as before");
     }
@@ -216,7 +219,9 @@ fn names_with_quotes_and_control_characters_are_only_names() {
 /// Prints what a decision takes; the aim, p99 ≤ 100 µs, is for release builds: `cargo test --release -- --nocapture`.
 #[test]
 fn a_decision_is_fast() {
+    let start = Instant::now();
     let authority = Authority::built_in().unwrap();
+    println!("built-in policies: {} µs", start.elapsed().as_micros());
     let ctx = Context::new("shop", Actor::new(ActorKind::Agent, "ci", [Role::Requester]));
     let question = Question::new("schema.migrate", "store:orders");
     let mut micros: Vec<u128> = (0..2_000)

@@ -1,5 +1,7 @@
 //! What people read about the matrix.
 
+#![allow(clippy::unwrap_used, reason = "a failed set-up is a failed test")]
+
 use std::path::{Path, PathBuf};
 
 use authority::{AddPerson, Authority, CheckPolicy, ExplainPolicy, ListPolicies, People, TestPolicies};
