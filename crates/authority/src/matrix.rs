@@ -4,7 +4,7 @@
 //! with an approver's role assumed means that this role may approve; denied with every role assumed means that a
 //! `forbid` stands in the way, and its tier says whether that is an escalation or a refusal.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -12,9 +12,8 @@ use std::time::Duration;
 
 use cedar_policy::ffi::DetailedError;
 use cedar_policy::{
-    ActionConstraint, Authorizer, Decision as Verdict, Effect, Entities, EntityId, EntityTypeName, EntityUid,
-    Policy, PolicyId, PolicySet, Request, RestrictedExpression, Schema, SchemaFragment, ValidationMode,
-    Validator,
+    ActionConstraint, Authorizer, Decision as Verdict, Effect, Entities, Entity, EntityId, EntityTypeName,
+    EntityUid, Policy, PolicyId, PolicySet, Request, RestrictedExpression, Schema, ValidationMode, Validator,
 };
 use contract::{ActorKind, Context, Error, ErrorKind, Permit, Plan, Role};
 use serde::Serialize;
@@ -67,8 +66,8 @@ pub struct PolicyText {
 #[derive(Clone)]
 struct Action {
     uid: EntityUid,
-    about: String,
-    groups: Vec<String>,
+    about: &'static str,
+    group: &'static str,
     policies: PolicySet,
 }
 
@@ -77,7 +76,6 @@ struct Action {
 pub struct Authority(Arc<Inner>);
 
 struct Inner {
-    schema: Schema,
     entities: Entities,
     authorizer: Authorizer,
     actor_type: EntityTypeName,
@@ -118,13 +116,17 @@ impl Authority {
     /// `Invalid`: a file does not parse, does not agree with the schema, reuses an id, or permits too much; names
     /// file, line and column.
     pub fn with_user_policies(&self, files: Vec<(PathBuf, String)>) -> Result<Authority, Error> {
+        if files.is_empty() {
+            return Ok(self.clone());
+        }
+        let validator = Validator::new(schema()?);
         let mut policies = self.0.policies.clone();
         let mut texts = self.0.texts.clone();
         for (file, source) in files {
             let parsed = parse(&file, &source)?;
             let own = PolicySet::from_policies(parsed.iter().map(|(policy, _)| policy.clone()))
                 .map_err(|error| invalid_at(&file, &source, 0, &error.to_string()))?;
-            let checked = Validator::new(self.0.schema.clone()).validate(&own, ValidationMode::Strict);
+            let checked = validator.validate(&own, ValidationMode::Strict);
             if let Some(error) = checked.validation_errors().next() {
                 return Err(invalid(&file, &source, &DetailedError::from(error)));
             }
@@ -181,32 +183,29 @@ impl Authority {
     }
 
     fn assemble(policies: Vec<Policy>, texts: BTreeMap<String, PolicyText>) -> Result<Authority, Error> {
-        let broken = |what: &str, error: &dyn std::fmt::Display| {
-            Error::new(ErrorKind::Other, format!("the embedded {what} is broken: {error}"))
-        };
-        let (fragment, _) = SchemaFragment::from_cedarschema_str(SCHEMA).map_err(|e| broken("schema", &e))?;
-        let schema = Schema::from_schema_fragments([fragment.clone()]).map_err(|e| broken("schema", &e))?;
-        let entities = schema.action_entities().map_err(|e| broken("schema", &e))?;
+        let mut entities = Vec::new();
+        for words in catalogue() {
+            entities.push(Entity::new_no_attrs(
+                action_uid(words.action),
+                HashSet::from([action_uid(words.group)]),
+            ));
+        }
+        let groups: HashSet<EntityUid> = catalogue().map(|words| action_uid(words.group)).collect();
+        entities.extend(groups.into_iter().map(|uid| Entity::new_no_attrs(uid, HashSet::new())));
+        let entities = Entities::from_entities(entities, None).map_err(|e| broken("schema", &e))?;
         let mut actions = HashMap::new();
-        for uid in schema.actions() {
-            let name = uid.id().unescaped().to_owned();
-            let about = fragment.action_annotation(None, uid.id(), "doc").unwrap_or_default().to_owned();
-            if about.is_empty() {
-                continue; // A group.
-            }
-            let groups = entities
-                .ancestors(uid)
-                .map(|groups| groups.map(|group| group.id().unescaped().to_owned()).collect())
-                .unwrap_or_default();
+        for words in catalogue() {
+            let uid = action_uid(words.action);
             let relevant = policies.iter().filter(|policy| match policy.action_constraint() {
                 ActionConstraint::Any => true,
-                ActionConstraint::Eq(other) => other == *uid,
+                ActionConstraint::Eq(other) => other == uid,
                 ActionConstraint::In(others) => {
-                    others.iter().any(|other| other == uid || entities.is_ancestor_of(other, uid))
+                    others.iter().any(|other| *other == uid || entities.is_ancestor_of(other, &uid))
                 }
             });
-            let relevant = PolicySet::from_policies(relevant.cloned()).map_err(|e| broken("policies", &e))?;
-            actions.insert(name, Action { uid: uid.clone(), about, groups, policies: relevant });
+            let policies = PolicySet::from_policies(relevant.cloned()).map_err(|e| broken("policies", &e))?;
+            let action = Action { uid, about: words.about, group: words.group, policies };
+            actions.insert(words.action.to_owned(), action);
         }
         let approvers = APPROVERS
             .into_iter()
@@ -217,7 +216,6 @@ impl Authority {
             .collect();
         let type_name = |name: &str| EntityTypeName::from_str(name).map_err(|e| broken("schema", &e));
         Ok(Authority(Arc::new(Inner {
-            schema,
             entities,
             authorizer: Authorizer::new(),
             actor_type: type_name("Actor")?,
@@ -234,7 +232,7 @@ impl Authority {
             .0
             .actions
             .iter()
-            .filter(|(_, action)| action.groups.iter().any(|group| group == "collaborative"))
+            .filter(|(_, action)| action.group == "collaborative")
             .map(|(name, _)| name.as_str())
             .collect();
         names.sort_unstable();
@@ -253,7 +251,7 @@ impl Authority {
     /// Every action and what it means, by name.
     pub fn actions(&self) -> Vec<(&str, &str)> {
         let mut actions: Vec<_> =
-            self.0.actions.iter().map(|(name, action)| (name.as_str(), action.about.as_str())).collect();
+            self.0.actions.iter().map(|(name, action)| (name.as_str(), action.about)).collect();
         actions.sort_unstable();
         actions
     }
@@ -542,6 +540,37 @@ impl Authority {
     }
 }
 
+/// What the schema says about one action.
+struct Words {
+    action: &'static str,
+    group: &'static str,
+    about: &'static str,
+}
+
+/// The actions of the schema, read from its text line by line: parsing it in full takes longer than everything else
+/// at start, and is only needed to validate added policies. A test compares both.
+fn catalogue() -> impl Iterator<Item = Words> {
+    let lines = SCHEMA.lines().zip(SCHEMA.lines().skip(1));
+    lines.filter_map(|(above, line)| {
+        let about = above.strip_prefix("@doc(\"")?.strip_suffix("\")")?;
+        let mut quoted = line.strip_prefix("action ")?.split('"').skip(1).step_by(2);
+        Some(Words { action: quoted.next()?, group: quoted.next()?, about })
+    })
+}
+
+fn schema() -> Result<Schema, Error> {
+    Schema::from_cedarschema_str(SCHEMA).map(|(schema, _)| schema).map_err(|error| broken("schema", &error))
+}
+
+fn action_uid(name: &str) -> EntityUid {
+    let action = EntityTypeName::from_str("Action").expect("`Action` is a type name");
+    EntityUid::from_type_name_and_id(action, EntityId::new(name))
+}
+
+fn broken(what: &str, error: &dyn std::fmt::Display) -> Error {
+    Error::new(ErrorKind::Other, format!("the embedded {what} is broken: {error}"))
+}
+
 impl Decision {
     /// The refusal as an error; `Permitted` has none and gives `Other`.
     pub fn error(&self, question: &Question) -> Error {
@@ -678,7 +707,7 @@ mod tests {
     fn built_in_policies_are_valid_by_the_schema() {
         let authority = Authority::built_in().unwrap();
         let set = PolicySet::from_policies(authority.0.policies.clone()).unwrap();
-        let result = Validator::new(authority.0.schema.clone()).validate(&set, ValidationMode::Strict);
+        let result = Validator::new(schema().unwrap()).validate(&set, ValidationMode::Strict);
         let problems: Vec<String> = result
             .validation_errors()
             .map(ToString::to_string)
@@ -687,6 +716,28 @@ mod tests {
         assert_eq!(problems, Vec::<String>::new());
         for text in authority.policies() {
             assert!(!text.mission.is_empty() && !text.reason.is_empty() && !text.tier.is_empty(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn the_catalogue_is_the_schema() {
+        let schema = schema().unwrap();
+        let groups: HashSet<&EntityUid> = schema.action_groups().collect();
+        let mut known: Vec<String> = schema
+            .actions()
+            .filter(|uid| !groups.contains(uid))
+            .map(|uid| uid.id().unescaped().to_owned())
+            .collect();
+        known.sort_unstable();
+        let mut read: Vec<&str> = catalogue().map(|words| words.action).collect();
+        read.sort_unstable();
+        assert_eq!(read, known);
+        let authority = Authority::built_in().unwrap();
+        for uid in schema.actions() {
+            let of = |entities: &Entities| -> HashSet<EntityUid> {
+                entities.ancestors(uid).into_iter().flatten().cloned().collect()
+            };
+            assert_eq!(of(&authority.0.entities), of(&schema.action_entities().unwrap()), "{uid}");
         }
     }
 
