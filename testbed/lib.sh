@@ -14,7 +14,11 @@ else
   TESTBED_HOME=${TESTBED_HOME:-/var/tmp/steward-testbed} # root's own home is closed to others
 fi
 H=${TESTBED_HOME:-$HOME/.cache/steward-testbed}
-own() { if [ -n "${other_uid:-}" ]; then chown -R "$other_uid:$other_uid" "$@"; fi; } # gives files to as_user's uid
+own() { # own DIR: gives $data or a part of it to as_user's uid, and lets it pass through the folders above
+  [ -n "${other_uid:-}" ] || return 0
+  chmod a+x "${TESTBED_DATA:-$H}" "${TESTBED_DATA:-$H}/data"
+  chown -R "$other_uid:$other_uid" "$1"
+}
 
 load() { # load NAME: defaults, then the service's own file
   local p d=${TESTBED_DATA:-$H}
