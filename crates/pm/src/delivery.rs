@@ -49,6 +49,19 @@ pub trait Sender: Send + Sync {
     ) -> Result<u16, Error>;
 }
 
+#[async_trait]
+impl Sender for outbound::Client {
+    async fn post(
+        &self,
+        ctx: &Context,
+        url: &str,
+        headers: &[(&str, &str)],
+        body: Vec<u8>,
+    ) -> Result<u16, Error> {
+        Ok(self.post_json(ctx, url, headers, body).await?.status())
+    }
+}
+
 /// What a round of deliveries did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Delivered {

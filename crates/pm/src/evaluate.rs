@@ -7,7 +7,7 @@ use crate::acceptance::{Check, Subject};
 use crate::expression::{column_name, find_table, index_exists};
 use crate::plan::PlannedCheck;
 use crate::record::TaskRecord;
-use crate::run::one_line;
+use crate::run::{ends_the_run, one_line};
 
 /// Runs of a query per measurement.
 const RUNS: u32 = 20;
@@ -74,13 +74,7 @@ pub(crate) async fn all(
     }
     let evaluator = Evaluator { ctx, door, record, fresh, stores };
     for planned in &record.plan.acceptance {
-        let result = evaluator.check(planned).await;
-        if result.observed.is_none()
-            && (ctx.cancellation().is_cancelled() || ctx.remaining().is_some_and(|left| left.is_zero()))
-        {
-            return Err(Error::new(ErrorKind::TimedOut, "the task ended before its checks were computed")
-                .hint(format!("go on with `steward task resume {}`", record.id)));
-        }
+        let result = evaluator.check(planned).await?;
         results.push(result);
     }
     Ok(results)
@@ -110,7 +104,7 @@ struct Evaluator<'a> {
 }
 
 impl Evaluator<'_> {
-    async fn check(&self, planned: &PlannedCheck) -> CheckResult {
+    async fn check(&self, planned: &PlannedCheck) -> Result<CheckResult, Error> {
         let check = planned.check.clone();
         let mut result = CheckResult {
             check: check.clone(),
@@ -130,7 +124,7 @@ impl Evaluator<'_> {
                     several.len(),
                     several.first().map_or("store", String::as_str)
                 );
-                return result;
+                return Ok(result);
             }
         };
         result.store = Some(store.clone());
@@ -140,9 +134,10 @@ impl Evaluator<'_> {
                 result.pass = check.passes(observed);
                 result.evidence = evidence;
             }
+            Err(error) if ends_the_run(self.ctx, &error) => return Err(error),
             Err(error) => result.reason = format!("cannot be computed: {}", one_line(&error)),
         }
-        result
+        Ok(result)
     }
 
     async fn ask(&self, request: &str, arguments: Value) -> Result<Answer, Error> {

@@ -49,6 +49,8 @@ pub(crate) struct Reading {
     pub(crate) not_ours: Vec<Foreign>,
     /// Jobs that a clause could equally mean, by index of runbook.
     pub(crate) ambiguous: Vec<(String, Vec<usize>)>,
+    /// Clauses that have nothing to do with any job that was recognised.
+    pub(crate) unread: Vec<String>,
     /// The text forbids changes.
     pub(crate) forbids_changes: bool,
 }
@@ -140,6 +142,16 @@ impl Matcher {
             self.read_clause(&all, &mut reading);
         }
         self.settle(&mut reading);
+        for clause in clauses.iter().filter(|clause| clause.len() > 1) {
+            let said = spoken(clause);
+            let is_known =
+                reading.jobs.iter().any(|job| self.score(&self.runbooks[job.runbook], clause).0 > 0.0)
+                    || reading.not_ours.iter().any(|other| other.text == said)
+                    || reading.ambiguous.iter().any(|(text, _)| *text == said);
+            if !is_known && !reading.unread.contains(&said) {
+                reading.unread.push(said);
+            }
+        }
         reading
     }
 
@@ -199,7 +211,7 @@ impl Matcher {
 
     fn read_clause(&self, clause: &[Token], reading: &mut Reading) {
         let (scores, foreign) = self.scores(clause);
-        let said = clause.iter().map(|token| token.raw.as_str()).collect::<Vec<_>>().join(" ");
+        let said = spoken(clause);
         let jobs = ranked(&scores);
         let (first, first_score) = jobs.first().copied().unwrap_or((0, 0.0));
         let (other, other_score) = ranked(&foreign).first().copied().unwrap_or((0, 0.0));
@@ -318,6 +330,11 @@ impl Matcher {
 enum Best {
     Runbook(usize),
     Territory(usize),
+}
+
+/// The clause's words.
+fn spoken(clause: &[Token]) -> String {
+    clause.iter().map(|token| token.raw.as_str()).collect::<Vec<_>>().join(" ")
 }
 
 /// Index and score, best first; the earlier wins a tie.

@@ -146,6 +146,11 @@ pub async fn plan(
         plan.autonomy = Autonomy::PlanOnly;
         plan.notes.push("the text forbids changes, so every change is only planned".into());
     }
+    if !reading.jobs.is_empty() {
+        // Honest about what was read over; most of it is courtesy or detail.
+        let unread = reading.unread.iter().take(10);
+        plan.notes.extend(unread.map(|text| format!("not acted on: `{}`", shorten(text, 120))));
+    }
     for other in reading.not_ours {
         match other.ruling {
             Ruling::Refuse | Ruling::Escalate => plan.not_ours.push(NotOurs {

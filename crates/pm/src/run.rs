@@ -190,9 +190,12 @@ impl Run<'_> {
     async fn job(&mut self, index: usize) -> Result<(), Error> {
         let job = self.record.plan.jobs[index].clone();
         for step in &job.steps {
-            // What was not reached or went wrong before is looked at anew.
+            // What was not reached, not needed or went wrong before its request is looked at anew.
             self.record.steps.retain(|record| {
-                !(record.job == index && record.step == step.id && record.state == StepState::Blocked)
+                let of_step = record.job == index && record.step == step.id;
+                let open =
+                    matches!(record.state, StepState::Blocked | StepState::Skipped | StepState::Failed);
+                !(of_step && open && record.answer.is_none())
             });
             if let Some(why) = self.unmet(index, step) {
                 self.note(index, step, StepState::Blocked, why);
@@ -200,13 +203,18 @@ impl Run<'_> {
             }
             if let Err(error) = self.step(index, &job, step).await {
                 // A passed deadline or a cancellation ends the run, not the step; it is resumed later.
-                if self.ctx.cancellation().is_cancelled() || self.ctx.remaining() == Some(Duration::ZERO) {
+                if ends_the_run(self.ctx, &error) {
                     self.journal.save(self.ctx, self.record).await?;
                     return Err(error);
                 }
                 self.note(index, step, StepState::Failed, one_line(&error));
             }
         }
+        // A resumed task gets its steps back into the order of the runbook; sorting is stable, other jobs stay.
+        let place = |record: &StepRecord| job.steps.iter().position(|step| step.id == record.step);
+        self.record
+            .steps
+            .sort_by_key(|record| (record.job, (record.job == index).then(|| (place(record), record.item))));
         Ok(())
     }
 
@@ -310,6 +318,10 @@ impl Run<'_> {
             if known.is_some_and(StepState::is_final) {
                 continue;
             }
+            let answered = at
+                .map(|at| &self.record.steps[at])
+                .filter(|record| record.state == StepState::Running)
+                .and_then(|record| record.answer.clone());
             if let Some(check) = &step.check
                 && !expression::is_true(check, &scope)?
             {
@@ -347,9 +359,17 @@ impl Run<'_> {
             if changes {
                 self.journal.save(self.ctx, self.record).await?;
             }
-            let interrupted = known == Some(StepState::Running);
-            self.ask(&mut record, interrupted).await?;
+            match answered {
+                Some(answer) => {
+                    record.answer = Some(answer);
+                    record.state = StepState::Done;
+                }
+                None => self.ask(&mut record, known == Some(StepState::Running)).await?,
+            }
             if let (StepState::Done, Some(verify)) = (record.state, &step.verify) {
+                // A process that ends while verifying is followed by one that verifies, not by one that changes again.
+                self.record.steps[at] = StepRecord { state: StepState::Running, ..record.clone() };
+                self.journal.save(self.ctx, self.record).await?;
                 self.verify(&mut record, step, verify, &scope).await?;
             }
             let state = record.state;
@@ -388,12 +408,7 @@ impl Run<'_> {
                 record.answer = Some(answer);
                 Ok(())
             }
-            Err(error)
-                if matches!(error.kind(), ErrorKind::Canceled)
-                    || self.ctx.remaining() == Some(Duration::ZERO) =>
-            {
-                Err(error)
-            }
+            Err(error) if ends_the_run(self.ctx, &error) => Err(error),
             Err(error) => {
                 record.note = one_line(&error);
                 record.state = match error.kind() {
@@ -456,6 +471,13 @@ impl Run<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether the error is the end of the task's time rather than of one request.
+pub(crate) fn ends_the_run(ctx: &Context, error: &Error) -> bool {
+    error.kind() == ErrorKind::Canceled
+        || ctx.cancellation().is_cancelled()
+        || ctx.remaining() == Some(Duration::ZERO)
 }
 
 fn status_name(status: AnswerStatus) -> String {
