@@ -20,6 +20,6 @@ pub fn open(
 ) -> Result<Arc<dyn Store>, Error> {
     Ok(match config {
         StoreConfig::Sqlite(config) => Arc::new(store_sqlite::open(name, config, project_dir)?),
-        StoreConfig::Postgres(config) => Arc::new(store_postgres::open(name, config.clone(), project_dir, secrets)?),
+        StoreConfig::Postgres(config) => Arc::new(store_postgres::open(name, config.clone(), secrets)?),
     })
 }

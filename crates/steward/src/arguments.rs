@@ -12,7 +12,10 @@ const FILE_BYTES_MAX: u64 = 16 << 20;
 
 /// Fields whose command-line argument names a file (or `-` for standard input) that holds the value.
 const FILE_FIELDS: &[(&str, &str)] =
-    &[("task.run", "text"), ("task.plan", "text"), ("audit.verify", "head"), ("store.diff", "snapshot")];
+    &[("audit.verify", "head"), ("store.diff", "snapshot")];
+
+/// Requests whose `file` names a file (or `-`) that goes into `text`: a room never opens files itself.
+const TEXT_REQUESTS: &[&str] = &["task.run", "task.plan"];
 
 /// What a field takes.
 enum Kind {
@@ -122,7 +125,25 @@ pub fn to_json(spec: &RequestSpec, matches: &ArgMatches) -> Result<Value, Error>
             }
         }
     }
+    if TEXT_REQUESTS.contains(&spec.name)
+        && let Some(file) = out.get("file").and_then(Value::as_str)
+        && !out.contains_key("text")
+    {
+        let text = if file == "-" {
+            pm::Task::read_text(file, std::io::stdin().lock())?
+        } else {
+            pm::Task::read_text(file, std::fs::File::open(file).map_err(|cause| unreadable(file, cause))?)?
+        };
+        out.insert("text".into(), Value::String(text));
+    }
     Ok(Value::Object(out))
+}
+
+fn unreadable(name: &str, cause: std::io::Error) -> Error {
+    Error::new(ErrorKind::Invalid, "cannot read the file")
+        .with("file", name)
+        .because(cause)
+        .hint("name a readable file, or - for standard input")
 }
 
 fn scalar(flag: &str, kind: &Kind, text: &str) -> Result<Value, Error> {
@@ -150,9 +171,7 @@ fn json(flag: &str, text: &str) -> Result<Value, Error> {
 
 fn read_file(name: &str) -> Result<String, Error> {
     use std::io::Read;
-    let wrong = |cause: std::io::Error| {
-        Error::new(ErrorKind::Invalid, "cannot read the file").with("file", name).because(cause).hint("name a readable file, or - for standard input")
-    };
+    let wrong = |cause| unreadable(name, cause);
     let mut bytes = Vec::new();
     if name == "-" {
         std::io::stdin().lock().take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(wrong)?;
@@ -165,10 +184,7 @@ fn read_file(name: &str) -> Result<String, Error> {
             .with("file", name)
             .hint(format!("at most {} MiB are read; is this the right file?", FILE_BYTES_MAX >> 20)));
     }
-    String::from_utf8(bytes).map_err(|cause| {
-        let line = 1 + cause.as_bytes()[..cause.utf8_error().valid_up_to()].iter().filter(|b| **b == b'\n').count();
-        Error::new(ErrorKind::Invalid, "the file is not UTF-8").with("file", name).with("line", line).hint("save it as UTF-8")
-    })
+    crate::files::utf8(name, bytes)
 }
 
 fn properties(schema: &Value) -> impl Iterator<Item = (&String, &Value)> {

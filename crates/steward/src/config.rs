@@ -46,6 +46,9 @@ pub struct Config {
     /// Requests that `steward up` makes by itself, by name.
     #[serde(default)]
     pub schedules: BTreeMap<String, ScheduleConfig>,
+    /// Queries that matter, by store and name; tasks and measurements refer to them.
+    #[serde(default)]
+    pub queries: BTreeMap<String, BTreeMap<String, String>>,
     /// What the numbers should be.
     #[serde(default)]
     pub objectives: Objectives,
@@ -363,6 +366,11 @@ fn validate(config: &Config) -> At<()> {
                 out = out.hint(hint);
             }
             return Err((path, out));
+        }
+    }
+    for store in config.queries.keys() {
+        if !config.stores.contains_key(store) {
+            return at(&["queries", store], "there is no store of this name", "name one of `stores`");
         }
     }
     let address: Result<std::net::SocketAddr, _> = config.http.listen.parse();

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use async_trait::async_trait;
 use contract::{Actor, ActorKind, AnswerStatus, Context, Error, ErrorKind};
 use rustix::fs::{FlockOperation, flock};
 use serde_json::Value;
@@ -14,7 +15,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::{Loaded, WebhookConfig};
+use crate::config::Loaded;
 use crate::door::{Options, Steward, Surroundings};
 use crate::project::Project;
 use crate::{reconcile, schedule, serve, terminal, tls};
@@ -214,6 +215,9 @@ async fn tick(steward: Arc<Steward>, stop: CancellationToken, tracker: TaskTrack
             if let Err(error) = run_due(&steward, &ctx, &project, &tracker).await {
                 tracing::warn!(error = steward.redact(&error.to_string()), "cannot run the schedules");
             }
+            if let Err(error) = go_on_with_tasks(&steward, &ctx, &tracker).await {
+                tracing::warn!(error = steward.redact(&error.to_string()), "cannot go on with tasks");
+            }
             if let Err(error) = deliver(&steward, &ctx, &project).await {
                 tracing::warn!(error = steward.redact(&error.to_string()), "cannot deliver escalations");
             }
@@ -313,3 +317,81 @@ async fn set_next(
     steward.ledger().write(ctx, write).await.map(|_| ())
 }
 
+/// Goes on with tasks whose approval was granted meanwhile.
+async fn go_on_with_tasks(steward: &Arc<Steward>, ctx: &Context, tracker: &TaskTracker) -> Result<(), Error> {
+    let rows = steward
+        .ledger()
+        .query(
+            "SELECT DISTINCT a.task FROM approvals a JOIN tasks t ON t.project = a.project AND t.id = a.task \
+             WHERE a.project = ? AND a.state = 'granted' AND t.state = 'waiting'",
+            vec![ctx.project().into()],
+        )
+        .await?;
+    for row in &rows {
+        let task = row.get_text("task")?.to_owned();
+        let lease = format!("go-on:{task}");
+        // Tried at most once a minute: an approval whose plan has changed stays granted until it expires.
+        if steward.ledger().acquire_lease(ctx, &lease, Duration::from_secs(60)).await?.is_none() {
+            continue;
+        }
+        let (steward, ctx) = (Arc::clone(steward), ctx.clone());
+        tracker.spawn(async move {
+            let arguments = serde_json::json!({ "task": task });
+            match steward.submit_with(&ctx, "task.resume", arguments, Options::default()).await {
+                Ok(_) => tracing::info!(task, "went on with an approved task"),
+                Err(error) => tracing::warn!(task, error = steward.redact(&error.to_string()), "cannot go on with the task"),
+            }
+        });
+    }
+    Ok(())
+}
+
+/// Sends what waits for a webhook.
+async fn deliver(steward: &Steward, ctx: &Context, project: &Project) -> Result<(), Error> {
+    let waiting = steward
+        .ledger()
+        .query(
+            "SELECT 1 AS n FROM deliveries WHERE project = ? AND next_us IS NOT NULL AND next_us <= ? LIMIT 1",
+            vec![ctx.project().into(), ctx.now().as_microsecond().into()],
+        )
+        .await?;
+    if waiting.is_empty() {
+        return Ok(());
+    }
+    let mut webhooks = Vec::new();
+    for (name, webhook) in &project.loaded().config.webhooks {
+        let secret = steward.vault().get(ctx, &webhook.secret).await?;
+        webhooks.push(pm::Webhook { name: name.clone(), url: webhook.url.clone(), secret });
+    }
+    pm::deliver_due(ctx, steward.ledger(), &webhooks, &Outward(outward()?)).await.map(|_| ())
+}
+
+fn outward() -> Result<outbound::Client, Error> {
+    outbound::Client::new(outbound::Options::default())
+}
+
+/// The way out for webhooks.
+struct Outward(outbound::Client);
+
+#[async_trait]
+impl pm::Sender for Outward {
+    async fn post(&self, ctx: &Context, url: &str, headers: &[(&str, &str)], body: Vec<u8>) -> Result<u16, Error> {
+        // Any other status than 2xx is an error with its kind.
+        self.0.post_json(ctx, url, headers, body).await.map(|response| response.status())
+    }
+}
+
+/// Sends one signed body to a webhook of the project file.
+///
+/// # Errors
+///
+/// `NotFound`: the webhook's secret. Otherwise as the HTTP client's.
+pub async fn post(steward: &Steward, ctx: &Context, project: &Project, name: &str, body: &Value) -> Result<(), Error> {
+    let Some(webhook) = project.loaded().config.webhooks.get(name) else { return Ok(()) };
+    let secret = steward.vault().get(ctx, &webhook.secret).await?;
+    let body = body.to_string().into_bytes();
+    let at = ctx.now().as_second();
+    let signature = format!("t={at},v1={}", pm::sign(&secret, at, &body));
+    let headers = [("X-Steward-Signature", signature.as_str()), ("X-Steward-Event", "audit_head")];
+    outward()?.post_json(ctx, &webhook.url, &headers, body).await.map(|_| ())
+}

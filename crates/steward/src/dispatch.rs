@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use authority::{Decision, Terminal};
-use contract::{Context, Error, ErrorKind, Evidence, Finding, Outcome, Permit, Plan, PlanStep, StepMode};
+use contract::{Context, Error, ErrorKind, Evidence, Finding, Outcome, Permit, Plan, PlanStep, StepMode, StepState, Trigger};
 use serde_json::json;
+use stores::migration;
 
 use crate::door::{Options, Steward};
 use crate::project::Project;
@@ -25,7 +26,8 @@ pub struct Planned {
 
 impl From<Plan> for Planned {
     fn from(plan: Plan) -> Self {
-        Self { plan, findings: Vec::new(), evidence: Vec::new(), nothing_to_do: false }
+        let nothing_to_do = plan.steps.is_empty();
+        Self { plan, findings: Vec::new(), evidence: Vec::new(), nothing_to_do }
     }
 }
 
@@ -51,6 +53,35 @@ pub async fn read(
         Request::StoreDiff(request) => stores::diff(ctx, directory, request).await,
         Request::StoreMeasure(request) => stores::measure(ctx, directory, request).await,
         Request::StoreConsistency(request) => stores::consistency(ctx, directory, request).await,
+        Request::IndexAdvise(request) => stores::advise(ctx, directory, request).await,
+        Request::MigrationStatus(request) => {
+            let files = project.migrations(&request.store)?;
+            migration::status(ctx, directory, &files, request).await
+        }
+        Request::MigrationPlan(request) => {
+            let files = project.migrations(&request.store)?;
+            migration::preview(ctx, directory, &files, request).await
+        }
+        Request::TaskRun(request) => {
+            let (defaults, webhooks) = (project.defaults(), project.webhooks_for(Trigger::DecisionRequired));
+            let room = pm::Room { ledger, defaults: &defaults, webhooks: &webhooks };
+            pm::run_task(ctx, steward, room, request).await
+        }
+        Request::TaskResume(request) => {
+            let (defaults, webhooks) = (project.defaults(), project.webhooks_for(Trigger::DecisionRequired));
+            let room = pm::Room { ledger, defaults: &defaults, webhooks: &webhooks };
+            pm::resume_task(ctx, steward, room, request).await
+        }
+        Request::TaskPlan(request) => {
+            let defaults = project.defaults();
+            let room = pm::Room { ledger, defaults: &defaults, webhooks: &[] };
+            pm::plan_task(ctx, steward, room, request).await
+        }
+        Request::TaskList(request) => pm::list_tasks(ctx, ledger, request).await,
+        Request::TaskShow(request) => pm::show_task(ctx, ledger, steward, request).await,
+        Request::ReportShow(request) => pm::show_report(ctx, ledger, request).await,
+        Request::InboxList(request) => pm::list_inbox(ctx, ledger, request).await,
+        Request::InboxAck(request) => pm::acknowledge_escalation(ctx, ledger, request).await,
         Request::ApprovalList(request) => steward.approvals().list(ctx, request).await,
         Request::ApprovalShow(request) => steward.approvals().show(ctx, request).await,
         Request::PersonList(request) => steward.people().list(ctx, request).await,
@@ -79,7 +110,23 @@ pub async fn plan(
     request: &Request,
 ) -> Result<Planned, Error> {
     let vault = steward.vault();
+    let directory = &**project;
     Ok(match request {
+        Request::StoreSetup(request) => stores::setup::plan(ctx, directory, request).await?.into(),
+        Request::IndexCreate(request) => stores::index::plan_create(ctx, directory, request).await?.into(),
+        Request::IndexDrop(request) => stores::index::plan_drop(ctx, directory, request).await?.into(),
+        Request::MigrationNew(new) => {
+            let file = migration::new_file(&project.migrations(&new.store)?, new)?;
+            own_plan(ctx, request, &format!("write {}", file.path), "absent".into()).into()
+        }
+        Request::MigrationApply(request) => {
+            let files = project.migrations(&request.store)?;
+            migration::plan_apply(ctx, directory, &files, request).await?.into()
+        }
+        Request::MigrationRollback(request) => {
+            let files = project.migrations(&request.store)?;
+            migration::plan_rollback(ctx, directory, &files, request).await?.into()
+        }
         Request::SecretPut(request) => vault.plan_put(ctx, request).await?.into(),
         Request::SecretRotate(request) => vault.plan_rotate(ctx, request).await?.into(),
         Request::SecretRemove(request) => vault.plan_remove(ctx, request).await?.into(),
@@ -130,6 +177,16 @@ pub async fn perform(
 ) -> Result<Outcome, Error> {
     permit.covers(ctx, plan)?;
     match request {
+        Request::StoreSetup(_)
+        | Request::IndexCreate(_)
+        | Request::IndexDrop(_)
+        | Request::MigrationApply(_)
+        | Request::MigrationRollback(_) => change_store(steward, ctx, project, permit, plan).await,
+        Request::MigrationNew(request) => {
+            let file = migration::new_file(&project.migrations(&request.store)?, request)?;
+            let content = files::utf8(&file.path, file.content)?;
+            files::write(&project.loaded().dir, &files::WriteFile { path: file.path, content })
+        }
         Request::SecretPut(_) | Request::SecretRotate(_) | Request::SecretRemove(_) => {
             steward.vault().execute(ctx, permit, plan, options.secret.clone()).await
         }
@@ -158,6 +215,18 @@ pub async fn perform(
         }
         _ => Err(wrong_way(request)),
     }
+}
+
+/// Runs a plan of the stores room; passwords that it names and that do not exist yet are made first.
+async fn change_store(
+    steward: &Steward,
+    ctx: &Context,
+    project: &Arc<Project>,
+    permit: &Permit,
+    plan: &Plan,
+) -> Result<Outcome, Error> {
+    steward.vault().generate_missing(ctx, permit, plan).await?;
+    stores::execute(ctx, permit, plan, &**project, project.secrets()).await
 }
 
 fn secret(options: &Options) -> Result<secrecy::SecretString, Error> {
@@ -191,8 +260,22 @@ pub async fn resume(
     plan: &Plan,
     intent: &str,
 ) -> Result<Resumed, Error> {
-    let _ = (steward, ctx, project, request, plan, intent);
-    Ok(Resumed { word: "undone", text: "the change is one write of Steward's own state: it happened as a whole or not at all".into() })
+    if !plan.target.starts_with("store:") || request == "migration.new" {
+        let text = "a change of Steward's own state or of one file: it happened as a whole or not at all".to_owned();
+        return Ok(Resumed { word: "undone", text });
+    }
+    let states = stores::progress(ctx, &**project, plan).await?;
+    if states.iter().all(|state| *state == StepState::Pending) {
+        return Ok(Resumed { word: "undone", text: "no step had begun; nothing has changed".into() });
+    }
+    let parsed = Request::parse(request, &plan.arguments)?;
+    let approved = steward.approvals().of_intent(ctx, intent).await?;
+    let question = steward.question(project, &parsed, Some(plan)).await;
+    let permit = project.authority().permit(ctx, &question, plan, &approved)?;
+    let outcome = change_store(steward, ctx, project, &permit, plan).await?;
+    let done = states.iter().filter(|state| **state == StepState::Done).count();
+    let text = format!("{done} of {} steps were done before; {}", states.len(), outcome.text.trim_end());
+    Ok(Resumed { word: "resumed", text })
 }
 
 /// A plan of one step that changes Steward's own state or a file, not a store.

@@ -52,7 +52,6 @@ pub struct Steward {
     holder: String,
     clock: Arc<dyn Clock>,
     state: PathBuf,
-    myself: OnceLock<std::sync::Weak<Steward>>,
 }
 
 impl Steward {
@@ -108,10 +107,7 @@ impl Steward {
             holder: holder::this_process(),
             clock,
             state,
-            myself: OnceLock::new(),
         });
-        // A door for rooms that submit requests themselves; weak, so that it does not keep itself alive.
-        drop(steward.myself.set(Arc::downgrade(&steward)));
         Ok(steward)
     }
 
@@ -215,7 +211,7 @@ impl Steward {
                 detail: "it was refused; nothing was read or changed".into(),
                 subject: format!("project:{}", project.name()),
                 evidence: Vec::new(),
-                dedup_key: "bad_token".into(),
+                key: "bad_token".into(),
             };
             self.raise(&ctx, escalation).await?;
         }
@@ -229,7 +225,7 @@ impl Steward {
     /// As the ledger's.
     pub async fn raise(&self, ctx: &Context, escalation: pm::NewEscalation) -> Result<String, Error> {
         let project = self.project(ctx.project())?;
-        let webhooks = crate::daemon::webhooks(project.loaded());
+        let webhooks = project.webhooks_for(escalation.trigger);
         pm::raise(ctx, &self.ledger, &webhooks, escalation).await
     }
 
@@ -259,8 +255,6 @@ impl Steward {
                 return Err(error);
             }
         };
-        answer.text = self.redact(&answer.text);
-        self.redactor.redact_json(&mut answer.value);
         answer.elapsed_ms = started.elapsed().as_secs_f64() * 1e3;
         Ok(answer)
     }
@@ -279,7 +273,8 @@ impl Steward {
             let plan = bare_plan(ctx, request, "a read that needs approval");
             return self.refused(ctx, request, &plan, &question, &decision).await;
         }
-        let outcome = dispatch::read(self, ctx, project, request, options).await?;
+        let mut outcome = dispatch::read(self, ctx, project, request, options).await?;
+        self.redact_outcome(&mut outcome);
         self.ledger.add_evidence(ctx, request.name(), &outcome.evidence).await?;
         let body = json!({ "request": request.name(), "arguments": request.arguments(), "decision": "permitted" });
         let subject = request.subject(ctx.project());
@@ -300,9 +295,9 @@ impl Steward {
         let plan = planned.plan;
         let digest = plan.digest();
         let question = self.question(project, request, Some(&plan)).await;
-        if plan.steps.is_empty() && planned.nothing_to_do {
+        if planned.nothing_to_do {
             let decision = project.authority().decide(ctx, &question, &[]);
-            let outcome = Outcome { findings: planned.findings, evidence: planned.evidence, ..Outcome::new(json!({ "steps": [] }), "there is nothing to do\n") };
+            let outcome = Outcome { findings: planned.findings, evidence: planned.evidence, ..Outcome::new(json!({ "nothing_to_do": true, "summary": plan.summary }), format!("{}\n", plan.summary)) };
             return self.finish(ctx, request, outcome, AnswerStatus::Done, decision.decided(), Some(digest)).await;
         }
         let approvals = self.approvals();
@@ -330,6 +325,9 @@ impl Steward {
         let mut outcome = self.conclude(ctx, request.name(), &plan, &intent, done).await?;
         outcome.findings.splice(0..0, planned.findings);
         outcome.evidence.splice(0..0, planned.evidence);
+        if !matches!(request, Request::TokenCreate(_)) {
+            self.redact_outcome(&mut outcome); // A new token is shown once, to whoever made it.
+        }
         self.ledger.add_evidence(ctx, request.name(), &outcome.evidence).await?;
         let mut answer =
             self.finish(ctx, request, outcome, AnswerStatus::Done, decision.decided(), Some(digest)).await?;
@@ -482,7 +480,7 @@ impl Steward {
                     detail: format!("{}; plan {}: {}", short.reason, digest.short(), plan.summary),
                     subject: plan.target.clone(),
                     evidence: Vec::new(),
-                    dedup_key: format!("escalate:{}:{}", question.action, question.resource),
+                    key: format!("escalate:{}:{}", question.action, question.resource),
                 };
                 let id = self.raise(ctx, escalation).await?;
                 answer.text =
@@ -498,7 +496,7 @@ impl Steward {
                     detail: short.reason.clone(),
                     subject: plan.target.clone(),
                     evidence: Vec::new(),
-                    dedup_key: format!("refused:{}:{}:{}", ctx.actor(), question.action, question.resource),
+                    key: format!("refused:{}:{}:{}", ctx.actor(), question.action, question.resource),
                 };
                 let id = self.raise(ctx, escalation).await?;
                 answer.text = format!(
@@ -510,6 +508,21 @@ impl Steward {
             }
         }
         Ok(answer)
+    }
+
+    /// Replaces known secrets in everything that leaves or is stored.
+    fn redact_outcome(&self, outcome: &mut Outcome) {
+        for evidence in &mut outcome.evidence {
+            evidence.statement = self.redact(&evidence.statement);
+            self.redactor.redact_json(&mut evidence.answer);
+        }
+        for finding in &mut outcome.findings {
+            finding.title = self.redact(&finding.title);
+            finding.object = self.redact(&finding.object);
+            finding.recommendation = finding.recommendation.as_deref().map(|text| self.redact(text));
+        }
+        self.redactor.redact_json(&mut outcome.value);
+        outcome.text = self.redact(&outcome.text);
     }
 
     /// Turns a room's outcome into the answer, and escalates the findings that demand it.
@@ -533,7 +546,7 @@ impl Steward {
                 detail: finding.recommendation.clone().unwrap_or_default(),
                 subject: subject.clone(),
                 evidence: finding.evidence.clone(),
-                dedup_key: format!("{}:{subject}:{}", finding.code, finding.object),
+                key: format!("{}:{subject}:{}", finding.code, finding.object),
             };
             escalation = Some(self.raise(ctx, new).await?);
         }
@@ -570,7 +583,7 @@ impl Steward {
                 detail: "someone may be guessing; nothing was approved".into(),
                 subject: format!("person:{person}"),
                 evidence: Vec::new(),
-                dedup_key: format!("passphrase:{person}"),
+                key: format!("passphrase:{person}"),
             };
             self.raise(ctx, escalation).await?;
         }
@@ -582,7 +595,7 @@ impl Steward {
                 detail: self.redact(&error.to_string()),
                 subject: subject.clone(),
                 evidence: Vec::new(),
-                dedup_key: format!("corrupt:{subject}"),
+                key: format!("corrupt:{subject}"),
             };
             self.raise(ctx, escalation).await?;
         }
@@ -623,11 +636,6 @@ impl Steward {
             crate::audit_copy::copy_head(self, &project).await?;
         }
         Ok(())
-    }
-
-    /// A door that rooms can keep.
-    pub fn as_door(&self) -> Option<Arc<dyn Door>> {
-        self.myself.get().and_then(std::sync::Weak::upgrade).map(|steward| steward as Arc<dyn Door>)
     }
 }
 

@@ -115,12 +115,12 @@ pub fn write(dir: &Path, request: &WriteFile) -> Result<Outcome, Error> {
     Ok(Outcome::new(json!({ "path": request.path, "bytes": request.content.len() }), text))
 }
 
-/// The files of a folder of the project with these endings, sorted by name; none when there is no such folder.
+/// The files of a folder of the project with this ending, sorted by name; none when there is no such folder.
 ///
 /// # Errors
 ///
-/// `Denied`; `Invalid`: a file is not UTF-8 or too large.
-pub fn read_folder(dir: &Path, folder: &str, ending: &str) -> Result<Vec<(String, String)>, Error> {
+/// `Denied`; `Invalid`: a file's name is not UTF-8, or it is too large.
+pub fn read_folder(dir: &Path, folder: &str, ending: &str) -> Result<Vec<(String, Vec<u8>)>, Error> {
     let full = inside(dir, folder)?;
     let entries = match std::fs::read_dir(&full) {
         Ok(entries) => entries,
@@ -143,17 +143,25 @@ pub fn read_folder(dir: &Path, folder: &str, ending: &str) -> Result<Vec<(String
             return Err(Error::new(ErrorKind::Invalid, "the file is too large").with("file", shown));
         }
         let bytes = std::fs::read(&path).map_err(|cause| io_error("cannot read", &shown, cause))?;
-        let text = String::from_utf8(bytes).map_err(|cause| {
-            let valid = &cause.as_bytes()[..cause.utf8_error().valid_up_to()];
-            Error::new(ErrorKind::Invalid, "the file is not UTF-8")
-                .with("file", &shown)
-                .with("line", 1 + valid.iter().filter(|byte| **byte == b'\n').count())
-                .hint("save it as UTF-8")
-        })?;
-        out.push((name, text));
+        out.push((name, bytes));
     }
     out.sort();
     Ok(out)
+}
+
+/// A file's text.
+///
+/// # Errors
+///
+/// `Invalid`: it is not UTF-8, with file and line.
+pub fn utf8(file: &str, bytes: Vec<u8>) -> Result<String, Error> {
+    String::from_utf8(bytes).map_err(|cause| {
+        let valid = &cause.as_bytes()[..cause.utf8_error().valid_up_to()];
+        Error::new(ErrorKind::Invalid, "the file is not UTF-8")
+            .with("file", file)
+            .with("line", 1 + valid.iter().filter(|byte| **byte == b'\n').count())
+            .hint("save it as UTF-8")
+    })
 }
 
 #[cfg(test)]

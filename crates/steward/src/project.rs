@@ -6,11 +6,15 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use authority::Authority;
-use contract::{Context, Error, ErrorKind, SecretSource, Store, StoreDirectory};
+use contract::{Context, Error, ErrorKind, SecretSource, Store, StoreDirectory, Trigger};
+use stores::migration::MigrationFile;
 use tokio::sync::Mutex;
 
-use crate::config::{Loaded, StoreConfig};
+use crate::config::{Loaded, StoreConfig, WebhookConfig};
 use crate::{adapters, files};
+
+/// Folder of the migrations, with one folder for each store.
+const MIGRATIONS_DIR: &str = "migrations";
 
 /// Folder of the team's own policies.
 pub const POLICIES_DIR: &str = "policies";
@@ -33,8 +37,11 @@ impl Project {
         let mut authority = Authority::built_in()?;
         let own = files::read_folder(&loaded.dir, POLICIES_DIR, "cedar")?;
         if !own.is_empty() {
-            let own = own.into_iter().map(|(name, text)| (PathBuf::from(POLICIES_DIR).join(name), text)).collect();
-            authority = authority.with_user_policies(own)?;
+            let own = own.into_iter().map(|(name, bytes)| {
+                let path = PathBuf::from(POLICIES_DIR).join(name);
+                files::utf8(&path.display().to_string(), bytes).map(|text| (path, text))
+            });
+            authority = authority.with_user_policies(own.collect::<Result<_, _>>()?)?;
         }
         Ok(Self { loaded, authority, secrets, open: Mutex::new(HashMap::new()) })
     }
@@ -57,6 +64,28 @@ impl Project {
     /// The project's secrets.
     pub fn secrets(&self) -> Arc<dyn SecretSource> {
         Arc::clone(&self.secrets)
+    }
+
+    /// Names of the webhooks that hear of this trigger.
+    pub fn webhooks_for(&self, trigger: Trigger) -> Vec<String> {
+        let hears = |webhook: &WebhookConfig| webhook.triggers.as_ref().is_none_or(|triggers| triggers.contains(&trigger));
+        self.loaded.config.webhooks.iter().filter(|(_, webhook)| hears(webhook)).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// What tasks may leave unsaid.
+    pub fn defaults(&self) -> pm::Defaults {
+        pm::Defaults { store: None, queries: self.loaded.config.queries.clone() }
+    }
+
+    /// The migration files of a store, `migrations/<store>/*.sql`.
+    ///
+    /// # Errors
+    ///
+    /// `Denied`, `Invalid`.
+    pub fn migrations(&self, store: &str) -> Result<Vec<MigrationFile>, Error> {
+        let folder = format!("{MIGRATIONS_DIR}/{store}");
+        let files = files::read_folder(&self.loaded.dir, &folder, "sql")?;
+        Ok(files.into_iter().map(|(name, bytes)| MigrationFile::new(format!("{folder}/{name}"), bytes)).collect())
     }
 
     /// Forgets all connections, so that changed secrets are used from now on.
