@@ -211,7 +211,7 @@ impl Steward {
                 detail: "it was refused; nothing was read or changed".into(),
                 subject: format!("project:{}", project.name()),
                 evidence: Vec::new(),
-                key: "bad_token".into(),
+                dedup_key: "bad_token".into(),
             };
             self.raise(&ctx, escalation).await?;
         }
@@ -480,7 +480,7 @@ impl Steward {
                     detail: format!("{}; plan {}: {}", short.reason, digest.short(), plan.summary),
                     subject: plan.target.clone(),
                     evidence: Vec::new(),
-                    key: format!("escalate:{}:{}", question.action, question.resource),
+                    dedup_key: format!("escalate:{}:{}", question.action, question.resource),
                 };
                 let id = self.raise(ctx, escalation).await?;
                 answer.text =
@@ -496,7 +496,7 @@ impl Steward {
                     detail: short.reason.clone(),
                     subject: plan.target.clone(),
                     evidence: Vec::new(),
-                    key: format!("refused:{}:{}:{}", ctx.actor(), question.action, question.resource),
+                    dedup_key: format!("refused:{}:{}:{}", ctx.actor(), question.action, question.resource),
                 };
                 let id = self.raise(ctx, escalation).await?;
                 answer.text = format!(
@@ -546,7 +546,7 @@ impl Steward {
                 detail: finding.recommendation.clone().unwrap_or_default(),
                 subject: subject.clone(),
                 evidence: finding.evidence.clone(),
-                key: format!("{}:{subject}:{}", finding.code, finding.object),
+                dedup_key: format!("{}:{subject}:{}", finding.code, finding.object),
             };
             escalation = Some(self.raise(ctx, new).await?);
         }
@@ -583,7 +583,7 @@ impl Steward {
                 detail: "someone may be guessing; nothing was approved".into(),
                 subject: format!("person:{person}"),
                 evidence: Vec::new(),
-                key: format!("passphrase:{person}"),
+                dedup_key: format!("passphrase:{person}"),
             };
             self.raise(ctx, escalation).await?;
         }
@@ -595,7 +595,7 @@ impl Steward {
                 detail: self.redact(&error.to_string()),
                 subject: subject.clone(),
                 evidence: Vec::new(),
-                key: format!("corrupt:{subject}"),
+                dedup_key: format!("corrupt:{subject}"),
             };
             self.raise(ctx, escalation).await?;
         }

@@ -123,7 +123,7 @@ async fn go_on(
                 detail: text,
                 subject: plan.target.clone(),
                 evidence: Vec::new(),
-                key: format!("unfinished:{id}"),
+                dedup_key: format!("unfinished:{id}"),
             };
             steward.raise(&ctx, escalation).await?;
             // Given back: the next start tries again.
