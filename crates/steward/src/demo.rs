@@ -184,9 +184,7 @@ fn set_up(dir: &Path) -> Result<(), Error> {
 /// The first migration with the dataset's rows behind its tables.
 fn with_rows(create: &str) -> String {
     let (up, down) = create.split_once("-- steward: down").unwrap_or((create, ""));
-    // The rows lie in the sources as they are here, orphans included: written by programs that do not ask SQLite to
-    // enforce its foreign keys, which works only outside a transaction.
-    let mut out = format!("-- steward: no-transaction\n{up}PRAGMA foreign_keys = OFF;\n");
+    let mut out = String::from(up);
     for (table, csv) in DATA {
         let mut lines = csv.lines();
         let columns = lines.next().unwrap_or_default();
