@@ -62,23 +62,26 @@ pub async fn run(dir: &Path, surroundings: Surroundings) -> Result<(), Error> {
 
     chapter(3, "Steward works on it: inspects, plans, asks the authority matrix, does what it may, verifies");
     let answer = submit(&steward, &ctx, "task.run", json!({ "text": TASK })).await?;
-    let task = answer.value["task"].as_str().unwrap_or_default().to_owned();
+    let task = answer.value["id"].as_str().unwrap_or_default().to_owned();
     for action in answer.value["actions"].as_array().into_iter().flatten() {
         let text = |key: &str| action[key].as_str().unwrap_or_default().to_owned();
-        print(&format!("   {:<12} {:<20} {}", text("state"), text("request"), text("reason")));
+        print(&format!("   {:<12} {:<20} {}", text("status"), text("request"), text("reason")));
     }
 
     chapter(4, "The report");
-    print(&indent(&answer.text));
+    // What people read first; the table of actions stands above, the summary for programs is in the file.
+    let report = answer.text.split("\n## Actions").next().unwrap_or_default();
+    print(&indent(report));
+    print(&format!("   The whole report: steward report {task}\n"));
 
     let actions: Vec<&Value> = answer.value["actions"].as_array().into_iter().flatten().collect();
     let has = |request: &str, status: &str| {
-        actions.iter().any(|action| action["request"] == request && action["state"] == status)
+        actions.iter().any(|action| action["request"] == request && action["status"] == status)
     };
     expect(has("index.create", "done"), "the missing index is created", &answer.value.to_string())?;
     expect(has("migration.apply", "waiting"), "the risky migration waits for approval", &answer.value.to_string())?;
     expect(
-        actions.iter().any(|action| matches!(action["state"].as_str(), Some("forbidden" | "escalated"))),
+        actions.iter().any(|action| matches!(action["status"].as_str(), Some("forbidden" | "escalated"))),
         "the page of the application is refused",
         &answer.value.to_string(),
     )?;

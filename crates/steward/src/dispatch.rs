@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use authority::{Decision, Terminal};
-use contract::{Context, Error, ErrorKind, Evidence, Finding, Outcome, Permit, Plan, PlanStep, StepMode, StepState, Trigger};
+use contract::{Context, Error, ErrorKind, Evidence, Finding, Outcome, Permit, Plan, PlanStep, Severity, StepMode, StepState, Trigger};
 use serde_json::json;
 use stores::migration;
 
+use crate::config::Objectives;
 use crate::door::{Options, Steward};
 use crate::project::Project;
 use crate::request::Request;
@@ -51,7 +52,11 @@ pub async fn read(
         Request::StoreInspect(request) => stores::inspect(ctx, directory, request).await,
         Request::StoreQuery(request) => stores::query(ctx, directory, request).await,
         Request::StoreDiff(request) => stores::diff(ctx, directory, request).await,
-        Request::StoreMeasure(request) => stores::measure(ctx, directory, request).await,
+        Request::StoreMeasure(request) => {
+            let mut outcome = stores::measure(ctx, directory, request).await?;
+            outcome.findings.extend(below_objective(&outcome, project.loaded().config.objectives));
+            Ok(outcome)
+        }
         Request::StoreConsistency(request) => stores::consistency(ctx, directory, request).await,
         Request::IndexAdvise(request) => stores::advise(ctx, directory, request).await,
         Request::MigrationStatus(request) => {
@@ -96,6 +101,20 @@ pub async fn read(
         Request::DocsReference(_) => Ok(reference::show(steward.specs())),
         _ => Err(wrong_way(request)),
     }
+}
+
+/// The mission's threshold: a query slower than the objective is something that the PM must hear of.
+fn below_objective(outcome: &Outcome, objectives: Objectives) -> Option<Finding> {
+    let (p95_ms, objective_ms) = (outcome.value["p95_ms"].as_f64()?, objectives.query_p95_ms);
+    (p95_ms > objective_ms).then(|| Finding {
+        code: "slow_query".into(),
+        severity: Severity::Warning,
+        title: format!("p95 is {p95_ms} ms, above the objective of {objective_ms} ms"),
+        object: contract::sha256_hex(outcome.value["query"].as_str().unwrap_or_default().as_bytes())[..12].to_owned(),
+        recommendation: Some("ask `steward index advise` for an index".into()),
+        evidence: outcome.evidence.iter().map(|evidence| evidence.id.clone()).collect(),
+        escalate: Some(Trigger::PerformanceDegradation),
+    })
 }
 
 /// Thinks a change through; nothing is changed.

@@ -106,7 +106,9 @@ pub async fn consistency(
             inquiry.check_reference(&reference, timeout, &inspected, &mut report).await?;
         }
         inquiry.check_keys(table, timeout, &mut report).await?;
-        report.note_unvalidated(table, &inspected);
+        if schema.dialect == Dialect::Postgres {
+            report.note_unvalidated(table, &inspected);
+        }
     }
     if schema.dialect == Dialect::Sqlite && tables.iter().any(|table| !table.foreign_keys.is_empty()) {
         report.findings.push(Finding {
@@ -151,6 +153,7 @@ struct Report {
 }
 
 impl Report {
+    /// Only PostgreSQL remembers whether a constraint was checked; in SQLite each is counted by query instead.
     fn note_unvalidated(&mut self, table: &Table, inspected: &str) {
         let keys = table.foreign_keys.iter().filter(|key| !key.validated).map(|key| &key.name);
         let checks = table.checks.iter().filter(|check| !check.validated).map(|check| &check.name);
@@ -445,8 +448,9 @@ fn parent<'a>(schema: &'a Schema, name: &TableName) -> Option<&'a Table> {
     })
 }
 
-/// The one table that `customer_id` (or `CustomerId`) plainly means: called `customer`, `customers` or with that very
-/// key column, with a key of one column of the same type. `None` when there is none or more than one.
+/// The one table that `customer_id` (or `CustomerId`) plainly means: called `customer`, `customers`, or, as with
+/// `tailnum`, the only one with that very key column; with a key of one column of the same type. `None` when there is
+/// none or more than one.
 fn likely_parent<'a>(
     schema: &'a Schema,
     table: &Table,
@@ -454,7 +458,7 @@ fn likely_parent<'a>(
     native_type: &str,
 ) -> Option<(&'a Table, String)> {
     let word = bare(column);
-    let base = word.strip_suffix("id").filter(|base| base.len() >= 2)?;
+    let base = word.strip_suffix("id").filter(|base| base.len() >= 2);
     let keys = |candidate: &'a Table| {
         candidate
             .primary_key
@@ -472,7 +476,7 @@ fn likely_parent<'a>(
     };
     let others = || schema.tables.iter().filter(|candidate| candidate.name != table.name);
     let mut named: Vec<(&Table, String)> = others()
-        .filter(|candidate| is_plural_of(&bare(&candidate.name.name), base))
+        .filter(|candidate| base.is_some_and(|base| is_plural_of(&bare(&candidate.name.name), base)))
         .filter_map(|candidate| Some((candidate, keys(candidate).into_iter().next()?)))
         .collect();
     // In the same namespace first: `sales.orders.customer_id` means `sales.customers`.
@@ -481,6 +485,10 @@ fn likely_parent<'a>(
     }
     if let [one] = named.as_slice() {
         return Some(one.clone());
+    }
+    // Words that name a key in every other table say nothing about which table is meant.
+    if word.len() < 3 || ["code", "name", "key", "type", "status", "date", "uuid", "slug", "kind"].contains(&&*word) {
+        return None;
     }
     let mut keyed = others().filter_map(|candidate| {
         keys(candidate).into_iter().find(|key| bare(key) == word).map(|key| (candidate, key))
