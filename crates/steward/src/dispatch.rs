@@ -1,5 +1,6 @@
 //! From each request to the room that serves it: one arm for a read, one arm each to plan and to do for a change.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use authority::{Decision, Terminal};
@@ -9,7 +10,7 @@ use stores::migration;
 
 use crate::config::Objectives;
 use crate::door::{Options, Steward};
-use crate::project::Project;
+use crate::project::{POLICIES_DIR, Project};
 use crate::request::Request;
 use crate::{audit, files, reference, status};
 
@@ -89,6 +90,14 @@ pub async fn read(
         Request::InboxAck(request) => pm::acknowledge_escalation(ctx, ledger, request).await,
         Request::ApprovalList(request) => steward.approvals().list(ctx, request).await,
         Request::ApprovalShow(request) => steward.approvals().show(ctx, request).await,
+        Request::PolicyCheck(request) => project.authority().check(ctx, &steward.people(), request).await,
+        Request::PolicyExplain(request) => project.authority().explained(request),
+        Request::PolicyList(request) => Ok(project.authority().listed(request)),
+        Request::PolicyTest(request) => {
+            let own = format!("{POLICIES_DIR}/tests.csv");
+            let cases = files::read(&project.loaded().dir, &own)?.map(|bytes| files::utf8(&own, bytes)).transpose()?;
+            project.authority().test(request, cases.as_deref().map(|text| (Path::new(&own), text)))
+        }
         Request::PersonList(request) => steward.people().list(ctx, request).await,
         Request::TokenList(request) => steward.tokens().list(ctx, request).await,
         Request::SecretList(request) => steward.vault().list(ctx, request).await,

@@ -81,9 +81,18 @@ fn io_error(what: &str, path: impl std::fmt::Display, cause: std::io::Error) -> 
 ///
 /// `Invalid`, `Denied`.
 pub fn fingerprint(dir: &Path, path: &str) -> Result<String, Error> {
+    Ok(read(dir, path)?.map_or_else(|| "absent".into(), |bytes| contract::sha256_hex(&bytes)))
+}
+
+/// What a file of the project holds, or `None` when there is none.
+///
+/// # Errors
+///
+/// `Denied`; `Invalid`: the path leads out of the folder.
+pub fn read(dir: &Path, path: &str) -> Result<Option<Vec<u8>>, Error> {
     match std::fs::read(inside(dir, path)?) {
-        Ok(bytes) => Ok(contract::sha256_hex(&bytes)),
-        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => Ok("absent".into()),
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(cause) => Err(io_error("cannot read", path, cause)),
     }
 }
