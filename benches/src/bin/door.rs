@@ -24,19 +24,31 @@ fn main() -> Result<(), Error> {
 async fn run(rounds: usize) -> Result<(), Error> {
     let dir = tempfile::tempdir().map_err(other)?;
     std::fs::write(dir.path().join("steward.yaml"), "project: bench\n").map_err(other)?;
-    let steward = Steward::open(vec![steward::load(&dir.path().join("steward.yaml"))?], &Surroundings::default()).await?;
+    let steward =
+        Steward::open(vec![steward::load(&dir.path().join("steward.yaml"))?], &Surroundings::default())
+            .await?;
     let ctx = Context::new("bench", Actor::local());
     let content = "select 1;\n";
 
-    let (mut door, mut writes, mut files, mut overheads, mut reads) = (vec![], vec![], vec![], vec![], vec![]);
+    let (mut door, mut writes, mut files, mut overheads, mut reads) =
+        (vec![], vec![], vec![], vec![], vec![]);
     for round in 0..rounds {
         // The same work three ways, in turn, so that a busy disk hits all of them.
         let path = format!("migrations/bench/{round:06}_x.sql");
         let arguments = json!({ "path": path, "content": content });
         let whole = time(steward.submit_with(&ctx, "file.write", arguments, Options::default())).await?;
         let two = time(two_writes(&ctx, steward.ledger(), round)).await?;
-        let file = time(async { durable_file(&dir.path().join(format!("migrations/bench/{round:06}_y.sql")), content) }).await?;
-        let read = time(steward.submit_with(&ctx, "policy.check", json!({ "action": "store.read" }), Options::default())).await?;
+        let file = time(async {
+            durable_file(&dir.path().join(format!("migrations/bench/{round:06}_y.sql")), content)
+        })
+        .await?;
+        let read = time(steward.submit_with(
+            &ctx,
+            "policy.check",
+            json!({ "action": "store.read" }),
+            Options::default(),
+        ))
+        .await?;
         door.push(whole);
         writes.push(two);
         files.push(file);
@@ -52,11 +64,16 @@ async fn run(rounds: usize) -> Result<(), Error> {
         ("  overhead of the door, paired", &mut overheads),
         ("read through the door (policy.check)", &mut reads),
     ] {
-        writeln!(out, "{name:<42} {:>8.3} {:>8.3}", percentile(times, 50), percentile(times, 99)).map_err(other)?;
+        writeln!(out, "{name:<42} {:>8.3} {:>8.3}", percentile(times, 50), percentile(times, 99))
+            .map_err(other)?;
     }
     let ratio = percentile(&mut door, 50) / (percentile(&mut writes, 50) + percentile(&mut files, 50));
     let p99 = percentile(&mut overheads, 99);
-    writeln!(out, "door / (writes + file), median: {ratio:.2}; overhead p99 {p99:.3} ms, promise {OVERHEAD_MS_MAX} ms").map_err(other)?;
+    writeln!(
+        out,
+        "door / (writes + file), median: {ratio:.2}; overhead p99 {p99:.3} ms, promise {OVERHEAD_MS_MAX} ms"
+    )
+    .map_err(other)?;
     steward.close().await
 }
 

@@ -14,13 +14,15 @@ const ROUNDS: usize = 100;
 const IDLE: Duration = Duration::from_secs(10);
 
 fn main() -> Result<(), Error> {
-    let steward = std::env::args().nth(1).map_or_else(|| PathBuf::from("target/release/steward"), PathBuf::from);
+    let steward =
+        std::env::args().nth(1).map_or_else(|| PathBuf::from("target/release/steward"), PathBuf::from);
     let steward = steward.canonicalize().map_err(other)?;
     let dir = tempfile::tempdir().map_err(other)?;
     run(&steward, dir.path(), &["init", "--project", "bench"])?;
     run(&steward, dir.path(), &["status"])?;
     let mut out = std::io::stdout();
-    writeln!(out, "{ROUNDS} starts each; milliseconds from start to end, 50th and 99th percentile").map_err(other)?;
+    writeln!(out, "{ROUNDS} starts each; milliseconds from start to end, 50th and 99th percentile")
+        .map_err(other)?;
     // The peer is the least that starting any program costs here.
     for (name, program, args) in [
         ("true (the floor)", Path::new("true"), &[][..]),
@@ -38,7 +40,8 @@ fn main() -> Result<(), Error> {
         writeln!(out, "{name:<20} {:>8.2} {:>8.2}", at(50), at(99)).map_err(other)?;
     }
     let config = std::fs::read_to_string(dir.path().join("steward.yaml")).map_err(other)?;
-    std::fs::write(dir.path().join("steward.yaml"), format!("{config}\nhttp:\n  listen: 127.0.0.1:0\n")).map_err(other)?;
+    std::fs::write(dir.path().join("steward.yaml"), format!("{config}\nhttp:\n  listen: 127.0.0.1:0\n"))
+        .map_err(other)?;
     let mut daemon = Command::new(&steward)
         .current_dir(dir.path())
         .arg("up")
@@ -52,12 +55,18 @@ fn main() -> Result<(), Error> {
     daemon.wait().map_err(other)?;
     let status = status?;
     let kib = |name: &str| {
-        status.lines().find_map(|line| line.strip_prefix(name)?.trim().strip_suffix(" kB")?.parse::<f64>().ok())
+        status
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.trim().strip_suffix(" kB")?.parse::<f64>().ok())
     };
     let resident = kib("VmRSS:").unwrap_or_default() / 1024.0;
     let own = kib("RssAnon:").unwrap_or_default() / 1024.0;
-    writeln!(out, "idle daemon after {} s: {resident:.1} MiB resident, {own:.1} MiB of it its own; promise 40 MiB", IDLE.as_secs())
-        .map_err(other)?;
+    writeln!(
+        out,
+        "idle daemon after {} s: {resident:.1} MiB resident, {own:.1} MiB of it its own; promise 40 MiB",
+        IDLE.as_secs()
+    )
+    .map_err(other)?;
     Ok(())
 }
 
@@ -70,7 +79,11 @@ fn run(program: &Path, dir: &Path, args: &[&str]) -> Result<(), Error> {
         .stderr(Stdio::null())
         .status()
         .map_err(other)?;
-    if status.success() { Ok(()) } else { Err(Error::new(ErrorKind::Other, format!("{} failed: {status}", program.display()))) }
+    if status.success() {
+        Ok(())
+    } else {
+        Err(Error::new(ErrorKind::Other, format!("{} failed: {status}", program.display())))
+    }
 }
 
 fn other(cause: impl std::error::Error + Send + Sync + 'static) -> Error {

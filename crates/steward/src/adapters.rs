@@ -12,7 +12,7 @@ use crate::config::StoreConfig;
 /// # Errors
 ///
 /// `Invalid`: the configuration cannot work, such as a certificate file that is not there.
-pub fn open(
+pub(crate) fn open(
     name: &str,
     config: &StoreConfig,
     project_dir: &Path,
@@ -20,6 +20,8 @@ pub fn open(
 ) -> Result<Arc<dyn Store>, Error> {
     Ok(match config {
         StoreConfig::Sqlite(config) => Arc::new(store_sqlite::open(name, config, project_dir)?),
-        StoreConfig::Postgres(config) => Arc::new(store_postgres::open(name, config.clone(), secrets)?),
+        StoreConfig::Postgres(config) => {
+            Arc::new(store_postgres::open(name, config.clone(), project_dir, secrets)?)
+        }
     })
 }

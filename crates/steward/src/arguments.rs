@@ -11,8 +11,7 @@ use serde_json::{Map, Value};
 const FILE_BYTES_MAX: u64 = 16 << 20;
 
 /// Fields whose command-line argument names a file (or `-` for standard input) that holds the value.
-const FILE_FIELDS: &[(&str, &str)] =
-    &[("audit.verify", "head"), ("store.diff", "snapshot")];
+const FILE_FIELDS: &[(&str, &str)] = &[("audit.verify", "head"), ("store.diff", "snapshot")];
 
 /// Requests whose `file` names a file (or `-`) that goes into `text`: a room never opens files itself.
 const TEXT_REQUESTS: &[&str] = &["task.run", "task.plan"];
@@ -29,9 +28,11 @@ enum Kind {
 }
 
 /// The command of one request: example first, then its arguments.
-pub fn command(spec: &RequestSpec, name: String) -> Command {
-    let mut command =
-        Command::new(name).about(spec.summary).before_help(format!("Example: {}", spec.example)).args(args(spec));
+pub(crate) fn command(spec: &RequestSpec, name: String) -> Command {
+    let mut command = Command::new(name)
+        .about(spec.summary)
+        .before_help(format!("Example: {}", spec.example))
+        .args(args(spec));
     if spec.effect == Effect::Change {
         command = command
             .arg(
@@ -40,7 +41,13 @@ pub fn command(spec: &RequestSpec, name: String) -> Command {
                     .action(ArgAction::SetTrue)
                     .help("Shows the plan and what the authority matrix says; changes nothing"),
             )
-            .arg(Arg::new("yes").long("yes").short('y').action(ArgAction::SetTrue).help("Does not ask on a terminal"));
+            .arg(
+                Arg::new("yes")
+                    .long("yes")
+                    .short('y')
+                    .action(ArgAction::SetTrue)
+                    .help("Does not ask on a terminal"),
+            );
     }
     command
 }
@@ -51,16 +58,27 @@ fn args(spec: &RequestSpec) -> Vec<Arg> {
         .map(|(name, property)| {
             let file = is_file(spec.name, name);
             let mut help = description(property);
-            if let Some(default) = property.get("default").filter(|value| !value.is_null() && **value != Value::Bool(false)) {
-                help = format!("{help} [default: {}]", default.as_str().map_or_else(|| default.to_string(), str::to_owned));
+            if let Some(default) =
+                property.get("default").filter(|value| !value.is_null() && **value != Value::Bool(false))
+            {
+                help = format!(
+                    "{help} [default: {}]",
+                    default.as_str().map_or_else(|| default.to_string(), str::to_owned)
+                );
             }
             let position = spec.positional.iter().position(|positional| positional == name);
-            let mut arg = Arg::new(name.clone()).help(if file { format!("File to read, or - for standard input: {help}") } else { help });
+            let mut arg = Arg::new(name.clone()).help(if file {
+                format!("File to read, or - for standard input: {help}")
+            } else {
+                help
+            });
             let kind = kind(&spec.schema, property);
             if let Some(position) = position {
                 arg = arg.index(position + 1).required(required.contains(&name.as_str()));
             } else {
-                arg = arg.long(name.replace('_', "-")).required(required.contains(&name.as_str()) && !matches!(kind, Kind::Flag));
+                arg = arg
+                    .long(name.replace('_', "-"))
+                    .required(required.contains(&name.as_str()) && !matches!(kind, Kind::Flag));
             }
             if file {
                 return arg.value_name("FILE");
@@ -69,7 +87,9 @@ fn args(spec: &RequestSpec) -> Vec<Arg> {
                 Kind::Flag => arg.action(ArgAction::SetTrue),
                 Kind::Choice(choices) => arg.value_parser(PossibleValuesParser::new(choices)),
                 Kind::List(_) if position.is_some() => arg.num_args(1..).action(ArgAction::Append),
-                Kind::List(_) => arg.action(ArgAction::Append).help(format!("{} (may be repeated)", description(property))),
+                Kind::List(_) => {
+                    arg.action(ArgAction::Append).help(format!("{} (may be repeated)", description(property)))
+                }
                 Kind::Json => arg.value_name("JSON"),
                 Kind::Integer | Kind::Number => arg.value_name("N").allow_negative_numbers(true),
                 Kind::Text => arg,
@@ -87,7 +107,7 @@ fn is_file(request: &str, field: &str) -> bool {
 /// # Errors
 ///
 /// `Invalid`: a number or JSON text that cannot be read, or an unreadable file; names the flag.
-pub fn to_json(spec: &RequestSpec, matches: &ArgMatches) -> Result<Value, Error> {
+pub(crate) fn to_json(spec: &RequestSpec, matches: &ArgMatches) -> Result<Value, Error> {
     let mut out = Map::new();
     for (name, property) in properties(&spec.schema) {
         let flag = if spec.positional.contains(&name.as_str()) {
@@ -114,7 +134,8 @@ pub fn to_json(spec: &RequestSpec, matches: &ArgMatches) -> Result<Value, Error>
             }
             Kind::List(item) => {
                 if let Some(items) = matches.get_many::<String>(name) {
-                    let items = items.map(|text| scalar(&flag, &item, text)).collect::<Result<Vec<_>, _>>()?;
+                    let items =
+                        items.map(|text| scalar(&flag, &item, text)).collect::<Result<Vec<_>, _>>()?;
                     out.insert(name.clone(), Value::Array(items));
                 }
             }
@@ -148,7 +169,9 @@ fn unreadable(name: &str, cause: std::io::Error) -> Error {
 
 fn scalar(flag: &str, kind: &Kind, text: &str) -> Result<Value, Error> {
     let wrong = |what: &str| {
-        Error::new(ErrorKind::Invalid, format!("`{text}` is no {what}")).with("flag", flag).hint(format!("give {flag} a {what}"))
+        Error::new(ErrorKind::Invalid, format!("`{text}` is no {what}"))
+            .with("flag", flag)
+            .hint(format!("give {flag} a {what}"))
     };
     match kind {
         Kind::Integer => text.parse::<i64>().map(Value::from).map_err(|_| wrong("whole number")),
@@ -165,7 +188,10 @@ fn scalar(flag: &str, kind: &Kind, text: &str) -> Result<Value, Error> {
 
 fn json(flag: &str, text: &str) -> Result<Value, Error> {
     serde_json::from_str(text).map_err(|cause| {
-        Error::new(ErrorKind::Invalid, "this is no JSON").with("flag", flag).because(cause).hint("quote it for the shell: '{\"a\": 1}'")
+        Error::new(ErrorKind::Invalid, "this is no JSON")
+            .with("flag", flag)
+            .because(cause)
+            .hint("quote it for the shell: '{\"a\": 1}'")
     })
 }
 
@@ -196,7 +222,12 @@ fn required(schema: &Value) -> Vec<&str> {
 }
 
 fn description(property: &Value) -> String {
-    property.get("description").and_then(Value::as_str).unwrap_or_default().trim_end_matches('.').replace('\n', " ")
+    property
+        .get("description")
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+        .trim_end_matches('.')
+        .replace('\n', " ")
 }
 
 /// What the field takes, through references and optional wrappers.
@@ -207,13 +238,18 @@ fn kind(schema: &Value, property: &Value) -> Kind {
     }
     for key in ["anyOf", "oneOf"] {
         if let Some(options) = property.get(key).and_then(Value::as_array) {
-            let choices: Vec<String> =
-                options.iter().filter_map(|option| option.get("const").and_then(Value::as_str)).map(str::to_owned).collect();
+            let choices: Vec<String> = options
+                .iter()
+                .filter_map(|option| option.get("const").and_then(Value::as_str))
+                .map(str::to_owned)
+                .collect();
             if !choices.is_empty() && choices.len() == options.len() {
                 return Kind::Choice(choices);
             }
-            let not_null: Vec<&Value> =
-                options.iter().filter(|option| option.get("type").and_then(Value::as_str) != Some("null")).collect();
+            let not_null: Vec<&Value> = options
+                .iter()
+                .filter(|option| option.get("type").and_then(Value::as_str) != Some("null"))
+                .collect();
             if let [one] = not_null[..] {
                 return kind(schema, one);
             }
@@ -225,7 +261,9 @@ fn kind(schema: &Value, property: &Value) -> Kind {
     }
     let type_name = match property.get("type") {
         Some(Value::String(name)) => name.as_str(),
-        Some(Value::Array(names)) => names.iter().filter_map(Value::as_str).find(|name| *name != "null").unwrap_or(""),
+        Some(Value::Array(names)) => {
+            names.iter().filter_map(Value::as_str).find(|name| *name != "null").unwrap_or("")
+        }
         _ => "",
     };
     match type_name {
@@ -234,7 +272,9 @@ fn kind(schema: &Value, property: &Value) -> Kind {
         "number" => Kind::Number,
         "string" => Kind::Text,
         "array" => match property.get("items").map(|items| kind(schema, items)) {
-            Some(item @ (Kind::Text | Kind::Integer | Kind::Number | Kind::Choice(_))) => Kind::List(Box::new(item)),
+            Some(item @ (Kind::Text | Kind::Integer | Kind::Number | Kind::Choice(_))) => {
+                Kind::List(Box::new(item))
+            }
             Some(_) => Kind::Json,
             None => Kind::List(Box::new(Kind::Json)),
         },

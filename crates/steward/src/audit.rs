@@ -53,7 +53,8 @@ pub struct VerifyAudit {
 
 impl Request for VerifyAudit {
     const NAME: &'static str = "audit.verify";
-    const SUMMARY: &'static str = "Checks that nothing in the audit trail was edited, removed, reordered or cut";
+    const SUMMARY: &'static str =
+        "Checks that nothing in the audit trail was edited, removed, reordered or cut";
     const EXAMPLE: &'static str = "steward audit verify --head /mnt/elsewhere/audit.head";
     const EFFECT: Effect = Effect::Read;
     const ACTION: &'static str = "audit.read";
@@ -126,7 +127,7 @@ impl Request for ShowEvidence {
 /// # Errors
 ///
 /// As the ledger's.
-pub async fn list(ctx: &Context, ledger: &Ledger, request: &ListAudit) -> Result<Outcome, Error> {
+pub(crate) async fn list(ctx: &Context, ledger: &Ledger, request: &ListAudit) -> Result<Outcome, Error> {
     let filter = EventFilter {
         project: Some(ctx.project().to_owned()),
         kind_prefix: request.kind.clone(),
@@ -157,7 +158,7 @@ pub async fn list(ctx: &Context, ledger: &Ledger, request: &ListAudit) -> Result
 /// # Errors
 ///
 /// `Invalid`: the head that was given cannot be read. `Corrupt`: the first bad entry and why.
-pub async fn verify(ledger: &Ledger, head: Option<Value>) -> Result<Outcome, Error> {
+pub(crate) async fn verify(ledger: &Ledger, head: Option<Value>) -> Result<Outcome, Error> {
     let verified = match head {
         None => ledger.verify().await?,
         Some(head) => {
@@ -202,7 +203,7 @@ pub async fn verify(ledger: &Ledger, head: Option<Value>) -> Result<Outcome, Err
 /// # Errors
 ///
 /// As the ledger's.
-pub async fn export(ctx: &Context, ledger: &Ledger, request: &ExportAudit) -> Result<Outcome, Error> {
+pub(crate) async fn export(ctx: &Context, ledger: &Ledger, request: &ExportAudit) -> Result<Outcome, Error> {
     let filter = EventFilter {
         project: Some(ctx.project().to_owned()),
         after_seq: request.after,
@@ -228,7 +229,11 @@ pub async fn export(ctx: &Context, ledger: &Ledger, request: &ExportAudit) -> Re
 /// # Errors
 ///
 /// `NotFound`: none of this id in the context's project.
-pub async fn show_evidence(ctx: &Context, ledger: &Ledger, request: &ShowEvidence) -> Result<Outcome, Error> {
+pub(crate) async fn show_evidence(
+    ctx: &Context,
+    ledger: &Ledger,
+    request: &ShowEvidence,
+) -> Result<Outcome, Error> {
     let evidence = ledger.evidence(ctx.project(), &request.id).await?.ok_or_else(|| {
         Error::new(ErrorKind::NotFound, format!("there is no evidence `{}`", request.id))
             .hint("reports and `--json` answers list the ids")

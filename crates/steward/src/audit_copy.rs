@@ -12,7 +12,7 @@ use crate::project::Project;
 ///
 /// `Denied`: the file cannot be written. A webhook that cannot be reached does not fail the request that was done: it
 /// is an escalation's delivery, which the daemon repeats.
-pub async fn copy_head(steward: &Steward, project: &Project) -> Result<(), Error> {
+pub(crate) async fn copy_head(steward: &Steward, project: &Project) -> Result<(), Error> {
     let audit = &project.loaded().config.audit;
     if audit.head_copy.is_none() && audit.head_webhook.is_none() {
         return Ok(());
@@ -34,9 +34,12 @@ pub async fn copy_head(steward: &Steward, project: &Project) -> Result<(), Error
         })?;
     }
     if let Some(webhook) = &audit.head_webhook {
-        let ctx = Context::new(project.name(), Actor::system()).with_timeout(std::time::Duration::from_secs(10));
+        let ctx =
+            Context::new(project.name(), Actor::system()).with_timeout(std::time::Duration::from_secs(10));
         let head: Value = serde_json::from_slice(&head).unwrap_or(Value::Null);
-        if let Err(error) = crate::daemon::post(steward, &ctx, project, webhook, &json!({ "audit_head": head })).await {
+        if let Err(error) =
+            crate::daemon::post(steward, &ctx, project, webhook, &json!({ "audit_head": head })).await
+        {
             tracing::warn!(webhook, error = steward.redact(&error.to_string()), "cannot send the audit head");
         }
     }

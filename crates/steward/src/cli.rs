@@ -15,23 +15,24 @@ use crate::mcp::Caller;
 use crate::{arguments, daemon, demo, init, mcp, request, terminal};
 
 /// What ends a process: the code of STYLE.md.
-pub mod exit {
+pub(crate) mod exit {
     /// Done.
-    pub const DONE: u8 = 0;
+    pub(crate) const DONE: u8 = 0;
     /// Failed.
-    pub const FAILED: u8 = 1;
+    pub(crate) const FAILED: u8 = 1;
     /// Wrong usage or configuration.
-    pub const USAGE: u8 = 2;
+    pub(crate) const USAGE: u8 = 2;
     /// Waits for an approval or an answer.
-    pub const WAITING: u8 = 3;
+    pub(crate) const WAITING: u8 = 3;
     /// Denied or escalated.
-    pub const DENIED: u8 = 4;
+    pub(crate) const DENIED: u8 = 4;
     /// Findings: drift, a failed check.
-    pub const FINDINGS: u8 = 5;
+    pub(crate) const FINDINGS: u8 = 5;
 }
 
 /// Nouns whose verb may be left out, with the verb that is meant.
-const DEFAULT_VERBS: &[(&str, &str)] = &[("status", "show"), ("inbox", "list"), ("evidence", "show"), ("report", "show")];
+const DEFAULT_VERBS: &[(&str, &str)] =
+    &[("status", "show"), ("inbox", "list"), ("evidence", "show"), ("report", "show")];
 
 /// Nouns in the order of the help, with what they are about.
 const NOUNS: &[(&str, &str)] = &[
@@ -55,7 +56,7 @@ const NOUNS: &[(&str, &str)] = &[
 ];
 
 /// The whole command line.
-pub fn command(specs: &[RequestSpec]) -> Command {
+pub(crate) fn command(specs: &[RequestSpec]) -> Command {
     let mut root = Command::new("steward")
         .version(env!("CARGO_PKG_VERSION"))
         .about("The data engineer that people and agents delegate to")
@@ -110,13 +111,24 @@ pub fn command(specs: &[RequestSpec]) -> Command {
         Command::new("init")
             .about("Writes a commented steward.yaml into this folder")
             .before_help("Example: steward init --project shop")
-            .arg(Arg::new("project").long("project").value_name("NAME").help("The project's name [default: the folder's]")),
+            .arg(
+                Arg::new("project")
+                    .long("project")
+                    .value_name("NAME")
+                    .help("The project's name [default: the folder's]"),
+            ),
     )
     .subcommand(
         Command::new("demo")
             .about("Plays a whole task on a real dataset, in a folder of its own")
             .before_help("Example: steward demo --dir /tmp/steward-demo")
-            .arg(Arg::new("dir").long("dir").value_name("DIR").default_value("./steward-demo").help("Folder to (re)create")),
+            .arg(
+                Arg::new("dir")
+                    .long("dir")
+                    .value_name("DIR")
+                    .default_value("./steward-demo")
+                    .help("Folder to (re)create"),
+            ),
     )
     .subcommand(
         Command::new("up")
@@ -127,7 +139,13 @@ pub fn command(specs: &[RequestSpec]) -> Command {
         Command::new("mcp")
             .about("Serves MCP over standard input and output")
             .before_help("Example: claude mcp add steward -- steward mcp")
-            .arg(Arg::new("name").long("name").value_name("NAME").default_value("mcp").help("Name of the agent in the audit trail"))
+            .arg(
+                Arg::new("name")
+                    .long("name")
+                    .value_name("NAME")
+                    .default_value("mcp")
+                    .help("Name of the agent in the audit trail"),
+            )
             .arg(
                 Arg::new("role")
                     .long("role")
@@ -171,7 +189,8 @@ pub async fn run(args: Vec<OsString>, surroundings: Surroundings) -> u8 {
         }
     };
     let json = matches.get_flag("json");
-    if let Err(error) = crate::logging::start(matches.get_one::<String>("log").map_or("warn", String::as_str)) {
+    if let Err(error) = crate::logging::start(matches.get_one::<String>("log").map_or("warn", String::as_str))
+    {
         return fail(&error, json, |text| text.to_owned());
     }
     match matches.subcommand() {
@@ -185,7 +204,9 @@ pub async fn run(args: Vec<OsString>, surroundings: Surroundings) -> u8 {
         Some(("init", sub)) => {
             let name = sub.get_one::<String>("project").map(String::as_str);
             match std::env::current_dir()
-                .map_err(|cause| Error::new(ErrorKind::Other, "cannot find the current folder").because(cause))
+                .map_err(|cause| {
+                    Error::new(ErrorKind::Other, "cannot find the current folder").because(cause)
+                })
                 .and_then(|dir| init::write(&dir, name))
             {
                 Ok(text) => {
@@ -256,7 +277,8 @@ async fn serve_mcp(steward: &Arc<Steward>, sub: &ArgMatches) -> Result<(), Error
 fn only_project(steward: &Steward) -> Result<String, Error> {
     match steward.projects().as_slice() {
         [one] => Ok(one.name().to_owned()),
-        _ => Err(Error::new(ErrorKind::Invalid, "this command takes one project file").with("flag", "--project-file")),
+        _ => Err(Error::new(ErrorKind::Invalid, "this command takes one project file")
+            .with("flag", "--project-file")),
     }
 }
 
@@ -385,7 +407,7 @@ fn show(answer: &Answer, asked: bool) {
 }
 
 /// The exit code that an answer ends with.
-pub fn exit_code(answer: &Answer) -> u8 {
+pub(crate) fn exit_code(answer: &Answer) -> u8 {
     match answer.status {
         AnswerStatus::Waiting => return exit::WAITING,
         AnswerStatus::Forbidden | AnswerStatus::Escalated => return exit::DENIED,
@@ -395,7 +417,8 @@ pub fn exit_code(answer: &Answer) -> u8 {
     if let Some(code) = answer.value.get("exit_code").and_then(Value::as_u64) {
         return u8::try_from(code).unwrap_or(exit::FAILED);
     }
-    let checks = ["store.check", "store.diff", "store.consistency", "policy.test", "policy.check", "migration.status"];
+    let checks =
+        ["store.check", "store.diff", "store.consistency", "policy.test", "policy.check", "migration.status"];
     let found = answer.findings.iter().any(|finding| finding.severity >= Severity::Warning);
     if checks.contains(&answer.request.as_str()) && found { exit::FINDINGS } else { exit::DONE }
 }
@@ -432,7 +455,8 @@ mod tests {
         let command = command(&specs);
         for spec in &specs {
             let (noun, verb) = split(spec.name);
-            let noun = command.find_subcommand(noun).unwrap_or_else(|| panic!("{noun} is missing from NOUNS"));
+            let noun =
+                command.find_subcommand(noun).unwrap_or_else(|| panic!("{noun} is missing from NOUNS"));
             assert!(noun.find_subcommand(verb).is_some(), "{}", spec.name);
         }
         command.debug_assert();

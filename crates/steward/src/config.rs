@@ -14,7 +14,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// The file's name.
-pub const FILE_NAME: &str = "steward.yaml";
+pub(crate) const FILE_NAME: &str = "steward.yaml";
 
 /// `steward.yaml`.
 #[derive(Debug, Clone, Deserialize)]
@@ -122,7 +122,9 @@ impl<'de> Deserialize<'de> for StoreConfig {
                     _ => return Err(A::Error::custom("the first key of a store must be `kind`")),
                 }
                 match map.next_value::<String>()?.as_str() {
-                    "sqlite" => Deserialize::deserialize(MapAccessDeserializer::new(map)).map(StoreConfig::Sqlite),
+                    "sqlite" => {
+                        Deserialize::deserialize(MapAccessDeserializer::new(map)).map(StoreConfig::Sqlite)
+                    }
                     "postgres" => {
                         Deserialize::deserialize(MapAccessDeserializer::new(map)).map(StoreConfig::Postgres)
                     }
@@ -260,7 +262,7 @@ impl Loaded {
 /// # Errors
 ///
 /// `NotFound`: none there; the hint names `steward init`.
-pub fn find(start: &Path) -> Result<PathBuf, Error> {
+pub(crate) fn find(start: &Path) -> Result<PathBuf, Error> {
     start.ancestors().map(|dir| dir.join(FILE_NAME)).find(|file| file.is_file()).ok_or_else(|| {
         Error::new(ErrorKind::Invalid, format!("no `{FILE_NAME}` here or in a folder above"))
             .with("folder", start.display())
@@ -289,7 +291,8 @@ pub fn load(file: &Path) -> Result<Loaded, Error> {
     }
     let bytes = std::fs::read(&file).map_err(unreadable)?;
     let text = String::from_utf8(bytes).map_err(|cause| {
-        let line = 1 + cause.as_bytes()[..cause.utf8_error().valid_up_to()].iter().filter(|b| **b == b'\n').count();
+        let line =
+            1 + cause.as_bytes()[..cause.utf8_error().valid_up_to()].iter().filter(|b| **b == b'\n').count();
         Error::new(ErrorKind::Invalid, "the project file is not UTF-8")
             .with("file", file.display())
             .with("line", line)
@@ -305,7 +308,7 @@ pub fn load(file: &Path) -> Result<Loaded, Error> {
 /// # Errors
 ///
 /// `Invalid`.
-pub fn parse(text: &str) -> Result<Config, Error> {
+pub(crate) fn parse(text: &str) -> Result<Config, Error> {
     let config: Config = serde_saphyr::from_str(text).map_err(|error| {
         let error = error.without_snippet();
         // Only the parser's own sentence: a snippet could show a password.
@@ -347,11 +350,19 @@ fn validate(config: &Config) -> At<()> {
             && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_')
     };
     if !is_name(&config.project) {
-        return at(&["project"], "this is no project name", "use 1 to 63 lower-case letters, digits, `-` and `_`");
+        return at(
+            &["project"],
+            "this is no project name",
+            "use 1 to 63 lower-case letters, digits, `-` and `_`",
+        );
     }
     for (name, store) in &config.stores {
         if !is_name(name) {
-            return at(&["stores", name], "this is no store name", "use lower-case letters, digits, `-` and `_`");
+            return at(
+                &["stores", name],
+                "this is no store name",
+                "use lower-case letters, digits, `-` and `_`",
+            );
         }
         let checked = match store {
             StoreConfig::Sqlite(store) => store.validate(),
@@ -390,7 +401,11 @@ fn validate(config: &Config) -> At<()> {
     let check_url = |path: &[&str], url: &str| match url::Url::parse(url) {
         Ok(url) if matches!(url.scheme(), "http" | "https") && url.host().is_some() => {
             if url.password().is_some() || !url.username().is_empty() {
-                return at(path, "the URL contains a login", "a webhook is signed with its `secret`; remove the login");
+                return at(
+                    path,
+                    "the URL contains a login",
+                    "a webhook is signed with its `secret`; remove the login",
+                );
             }
             Ok(())
         }
@@ -410,7 +425,11 @@ fn validate(config: &Config) -> At<()> {
             return Err((vec!["schedules".into(), name.clone(), key.into()], error));
         }
         if !crate::request::specs().iter().any(|spec| spec.name == schedule.request) {
-            return at(&["schedules", name, "request"], "there is no such request", "`steward docs requests` lists them");
+            return at(
+                &["schedules", name, "request"],
+                "there is no such request",
+                "`steward docs requests` lists them",
+            );
         }
     }
     if !(config.objectives.query_p95_ms > 0.0) {
@@ -426,7 +445,9 @@ fn redact_url_password(text: &str) -> String {
     while let Some(start) = rest.find("://") {
         let (before, after) = rest.split_at(start + 3);
         out.push_str(before);
-        let end = after.find(|c: char| c.is_whitespace() || c == '/' || c == '`' || c == '"').unwrap_or(after.len());
+        let end = after
+            .find(|c: char| c.is_whitespace() || c == '/' || c == '`' || c == '"')
+            .unwrap_or(after.len());
         match after[..end].rfind('@') {
             Some(at) => {
                 out.push_str("[redacted]");
@@ -483,7 +504,10 @@ fn line_of(text: &str, path: &[String]) -> Option<usize> {
             open.pop();
         }
         open.push((indent, key));
-        if open.len() <= path.len() && open.len() > depth && open.iter().zip(path).all(|((_, key), part)| key == part) {
+        if open.len() <= path.len()
+            && open.len() > depth
+            && open.iter().zip(path).all(|((_, key), part)| key == part)
+        {
             depth = open.len();
             found = Some(number + 1);
         }
@@ -499,8 +523,18 @@ mod tests {
     fn errors_name_line_key_and_what_to_do() {
         let cases: [(&str, &str, &str, &str); 9] = [
             ("project: shop\nstoress: {}\n", "unknown field `storess`", "2", "storess"),
-            ("project: shop\nstores:\n  a:\n    kind: sqlite\n    pth: x\n", "unknown field `pth`", "5", "stores.a.pth"),
-            ("project: shop\nstores:\n  a:\n    path: x\n", "the first key of a store must be `kind`", "4", "stores.a.path"),
+            (
+                "project: shop\nstores:\n  a:\n    kind: sqlite\n    pth: x\n",
+                "unknown field `pth`",
+                "5",
+                "stores.a.pth",
+            ),
+            (
+                "project: shop\nstores:\n  a:\n    path: x\n",
+                "the first key of a store must be `kind`",
+                "4",
+                "stores.a.path",
+            ),
             ("project: shop\nstores:\n  a:\n    kind: oracle\n", "unknown variant `oracle`", "", ""),
             ("project: Shop!\n", "this is no project name", "1", "project"),
             ("project: shop\nhttp:\n  listen: here\n", "this is no address and port", "3", "http.listen"),
@@ -539,7 +573,10 @@ mod tests {
     fn yaml_bomb_is_refused() {
         let mut text = String::from("project: shop\nstores: {}\nx: &a0 [1,1,1,1,1,1,1,1,1]\n");
         for i in 1..30 {
-            text.push_str(&format!("y{i}: &a{i} [*a{0},*a{0},*a{0},*a{0},*a{0},*a{0},*a{0},*a{0},*a{0}]\n", i - 1));
+            text.push_str(&format!(
+                "y{i}: &a{i} [*a{0},*a{0},*a{0},*a{0},*a{0},*a{0},*a{0},*a{0},*a{0}]\n",
+                i - 1
+            ));
         }
         assert_eq!(parse(&text).expect_err("a bomb").kind(), ErrorKind::Invalid);
         let deep = format!("project: {}", "[".repeat(100_000));

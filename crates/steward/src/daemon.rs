@@ -41,9 +41,12 @@ fn lock_file(state: &Path) -> PathBuf {
 fn lock(state: &Path) -> Result<Lock, Error> {
     let path = lock_file(state);
     let fail = |cause: std::io::Error| {
-        Error::new(ErrorKind::Denied, "cannot write the daemon's lock file").with("file", path.display()).because(cause)
+        Error::new(ErrorKind::Denied, "cannot write the daemon's lock file")
+            .with("file", path.display())
+            .because(cause)
     };
-    let mut file = File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(fail)?;
+    let mut file =
+        File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(fail)?;
     if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
         let mut pid = String::new();
         file.read_to_string(&mut pid).map_err(fail)?;
@@ -61,7 +64,7 @@ fn lock(state: &Path) -> Result<Lock, Error> {
 }
 
 /// The pid of the daemon that serves this state, if one runs.
-pub fn running(state: &Path) -> Option<String> {
+pub(crate) fn running(state: &Path) -> Option<String> {
     let mut file = File::options().read(true).open(lock_file(state)).ok()?;
     if flock(&file, FlockOperation::NonBlockingLockShared).is_ok() {
         return None; // Nobody holds it; our shared lock ends with the file.
@@ -76,13 +79,15 @@ pub fn running(state: &Path) -> Option<String> {
 /// # Errors
 ///
 /// `Invalid`: another daemon serves this state (its pid is named), or the address is taken. `Denied`, `Unavailable`.
-pub async fn run(steward: Arc<Steward>, _surroundings: Surroundings) -> Result<(), Error> {
+pub(crate) async fn run(steward: Arc<Steward>, _surroundings: Surroundings) -> Result<(), Error> {
     let _lock = lock(steward.state())?;
     let projects = steward.projects();
     let first = projects.first().ok_or_else(|| Error::new(ErrorKind::Invalid, "no project is open"))?;
     let http = first.loaded().config.http.clone();
-    let address: SocketAddr =
-        http.listen.parse().map_err(|cause| Error::new(ErrorKind::Invalid, "this is no address").because(cause))?;
+    let address: SocketAddr = http
+        .listen
+        .parse()
+        .map_err(|cause| Error::new(ErrorKind::Invalid, "this is no address").because(cause))?;
     let tls = http.tls.as_ref().map(|tls| tls::server_config(&first.loaded().dir, tls)).transpose()?;
     let listener = TcpListener::bind(address).await.map_err(|cause| {
         Error::new(ErrorKind::Invalid, format!("cannot listen on {address}"))
@@ -173,7 +178,8 @@ fn stamp(loaded: &Loaded) -> u64 {
     use std::hash::{DefaultHasher, Hash, Hasher};
     let mut hasher = DefaultHasher::new();
     let mut add = |path: &Path| {
-        let modified = std::fs::metadata(path).and_then(|data| data.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
+        let modified =
+            std::fs::metadata(path).and_then(|data| data.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
         (path, modified).hash(&mut hasher);
     };
     add(&loaded.file);
@@ -215,6 +221,9 @@ async fn tick(steward: Arc<Steward>, stop: CancellationToken, tracker: TaskTrack
             if let Err(error) = run_due(&steward, &ctx, &project, &tracker).await {
                 tracing::warn!(error = steward.redact(&error.to_string()), "cannot run the schedules");
             }
+            if let Err(error) = steward.approvals().expire(&ctx).await {
+                tracing::warn!(error = steward.redact(&error.to_string()), "cannot mark expired approvals");
+            }
             if let Err(error) = go_on_with_tasks(&steward, &ctx, &tracker).await {
                 tracing::warn!(error = steward.redact(&error.to_string()), "cannot go on with tasks");
             }
@@ -238,7 +247,10 @@ async fn run_due(
     for (name, schedule) in &project.loaded().config.schedules {
         let rows = steward
             .ledger()
-            .query("SELECT next_us FROM jobs WHERE project = ? AND name = ?", vec![ctx.project().into(), name.clone().into()])
+            .query(
+                "SELECT next_us FROM jobs WHERE project = ? AND name = ?",
+                vec![ctx.project().into(), name.clone().into()],
+            )
             .await?;
         let known = rows.first().map(|row| row.get_opt_time("next_us")).transpose()?.flatten();
         let now = ctx.now();
@@ -254,7 +266,8 @@ async fn run_due(
         let Some(due) = plan.run else { continue };
         // No overlap: while a run holds the lease, further due times are passed over.
         let lease = format!("schedule:{name}");
-        let Some(lease) = steward.ledger().acquire_lease(ctx, &lease, Duration::from_secs(3_600)).await? else {
+        let Some(lease) = steward.ledger().acquire_lease(ctx, &lease, Duration::from_secs(3_600)).await?
+        else {
             tracing::warn!(schedule = name, "the last run has not ended; this one is passed over");
             continue;
         };
@@ -263,7 +276,8 @@ async fn run_due(
         let run_ctx = ctx.clone().with_actor(actor);
         tracker.spawn(async move {
             let arguments = Value::Object(schedule.arguments.clone());
-            let result = steward.submit_with(&run_ctx, &schedule.request, arguments, Options::default()).await;
+            let result =
+                steward.submit_with(&run_ctx, &schedule.request, arguments, Options::default()).await;
             let (status, error) = match &result {
                 Ok(answer) if answer.status == AnswerStatus::Done => ("done", None),
                 Ok(answer) => match answer.status {
@@ -339,7 +353,11 @@ async fn go_on_with_tasks(steward: &Arc<Steward>, ctx: &Context, tracker: &TaskT
             let arguments = serde_json::json!({ "task": task });
             match steward.submit_with(&ctx, "task.resume", arguments, Options::default()).await {
                 Ok(_) => tracing::info!(task, "went on with an approved task"),
-                Err(error) => tracing::warn!(task, error = steward.redact(&error.to_string()), "cannot go on with the task"),
+                Err(error) => tracing::warn!(
+                    task,
+                    error = steward.redact(&error.to_string()),
+                    "cannot go on with the task"
+                ),
             }
         });
     }
@@ -375,7 +393,13 @@ struct Outward(outbound::Client);
 
 #[async_trait]
 impl pm::Sender for Outward {
-    async fn post(&self, ctx: &Context, url: &str, headers: &[(&str, &str)], body: Vec<u8>) -> Result<u16, Error> {
+    async fn post(
+        &self,
+        ctx: &Context,
+        url: &str,
+        headers: &[(&str, &str)],
+        body: Vec<u8>,
+    ) -> Result<u16, Error> {
         // Any other status than 2xx is an error with its kind.
         self.0.post_json(ctx, url, headers, body).await.map(|response| response.status())
     }
@@ -386,7 +410,13 @@ impl pm::Sender for Outward {
 /// # Errors
 ///
 /// `NotFound`: the webhook's secret. Otherwise as the HTTP client's.
-pub async fn post(steward: &Steward, ctx: &Context, project: &Project, name: &str, body: &Value) -> Result<(), Error> {
+pub(crate) async fn post(
+    steward: &Steward,
+    ctx: &Context,
+    project: &Project,
+    name: &str,
+    body: &Value,
+) -> Result<(), Error> {
     let Some(webhook) = project.loaded().config.webhooks.get(name) else { return Ok(()) };
     let secret = steward.vault().get(ctx, &webhook.secret).await?;
     let body = body.to_string().into_bytes();

@@ -42,14 +42,15 @@ const DATA: &[(&str, &str)] = &[
 ///
 /// `AlreadyExists`: the folder holds something that is not the demo's. `Other`: the story ended differently; the message
 /// says where.
-pub async fn run(dir: &Path, surroundings: Surroundings) -> Result<(), Error> {
+pub(crate) async fn run(dir: &Path, surroundings: Surroundings) -> Result<(), Error> {
     set_up(dir)?;
     let file = dir.join(config::FILE_NAME);
     let steward = Steward::open(vec![config::load(&file)?], &surroundings).await?;
     let ctx = Context::new("flights", Actor::local());
 
     chapter(1, "A database with real data: one month of departures from New York (public domain)");
-    let answer = submit(&steward, &ctx, "migration.apply", json!({ "store": "flights", "to": "0001" })).await?;
+    let answer =
+        submit(&steward, &ctx, "migration.apply", json!({ "store": "flights", "to": "0001" })).await?;
     expect(answer.status == AnswerStatus::Done, "the first migration is applied", &answer.text)?;
     let answer = submit(&steward, &ctx, "store.inspect", json!({ "store": "flights" })).await?;
     for table in answer.value["tables"].as_array().into_iter().flatten() {
@@ -79,7 +80,11 @@ pub async fn run(dir: &Path, surroundings: Surroundings) -> Result<(), Error> {
         actions.iter().any(|action| action["request"] == request && action["status"] == status)
     };
     expect(has("index.create", "done"), "the missing index is created", &answer.value.to_string())?;
-    expect(has("migration.apply", "waiting"), "the risky migration waits for approval", &answer.value.to_string())?;
+    expect(
+        has("migration.apply", "waiting"),
+        "the risky migration waits for approval",
+        &answer.value.to_string(),
+    )?;
     expect(
         actions.iter().any(|action| matches!(action["status"].as_str(), Some("forbidden" | "escalated"))),
         "the page of the application is refused",
@@ -125,7 +130,9 @@ fn expect(told: bool, what: &str, got: &str) -> Result<(), Error> {
     if told {
         return Ok(());
     }
-    Err(Error::new(ErrorKind::Other, "the story ended differently").with("expected", what).with("got", shorten(got, 40)))
+    Err(Error::new(ErrorKind::Other, "the story ended differently")
+        .with("expected", what)
+        .with("got", shorten(got, 40)))
 }
 
 fn chapter(number: usize, title: &str) {
@@ -147,14 +154,19 @@ fn shorten(text: &str, lines_max: usize) -> String {
 /// Makes the project folder anew.
 fn set_up(dir: &Path) -> Result<(), Error> {
     let fail = |cause: std::io::Error| {
-        Error::new(ErrorKind::Denied, "cannot write the demo's folder").with("folder", dir.display()).because(cause)
+        Error::new(ErrorKind::Denied, "cannot write the demo's folder")
+            .with("folder", dir.display())
+            .because(cause)
     };
     if dir.exists() {
         let empty = std::fs::read_dir(dir).map_err(fail)?.next().is_none();
         if !empty && !dir.join(MARKER).is_file() {
-            return Err(Error::new(ErrorKind::AlreadyExists, "the folder holds something that is not the demo's")
-                .with("folder", dir.display())
-                .hint("name another with `--dir DIR`; only a folder that the demo made is recreated"));
+            return Err(Error::new(
+                ErrorKind::AlreadyExists,
+                "the folder holds something that is not the demo's",
+            )
+            .with("folder", dir.display())
+            .hint("name another with `--dir DIR`; only a folder that the demo made is recreated"));
         }
         if crate::daemon::running(&dir.join(".steward/state.db")).is_some() {
             return Err(Error::new(ErrorKind::Conflict, "a daemon serves this folder")
@@ -163,13 +175,16 @@ fn set_up(dir: &Path) -> Result<(), Error> {
         }
         for entry in std::fs::read_dir(dir).map_err(fail)? {
             let path = entry.map_err(fail)?.path();
-            let removed = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+            let removed =
+                if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
             removed.map_err(fail)?;
         }
     }
     let write = |path: &str, text: &str| {
         let path = dir.join(path);
-        std::fs::create_dir_all(path.parent().unwrap_or(dir)).and_then(|()| std::fs::write(&path, text)).map_err(fail)
+        std::fs::create_dir_all(path.parent().unwrap_or(dir))
+            .and_then(|()| std::fs::write(&path, text))
+            .map_err(fail)
     };
     // First of all, so that a demo that was interrupted can be recreated.
     write(MARKER, "made by `steward demo`, which may remove everything here\n")?;

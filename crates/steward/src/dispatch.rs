@@ -4,7 +4,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use authority::{Decision, Terminal};
-use contract::{Context, Error, ErrorKind, Evidence, Finding, Outcome, Permit, Plan, PlanStep, Severity, StepMode, StepState, Trigger};
+use contract::{
+    Context, Error, ErrorKind, Evidence, Finding, Outcome, Permit, Plan, PlanStep, Severity, StepMode,
+    StepState, Trigger,
+};
 use serde_json::json;
 use stores::migration;
 
@@ -15,7 +18,7 @@ use crate::request::Request;
 use crate::{audit, files, reference, status};
 
 /// A change that has been thought through, with what was found out on the way.
-pub struct Planned {
+pub(crate) struct Planned {
     /// The plan.
     pub plan: Plan,
     /// Risks and notes.
@@ -38,7 +41,7 @@ impl From<Plan> for Planned {
 /// # Errors
 ///
 /// As the room's.
-pub async fn read(
+pub(crate) async fn read(
     steward: &Steward,
     ctx: &Context,
     project: &Arc<Project>,
@@ -95,7 +98,9 @@ pub async fn read(
         Request::PolicyList(request) => Ok(project.authority().listed(request)),
         Request::PolicyTest(request) => {
             let own = format!("{POLICIES_DIR}/tests.csv");
-            let cases = files::read(&project.loaded().dir, &own)?.map(|bytes| files::utf8(&own, bytes)).transpose()?;
+            let cases = files::read(&project.loaded().dir, &own)?
+                .map(|bytes| files::utf8(&own, bytes))
+                .transpose()?;
             project.authority().test(request, cases.as_deref().map(|text| (Path::new(&own), text)))
         }
         Request::PersonList(request) => steward.people().list(ctx, request).await,
@@ -119,7 +124,8 @@ fn below_objective(outcome: &Outcome, objectives: Objectives) -> Option<Finding>
         code: "slow_query".into(),
         severity: Severity::Warning,
         title: format!("p95 is {p95_ms} ms, above the objective of {objective_ms} ms"),
-        object: contract::sha256_hex(outcome.value["query"].as_str().unwrap_or_default().as_bytes())[..12].to_owned(),
+        object: contract::sha256_hex(outcome.value["query"].as_str().unwrap_or_default().as_bytes())[..12]
+            .to_owned(),
         recommendation: Some("ask `steward index advise` for an index".into()),
         evidence: outcome.evidence.iter().map(|evidence| evidence.id.clone()).collect(),
         escalate: Some(Trigger::PerformanceDegradation),
@@ -131,7 +137,7 @@ fn below_objective(outcome: &Outcome, objectives: Objectives) -> Option<Finding>
 /// # Errors
 ///
 /// As the room's.
-pub async fn plan(
+pub(crate) async fn plan(
     steward: &Steward,
     ctx: &Context,
     project: &Arc<Project>,
@@ -145,7 +151,9 @@ pub async fn plan(
         Request::IndexDrop(request) => stores::index::plan_drop(ctx, directory, request).await?.into(),
         Request::MigrationNew(new) => {
             let file = migration::new_file(&project.migrations(&new.store)?, new)?;
-            own_plan(ctx, request, &format!("write {}", file.path), "absent".into()).into()
+            let mut plan = own_plan(ctx, request, &format!("write {}", file.path), "absent".into());
+            plan.target = format!("path:{}", file.path);
+            plan.into()
         }
         Request::MigrationApply(request) => {
             let files = project.migrations(&request.store)?;
@@ -168,16 +176,37 @@ pub async fn plan(
         }
         Request::ApprovalGrant(grant) => {
             let approval = steward.approvals().get(ctx, &grant.id).await?;
-            own_plan(ctx, request, &format!("approve plan {}: {}", approval.plan.short(), approval.summary), format!("{:?}", approval.state)).into()
+            own_plan(
+                ctx,
+                request,
+                &format!("approve plan {}: {}", approval.plan.short(), approval.summary),
+                format!("{:?}", approval.state),
+            )
+            .into()
         }
         Request::ApprovalDeny(deny) => {
             let approval = steward.approvals().get(ctx, &deny.id).await?;
-            own_plan(ctx, request, &format!("deny plan {}: {}", approval.plan.short(), approval.summary), format!("{:?}", approval.state)).into()
+            own_plan(
+                ctx,
+                request,
+                &format!("deny plan {}: {}", approval.plan.short(), approval.summary),
+                format!("{:?}", approval.state),
+            )
+            .into()
         }
-        Request::PersonAdd(person) => own_plan(ctx, request, &format!("give {} a key", person.name), ctx.now().to_string()).into(),
-        Request::PersonRemove(person) => own_plan(ctx, request, &format!("take the key of {} away", person.name), ctx.now().to_string()).into(),
-        Request::TokenCreate(token) => own_plan(ctx, request, &format!("make a token for {}", token.name), ctx.now().to_string()).into(),
-        Request::TokenRevoke(token) => own_plan(ctx, request, &format!("revoke the token {}", token.token), String::new()).into(),
+        Request::PersonAdd(person) => {
+            own_plan(ctx, request, &format!("give {} a key", person.name), ctx.now().to_string()).into()
+        }
+        Request::PersonRemove(person) => {
+            own_plan(ctx, request, &format!("take the key of {} away", person.name), ctx.now().to_string())
+                .into()
+        }
+        Request::TokenCreate(token) => {
+            own_plan(ctx, request, &format!("make a token for {}", token.name), ctx.now().to_string()).into()
+        }
+        Request::TokenRevoke(token) => {
+            own_plan(ctx, request, &format!("revoke the token {}", token.token), String::new()).into()
+        }
         Request::AuditErase(erase) => {
             let summary = format!("erase the body of entry {}: {}", erase.seq, erase.reason);
             let mut plan = own_plan(ctx, request, &summary, format!("entry {}", erase.seq));
@@ -194,7 +223,7 @@ pub async fn plan(
 /// # Errors
 ///
 /// As the room's.
-pub async fn perform(
+pub(crate) async fn perform(
     steward: &Steward,
     ctx: &Context,
     project: &Arc<Project>,
@@ -231,7 +260,8 @@ pub async fn perform(
         Request::TokenCreate(request) => {
             let (mut outcome, token) = steward.tokens().create(ctx, request).await?;
             // The one place where a secret leaves: it was made for whoever asked, and is shown once.
-            let shown = format!("{}\n\n{}\n", outcome.text.trim_end(), secrecy::ExposeSecret::expose_secret(&token));
+            let shown =
+                format!("{}\n\n{}\n", outcome.text.trim_end(), secrecy::ExposeSecret::expose_secret(&token));
             outcome.text = shown;
             Ok(outcome)
         }
@@ -239,7 +269,10 @@ pub async fn perform(
         Request::FileWrite(request) => files::write(&project.loaded().dir, request),
         Request::AuditErase(request) => {
             steward.ledger().erase_body(ctx, request.seq, &request.reason).await?;
-            Ok(Outcome::new(json!({ "seq": request.seq }), format!("the body of entry {} is erased\n", request.seq)))
+            Ok(Outcome::new(
+                json!({ "seq": request.seq }),
+                format!("the body of entry {} is erased\n", request.seq),
+            ))
         }
         _ => Err(wrong_way(request)),
     }
@@ -259,7 +292,8 @@ async fn change_store(
 
 fn secret(options: &Options) -> Result<secrecy::SecretString, Error> {
     options.secret.clone().ok_or_else(|| {
-        Error::new(ErrorKind::Forbidden, "this needs a person at a terminal").hint("run the command in a terminal")
+        Error::new(ErrorKind::Forbidden, "this needs a person at a terminal")
+            .hint("run the command in a terminal")
     })
 }
 
@@ -268,7 +302,7 @@ fn terminal(options: &Options) -> Terminal {
 }
 
 /// How an interrupted change ended.
-pub struct Resumed {
+pub(crate) struct Resumed {
     /// `resumed` or `undone`.
     pub word: &'static str,
     /// What happened, for people.
@@ -280,7 +314,7 @@ pub struct Resumed {
 /// # Errors
 ///
 /// As the room's; the change stays open.
-pub async fn resume(
+pub(crate) async fn resume(
     steward: &Steward,
     ctx: &Context,
     project: &Arc<Project>,
@@ -289,7 +323,8 @@ pub async fn resume(
     intent: &str,
 ) -> Result<Resumed, Error> {
     if !plan.target.starts_with("store:") || request == "migration.new" {
-        let text = "a change of Steward's own state or of one file: it happened as a whole or not at all".to_owned();
+        let text =
+            "a change of Steward's own state or of one file: it happened as a whole or not at all".to_owned();
         return Ok(Resumed { word: "undone", text });
     }
     let states = stores::progress(ctx, &**project, plan).await?;
@@ -298,7 +333,7 @@ pub async fn resume(
     }
     let parsed = Request::parse(request, &plan.arguments)?;
     let approved = steward.approvals().of_intent(ctx, intent).await?;
-    let question = steward.question(project, &parsed, Some(plan)).await;
+    let question = steward.question(project, &parsed, Some(plan))?;
     let permit = project.authority().permit(ctx, &question, plan, &approved)?;
     let outcome = change_store(steward, ctx, project, &permit, plan).await?;
     let done = states.iter().filter(|state| **state == StepState::Done).count();
@@ -326,7 +361,7 @@ fn own_plan(ctx: &Context, request: &Request, summary: &str, pre_state: String) 
 }
 
 /// A plan for people: what, in which steps, with what decision.
-pub fn plan_text(plan: &Plan, decision: &Decision) -> String {
+pub(crate) fn plan_text(plan: &Plan, decision: &Decision) -> String {
     use std::fmt::Write;
     let mut text = format!("plan {} on {}\n{}\n", plan.digest().short(), plan.target, plan.summary);
     for (number, step) in plan.steps.iter().enumerate() {
@@ -355,7 +390,11 @@ pub fn plan_text(plan: &Plan, decision: &Decision) -> String {
         writeln!(text, "expected: {}", plan.predicted).expect("writing to a string does not fail");
     }
     let decided = decision.decided();
-    let who = if decided.approvers.is_empty() { String::new() } else { format!(" by {}", decided.approvers.join(" or ")) };
+    let who = if decided.approvers.is_empty() {
+        String::new()
+    } else {
+        format!(" by {}", decided.approvers.join(" or "))
+    };
     let why = if decided.reason.is_empty() { String::new() } else { format!(": {}", decided.reason) };
     writeln!(text, "decision: {}{who}{why}", decided.decision).expect("writing to a string does not fail");
     text

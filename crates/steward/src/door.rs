@@ -8,8 +8,8 @@ use std::time::Instant;
 use async_trait::async_trait;
 use authority::{Approvals, Approved, Decision, Facts, People, Question, Tokens, WRONG_PASSPHRASES_MAX};
 use contract::{
-    Actor, Answer, AnswerStatus, Clock, Context, Decided, Door, Effect, Error, ErrorKind, Outcome, Permit, Plan,
-    PlanDigest, RequestSpec, SecretSource, Severity, SystemClock, Trigger,
+    Actor, Answer, AnswerStatus, Clock, Context, Decided, Door, Effect, Error, ErrorKind, Outcome, Permit,
+    Plan, PlanDigest, RequestSpec, SecretSource, Severity, SystemClock, Trigger,
 };
 use ledger::{Ledger, NewEvent, Write};
 use secrecy::SecretString;
@@ -62,7 +62,8 @@ impl Steward {
     /// `Invalid`: the files name different states or the same project twice. Otherwise as the vault's and the
     /// ledger's: a missing or wrong master key, a corrupt or newer state. Nothing was changed then.
     pub async fn open(files: Vec<Loaded>, surroundings: &Surroundings) -> Result<Arc<Steward>, Error> {
-        let first = files.first().ok_or_else(|| Error::new(ErrorKind::Invalid, "no project file was given"))?;
+        let first =
+            files.first().ok_or_else(|| Error::new(ErrorKind::Invalid, "no project file was given"))?;
         let state = first.state_path();
         for other in &files[1..] {
             if other.state_path() != state {
@@ -83,7 +84,8 @@ impl Steward {
             MasterKey::load(&source)?
         };
         let keys = ledger::Keys { seal: master.derive("ledger/seal"), sign: master.derive("ledger/sign") };
-        let options = ledger::Options { clock: Arc::clone(&clock), ..ledger::Options::new(head_file(&state)) };
+        let options =
+            ledger::Options { clock: Arc::clone(&clock), ..ledger::Options::new(head_file(&state)) };
         let ledger = Ledger::open(&state, keys, options).await?;
         let vault = Arc::new(Vault::new(ledger.clone(), &master));
         let redactor = vault.redactor().clone();
@@ -267,16 +269,23 @@ impl Steward {
         request: &Request,
         options: &Options,
     ) -> Result<Answer, Error> {
-        let question = self.question(project, request, None).await;
-        let decision = project.authority().decide(ctx, &question, &[]);
-        if !matches!(decision, Decision::Permitted { .. }) {
+        let question = self.question(project, request, None)?;
+        let mut decision = project.authority().decide(ctx, &question, &[]);
+        if !decision.is_permitted() {
             let plan = bare_plan(ctx, request, "a read that needs approval");
-            return self.refused(ctx, request, &plan, &question, &decision).await;
+            let granted = self.granted(ctx, &plan).await?;
+            decision = project.authority().decide(ctx, &question, &granted);
+            if !decision.is_permitted() {
+                return self.refused(ctx, request, &plan, &question, &decision).await;
+            }
+            // Used up before the read, so that one approval never serves two.
+            self.ledger.write(ctx, self.approvals().consume(ctx, Write::new(), &granted)).await?;
         }
         let mut outcome = dispatch::read(self, ctx, project, request, options).await?;
         self.redact_outcome(&mut outcome);
         self.ledger.add_evidence(ctx, request.name(), &outcome.evidence).await?;
-        let body = json!({ "request": request.name(), "arguments": request.arguments(), "decision": "permitted" });
+        let body =
+            json!({ "request": request.name(), "arguments": request.arguments(), "decision": "permitted" });
         let subject = request.subject(ctx.project());
         self.ledger.append_later(ctx, NewEvent::new(format!("{}.answered", request.name()), subject, body));
         self.finish(ctx, request, outcome, AnswerStatus::Done, decision.decided(), None).await
@@ -294,14 +303,22 @@ impl Steward {
         let planned = dispatch::plan(self, ctx, project, request).await?;
         let plan = planned.plan;
         let digest = plan.digest();
-        let question = self.question(project, request, Some(&plan)).await;
+        let question = self.question(project, request, Some(&plan))?;
         if planned.nothing_to_do {
             let decision = project.authority().decide(ctx, &question, &[]);
-            let outcome = Outcome { findings: planned.findings, evidence: planned.evidence, ..Outcome::new(json!({ "nothing_to_do": true, "summary": plan.summary }), format!("{}\n", plan.summary)) };
-            return self.finish(ctx, request, outcome, AnswerStatus::Done, decision.decided(), Some(digest)).await;
+            let outcome = Outcome {
+                findings: planned.findings,
+                evidence: planned.evidence,
+                ..Outcome::new(
+                    json!({ "nothing_to_do": true, "summary": plan.summary }),
+                    format!("{}\n", plan.summary),
+                )
+            };
+            return self
+                .finish(ctx, request, outcome, AnswerStatus::Done, decision.decided(), Some(digest))
+                .await;
         }
-        let approvals = self.approvals();
-        let granted = approvals.find_granted(ctx, &digest).await?;
+        let granted = self.granted(ctx, &plan).await?;
         let decision = project.authority().decide(ctx, &question, &granted);
         if options.dry_run {
             let outcome = Outcome {
@@ -310,14 +327,16 @@ impl Steward {
                 findings: planned.findings,
                 evidence: planned.evidence,
             };
-            return self.finish(ctx, request, outcome, AnswerStatus::Planned, decision.decided(), Some(digest)).await;
+            return self
+                .finish(ctx, request, outcome, AnswerStatus::Planned, decision.decided(), Some(digest))
+                .await;
         }
-        if !matches!(decision, Decision::Permitted { .. }) {
+        if !decision.is_permitted() {
             self.ledger.add_evidence(ctx, request.name(), &planned.evidence).await?;
             return self.refused(ctx, request, &plan, &question, &decision).await;
         }
         // The approval that the permit rests on, if the matrix permits only because of it.
-        let needs_approval = !matches!(project.authority().decide(ctx, &question, &[]), Decision::Permitted { .. });
+        let needs_approval = !project.authority().decide(ctx, &question, &[]).is_permitted();
         let approved = if needs_approval { &granted[..] } else { &[] };
         let permit = project.authority().permit(ctx, &question, &plan, approved)?;
         let intent = self.begin(ctx, request, &plan, &permit, approved).await?;
@@ -333,6 +352,26 @@ impl Steward {
             self.finish(ctx, request, outcome, AnswerStatus::Done, decision.decided(), Some(digest)).await?;
         answer.approval = permit.approval().map(str::to_owned);
         Ok(answer)
+    }
+
+    /// The valid approvals of this plan. A forged or replayed one is a matter for Security.
+    async fn granted(&self, ctx: &Context, plan: &Plan) -> Result<Vec<Approved>, Error> {
+        let found = self.approvals().find_granted(ctx, &plan.digest()).await;
+        if let Err(error) = &found
+            && error.kind() == ErrorKind::Forbidden
+        {
+            let escalation = pm::NewEscalation {
+                trigger: Trigger::SecurityViolation,
+                severity: Severity::Critical,
+                title: format!("an approval for `{}` on {} is not genuine", plan.request, plan.target),
+                detail: format!("{}; nothing has changed", error.message()),
+                subject: plan.target.clone(),
+                evidence: Vec::new(),
+                dedup_key: format!("forged:{}", plan.digest()),
+            };
+            self.raise(ctx, escalation).await?;
+        }
+        found
     }
 
     /// Records the intent and uses up the approval, in one transaction.
@@ -386,7 +425,8 @@ impl Steward {
             "intent": id, "plan": digest, "summary": plan.summary, "action": permit.action(),
             "approval": permit.approval(), "arguments": plan.arguments, "steps": plan.steps.len(),
         });
-        let write = write.event(NewEvent::new(format!("{}.intent", request.name()), plan.target.clone(), event));
+        let write =
+            write.event(NewEvent::new(format!("{}.intent", request.name()), plan.target.clone(), event));
         self.ledger.write(ctx, write).await?;
         Ok(id)
     }
@@ -483,8 +523,10 @@ impl Steward {
                     dedup_key: format!("escalate:{}:{}", question.action, question.resource),
                 };
                 let id = self.raise(ctx, escalation).await?;
-                answer.text =
-                    format!("escalated to {to}: {}\nnothing has changed; see `steward inbox` ({id})\n", short.reason);
+                answer.text = format!(
+                    "escalated to {to}: {}\nnothing has changed; see `steward inbox` ({id})\n",
+                    short.reason
+                );
                 answer.escalation = Some(id);
             }
             Decision::Forbidden { .. } | Decision::Permitted { .. } => {
@@ -492,7 +534,12 @@ impl Steward {
                 let escalation = pm::NewEscalation {
                     trigger: Trigger::DataAccessViolation,
                     severity: Severity::Warning,
-                    title: format!("{} was refused `{}` on {}", ctx.actor(), question.action, question.resource),
+                    title: format!(
+                        "{} was refused `{}` on {}",
+                        ctx.actor(),
+                        question.action,
+                        question.resource
+                    ),
                     detail: short.reason.clone(),
                     subject: plan.target.clone(),
                     evidence: Vec::new(),
@@ -571,7 +618,8 @@ impl Steward {
             "error": self.redact(&error.to_string()),
         });
         let subject = request.subject(ctx.project());
-        self.ledger.append_later(ctx, NewEvent::new(format!("{}.failed", request.name()), subject.clone(), body));
+        self.ledger
+            .append_later(ctx, NewEvent::new(format!("{}.failed", request.name()), subject.clone(), body));
         if error.kind() == ErrorKind::Denied
             && let Some((_, person)) = error.context().iter().find(|(name, _)| *name == "person")
             && self.people().wrong_passphrases(ctx, person).await? >= WRONG_PASSPHRASES_MAX
@@ -603,7 +651,16 @@ impl Steward {
     }
 
     /// What the matrix is asked; every fact is computed here, none is taken from the caller.
-    pub(crate) async fn question(&self, project: &Project, request: &Request, plan: Option<&Plan>) -> Question {
+    ///
+    /// # Errors
+    ///
+    /// `Invalid`: a path leads out of the project folder.
+    pub(crate) fn question(
+        &self,
+        project: &Project,
+        request: &Request,
+        plan: Option<&Plan>,
+    ) -> Result<Question, Error> {
         let resource = match plan {
             Some(plan) => plan.target.clone(),
             None => request.subject(project.name()),
@@ -620,9 +677,10 @@ impl Steward {
             facts.cost_usd_nanos = plan.cost_usd_nanos;
         }
         if let Some(path) = resource.strip_prefix("path:") {
-            facts.path = Some(path.to_owned());
+            // A link from a folder of ours into somebody else's does not make it ours.
+            facts.path = Some(crate::files::real_relative(&project.loaded().dir, path)?);
         }
-        Question { action: request.action().to_owned(), resource, facts }
+        Ok(Question { action: request.action().to_owned(), resource, facts })
     }
 
     /// Writes what is queued and the copies of the audit head. Called once before the process ends.
@@ -655,7 +713,7 @@ impl Door for Steward {
 }
 
 /// A plan of one recorded action without statements, for changes of Steward's own state.
-pub fn bare_plan(ctx: &Context, request: &Request, summary: &str) -> Plan {
+pub(crate) fn bare_plan(ctx: &Context, request: &Request, summary: &str) -> Plan {
     Plan {
         request: request.name().to_owned(),
         arguments: request.arguments(),
@@ -670,7 +728,7 @@ pub fn bare_plan(ctx: &Context, request: &Request, summary: &str) -> Plan {
 }
 
 /// Where the audit trail's signed head lies.
-pub fn head_file(state: &Path) -> PathBuf {
+pub(crate) fn head_file(state: &Path) -> PathBuf {
     state.with_file_name("audit.head")
 }
 

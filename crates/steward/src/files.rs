@@ -34,7 +34,7 @@ impl Request for WriteFile {
 /// # Errors
 ///
 /// `Invalid`: absolute, or leads out of the folder.
-pub fn relative(path: &str) -> Result<PathBuf, Error> {
+pub(crate) fn relative(path: &str) -> Result<PathBuf, Error> {
     let mut out = PathBuf::new();
     for part in Path::new(path).components() {
         match part {
@@ -60,9 +60,28 @@ fn inside(dir: &Path, path: &str) -> Result<PathBuf, Error> {
     let real = existing.canonicalize().map_err(|cause| io_error("cannot read", path, cause))?;
     let dir = dir.canonicalize().map_err(|cause| io_error("cannot read", path, cause))?;
     if !real.starts_with(&dir) {
-        return Err(Error::new(ErrorKind::Invalid, "the path leads out of the project folder through a link").with("path", path));
+        return Err(Error::new(
+            ErrorKind::Invalid,
+            "the path leads out of the project folder through a link",
+        )
+        .with("path", path));
     }
     Ok(full)
+}
+
+/// The path from the project folder with links followed, by which the matrix judges.
+///
+/// # Errors
+///
+/// `Invalid`: the path leads out of the folder.
+pub(crate) fn real_relative(dir: &Path, path: &str) -> Result<String, Error> {
+    let full = inside(dir, path)?;
+    let existing = full.ancestors().find(|part| part.exists()).unwrap_or(dir);
+    let real = existing.canonicalize().map_err(|cause| io_error("cannot read", path, cause))?;
+    let dir = dir.canonicalize().map_err(|cause| io_error("cannot read", path, cause))?;
+    let rest = full.strip_prefix(existing).unwrap_or(Path::new(""));
+    let real = if rest.as_os_str().is_empty() { real } else { real.join(rest) };
+    Ok(real.strip_prefix(&dir).unwrap_or(&real).to_string_lossy().into_owned())
 }
 
 fn io_error(what: &str, path: impl std::fmt::Display, cause: std::io::Error) -> Error {
@@ -80,7 +99,7 @@ fn io_error(what: &str, path: impl std::fmt::Display, cause: std::io::Error) -> 
 /// # Errors
 ///
 /// `Invalid`, `Denied`.
-pub fn fingerprint(dir: &Path, path: &str) -> Result<String, Error> {
+pub(crate) fn fingerprint(dir: &Path, path: &str) -> Result<String, Error> {
     Ok(read(dir, path)?.map_or_else(|| "absent".into(), |bytes| contract::sha256_hex(&bytes)))
 }
 
@@ -89,7 +108,7 @@ pub fn fingerprint(dir: &Path, path: &str) -> Result<String, Error> {
 /// # Errors
 ///
 /// `Denied`; `Invalid`: the path leads out of the folder.
-pub fn read(dir: &Path, path: &str) -> Result<Option<Vec<u8>>, Error> {
+pub(crate) fn read(dir: &Path, path: &str) -> Result<Option<Vec<u8>>, Error> {
     match std::fs::read(inside(dir, path)?) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => Ok(None),
@@ -102,11 +121,13 @@ pub fn read(dir: &Path, path: &str) -> Result<Option<Vec<u8>>, Error> {
 /// # Errors
 ///
 /// `Denied`, `LimitExceeded` (disk full): the file is as before.
-pub fn write(dir: &Path, request: &WriteFile) -> Result<Outcome, Error> {
+pub(crate) fn write(dir: &Path, request: &WriteFile) -> Result<Outcome, Error> {
     use std::io::Write;
     let full = inside(dir, &request.path)?;
     if request.content.len() as u64 > FILE_BYTES_MAX {
-        return Err(Error::new(ErrorKind::LimitExceeded, "the content is too large").with("path", &request.path));
+        return Err(
+            Error::new(ErrorKind::LimitExceeded, "the content is too large").with("path", &request.path)
+        );
     }
     let folder = full.parent().unwrap_or(dir);
     let fail = |cause| io_error("cannot write", &request.path, cause);
@@ -129,7 +150,7 @@ pub fn write(dir: &Path, request: &WriteFile) -> Result<Outcome, Error> {
 /// # Errors
 ///
 /// `Denied`; `Invalid`: a file's name is not UTF-8, or it is too large.
-pub fn read_folder(dir: &Path, folder: &str, ending: &str) -> Result<Vec<(String, Vec<u8>)>, Error> {
+pub(crate) fn read_folder(dir: &Path, folder: &str, ending: &str) -> Result<Vec<(String, Vec<u8>)>, Error> {
     let full = inside(dir, folder)?;
     let entries = match std::fs::read_dir(&full) {
         Ok(entries) => entries,
@@ -145,7 +166,9 @@ pub fn read_folder(dir: &Path, folder: &str, ending: &str) -> Result<Vec<(String
             continue;
         }
         let name = entry.file_name().into_string().map_err(|name| {
-            Error::new(ErrorKind::Invalid, "the file's name is not UTF-8").with("file", name.display()).hint("rename it")
+            Error::new(ErrorKind::Invalid, "the file's name is not UTF-8")
+                .with("file", name.display())
+                .hint("rename it")
         })?;
         let size = entry.metadata().map_err(|cause| io_error("cannot read", &shown, cause))?.len();
         if size > FILE_BYTES_MAX {
@@ -163,7 +186,7 @@ pub fn read_folder(dir: &Path, folder: &str, ending: &str) -> Result<Vec<(String
 /// # Errors
 ///
 /// `Invalid`: it is not UTF-8, with file and line.
-pub fn utf8(file: &str, bytes: Vec<u8>) -> Result<String, Error> {
+pub(crate) fn utf8(file: &str, bytes: Vec<u8>) -> Result<String, Error> {
     String::from_utf8(bytes).map_err(|cause| {
         let valid = &cause.as_bytes()[..cause.utf8_error().valid_up_to()];
         Error::new(ErrorKind::Invalid, "the file is not UTF-8")
@@ -187,5 +210,9 @@ mod tests {
         std::os::unix::fs::symlink("/etc", dir.path().join("out")).expect("a link");
         assert!(inside(dir.path(), "out/passwd").is_err());
         assert!(inside(dir.path(), "new/file").is_ok());
+        std::fs::create_dir(dir.path().join("src")).expect("a folder");
+        std::os::unix::fs::symlink(dir.path().join("src"), dir.path().join("migrations")).expect("a link");
+        assert_eq!(real_relative(dir.path(), "migrations/x.ts").expect("inside"), "src/x.ts");
+        assert_eq!(real_relative(dir.path(), "pipelines/a/b.yaml").expect("inside"), "pipelines/a/b.yaml");
     }
 }

@@ -3,19 +3,21 @@
 use std::fs;
 
 /// This process: boot, pid and start time.
-pub fn this_process() -> String {
+pub(crate) fn this_process() -> String {
     let pid = std::process::id();
     format!("{}:{pid}:{}", boot_id(), start_time(pid).unwrap_or_default())
 }
 
 /// Whether the process that wrote `holder` is gone for sure. A holder of another machine is never gone by this test;
 /// its lease decides.
-pub fn is_gone(holder: &str) -> bool {
+pub(crate) fn is_gone(holder: &str) -> bool {
     let mut parts = holder.split(':');
     if holder == "gone" {
         return true; // Given back by a process that could not finish it.
     }
-    let (Some(boot), Some(pid), Some(start)) = (parts.next(), parts.next(), parts.next()) else { return false };
+    let (Some(boot), Some(pid), Some(start)) = (parts.next(), parts.next(), parts.next()) else {
+        return false;
+    };
     if boot != boot_id() {
         // The same machine after a restart has another boot id: so has another machine.
         return fs::metadata("/proc/sys/kernel/random/boot_id").is_ok();
@@ -25,7 +27,7 @@ pub fn is_gone(holder: &str) -> bool {
 }
 
 /// The pid in a holder, for messages.
-pub fn pid(holder: &str) -> &str {
+pub(crate) fn pid(holder: &str) -> &str {
     holder.split(':').nth(1).unwrap_or("?")
 }
 

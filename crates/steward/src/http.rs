@@ -28,7 +28,12 @@ const BODY_BYTES_MAX: usize = 16 << 20;
 const SECRET_KEY: &str = "secret_input";
 
 /// The application: routes, authentication, limits.
-pub fn app(steward: Arc<Steward>, listen: SocketAddr, hosts: &[String], stop: CancellationToken) -> Router {
+pub(crate) fn app(
+    steward: Arc<Steward>,
+    listen: SocketAddr,
+    hosts: &[String],
+    stop: CancellationToken,
+) -> Router {
     let mut allowed: Vec<String> = ["localhost", "127.0.0.1", "::1"].map(str::to_owned).to_vec();
     allowed.push(listen.ip().to_string());
     allowed.extend(hosts.iter().cloned());
@@ -69,7 +74,8 @@ async fn check_host(allowed: &[String], request: Request, next: Next) -> Respons
         None => host.rsplit_once(':').map_or(host, |(name, _)| name),
     };
     if !allowed.iter().any(|known| known.eq_ignore_ascii_case(name)) {
-        let error = Error::new(ErrorKind::Forbidden, "unknown Host header").hint("add the name to `http.hosts`");
+        let error =
+            Error::new(ErrorKind::Forbidden, "unknown Host header").hint("add the name to `http.hosts`");
         return problem(StatusCode::FORBIDDEN, &error, |text| text.to_owned());
     }
     next.run(request).await
@@ -88,11 +94,16 @@ async fn authenticate(State(steward): State<Arc<Steward>>, mut request: Request,
             next.run(request).await
         }
         Err(error) => {
-            let status =
-                if error.kind() == ErrorKind::Forbidden { StatusCode::UNAUTHORIZED } else { status_of(error.kind()) };
+            let status = if error.kind() == ErrorKind::Forbidden {
+                StatusCode::UNAUTHORIZED
+            } else {
+                status_of(error.kind())
+            };
             let mut response = problem(status, &error, |text| steward.redact(text));
             if status == StatusCode::UNAUTHORIZED {
-                response.headers_mut().insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer"));
+                response
+                    .headers_mut()
+                    .insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer"));
             }
             response
         }
@@ -123,15 +134,20 @@ async fn submit(
             return problem(StatusCode::BAD_REQUEST, &error, redact);
         }
     };
-    let secret = arguments.as_object_mut().and_then(|object| object.remove(SECRET_KEY)).and_then(|value| match value {
-        Value::String(text) => Some(SecretString::from(text)),
-        _ => None,
-    });
+    let secret =
+        arguments.as_object_mut().and_then(|object| object.remove(SECRET_KEY)).and_then(
+            |value| match value {
+                Value::String(text) => Some(SecretString::from(text)),
+                _ => None,
+            },
+        );
     let cancel = CancellationToken::new();
     // Dropped when the client goes away: the request then ends at its next await.
     let _guard = cancel.clone().drop_guard();
     let mut ctx = Context::new(&caller.project, caller.actor.clone()).with_cancellation(cancel);
-    if let Some(timeout_ms) = headers.get("steward-timeout-ms").and_then(|value| value.to_str().ok()?.parse().ok()) {
+    if let Some(timeout_ms) =
+        headers.get("steward-timeout-ms").and_then(|value| value.to_str().ok()?.parse().ok())
+    {
         ctx = ctx.with_timeout(std::time::Duration::from_millis(timeout_ms));
     }
     let options = Options { dry_run: query.dry_run, secret, ..Options::default() };
@@ -167,8 +183,11 @@ fn status_of(kind: ErrorKind) -> StatusCode {
 
 /// Problem details (RFC 9457).
 fn problem(status: StatusCode, error: &Error, redact: impl Fn(&str) -> String) -> Response {
-    let context: serde_json::Map<String, Value> =
-        error.context().iter().map(|(name, value)| ((*name).to_owned(), Value::String(redact(value)))).collect();
+    let context: serde_json::Map<String, Value> = error
+        .context()
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), Value::String(redact(value))))
+        .collect();
     let causes: Vec<String> = error.causes().iter().map(|cause| redact(cause)).collect();
     let body = json!({
         "title": redact(error.message()),
@@ -190,7 +209,7 @@ async fn openapi(State(steward): State<Arc<Steward>>) -> Response {
 }
 
 /// The OpenAPI 3.1 document, made from the requests' schemas.
-pub fn document(steward: &Steward) -> Value {
+pub(crate) fn document(steward: &Steward) -> Value {
     let mut paths = serde_json::Map::new();
     let mut schemas = serde_json::Map::new();
     for spec in steward.specs() {
@@ -210,7 +229,8 @@ pub fn document(steward: &Steward) -> Value {
             }));
         }
         let answer = json!({ "application/json": { "schema": { "$ref": "#/components/schemas/Answer" } } });
-        let problem = json!({ "application/problem+json": { "schema": { "$ref": "#/components/schemas/Problem" } } });
+        let problem =
+            json!({ "application/problem+json": { "schema": { "$ref": "#/components/schemas/Problem" } } });
         let operation = json!({
             "operationId": spec.name,
             "summary": spec.summary,

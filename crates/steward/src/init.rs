@@ -15,7 +15,7 @@ const TEMPLATE: &str = include_str!("../templates/steward.yaml");
 /// # Errors
 ///
 /// `AlreadyExists`: there is one; it is left as it is. `Invalid`: no project name can be made of the folder's.
-pub fn write(dir: &Path, project: Option<&str>) -> Result<String, Error> {
+pub(crate) fn write(dir: &Path, project: Option<&str>) -> Result<String, Error> {
     let file = dir.join(FILE_NAME);
     let name = match project {
         Some(name) => name.to_owned(),
@@ -29,7 +29,9 @@ pub fn write(dir: &Path, project: Option<&str>) -> Result<String, Error> {
                 .with("file", file.display())
                 .hint("edit it, or start in another folder");
         }
-        Error::new(ErrorKind::Denied, format!("cannot write `{FILE_NAME}`")).with("file", file.display()).because(cause)
+        Error::new(ErrorKind::Denied, format!("cannot write `{FILE_NAME}`"))
+            .with("file", file.display())
+            .because(cause)
     };
     let mut out = std::fs::File::create_new(&file).map_err(fail)?;
     std::io::Write::write_all(&mut out, text.as_bytes()).map_err(fail)?;
@@ -46,7 +48,7 @@ pub fn write(dir: &Path, project: Option<&str>) -> Result<String, Error> {
 /// # Errors
 ///
 /// `Denied`: a read-only or full file system, or missing rights.
-pub fn make_state_dir(dir: &Path) -> Result<(), Error> {
+pub(crate) fn make_state_dir(dir: &Path) -> Result<(), Error> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|cause| {
         let kind = match cause.kind() {
             std::io::ErrorKind::StorageFull => ErrorKind::LimitExceeded,
@@ -61,8 +63,10 @@ pub fn make_state_dir(dir: &Path) -> Result<(), Error> {
 
 fn name_of(dir: &Path) -> String {
     let name = dir.file_name().map(|name| name.to_string_lossy().to_lowercase()).unwrap_or_default();
-    let name: String =
-        name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' || c == '_' { c } else { '-' }).collect();
+    let name: String = name
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() || c == '-' || c == '_' { c } else { '-' })
+        .collect();
     if name.is_empty() { "project".into() } else { name.chars().take(63).collect() }
 }
 
@@ -93,6 +97,9 @@ mod tests {
         let loaded = crate::config::load(&dir.path().join(FILE_NAME)).expect("what we wrote");
         assert_eq!(loaded.config.project, "shop");
         assert_eq!(write(dir.path(), Some("other")).expect_err("exists").kind(), ErrorKind::AlreadyExists);
-        assert_eq!(crate::config::load(&dir.path().join(FILE_NAME)).expect("as before").config.project, "shop");
+        assert_eq!(
+            crate::config::load(&dir.path().join(FILE_NAME)).expect("as before").config.project,
+            "shop"
+        );
     }
 }

@@ -10,7 +10,7 @@ use tracing_subscriber::EnvFilter;
 /// # Errors
 ///
 /// `Invalid`: the filter cannot be read.
-pub fn start(filter: &str) -> Result<(), Error> {
+pub(crate) fn start(filter: &str) -> Result<(), Error> {
     let filter = EnvFilter::try_new(filter).map_err(|cause| {
         Error::new(ErrorKind::Invalid, "this is no log filter")
             .with("flag", "--log")
@@ -19,7 +19,8 @@ pub fn start(filter: &str) -> Result<(), Error> {
     })?;
     // A second start in one process (tests) keeps the first subscriber.
     let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colour).with_writer(std::io::stderr);
+    let subscriber =
+        tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colour).with_writer(std::io::stderr);
     drop(subscriber.try_init());
     Ok(())
 }

@@ -8,8 +8,9 @@ use std::sync::Arc;
 use contract::{Actor, AnswerStatus, Context, Effect, Error, ErrorKind, RequestSpec};
 use rmcp::model::{
     CallToolRequestParams, CallToolResponse, CallToolResult, ContentBlock, Implementation, JsonObject,
-    ListResourcesResult, ListToolsResult, PaginatedRequestParams, ReadResourceRequestParams, ReadResourceResponse,
-    ReadResourceResult, Resource, ResourceContents, ServerCapabilities, ServerConfig, Tool, ToolAnnotations,
+    ListResourcesResult, ListToolsResult, PaginatedRequestParams, ReadResourceRequestParams,
+    ReadResourceResponse, ReadResourceResult, Resource, ResourceContents, ServerCapabilities, ServerConfig,
+    Tool, ToolAnnotations,
 };
 use rmcp::service::RequestContext;
 use rmcp::{ErrorData, RoleServer, ServerHandler, ServiceExt};
@@ -19,14 +20,26 @@ use crate::door::{Options, Steward};
 
 /// Which tool serves which nouns, with the tool's own sentence.
 const TOOLS: &[(&str, &[&str], &str)] = &[
-    ("store", &["store", "index", "migration"], "Databases: inspect, query read-only, measure, check, advise"),
+    (
+        "store",
+        &["store", "index", "migration"],
+        "Databases: inspect, query read-only, measure, check, advise",
+    ),
     ("task", &["task", "report", "inbox"], "Tasks from the PM, their reports, and escalations"),
-    ("authority", &["policy", "approval", "person", "token", "file", "secret"], "Who may do what; what waits for whom"),
-    ("audit", &["audit", "evidence", "status", "schedule", "docs"], "What happened, what numbers rest on, how everything is"),
+    (
+        "authority",
+        &["policy", "approval", "person", "token", "file", "secret"],
+        "Who may do what; what waits for whom",
+    ),
+    (
+        "audit",
+        &["audit", "evidence", "status", "schedule", "docs"],
+        "What happened, what numbers rest on, how everything is",
+    ),
 ];
 
 /// Requests that agents never make: they need a person at a terminal, or a secret in hand.
-pub const FOR_PEOPLE: &[&str] = &[
+pub(crate) const FOR_PEOPLE: &[&str] = &[
     "approval.grant",
     "approval.deny",
     "secret.put",
@@ -50,7 +63,7 @@ pub struct Caller {
 
 /// The MCP server.
 #[derive(Clone)]
-pub struct Server {
+pub(crate) struct Server {
     steward: Arc<Steward>,
     /// The caller over standard input and output; over HTTP each request carries its own.
     caller: Option<Caller>,
@@ -58,7 +71,7 @@ pub struct Server {
 
 impl Server {
     /// A server whose every request comes from `caller`, or, without one, from the caller that HTTP authenticated.
-    pub fn new(steward: Arc<Steward>, caller: Option<Caller>) -> Self {
+    pub(crate) fn new(steward: Arc<Steward>, caller: Option<Caller>) -> Self {
         Self { steward, caller }
     }
 
@@ -74,7 +87,12 @@ impl Server {
         Ok(Context::new(&caller.project, caller.actor.clone()).with_cancellation(request.ct.clone()))
     }
 
-    async fn call(&self, ctx: &Context, tool: &str, mut arguments: JsonObject) -> Result<CallToolResult, Error> {
+    async fn call(
+        &self,
+        ctx: &Context,
+        tool: &str,
+        mut arguments: JsonObject,
+    ) -> Result<CallToolResult, Error> {
         if tool == "describe" {
             let name = arguments.get("request").and_then(Value::as_str).unwrap_or_default();
             return describe(self.steward.specs(), name);
@@ -84,9 +102,12 @@ impl Server {
         let known = operations(self.steward.specs(), tool);
         let Some(spec) = known.iter().find(|spec| spec.name == operation) else {
             let names: Vec<&str> = known.iter().map(|spec| spec.name).collect();
-            return Err(Error::new(ErrorKind::Invalid, format!("the tool `{tool}` has no operation `{operation}`"))
-                .with("argument", "operation")
-                .hint(format!("one of: {}", names.join(", "))));
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                format!("the tool `{tool}` has no operation `{operation}`"),
+            )
+            .with("argument", "operation")
+            .hint(format!("one of: {}", names.join(", "))));
         };
         let dry_run = arguments.remove("dry_run").is_some_and(|value| value == Value::Bool(true));
         let request = arguments.remove("arguments").unwrap_or_else(|| json!({}));
@@ -102,7 +123,8 @@ impl Server {
             content.push(ContentBlock::text(more));
         }
         let refused = matches!(answer.status, AnswerStatus::Forbidden | AnswerStatus::Escalated);
-        let mut result = if refused { CallToolResult::error(content) } else { CallToolResult::success(content) };
+        let mut result =
+            if refused { CallToolResult::error(content) } else { CallToolResult::success(content) };
         result.structured_content = serde_json::to_value(&answer).ok();
         Ok(result)
     }
@@ -154,12 +176,14 @@ fn operations<'a>(specs: &'a [RequestSpec], tool: &str) -> Vec<&'a RequestSpec> 
     let nouns = TOOLS.iter().find(|(name, ..)| *name == subject).map_or(&[][..], |(_, nouns, _)| nouns);
     specs
         .iter()
-        .filter(|spec| spec.effect == effect && nouns.contains(&noun(spec)) && !FOR_PEOPLE.contains(&spec.name))
+        .filter(|spec| {
+            spec.effect == effect && nouns.contains(&noun(spec)) && !FOR_PEOPLE.contains(&spec.name)
+        })
         .collect()
 }
 
 /// All tools, in an order that never changes between calls.
-pub fn tools(specs: &[RequestSpec]) -> Vec<Tool> {
+pub(crate) fn tools(specs: &[RequestSpec]) -> Vec<Tool> {
     let mut tools = Vec::new();
     for (subject, _, about) in TOOLS {
         for (name, change) in [((*subject).to_owned(), false), (format!("{subject}_change"), true)] {
@@ -173,18 +197,25 @@ pub fn tools(specs: &[RequestSpec]) -> Vec<Tool> {
                 "arguments": { "type": "object", "description": "The operation's arguments; `describe` has their schema" },
             });
             if change {
-                properties["dry_run"] = json!({ "type": "boolean", "description": "Only plan and decide; change nothing" });
+                properties["dry_run"] =
+                    json!({ "type": "boolean", "description": "Only plan and decide; change nothing" });
             }
             let schema = json!({
                 "type": "object", "properties": properties, "required": ["operation"], "additionalProperties": false,
             });
             let Value::Object(schema) = schema else { unreachable!("an object was written above") };
             let about = if change {
-                format!("{about}: changes. Each is planned and decided by the authority matrix first; it may wait for a person.")
+                format!(
+                    "{about}: changes. Each is planned and decided by the authority matrix first; it may wait for a person."
+                )
             } else {
                 format!("{about}. Reads only.")
             };
-            let annotations = ToolAnnotations::new().read_only(!change).destructive(change).idempotent(!change).open_world(false);
+            let annotations = ToolAnnotations::new()
+                .read_only(!change)
+                .destructive(change)
+                .idempotent(!change)
+                .open_world(false);
             tools.push(Tool::new(name, about, Arc::new(schema)).with_annotations(annotations));
         }
     }
@@ -194,8 +225,12 @@ pub fn tools(specs: &[RequestSpec]) -> Vec<Tool> {
     });
     let Value::Object(schema) = schema else { unreachable!("an object was written above") };
     tools.push(
-        Tool::new("describe", "The full schema of one operation's arguments, with what each means.", Arc::new(schema))
-            .with_annotations(ToolAnnotations::new().read_only(true).open_world(false)),
+        Tool::new(
+            "describe",
+            "The full schema of one operation's arguments, with what each means.",
+            Arc::new(schema),
+        )
+        .with_annotations(ToolAnnotations::new().read_only(true).open_world(false)),
     );
     tools
 }
@@ -257,11 +292,15 @@ impl ServerHandler for Server {
         context: RequestContext<RoleServer>,
     ) -> Result<ReadResourceResponse, ErrorData> {
         if request.uri != INBOX_URI {
-            return Err(ErrorData::resource_not_found(format!("there is no resource `{}`", request.uri), None));
+            return Err(ErrorData::resource_not_found(
+                format!("there is no resource `{}`", request.uri),
+                None,
+            ));
         }
         let ctx = self.context(&context)?;
         let answer = self.steward.submit_with(&ctx, "inbox.list", json!({}), Options::default()).await;
-        let answer = answer.map_err(|error| ErrorData::internal_error(self.steward.redact(&error.to_string()), None))?;
+        let answer = answer
+            .map_err(|error| ErrorData::internal_error(self.steward.redact(&error.to_string()), None))?;
         Ok(ReadResourceResult::new(vec![ResourceContents::text(answer.value.to_string(), INBOX_URI)]).into())
     }
 }
@@ -271,8 +310,9 @@ impl ServerHandler for Server {
 /// # Errors
 ///
 /// `Unavailable`: the client did not speak MCP, or the pipe broke.
-pub async fn serve_stdio(steward: Arc<Steward>, caller: Caller) -> Result<(), Error> {
-    let failed = |cause: String| Error::new(ErrorKind::Unavailable, "the MCP connection failed").because(cause);
+pub(crate) async fn serve_stdio(steward: Arc<Steward>, caller: Caller) -> Result<(), Error> {
+    let failed =
+        |cause: String| Error::new(ErrorKind::Unavailable, "the MCP connection failed").because(cause);
     let running = Server::new(steward, Some(caller))
         .serve(rmcp::transport::io::stdio())
         .await

@@ -17,7 +17,7 @@ use crate::{adapters, files};
 const MIGRATIONS_DIR: &str = "migrations";
 
 /// Folder of the team's own policies.
-pub const POLICIES_DIR: &str = "policies";
+pub(crate) const POLICIES_DIR: &str = "policies";
 
 /// A project that is open.
 pub struct Project {
@@ -68,8 +68,16 @@ impl Project {
 
     /// Names of the webhooks that hear of this trigger.
     pub fn webhooks_for(&self, trigger: Trigger) -> Vec<String> {
-        let hears = |webhook: &WebhookConfig| webhook.triggers.as_ref().is_none_or(|triggers| triggers.contains(&trigger));
-        self.loaded.config.webhooks.iter().filter(|(_, webhook)| hears(webhook)).map(|(name, _)| name.clone()).collect()
+        let hears = |webhook: &WebhookConfig| {
+            webhook.triggers.as_ref().is_none_or(|triggers| triggers.contains(&trigger))
+        };
+        self.loaded
+            .config
+            .webhooks
+            .iter()
+            .filter(|(_, webhook)| hears(webhook))
+            .map(|(name, _)| name.clone())
+            .collect()
     }
 
     /// What tasks may leave unsaid.
@@ -85,7 +93,10 @@ impl Project {
     pub fn migrations(&self, store: &str) -> Result<Vec<MigrationFile>, Error> {
         let folder = format!("{MIGRATIONS_DIR}/{store}");
         let files = files::read_folder(&self.loaded.dir, &folder, "sql")?;
-        Ok(files.into_iter().map(|(name, bytes)| MigrationFile::new(format!("{folder}/{name}"), bytes)).collect())
+        Ok(files
+            .into_iter()
+            .map(|(name, bytes)| MigrationFile::new(format!("{folder}/{name}"), bytes))
+            .collect())
     }
 
     /// Forgets all connections, so that changed secrets are used from now on.
@@ -115,7 +126,12 @@ impl Project {
 #[async_trait]
 impl StoreDirectory for Project {
     fn list(&self, _ctx: &Context) -> Vec<(String, String)> {
-        self.loaded.config.stores.iter().map(|(name, store)| (name.clone(), store.kind().to_owned())).collect()
+        self.loaded
+            .config
+            .stores
+            .iter()
+            .map(|(name, store)| (name.clone(), store.kind().to_owned()))
+            .collect()
     }
 
     async fn open(&self, ctx: &Context, name: &str) -> Result<Arc<dyn Store>, Error> {

@@ -26,7 +26,7 @@ struct Interrupted {
 /// # Errors
 ///
 /// As the ledger's. A change that cannot be finished is escalated and stays open, so that the next start tries again.
-pub async fn project(steward: &Steward, project: &Arc<Project>) -> Result<usize, Error> {
+pub(crate) async fn project(steward: &Steward, project: &Arc<Project>) -> Result<usize, Error> {
     let ctx = Context::new(project.name(), Actor::system()).with_clock(Arc::clone(steward.clock()));
     resume(steward, &ctx, project, None).await
 }
@@ -36,13 +36,23 @@ pub async fn project(steward: &Steward, project: &Arc<Project>) -> Result<usize,
 /// # Errors
 ///
 /// `Conflict`: an interrupted change of the same store cannot be finished, so that nothing new is begun there.
-pub async fn store_of(steward: &Steward, ctx: &Context, project: &Arc<Project>, request: &Request) -> Result<(), Error> {
+pub(crate) async fn store_of(
+    steward: &Steward,
+    ctx: &Context,
+    project: &Arc<Project>,
+    request: &Request,
+) -> Result<(), Error> {
     let subject = request.subject(ctx.project());
     let system = Context::new(ctx.project(), Actor::system()).with_clock(ctx.clock());
     resume(steward, &system, project, Some(&subject)).await.map(|_| ())
 }
 
-async fn resume(steward: &Steward, ctx: &Context, project: &Arc<Project>, subject: Option<&str>) -> Result<usize, Error> {
+async fn resume(
+    steward: &Steward,
+    ctx: &Context,
+    project: &Arc<Project>,
+    subject: Option<&str>,
+) -> Result<usize, Error> {
     let rows = steward
         .ledger()
         .query(
@@ -131,11 +141,14 @@ async fn go_on(
                 .exec("UPDATE intents SET holder = ? WHERE id = ?", vec!["gone".into(), id.clone().into()]);
             steward.ledger().write(&ctx, give_back).await?;
             if must_finish {
-                return Err(Error::new(ErrorKind::Conflict, "an earlier change was interrupted and cannot be finished now")
-                    .with("resource", &plan.target)
-                    .with("intent", &id)
-                    .because(error)
-                    .hint("see `steward inbox`; mend the cause and ask again"));
+                return Err(Error::new(
+                    ErrorKind::Conflict,
+                    "an earlier change was interrupted and cannot be finished now",
+                )
+                .with("resource", &plan.target)
+                .with("intent", &id)
+                .because(error)
+                .hint("see `steward inbox`; mend the cause and ask again"));
             }
             Ok(())
         }

@@ -14,7 +14,7 @@ use crate::config::{CatchUp, ScheduleConfig};
 /// # Errors
 ///
 /// `Invalid`: with context `key`: `cron` or `zone`.
-pub fn check(schedule: &ScheduleConfig) -> Result<(), Error> {
+pub(crate) fn check(schedule: &ScheduleConfig) -> Result<(), Error> {
     next_after(schedule, Timestamp::now()).map(|_| ())
 }
 
@@ -23,7 +23,7 @@ pub fn check(schedule: &ScheduleConfig) -> Result<(), Error> {
 /// # Errors
 ///
 /// `Invalid`: the cron text or the zone cannot be read, or no such time exists.
-pub fn next_after(schedule: &ScheduleConfig, after: Timestamp) -> Result<Timestamp, Error> {
+pub(crate) fn next_after(schedule: &ScheduleConfig, after: Timestamp) -> Result<Timestamp, Error> {
     let cron = Cron::from_str(&schedule.cron).map_err(|cause| {
         Error::new(ErrorKind::Invalid, "the cron text cannot be read")
             .because(cause)
@@ -37,14 +37,16 @@ pub fn next_after(schedule: &ScheduleConfig, after: Timestamp) -> Result<Timesta
     })?;
     let from: Zoned = after.to_zoned(zone);
     let next = cron.find_next_occurrence(&from, false).map_err(|cause| {
-        Error::new(ErrorKind::Invalid, "the cron text names no time that exists").because(cause).hint("check day and month")
+        Error::new(ErrorKind::Invalid, "the cron text names no time that exists")
+            .because(cause)
+            .hint("check day and month")
     })?;
     Ok(next.timestamp())
 }
 
 /// What to do now about a job whose next due time was `due`: when to count it as run (if at all), and when it is due next.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Due {
+pub(crate) struct Due {
     /// The due time that is run now; `None` when nothing is run.
     pub run: Option<Timestamp>,
     /// The next due time.
@@ -58,7 +60,12 @@ pub struct Due {
 /// # Errors
 ///
 /// As [`next_after`].
-pub fn due(schedule: &ScheduleConfig, due: Timestamp, now: Timestamp, tolerance_s: i64) -> Result<Due, Error> {
+pub(crate) fn due(
+    schedule: &ScheduleConfig,
+    due: Timestamp,
+    now: Timestamp,
+    tolerance_s: i64,
+) -> Result<Due, Error> {
     if due > now {
         return Ok(Due { run: None, next: due });
     }

@@ -52,7 +52,7 @@ impl Request for ListSchedules {
 /// # Errors
 ///
 /// As the ledger's. A store that does not answer is a line of the answer, not an error.
-pub async fn show(
+pub(crate) async fn show(
     ctx: &Context,
     steward: &Steward,
     project: &Project,
@@ -67,15 +67,27 @@ pub async fn show(
             rows.first().map_or(Ok(0), |row| row.get_i64("n"))
         }
     };
-    let waiting = count("SELECT COUNT(*) AS n FROM approvals WHERE project = ? AND state = 'waiting'").await?;
-    let open = count("SELECT COUNT(*) AS n FROM escalations WHERE project = ? AND acknowledged_us IS NULL").await?;
-    let unfinished = count("SELECT COUNT(*) AS n FROM intents WHERE project = ? AND finished_us IS NULL").await?;
+    let waiting =
+        count("SELECT COUNT(*) AS n FROM approvals WHERE project = ? AND state = 'waiting'").await?;
+    let open =
+        count("SELECT COUNT(*) AS n FROM escalations WHERE project = ? AND acknowledged_us IS NULL").await?;
+    let unfinished =
+        count("SELECT COUNT(*) AS n FROM intents WHERE project = ? AND finished_us IS NULL").await?;
     let tasks = ledger
-        .query("SELECT id, title, state FROM tasks WHERE project = ? ORDER BY updated_us DESC LIMIT 5", name.clone())
+        .query(
+            "SELECT id, title, state FROM tasks WHERE project = ? ORDER BY updated_us DESC LIMIT 5",
+            name.clone(),
+        )
         .await?;
     let tasks = tasks
         .iter()
-        .map(|row| Ok((row.get_text("id")?.to_owned(), row.get_text("title")?.to_owned(), row.get_text("state")?.to_owned())))
+        .map(|row| {
+            Ok((
+                row.get_text("id")?.to_owned(),
+                row.get_text("title")?.to_owned(),
+                row.get_text("state")?.to_owned(),
+            ))
+        })
         .collect::<Result<Vec<_>, Error>>()?;
     let last = ledger
         .query("SELECT MAX(seq) AS seq, MAX(at_us) AS at_us FROM events WHERE project = ?", name.clone())
@@ -96,23 +108,37 @@ pub async fn show(
     }))
     .await;
 
-    let mut text = format!("project {} ({:?})\n", project.name(), project.loaded().config.environment).to_lowercase();
+    let mut text =
+        format!("project {} ({:?})\n", project.name(), project.loaded().config.environment).to_lowercase();
     let daemon_text = match &daemon {
         Some(pid) => format!("running, pid {pid}"),
         None => "not running; `steward up` starts it".to_owned(),
     };
-    let mut line = |name: &str, value: String| writeln!(text, "{name:<12} {value}").expect("writing to a string does not fail");
+    let mut line = |name: &str, value: String| {
+        writeln!(text, "{name:<12} {value}").expect("writing to a string does not fail")
+    };
     line("daemon", daemon_text);
-    line("approvals", match waiting {
-        0 => "none waiting".to_owned(),
-        n => format!("{n} waiting; `steward approval list`"),
-    });
-    line("inbox", match open {
-        0 => "no open escalations".to_owned(),
-        n => format!("{n} open; `steward inbox`"),
-    });
+    line(
+        "approvals",
+        match waiting {
+            0 => "none waiting".to_owned(),
+            n => format!("{n} waiting; `steward approval list`"),
+        },
+    );
+    line(
+        "inbox",
+        match open {
+            0 => "no open escalations".to_owned(),
+            n => format!("{n} open; `steward inbox`"),
+        },
+    );
     if unfinished > 0 {
-        line("unfinished", format!("{unfinished} changes were interrupted; the next change or `steward up` goes on with them"));
+        line(
+            "unfinished",
+            format!(
+                "{unfinished} changes were interrupted; the next change or `steward up` goes on with them"
+            ),
+        );
     }
     line("audit", format!("{entries} entries; `steward audit verify` checks them"));
     if stores.is_empty() {
@@ -158,7 +184,9 @@ pub async fn show(
             severity: Severity::Critical,
             title: format!("the store `{name}` does not answer: {message}"),
             object: name,
-            recommendation: Some("check that the server runs and that the address in steward.yaml is right".into()),
+            recommendation: Some(
+                "check that the server runs and that the address in steward.yaml is right".into(),
+            ),
             evidence: Vec::new(),
             escalate: None,
         });
@@ -171,7 +199,7 @@ pub async fn show(
 /// # Errors
 ///
 /// As the ledger's.
-pub async fn schedules(ctx: &Context, steward: &Steward, project: &Project) -> Result<Outcome, Error> {
+pub(crate) async fn schedules(ctx: &Context, steward: &Steward, project: &Project) -> Result<Outcome, Error> {
     let rows = steward
         .ledger()
         .query(
@@ -193,14 +221,24 @@ pub async fn schedules(ctx: &Context, steward: &Steward, project: &Project) -> R
             None => crate::schedule::next_after(schedule, ctx.now())?,
         };
         let last = job.map(|row| row.get_opt_time("last_us")).transpose()?.flatten();
-        let status = job.map(|row| row.get_opt_text("last_status").map(|text| text.map(str::to_owned))).transpose()?.flatten();
-        let error = job.map(|row| row.get_opt_text("last_error").map(|text| text.map(str::to_owned))).transpose()?.flatten();
+        let status = job
+            .map(|row| row.get_opt_text("last_status").map(|text| text.map(str::to_owned)))
+            .transpose()?
+            .flatten();
+        let error = job
+            .map(|row| row.get_opt_text("last_error").map(|text| text.map(str::to_owned)))
+            .transpose()?
+            .flatten();
         let last_text = match (&last, &status) {
             (Some(last), Some(status)) => format!("last {last}: {status}"),
             _ => "never ran".to_owned(),
         };
-        writeln!(text, "{name}: {} ({} {}), next {next}, {last_text}", schedule.request, schedule.cron, schedule.zone)
-            .expect("writing to a string does not fail");
+        writeln!(
+            text,
+            "{name}: {} ({} {}), next {next}, {last_text}",
+            schedule.request, schedule.cron, schedule.zone
+        )
+        .expect("writing to a string does not fail");
         values.push(json!({
             "name": name, "request": schedule.request, "cron": schedule.cron, "zone": schedule.zone,
             "next": next, "last": last, "last_status": status, "last_error": error,

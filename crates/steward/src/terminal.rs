@@ -17,7 +17,9 @@ pub fn can_ask() -> bool {
 pub fn print(text: &str) {
     let mut out = std::io::stdout().lock();
     // A closed pipe is the reader's decision, not an error of ours.
-    let _closed = out.write_all(text.as_bytes()).and_then(|()| if text.ends_with('\n') { Ok(()) } else { out.write_all(b"\n") });
+    let _closed = out
+        .write_all(text.as_bytes())
+        .and_then(|()| if text.ends_with('\n') { Ok(()) } else { out.write_all(b"\n") });
     let _closed = out.flush();
 }
 
@@ -43,7 +45,8 @@ pub fn confirm(question: &str) -> bool {
 ///
 /// `Invalid`: nothing came, or too much.
 pub fn secret(prompt: &str) -> Result<SecretString, Error> {
-    let failed = |cause: std::io::Error| Error::new(ErrorKind::Invalid, "cannot read the secret").because(cause);
+    let failed =
+        |cause: std::io::Error| Error::new(ErrorKind::Invalid, "cannot read the secret").because(cause);
     let text = if std::io::stdin().is_terminal() {
         rpassword::prompt_password(format!("{prompt}: ")).map_err(failed)?
     } else {

@@ -15,7 +15,7 @@ use crate::config::TlsConfig;
 /// # Errors
 ///
 /// `Invalid`: a file cannot be read or does not hold what it should; names the file and the key in `steward.yaml`.
-pub fn server_config(dir: &Path, tls: &TlsConfig) -> Result<Arc<ServerConfig>, Error> {
+pub(crate) fn server_config(dir: &Path, tls: &TlsConfig) -> Result<Arc<ServerConfig>, Error> {
     let wrong = |key: &str, file: &Path, cause: &dyn std::fmt::Display| {
         Error::new(ErrorKind::Invalid, "cannot use the TLS file")
             .with("key", format!("http.tls.{key}"))

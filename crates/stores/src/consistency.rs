@@ -487,7 +487,9 @@ fn likely_parent<'a>(
         return Some(one.clone());
     }
     // Words that name a key in every other table say nothing about which table is meant.
-    if word.len() < 3 || ["code", "name", "key", "type", "status", "date", "uuid", "slug", "kind"].contains(&&*word) {
+    if word.len() < 3
+        || ["code", "name", "key", "type", "status", "date", "uuid", "slug", "kind"].contains(&&*word)
+    {
         return None;
     }
     let mut keyed = others().filter_map(|candidate| {

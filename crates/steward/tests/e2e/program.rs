@@ -76,7 +76,11 @@ impl Project {
 
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_steward"));
-        command.current_dir(self.path()).args(args).env_remove("STEWARD_PROJECT_FILE").env_remove("STEWARD_LOG");
+        command
+            .current_dir(self.path())
+            .args(args)
+            .env_remove("STEWARD_PROJECT_FILE")
+            .env_remove("STEWARD_LOG");
         command
     }
 
@@ -161,7 +165,8 @@ impl Project {
         let log = File::create(self.file("daemon.log")).unwrap();
         let mut all = vec!["up"];
         all.extend(args);
-        let child = self.command(&all).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
+        let child =
+            self.command(&all).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
         let mut daemon = Daemon { child, url: String::new() };
         let until = Instant::now() + Duration::from_secs(30);
         while daemon.url.is_empty() {
@@ -227,6 +232,7 @@ fn pseudo_terminal() -> (OwnedFd, OwnedFd) {
     grantpt(&master).unwrap();
     unlockpt(&master).unwrap();
     let name = ptsname(&master, Vec::new()).unwrap();
-    let slave = open(name.as_c_str(), OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty()).unwrap();
+    let slave =
+        open(name.as_c_str(), OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty()).unwrap();
     (master, slave)
 }

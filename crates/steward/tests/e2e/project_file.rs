@@ -6,7 +6,10 @@ use crate::program::Project;
 fn wrong_project_files_are_refused_before_anything_starts() {
     let cases: [(&str, &[&str]); 8] = [
         ("project: shop\nstors: {}\n", &["unknown field `stors`", "line: 2", "key: stors"]),
-        ("project: shop\nstores:\n  a:\n    kind: sqlite\n    path: [1]\n", &["line: 5", "key: stores.a.path"]),
+        (
+            "project: shop\nstores:\n  a:\n    kind: sqlite\n    path: [1]\n",
+            &["line: 5", "key: stores.a.path"],
+        ),
         ("project: shop\nstores:\n  a:\n    kind: mysql\n", &["unknown variant `mysql`"]),
         (
             "project: shop\nstores:\n  a:\n    kind: postgres\n    url: postgres://u:hunter2hunter2@h/d\n    reader: { user: u }\n",
