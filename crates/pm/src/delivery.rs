@@ -15,7 +15,7 @@ const ATTEMPTS_MAX: i64 = 12;
 /// Wait after the first failure; doubled with each further one.
 const BACKOFF_FIRST: Duration = Duration::from_secs(5);
 /// Longest wait between two attempts.
-const BACKOFF_MAX: Duration = Duration::from_secs(3600);
+const BACKOFF_MAX: Duration = Duration::from_hours(1);
 /// Deliveries of one round.
 const ROUND_MAX: i64 = 100;
 /// Longest time for one request.

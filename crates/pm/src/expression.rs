@@ -19,6 +19,7 @@ fn environment<'a>() -> Environment<'a> {
 }
 
 /// `has_index(inspected, "orders", ["customer_id"])`: an index of the table begins with these columns.
+#[allow(clippy::needless_pass_by_value)] // The engine hands values over.
 fn has_index(inspected: &Jinja, table: &str, columns: Vec<String>) -> bool {
     let Ok(value) = serde_json::to_value(inspected) else { return false };
     index_exists(&value, table, &columns)

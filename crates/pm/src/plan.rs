@@ -454,7 +454,7 @@ impl Known<'_> {
         let all: Vec<&String> = applied.iter().chain(&pending).collect();
         let keyed =
             self.task.keyed(&["migration", "migrations"]).and_then(Value::as_str).map(ToOwned::to_owned);
-        let wanted = keyed.map(|name| vec![name]).unwrap_or_else(|| names::migrations(&self.task.mentions()));
+        let wanted = keyed.map_or_else(|| names::migrations(&self.task.mentions()), |name| vec![name]);
         let waiting = if pending.is_empty() {
             "nothing is pending".into()
         } else {
@@ -498,29 +498,33 @@ impl TaskPlan {
                     format!("{name} {shown} ({})", job.origins.get(name).map_or("", String::as_str))
                 })
                 .collect();
-            let _ = writeln!(text, "{} ({}): {}", job.title, job.runbook, inputs.join("; "));
+            writeln!(text, "{} ({}): {}", job.title, job.runbook, inputs.join("; "))
+                .expect("writing to a string does not fail");
             for step in &job.steps {
                 let changes = door
                     .requests()
                     .iter()
                     .any(|spec| spec.name == step.request && spec.effect == Effect::Change);
                 let mark = if changes { "change" } else { "read" };
-                let _ = writeln!(text, "  {:<20} {:<18} {mark:<7} {}", step.id, step.request, step.reason);
+                writeln!(text, "  {:<20} {:<18} {mark:<7} {}", step.id, step.request, step.reason)
+                    .expect("writing to a string does not fail");
             }
         }
         for other in &self.not_ours {
-            let _ =
-                writeln!(text, "{}: `{}`: {}; ask {}", other.outcome, other.text, other.title, other.owner);
+            writeln!(text, "{}: `{}`: {}; ask {}", other.outcome, other.text, other.title, other.owner)
+                .expect("writing to a string does not fail");
         }
         for question in &self.questions {
-            let _ = writeln!(text, "needs clarification from {}: {}", question.ask, question.question);
+            writeln!(text, "needs clarification from {}: {}", question.ask, question.question)
+                .expect("writing to a string does not fail");
         }
         for check in &self.acceptance {
-            let _ = writeln!(text, "accepted when {} ({})", check.check, check.from);
+            writeln!(text, "accepted when {} ({})", check.check, check.from)
+                .expect("writing to a string does not fail");
         }
-        let _ = writeln!(text, "autonomy: {}", self.autonomy.as_str());
+        writeln!(text, "autonomy: {}", self.autonomy.as_str()).expect("writing to a string does not fail");
         for note in &self.notes {
-            let _ = writeln!(text, "note: {note}");
+            writeln!(text, "note: {note}").expect("writing to a string does not fail");
         }
         text
     }

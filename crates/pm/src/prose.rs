@@ -59,19 +59,20 @@ pub(crate) fn parse(source: &str, text: &str) -> Result<Task, Error> {
                 task.id = Some(one_line.chars().filter(|c| fits(*c)).take(64).collect::<String>())
                     .filter(|id: &String| !id.is_empty());
             }
-            "autonomy" => match task::autonomy(one_line.trim_matches('`')) {
-                Some(autonomy) => task.autonomy = autonomy,
-                None => {
+            "autonomy" => {
+                if let Some(autonomy) = task::autonomy(one_line.trim_matches('`')) {
+                    task.autonomy = autonomy;
+                } else {
                     task.autonomy = Autonomy::PlanOnly;
                     task.notes.push(format!(
                         "`{one_line}` is not an autonomy; taken as `plan_only`, the most careful one"
                     ));
                 }
-            },
+            }
             "deadline" => match task::deadline(one_line) {
                 Ok(time) => task.deadline = Some(time),
                 Err(hint) => {
-                    task.notes.push(format!("the deadline `{one_line}` is not kept track of: {hint}"))
+                    task.notes.push(format!("the deadline `{one_line}` is not kept track of: {hint}"));
                 }
             },
             "budget" | "budget_usd" => {

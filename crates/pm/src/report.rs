@@ -607,11 +607,12 @@ impl Report {
         let mut text = format!("# {}\n\n", cell(&self.title));
         let ticket =
             self.ticket.as_ref().map(|ticket| format!(", ticket {}", cell(ticket))).unwrap_or_default();
-        let _ = writeln!(text, "Task `{}`{ticket}, project `{}`", self.id, self.project);
+        writeln!(text, "Task `{}`{ticket}, project `{}`", self.id, self.project)
+            .expect("writing to a string does not fail");
         section(&mut text, "Status");
-        let _ = writeln!(text, "**{}**\n", self.status.as_str());
+        writeln!(text, "**{}**\n", self.status.as_str()).expect("writing to a string does not fail");
         for line in &self.progress {
-            let _ = writeln!(text, "- {}", cell(line));
+            writeln!(text, "- {}", cell(line)).expect("writing to a string does not fail");
         }
         section(&mut text, "Findings");
         for reported in &self.findings {
@@ -622,13 +623,14 @@ impl Report {
                 (_, Severity::Warning) => "warning",
                 (_, Severity::Critical) => "critical",
             };
-            let _ = writeln!(text, "- {severity}: {}{}", cell(&finding.title), cited(&finding.evidence));
+            writeln!(text, "- {severity}: {}{}", cell(&finding.title), cited(&finding.evidence))
+                .expect("writing to a string does not fail");
         }
         none_if(&mut text, self.findings.is_empty());
         for (heading, list) in [("Issues", &self.issues), ("Recommendations", &self.recommendations)] {
             section(&mut text, heading);
             for line in list {
-                let _ = writeln!(text, "- {}", cell(line));
+                writeln!(text, "- {}", cell(line)).expect("writing to a string does not fail");
             }
             none_if(&mut text, list.is_empty());
         }
@@ -640,18 +642,21 @@ impl Report {
         for action in &self.actions {
             let mut decision = action.decision.clone();
             if !action.policies.is_empty() {
-                let _ = write!(decision, " by {}", action.policies.join(", "));
+                write!(decision, " by {}", action.policies.join(", "))
+                    .expect("writing to a string does not fail");
             }
             if action.status == "waiting" && !action.approvers.is_empty() {
-                let _ = write!(decision, "; {} may approve", action.approvers.join(" or "));
+                write!(decision, "; {} may approve", action.approvers.join(" or "))
+                    .expect("writing to a string does not fail");
             }
             if let Some(plan) = &action.plan {
-                let _ = write!(decision, "; plan `{}`", &plan[..plan.len().min(12)]);
+                write!(decision, "; plan `{}`", &plan[..plan.len().min(12)])
+                    .expect("writing to a string does not fail");
             }
             if !action.note.is_empty() && action.status != "done" {
-                let _ = write!(decision, "; {}", action.note);
+                write!(decision, "; {}", action.note).expect("writing to a string does not fail");
             }
-            let _ = writeln!(
+            writeln!(
                 text,
                 "| {} | {} | {} | {} | {} | {} | {} | {} |",
                 cell(&action.step),
@@ -662,7 +667,8 @@ impl Report {
                 cell(&measured(action.before.as_ref())),
                 cell(&measured(action.after.as_ref())),
                 action.evidence.join(" ")
-            );
+            )
+            .expect("writing to a string does not fail");
         }
         none_if(&mut text, self.actions.is_empty());
         section(&mut text, "Acceptance");
@@ -679,30 +685,33 @@ impl Report {
             };
             let observed =
                 if accepted.observed.is_null() { "—".to_owned() } else { accepted.observed.to_string() };
-            let _ = writeln!(
+            writeln!(
                 text,
                 "| {} | {} | {observed} | {} | {} |",
                 cell(&accepted.check),
                 accepted.expected,
                 cell(&result),
                 accepted.evidence.join(" ")
-            );
+            )
+            .expect("writing to a string does not fail");
         }
         none_if(&mut text, self.acceptance.is_empty());
         for (heading, list) in [("Not computed", &self.not_computed), ("Notes", &self.notes)] {
             if !list.is_empty() {
                 section(&mut text, heading);
                 for line in list {
-                    let _ = writeln!(text, "- {}", cell(line));
+                    writeln!(text, "- {}", cell(line)).expect("writing to a string does not fail");
                 }
             }
         }
         section(&mut text, "Record");
-        let _ = writeln!(text, "- escalations: {}", or_none(&self.escalations));
-        let _ =
-            writeln!(text, "- evidence: {}; each is printed by `steward evidence ID`", self.evidence.len());
-        let _ = writeln!(text, "- time: {} ms, reported {}", self.elapsed_ms, self.reported);
-        let _ = writeln!(text, "- cost: {} USD\n", self.cost_usd);
+        writeln!(text, "- escalations: {}", or_none(&self.escalations))
+            .expect("writing to a string does not fail");
+        writeln!(text, "- evidence: {}; each is printed by `steward evidence ID`", self.evidence.len())
+            .expect("writing to a string does not fail");
+        writeln!(text, "- time: {} ms, reported {}", self.elapsed_ms, self.reported)
+            .expect("writing to a string does not fail");
+        writeln!(text, "- cost: {} USD\n", self.cost_usd).expect("writing to a string does not fail");
         let summary = json!({
             "task_completed": self.status == Status::Done,
             "task": self.id,
@@ -714,13 +723,14 @@ impl Report {
             "escalations": self.escalations,
         });
         let summary = serde_json::to_string_pretty(&summary).expect("a summary is JSON");
-        let _ = writeln!(text, "```json\n{}\n```", summary.replace("```", "'''"));
+        writeln!(text, "```json\n{}\n```", summary.replace("```", "'''"))
+            .expect("writing to a string does not fail");
         text
     }
 }
 
 fn section(text: &mut String, heading: &str) {
-    let _ = write!(text, "\n## {heading}\n\n");
+    write!(text, "\n## {heading}\n\n").expect("writing to a string does not fail");
 }
 
 fn none_if(text: &mut String, empty: bool) {

@@ -274,14 +274,15 @@ pub async fn list_tasks(ctx: &Context, ledger: &Ledger, request: &ListTasks) -> 
     let id_width = tasks.iter().map(|task| task.id.chars().count()).max().unwrap_or_default();
     let mut text = String::new();
     for task in &tasks {
-        let _ = writeln!(
+        writeln!(
             text,
             "{:<id_width$}  {:<19}  {:<20}  {}",
             task.id,
             task.state,
             &task.created[..task.created.len().min(19)],
             printable(&task.title)
-        );
+        )
+        .expect("writing to a string does not fail");
     }
     Ok(Outcome::new(json!({ "tasks": tasks }), text))
 }
@@ -306,14 +307,15 @@ pub async fn show_task(
         record.plan.text(door)
     );
     for step in &record.steps {
-        let _ = writeln!(
+        writeln!(
             text,
             "{:<20} {:<18} {:<9} {}",
             step.step,
             step.request,
             step.state.as_str(),
             printable(&step.note)
-        );
+        )
+        .expect("writing to a string does not fail");
     }
     Ok(Outcome::new(record, text))
 }
@@ -383,7 +385,7 @@ fn inbox_text(escalations: &[Escalation]) -> String {
     let mut text = String::new();
     for escalation in escalations {
         let times = if escalation.seen > 1 { format!(", {} times", escalation.seen) } else { String::new() };
-        let _ = writeln!(
+        writeln!(
             text,
             "{} {} {} {}\n  {}",
             escalation.id,
@@ -391,17 +393,21 @@ fn inbox_text(escalations: &[Escalation]) -> String {
             escalation.trigger,
             escalation.subject,
             printable(&escalation.title)
-        );
-        let _ = writeln!(text, "  raised {}{times}", &escalation.created.to_string()[..19]);
+        )
+        .expect("writing to a string does not fail");
+        writeln!(text, "  raised {}{times}", &escalation.created.to_string()[..19])
+            .expect("writing to a string does not fail");
         if !escalation.evidence.is_empty() {
-            let _ = writeln!(text, "  evidence {}", escalation.evidence.join(" "));
+            writeln!(text, "  evidence {}", escalation.evidence.join(" "))
+                .expect("writing to a string does not fail");
         }
         match (&escalation.acknowledged, &escalation.acknowledged_by) {
             (Some(at), Some(by)) => {
-                let _ = writeln!(text, "  acknowledged by {by} at {at}");
+                writeln!(text, "  acknowledged by {by} at {at}").expect("writing to a string does not fail");
             }
             _ => {
-                let _ = writeln!(text, "  take note with `steward inbox ack {}`", escalation.id);
+                writeln!(text, "  take note with `steward inbox ack {}`", escalation.id)
+                    .expect("writing to a string does not fail");
             }
         }
     }

@@ -1,6 +1,7 @@
 //! Doing what is planned: one request after another through the door, each with its state kept before the next.
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use contract::{Answer, AnswerStatus, Context, Door, Effect, Error, ErrorKind, Trigger};
@@ -19,8 +20,10 @@ use crate::task::{Autonomy, Task};
 
 /// Most items that one step is done for.
 const ITEMS_MAX: usize = 100;
-/// How long a run holds its task without a word.
-const LEASE: Duration = Duration::from_secs(600);
+/// How long a run holds its task without a word: a killed process frees it after this.
+const LEASE: Duration = Duration::from_secs(20);
+/// How often a run says that it is still there.
+const LEASE_RENEWED_EVERY: Duration = Duration::from_secs(5);
 
 /// What a run needs besides the context and the door.
 #[derive(Clone, Copy)]
@@ -80,13 +83,28 @@ pub async fn resume(ctx: &Context, door: &dyn Door, room: Room<'_>, id: &str) ->
 async fn alone(ctx: &Context, door: &dyn Door, room: Room<'_>, record: TaskRecord) -> Result<Report, Error> {
     let name = format!("task:{}", record.id);
     let Some(lease) = room.ledger.acquire_lease(ctx, &name, LEASE).await? else {
-        return Err(Error::new(ErrorKind::Conflict, format!("task `{}` is being run", record.id))
-            .hint("wait until the other process has ended; see `steward task show`"));
+        return Err(Error::new(ErrorKind::Conflict, format!("task `{}` is being run", record.id)).hint(
+            "wait until the other process has ended; the task of a killed process is free after 20 s",
+        ));
     };
     // Read again under the lease: the other process may have gone on in the meantime.
     let mut record = record::load(ctx, room.ledger, &record.id).await?;
     let journal = LedgerJournal { ledger: room.ledger, webhooks: room.webhooks };
-    let result = go_on(ctx, door, &journal, &mut record).await;
+    let kept = async {
+        let mut lease = lease.clone();
+        loop {
+            tokio::time::sleep(LEASE_RENEWED_EVERY).await;
+            match room.ledger.renew_lease(ctx, &lease, LEASE).await {
+                Ok(renewed) => lease = renewed,
+                Err(error) => break error,
+            }
+        }
+    };
+    let result = tokio::select! {
+        result = go_on(ctx, door, &journal, &mut record) => result,
+        // Someone else has the task now; whatever was begun is reconciled by them.
+        error = kept => return Err(error),
+    };
     let released = room.ledger.release_lease(ctx, &lease).await;
     let report = result?;
     released?;
@@ -158,7 +176,7 @@ pub(crate) async fn go_on(
     }
     record.elapsed_ms = elapsed_before + began.elapsed().as_secs_f64() * 1000.0;
     let report = Report::compute(&ctx, record, checks);
-    record.state = report.status.as_str().to_owned();
+    report.status.as_str().clone_into(&mut record.state);
     record.report = Some(report.clone());
     journal.save(&ctx, record).await?;
     Ok(report)
@@ -346,15 +364,12 @@ impl Run<'_> {
                 answer: None,
                 verified_by: Vec::new(),
             };
-            let at = match at {
-                Some(at) => {
-                    self.record.steps[at] = record.clone();
-                    at
-                }
-                None => {
-                    self.record.steps.push(record.clone());
-                    self.record.steps.len() - 1
-                }
+            let at = if let Some(at) = at {
+                self.record.steps[at] = record.clone();
+                at
+            } else {
+                self.record.steps.push(record.clone());
+                self.record.steps.len() - 1
             };
             if changes {
                 self.journal.save(self.ctx, self.record).await?;
@@ -439,6 +454,7 @@ impl Run<'_> {
                         self.fresh.answered(request, &arguments, &answer);
                         answer
                     }
+                    Err(error) if ends_the_run(self.ctx, &error) => return Err(error),
                     Err(error) => {
                         record.state = StepState::Failed;
                         record.note = format!("done, but it could not be verified: {}", one_line(&error));
@@ -460,13 +476,16 @@ impl Run<'_> {
             let arguments = expression::fill(&json!(undo.arguments), &scope)?;
             if self.record.plan.autonomy == Autonomy::Full {
                 let undone = self.ctx.run(self.door.submit(self.ctx, &undo.request, arguments)).await;
-                record.note.push_str(&match undone {
-                    Ok(answer) => format!("; `{}` ended as {}", undo.request, status_name(answer.status)),
-                    Err(error) => format!("; `{}` failed: {}", undo.request, one_line(&error)),
-                });
+                let ended = match undone {
+                    Ok(answer) => format!("ended as {}", status_name(answer.status)),
+                    Err(error) => format!("failed: {}", one_line(&error)),
+                };
+                write!(record.note, "; `{}` {ended}", undo.request)
+                    .expect("writing to a string does not fail");
                 self.fresh.changed();
             } else {
-                record.note.push_str(&format!("; take it back with `{}` {arguments}", undo.request));
+                write!(record.note, "; take it back with `{}` {arguments}", undo.request)
+                    .expect("writing to a string does not fail");
             }
         }
         Ok(())

@@ -268,6 +268,10 @@ impl Runbook {
 }
 
 /// The runbooks that Steward comes with.
+///
+/// # Errors
+///
+/// `Invalid`: a file of the program itself is at fault; a test reads them all.
 pub fn runbooks() -> Result<Vec<Runbook>, Error> {
     [
         ("inventory.yaml", include_str!("../runbooks/inventory.yaml")),

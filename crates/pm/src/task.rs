@@ -162,7 +162,7 @@ impl Task {
         }
         String::from_utf8(bytes).map_err(|cause| {
             let valid = &cause.as_bytes()[..cause.utf8_error().valid_up_to()];
-            let line = 1 + valid.iter().filter(|byte| **byte == b'\n').count();
+            let line = valid.split(|byte| *byte == b'\n').count();
             Error::new(ErrorKind::Invalid, "the task is not UTF-8 text")
                 .with("file", source)
                 .with("line", line)
@@ -402,13 +402,13 @@ fn from_yaml(source: &str, text: &str) -> Result<Task, Error> {
             "project" => task.project = Some(text_of(&at, &node)?),
             "environment" => task.environment = Some(text_of(&at, &node)?),
             "store" => {
-                task.context.push(Item::Pair { key: "store".into(), value: text_of(&at, &node)?.into() })
+                task.context.push(Item::Pair { key: "store".into(), value: text_of(&at, &node)?.into() });
             }
             "deadline" => {
                 task.deadline = Some(
                     deadline(&text_of(&at, &node)?)
                         .map_err(|hint| at.wrong("`deadline` is not a time").hint(hint))?,
-                )
+                );
             }
             "budget_usd" => task.budget_usd = Some(budget(&at, &node)?),
             "autonomy" => {
@@ -540,7 +540,7 @@ fn checks(at: &At<'_>, node: &Node) -> Result<Vec<Check>, Error> {
             Check::parse(&text).map_err(|error| {
                 let mut placed = at.wrong(error.message());
                 for (name, value) in error.context() {
-                    placed = placed.with(*name, value);
+                    placed = placed.with(name, value);
                 }
                 placed.hint(error.hint_text().unwrap_or_default())
             })

@@ -119,10 +119,11 @@ fn bombs_are_refused_by_budget() {
         ["b", "c", "d", "e", "f", "g", "h", "i"].iter().zip(["a", "b", "c", "d", "e", "f", "g", "h"])
     {
         let list = vec![format!("*{before}"); 10].join(", ");
-        laughs.push_str(&format!("{name}: &{name} [{list}]\n"));
+        laughs += &format!("{name}: &{name} [{list}]\n");
     }
     let deep = format!("Task: {}x{}\n", "[".repeat(5_000), "]".repeat(5_000));
-    let block_deep: String = (0..2_000).map(|depth| format!("{}a:\n", " ".repeat(depth))).collect();
+    let block_deep =
+        (0..2_000).map(|depth| format!("{}a:", " ".repeat(depth))).collect::<Vec<_>>().join("\n");
     let many = format!("Task:\n{}", "  - x\n".repeat(100_000));
     let merges = format!("a: &a {{x: 1}}\nTask:\n{}", "  <<: *a\n".repeat(1_000));
     for (name, text) in

@@ -1,6 +1,8 @@
 //! Task texts as PMs write them, each with the runbook and the status that it must end with in a world whose truth is
 //! known.
 
+#![allow(clippy::unwrap_used)] // Also in functions that tests share.
+
 mod support;
 
 use std::collections::BTreeSet;

@@ -1,6 +1,6 @@
 //! A door with scripted answers over a small world, and a ledger to go with it.
 
-#![allow(dead_code, unreachable_pub)] // Each test binary uses its part.
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)] // Each test binary uses its part.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
