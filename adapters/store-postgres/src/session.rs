@@ -186,7 +186,9 @@ impl Opener {
                 return match &login.password_secret {
                     Some(secret) => error
                         .with("password_secret", secret)
-                        .hint(format!("check the password: `steward secret put {secret}` stores another")),
+                        .hint(format!(
+                            "`steward secret put {secret}` stores another password; `steward store setup` makes the login"
+                        )),
                     None => error.hint("no `password_secret` is set for this login"),
                 };
             }

@@ -992,6 +992,88 @@ async fn steps_refuse_what_a_step_cannot_hold() {
     }
 }
 
+// --- processes that are killed -------------------------------------------------
+
+/// Names the database to the process that is killed.
+const KILLED_DATABASE: &str = "STEWARD_TEST_KILLED_DATABASE";
+
+/// Steps in a transaction and concurrent index builds in turns, each long enough to be hit.
+fn plan_to_be_killed(database: &Database) -> Plan {
+    let steps = (0..8).map(|n| {
+        if n % 2 == 0 {
+            let insert = format!("INSERT INTO log VALUES ({n})");
+            return step(&n.to_string(), StepMode::Transaction, &[&insert, "SELECT pg_sleep(0.02)", &insert]);
+        }
+        let build = format!("CREATE INDEX CONCURRENTLY log_{n} ON log (n)");
+        let mut build = step(&n.to_string(), StepMode::Autocommit, &[&build, "SELECT pg_sleep(0.02)"]);
+        build.is_done = Some(Statement::new(format!(
+            "SELECT EXISTS (SELECT FROM pg_index WHERE indexrelid = to_regclass('log_{n}') AND indisvalid)"
+        )));
+        build.clean_up = vec![Statement::new(format!("DROP INDEX CONCURRENTLY IF EXISTS log_{n}"))];
+        build
+    });
+    plan(database, steps.collect())
+}
+
+/// Does nothing by itself: the next test starts it as a process of its own.
+#[tokio::test]
+async fn killed_process() {
+    let Ok(name) = std::env::var(KILLED_DATABASE) else { return };
+    let database = Database::of_another_process(&name);
+    let (store, plan) = (database.store(), plan_to_be_killed(&database));
+    let mut execution = begin(&store, &plan).await.unwrap();
+    for index in 0..plan.steps.len() {
+        run(&mut *execution, &plan, index).await.unwrap();
+    }
+    execution.finish(&ctx()).await.unwrap();
+}
+
+#[tokio::test]
+async fn killed_process_is_resumed_and_nothing_is_run_twice() {
+    let rounds = if std::env::var_os("STEWARD_TEST_FULL").is_some() { 40 } else { 2 };
+    let mut kills = 0;
+    for round in 0..rounds {
+        let database = database("killed").await;
+        database
+            .admin("CREATE TABLE log (n int); INSERT INTO log SELECT 100 FROM generate_series(1, 1000)")
+            .await;
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            assert!(attempts < 200, "it never ends");
+            let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", "killed_process"])
+                .env(KILLED_DATABASE, database.name())
+                .stdout(std::process::Stdio::null())
+                .stderr(std::process::Stdio::null())
+                .spawn()
+                .unwrap();
+            let mut random = [0_u8; 2];
+            getrandom::fill(&mut random).unwrap();
+            // Connecting takes some of it; later attempts get more time, so that a slow machine ends too.
+            let patience = 60 + u64::from(u16::from_le_bytes(random) % 250) + attempts * 10;
+            tokio::time::sleep(Duration::from_millis(patience)).await;
+            child.kill().unwrap();
+            let end = child.wait().unwrap();
+            if end.success() {
+                break;
+            }
+            // One that failed by itself found the lock still held for the one killed before.
+            kills += u32::from(std::os::unix::process::ExitStatusExt::signal(&end).is_some());
+        }
+        let plan = plan_to_be_killed(&database);
+        let states = database.store().execute().unwrap().progress(&ctx(), &plan).await.unwrap();
+        assert!(states.iter().all(|state| *state == StepState::Done), "{states:?}");
+        let log = "SELECT string_agg(n || 'x' || c, ' ' ORDER BY n) FROM (SELECT n, count(*) AS c FROM log GROUP BY n) AS l";
+        assert_eq!(database.text(log).await, "0x2 2x2 4x2 6x2 100x1000", "round {round}: each step once");
+        let indexes = "SELECT count(*) FILTER (WHERE indisvalid) || '/' || count(*) FROM pg_index \
+                       WHERE indrelid = 'log'::regclass";
+        assert_eq!(database.text(indexes).await, "4/4", "round {round}: no broken index is left");
+    }
+    println!("{kills} kills in {rounds} rounds");
+    assert!(kills > 0, "nothing was killed");
+}
+
 // --- the documentation --------------------------------------------------------
 
 #[test]

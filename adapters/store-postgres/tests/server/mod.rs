@@ -77,6 +77,11 @@ async fn connect(database: &str) -> Client {
 }
 
 impl Database {
+    /// One that another process made and drops.
+    pub(crate) fn of_another_process(name: &str) -> Self {
+        Self { name: name.to_owned(), guard: None }
+    }
+
     pub(crate) async fn create(name: &str) -> Self {
         Self::create_with(name, "").await
     }
