@@ -1,5 +1,7 @@
 //! Escalations: raised once, delivered signed, retried, acknowledged.
 
+#![allow(clippy::unwrap_used)] // Also in what tests share.
+
 mod support;
 
 use std::sync::{Arc, Mutex};

@@ -119,7 +119,7 @@ fn bombs_are_refused_by_budget() {
         ["b", "c", "d", "e", "f", "g", "h", "i"].iter().zip(["a", "b", "c", "d", "e", "f", "g", "h"])
     {
         let list = vec![format!("*{before}"); 10].join(", ");
-        laughs += &format!("{name}: &{name} [{list}]\n");
+        laughs = format!("{laughs}{name}: &{name} [{list}]\n");
     }
     let deep = format!("Task: {}x{}\n", "[".repeat(5_000), "]".repeat(5_000));
     let block_deep =

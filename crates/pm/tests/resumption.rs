@@ -128,7 +128,7 @@ async fn a_task_that_is_being_run_is_not_run_twice() {
     let room = Room { ledger: &ledger, defaults: &defaults, webhooks: &[] };
     pm::run_task(&ctx(), &door, room, &review()).await.unwrap();
     let lease = ledger
-        .acquire_lease(&ctx(), "task:review", std::time::Duration::from_secs(60))
+        .acquire_lease(&ctx(), "task:review", std::time::Duration::from_mins(1))
         .await
         .unwrap()
         .unwrap();

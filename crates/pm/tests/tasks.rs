@@ -254,6 +254,28 @@ async fn a_failed_verification_is_undone_only_with_full_autonomy() {
 }
 
 #[tokio::test]
+async fn the_examples_tasks_are_three_jobs_and_one_refusal() {
+    let world = World { stores: vec!["flights"], ..World::named("clean") };
+    for (file, text) in [
+        ("review.md", include_str!("../../../examples/flights/tasks/review.md")),
+        ("review.yaml", include_str!("../../../examples/flights/tasks/review.yaml")),
+    ] {
+        let task = Task::parse(file, text).unwrap();
+        let ctx = contract::Context::new("flights", contract::Actor::local());
+        let plan = pm::plan(&ctx, &FakeDoor::new(world.clone()), &Defaults::default(), &task).await.unwrap();
+        let jobs: Vec<&str> = plan.jobs.iter().map(|job| job.runbook.as_str()).collect();
+        assert_eq!(jobs, ["performance-review@1", "consistency-check@1", "safe-schema-change@1"], "{file}");
+        assert_eq!(plan.not_ours.len(), 1, "{file}: {:?}", plan.not_ours);
+        assert_eq!(plan.not_ours[0].owner, "engineer", "{file}");
+        assert_eq!(plan.questions, [], "{file}");
+        let queries: Vec<&str> = plan.queries.keys().map(String::as_str).collect();
+        assert_eq!(queries, ["fleet_history"], "{file}");
+        let checks: Vec<String> = plan.acceptance.iter().map(|planned| planned.check.to_string()).collect();
+        assert_eq!(checks, ["p95_ms(fleet_history) < 50", "migration.applied"], "{file}");
+    }
+}
+
+#[tokio::test]
 async fn reports_have_the_missions_shape() {
     let door = FakeDoor::new(World::named("orphans"));
     let report = run("consistency-mission.yaml", &door).await;
