@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use contract::{
-    Context, Effect, Error, Finding, Limits, Outcome, Query, Request, Severity, StoreDirectory, Trigger,
+    Context, Effect, Error, ErrorKind, Finding, Limits, Outcome, Query, Request, Severity, StoreDirectory,
+    Trigger,
 };
 use schema::{Dialect, ForeignKey, Schema, Table, TableName};
 use schemars::JsonSchema;
@@ -80,7 +81,7 @@ struct Reference<'a> {
 /// Value: `store`, `consistent`, `orphans[]` ([`Orphans`], only those with rows), `references[] {table, columns,
 /// parent, declared, rows_orphaned}`, `duplicates[] {table, columns, keys}`, `null_keys[] {table, columns, rows}`,
 /// `not_validated[]`, `integrity {checked, problems[]}`. Findings: `orphan_rows`, `undeclared_reference`,
-/// `duplicate_rows`, `null_in_key`, `not_validated`, `foreign_keys_unenforced`, `corruption`; broken promises
+/// `duplicate_rows`, `null_in_key`, `not_validated`, `foreign_keys_unenforced`, `integrity_not_checked`, `corruption`; broken promises
 /// escalate as data corruption.
 ///
 /// # Errors
@@ -379,7 +380,27 @@ impl Inquiry<'_> {
             report.integrity = json!({"checked": false, "problems": []});
             return Ok(());
         };
-        let (statement, problems) = integrity.check_integrity(self.ctx).await?;
+        let (statement, problems) = match integrity.check_integrity(self.ctx).await {
+            Ok(checked) => checked,
+            Err(error) if matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::Denied) => {
+                let reason = error.context().iter().find(|(name, _)| *name == "reason");
+                let reason = reason.map_or(error.message(), |(_, reason)| reason);
+                let evidence =
+                    self.note("check_integrity", json!({"error": error.to_string()}), millis_since(started));
+                report.findings.push(Finding {
+                    code: "integrity_not_checked".into(),
+                    severity: Severity::Info,
+                    title: format!("the engine's own check did not run: {reason}"),
+                    object: String::new(),
+                    recommendation: error.hint_text().map(ToOwned::to_owned),
+                    evidence: vec![evidence],
+                    escalate: None,
+                });
+                report.integrity = json!({"checked": false, "reason": reason, "problems": []});
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
         let evidence = self.note(&statement, json!(problems), millis_since(started));
         for problem in &problems {
             report.findings.push(Finding {

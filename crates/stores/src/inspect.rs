@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use contract::{Context, Effect, Error, ErrorKind, Outcome, Request, StoreDirectory};
-use schema::{Schema, Table};
+use schema::{Dialect, Schema, Table};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -104,7 +104,9 @@ fn schema_text(title: &str, schema: &Schema) -> String {
     }
     facts.extend(schema.size_bytes.map(text::size));
     let mut blocks = vec![format!("{title}, {}", facts.join(", "))];
-    blocks.extend(schema.tables.iter().map(table_text));
+    // SQLite never says that it has validated a constraint.
+    let validates = schema.dialect != Dialect::Sqlite;
+    blocks.extend(schema.tables.iter().map(|table| table_text(table, validates)));
     blocks.extend(schema.views.iter().map(|view| {
         let kind = if view.materialized { "materialized view" } else { "view" };
         format!("{kind} {}\n  {}", view.name, one_line(&view.definition))
@@ -128,7 +130,7 @@ fn schema_text(title: &str, schema: &Schema) -> String {
     blocks.join("\n\n")
 }
 
-fn table_text(table: &Table) -> String {
+fn table_text(table: &Table, validates: bool) -> String {
     let about = if table.rows_estimated { "about " } else { "" };
     let mut facts = vec![format!("{about}{}", text::count(table.rows, "row"))];
     facts.extend(table.size_bytes.map(text::size));
@@ -151,7 +153,7 @@ fn table_text(table: &Table) -> String {
         notes.extend(column.default.as_ref().map(|default| format!("default {}", one_line(default))));
         notes.extend(column.generated.as_ref().map(|generated| one_line(generated)));
         for key in table.foreign_keys.iter().filter(|key| key.columns == [column.name.clone()]) {
-            let unvalidated = if key.validated { "" } else { " (not validated)" };
+            let unvalidated = if key.validated || !validates { "" } else { " (not validated)" };
             notes.push(format!("references {} ({}){unvalidated}", key.parent, key.parent_columns.join(", ")));
         }
         notes.extend(column.comment.as_ref().map(|comment| format!("-- {}", one_line(comment))));
@@ -177,7 +179,7 @@ fn table_text(table: &Table) -> String {
         more(format!("foreign key ({from}) references {} ({to})", key.parent));
     }
     for check in &table.checks {
-        let unvalidated = if check.validated { "" } else { " (not validated)" };
+        let unvalidated = if check.validated || !validates { "" } else { " (not validated)" };
         more(format!("check {}{unvalidated}", one_line(&check.expression)));
     }
     for index in table.indexes.iter().filter(|index| !index.backs_constraint) {

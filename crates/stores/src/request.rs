@@ -27,6 +27,12 @@ pub struct SetupStore {
     /// Namespaces that Steward may read and work in.
     #[serde(default = "default_schemas")]
     pub schemas: Vec<String>,
+    /// Role that will read.
+    #[serde(default = "default_reader")]
+    pub reader: String,
+    /// Role that will change.
+    #[serde(default = "default_writer")]
+    pub writer: String,
     /// Role that owns the tables: the writing login joins it, because only owners may alter and index.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<String>,
@@ -34,6 +40,14 @@ pub struct SetupStore {
 
 fn default_schemas() -> Vec<String> {
     vec!["public".into()]
+}
+
+fn default_reader() -> String {
+    "steward_reader".into()
+}
+
+fn default_writer() -> String {
+    "steward_writer".into()
 }
 
 impl Request for SetupStore {

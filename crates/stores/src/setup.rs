@@ -13,11 +13,10 @@ use crate::request::SetupStore;
 /// Logins of one role that may be open at once.
 const CONNECTIONS_MAX: u32 = 16;
 
-/// Plans the roles `steward_reader` and `steward_writer` and what they may do; running it again only renews passwords.
+/// Plans the two roles and what they may do; running it again only sets passwords and rights anew.
 ///
 /// Must be executed by a superuser, or by a role with CREATEROLE that owns the namespaces. The passwords are the
-/// secrets `<store>/steward_reader` and `<store>/steward_writer`, which the caller makes before execution: see
-/// [`secrets`].
+/// secrets `<store>/<role>`, which the caller makes before execution: see [`secrets`].
 ///
 /// # Errors
 ///
@@ -37,64 +36,80 @@ pub async fn plan(ctx: &Context, stores: &dyn StoreDirectory, request: &SetupSto
         return Err(Error::new(ErrorKind::Invalid, "`schemas` names no namespace"));
     }
     let store = &request.store;
-    let role = |name: &str, more: &str| -> Vec<Statement> {
-        let mut secret = Statement::new(format!("ALTER ROLE {name} LOGIN PASSWORD {{{{password}}}}"));
-        secret.secrets = BTreeMap::from([("password".to_owned(), format!("{store}/{name}"))]);
-        vec![
+    let (reader_name, writer_name) = (&request.reader, &request.writer);
+    if reader_name == writer_name {
+        return Err(
+            Error::new(ErrorKind::Invalid, "reader and writer must be two roles").with("role", reader_name)
+        );
+    }
+    let (reader, writer) = (inquiry.quoted(reader_name)?, inquiry.quoted(writer_name)?);
+    let role = |name: &str, quoted: &str, setting: &str| -> Result<Vec<Statement>, Error> {
+        let literal = quoted_literal(name)?;
+        let mut secret =
+            Statement::new(format!("ALTER ROLE {quoted} LOGIN PASSWORD {{{{password_{setting}}}}}"));
+        secret.secrets = BTreeMap::from([(format!("password_{setting}"), format!("{store}/{name}"))]);
+        let setting = match setting {
+            "reader" => "default_transaction_read_only = on",
+            _ => "lock_timeout = '5s'",
+        };
+        Ok(vec![
             Statement::new(format!(
-                "DO $steward$ BEGIN IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = '{name}') THEN \
-                 CREATE ROLE {name} NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS \
+                "DO $steward$ BEGIN IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = {literal}) THEN \
+                 CREATE ROLE {quoted} NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS \
                  CONNECTION LIMIT {CONNECTIONS_MAX}; END IF; END $steward$"
             )),
             secret,
-            Statement::new(format!("ALTER ROLE {name} SET {more}")),
+            Statement::new(format!("ALTER ROLE {quoted} SET {setting}")),
             Statement::new(format!(
-                "DO $steward$ BEGIN EXECUTE format('GRANT CONNECT ON DATABASE %I TO {name}', current_database()); \
+                "DO $steward$ BEGIN EXECUTE format('GRANT CONNECT ON DATABASE %I TO %I', current_database(), {literal}); \
                  END $steward$"
             )),
-        ]
+        ])
     };
-    let mut own = vec![Statement::new(
-        "DO $steward$ BEGIN IF NOT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = 'steward') THEN \
-         CREATE SCHEMA steward AUTHORIZATION steward_writer; END IF; END $steward$",
-    )];
-    // The records of this very plan were made by another role before there was a writer.
-    own.push(Statement::new("ALTER SCHEMA steward OWNER TO steward_writer"));
-    own.push(Statement::new(
-        "DO $steward$ DECLARE name text; BEGIN FOR name IN SELECT tablename FROM pg_catalog.pg_tables \
-         WHERE schemaname = 'steward' LOOP EXECUTE format('ALTER TABLE steward.%I OWNER TO steward_writer', name); \
-         END LOOP; END $steward$",
-    ));
-    own.push(Statement::new("GRANT USAGE ON SCHEMA steward TO steward_reader"));
-    own.push(Statement::new("GRANT SELECT ON ALL TABLES IN SCHEMA steward TO steward_reader"));
-    own.push(Statement::new(
-        "ALTER DEFAULT PRIVILEGES FOR ROLE steward_writer IN SCHEMA steward GRANT SELECT ON TABLES TO steward_reader",
-    ));
+    let own = vec![
+        Statement::new(format!(
+            "DO $steward$ BEGIN IF NOT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = 'steward') THEN \
+             CREATE SCHEMA steward AUTHORIZATION {writer}; END IF; END $steward$"
+        )),
+        // The records of this very plan were made by another role before there was a writer.
+        Statement::new(format!("ALTER SCHEMA steward OWNER TO {writer}")),
+        Statement::new(format!(
+            "DO $steward$ DECLARE name text; BEGIN FOR name IN SELECT tablename FROM pg_catalog.pg_tables \
+             WHERE schemaname = 'steward' LOOP EXECUTE format('ALTER TABLE steward.%I OWNER TO %I', name, {}); \
+             END LOOP; END $steward$",
+            quoted_literal(writer_name)?
+        )),
+        Statement::new(format!("GRANT USAGE ON SCHEMA steward TO {reader}")),
+        Statement::new(format!("GRANT SELECT ON ALL TABLES IN SCHEMA steward TO {reader}")),
+        Statement::new(format!(
+            "ALTER DEFAULT PRIVILEGES FOR ROLE {writer} IN SCHEMA steward GRANT SELECT ON TABLES TO {reader}"
+        )),
+    ];
     let mut reading = Vec::new();
     let mut writing = Vec::new();
     for schema in &request.schemas {
         let schema = inquiry.quoted(schema)?;
         reading.extend([
-            Statement::new(format!("GRANT USAGE ON SCHEMA {schema} TO steward_reader")),
-            Statement::new(format!("GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO steward_reader")),
+            Statement::new(format!("GRANT USAGE ON SCHEMA {schema} TO {reader}")),
+            Statement::new(format!("GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO {reader}")),
             Statement::new(format!(
-                "ALTER DEFAULT PRIVILEGES IN SCHEMA {schema} GRANT SELECT ON TABLES TO steward_reader"
+                "ALTER DEFAULT PRIVILEGES IN SCHEMA {schema} GRANT SELECT ON TABLES TO {reader}"
             )),
             Statement::new(format!(
-                "ALTER DEFAULT PRIVILEGES FOR ROLE steward_writer IN SCHEMA {schema} GRANT SELECT ON TABLES TO steward_reader"
+                "ALTER DEFAULT PRIVILEGES FOR ROLE {writer} IN SCHEMA {schema} GRANT SELECT ON TABLES TO {reader}"
             )),
         ]);
-        writing.push(Statement::new(format!("GRANT USAGE, CREATE ON SCHEMA {schema} TO steward_writer")));
+        writing.push(Statement::new(format!("GRANT USAGE, CREATE ON SCHEMA {schema} TO {writer}")));
         match &request.owner {
             Some(owner) => reading.push(Statement::new(format!(
-                "ALTER DEFAULT PRIVILEGES FOR ROLE {} IN SCHEMA {schema} GRANT SELECT ON TABLES TO steward_reader",
+                "ALTER DEFAULT PRIVILEGES FOR ROLE {} IN SCHEMA {schema} GRANT SELECT ON TABLES TO {reader}",
                 inquiry.quoted(owner)?
             ))),
             None => writing.extend([
                 Statement::new(format!(
-                    "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO steward_writer"
+                    "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {writer}"
                 )),
-                Statement::new(format!("GRANT USAGE ON ALL SEQUENCES IN SCHEMA {schema} TO steward_writer")),
+                Statement::new(format!("GRANT USAGE ON ALL SEQUENCES IN SCHEMA {schema} TO {writer}")),
             ]),
         }
     }
@@ -108,11 +123,11 @@ pub async fn plan(ctx: &Context, stores: &dyn StoreDirectory, request: &SetupSto
                  END IF; END $steward$"
             )),
         );
-        writing.insert(1, Statement::new(format!("GRANT {} TO steward_writer", inquiry.quoted(owner)?)));
+        writing.insert(1, Statement::new(format!("GRANT {} TO {writer}", inquiry.quoted(owner)?)));
     }
-    let step = |id: &str, title: &str, statements: Vec<Statement>, undo: Vec<&str>| PlanStep {
-        id: id.into(),
-        title: title.into(),
+    let step = |id: &str, title: String, statements: Vec<Statement>, undo: Vec<String>| PlanStep {
+        id: format!("setup/{id}"),
+        title,
         mode: StepMode::Transaction,
         statements,
         is_done: None,
@@ -122,25 +137,18 @@ pub async fn plan(ctx: &Context, stores: &dyn StoreDirectory, request: &SetupSto
         reversible: true,
         lock: None,
     };
-    let mut roles = role("steward_reader", "default_transaction_read_only = on");
-    roles.extend(role("steward_writer", "lock_timeout = '5s'"));
-    let gone = |role: &'static str| {
-        if role == "reader" {
-            vec!["DROP OWNED BY steward_reader", "DROP ROLE steward_reader"]
-        } else {
-            vec!["DROP OWNED BY steward_writer", "DROP ROLE steward_writer"]
-        }
-    };
+    let mut roles = role(reader_name, &reader, "reader")?;
+    roles.extend(role(writer_name, &writer, "writer")?);
     let steps = vec![
         step(
-            "setup/roles",
-            "make the roles `steward_reader` and `steward_writer`",
+            "roles",
+            format!("make the roles `{reader_name}` and `{writer_name}`"),
             roles,
-            [gone("reader"), gone("writer")].concat(),
+            vec![format!("DROP ROLE IF EXISTS {reader}"), format!("DROP ROLE IF EXISTS {writer}")],
         ),
-        step("setup/reader", "let `steward_reader` read", reading, vec!["DROP OWNED BY steward_reader"]),
-        step("setup/writer", "let `steward_writer` work", writing, vec!["DROP OWNED BY steward_writer"]),
-        step("setup/own", "make the namespace `steward` for Steward's own records", own, Vec::new()),
+        step("reader", format!("let `{reader_name}` read"), reading, vec![format!("DROP OWNED BY {reader}")]),
+        step("writer", format!("let `{writer_name}` work"), writing, vec![format!("DROP OWNED BY {writer}")]),
+        step("own", "make the namespace `steward` for Steward's own records".into(), own, Vec::new()),
     ];
     let scope = Scope { tables: Some(Vec::new()), history: false };
     let pre_state = inquiry.pre_state(&scope, &steps).await?;
@@ -152,7 +160,7 @@ pub async fn plan(ctx: &Context, stores: &dyn StoreDirectory, request: &SetupSto
         summary: format!("make least-privilege logins for {store} in {}", request.schemas.join(", ")),
         steps,
         pre_state,
-        predicted: json!({"scope": scope, "roles": ["steward_reader", "steward_writer"]}),
+        predicted: json!({"scope": scope, "roles": [reader_name, writer_name]}),
         cost_usd_nanos: 0,
     })
 }

@@ -333,7 +333,11 @@ impl<'a, 'c> Builder<'a, 'c> {
             }
             let mut statements = settings;
             statements.extend(list.iter().map(|sql| Statement::new(&sql.text)));
-            statements.push(remember(list.len()));
+            // SQLite's adapter switches foreign keys off around a step that begins and ends with this pragma.
+            let ends_with_pragma = dialect == Dialect::Sqlite
+                && list.last().is_some_and(|sql| words(&sql.text, dialect).starts_with(&["PRAGMA".into()]));
+            let at = statements.len() - usize::from(ends_with_pragma);
+            statements.insert(at, remember(list.len()));
             self.steps.push(PlanStep {
                 id,
                 title: format!(

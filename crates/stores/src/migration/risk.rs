@@ -160,9 +160,9 @@ impl<'a> Judge<'a> {
             (Dialect::Sqlite, ["PRAGMA", "FOREIGN_KEYS", ..]) => {
                 judgement.risk(
                     "no_effect",
-                    Severity::Warning,
-                    "PRAGMA foreign_keys does nothing inside a transaction",
-                    "leave it out, and check with `steward store consistency` afterwards",
+                    Severity::Info,
+                    "PRAGMA foreign_keys counts only as the first and the last statement of a migration",
+                    "use it there, to rebuild a table that others refer to",
                 );
                 return judgement;
             }

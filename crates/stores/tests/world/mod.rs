@@ -3,19 +3,56 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use conformance::{NoSecrets, permit_for};
+use conformance::{Secrets, permit_for};
 use contract::{
-    Actor, ActorKind, Context, Error, ErrorKind, Outcome, Plan, Query, Role, Store, StoreDirectory,
+    Actor, ActorKind, Context, Error, ErrorKind, Outcome, Plan, PlanStep, Query, Role, Statement, StepMode,
+    Store, StoreDirectory,
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use store_postgres::LoginConfig;
 use stores::migration::MigrationFile;
+use stores::{ApplyMigrations, SetupStore};
+
+/// The password of every login made here.
+const PASSWORD: &str = "pa55word-of-the-test";
+
+/// How often a database is asked for while another test holds the server's change lock.
+const ATTEMPTS_MAX: u32 = 40;
 
 /// A project with one store.
 pub(crate) struct World {
     pub(crate) store: Arc<dyn Store>,
-    pub(crate) path: String,
-    _guard: tempfile::TempDir,
+    /// How another process opens the store: a path, or the name of a PostgreSQL database.
+    pub(crate) address: String,
+    _guard: Guard,
+}
+
+/// What goes with the store.
+enum Guard {
+    Folder(#[allow(dead_code)] tempfile::TempDir),
+    Database(String),
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let Guard::Database(name) = self else { return };
+        let name = name.clone();
+        // A runtime may be running on this thread, so the clean-up gets a thread of its own.
+        let cleaned = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                for sql in [
+                    format!("DROP DATABASE {name} WITH (FORCE)"),
+                    format!("DROP ROLE IF EXISTS {name}_reader"),
+                    format!("DROP ROLE IF EXISTS {name}_writer"),
+                ] {
+                    administer(&sql).await;
+                }
+            });
+        });
+        cleaned.join().ok();
+    }
 }
 
 #[async_trait]
@@ -33,18 +70,116 @@ impl StoreDirectory for World {
     }
 }
 
-/// The SQLite store at this path.
-pub(crate) fn open_sqlite(path: &str) -> Arc<dyn Store> {
-    Arc::new(store_sqlite::open("shop", &store_sqlite::Config::new(path), "/".as_ref()).unwrap())
+/// The store at an address of [`World`], as another process opens it.
+pub(crate) fn open(address: &str) -> Arc<dyn Store> {
+    if address.starts_with('/') {
+        return Arc::new(
+            store_sqlite::open("shop", &store_sqlite::Config::new(address), "/".as_ref()).unwrap(),
+        );
+    }
+    let login = |role: &str| LoginConfig {
+        user: format!("{address}_{role}"),
+        password_secret: Some(format!("shop/{address}_{role}")),
+    };
+    let mut config = store_postgres::Config::new(&server(address), login("reader"));
+    config.writer = Some(login("writer"));
+    config.admin = Some(superuser());
+    Arc::new(store_postgres::open("shop", config, Arc::new(secrets(address))).unwrap())
+}
+
+pub(crate) fn secrets(address: &str) -> Secrets {
+    Secrets::new(&[
+        (&format!("shop/{address}_reader"), PASSWORD),
+        (&format!("shop/{address}_writer"), PASSWORD),
+    ])
+}
+
+fn server(database: &str) -> String {
+    let mut url = url::Url::parse(&conformance::server("STEWARD_TEST_POSTGRES17_URL")).unwrap();
+    url.set_username("").unwrap();
+    url.set_path(database);
+    url.to_string()
+}
+
+fn superuser() -> LoginConfig {
+    let url = url::Url::parse(&conformance::server("STEWARD_TEST_POSTGRES17_URL")).unwrap();
+    LoginConfig { user: url.username().to_owned(), password_secret: None }
+}
+
+/// Runs one statement as the superuser, in the server's own database.
+async fn administer(sql: &str) {
+    let mut config = store_postgres::Config::new(&server("postgres"), superuser());
+    config.admin = Some(superuser());
+    let store = store_postgres::open("shop", config, Arc::new(secrets(""))).unwrap();
+    for attempt in 1.. {
+        match change(&store, "store.setup", &[sql.to_owned()], secrets("")).await {
+            Ok(()) => break,
+            Err(error) => {
+                assert!(error.kind() == ErrorKind::Conflict && attempt < ATTEMPTS_MAX, "{sql}: {error}");
+                // Another test's database is being made.
+                tokio::time::sleep(std::time::Duration::from_millis(250)).await;
+            }
+        }
+    }
+}
+
+/// Runs statements past the room's own requests, in one step, so that all run on one connection.
+async fn change(
+    store: &dyn Store,
+    request: &str,
+    statements: &[String],
+    secrets: Secrets,
+) -> Result<(), Error> {
+    let step = PlanStep {
+        id: "prepare".into(),
+        title: "prepare".into(),
+        mode: StepMode::Autocommit,
+        statements: statements.iter().map(Statement::new).collect(),
+        is_done: None,
+        clean_up: Vec::new(),
+        undo: Vec::new(),
+        destructive: false,
+        reversible: false,
+        lock: None,
+    };
+    let plan = Plan {
+        request: request.into(),
+        arguments: json!(conformance::namespace("prepare")),
+        project: "shop".into(),
+        target: "store:shop".into(),
+        summary: "prepare".into(),
+        steps: vec![step],
+        pre_state: String::new(),
+        predicted: json!({}),
+        cost_usd_nanos: 0,
+    };
+    let ctx = Context::new("shop", Actor::system());
+    let permit = permit_for(&ctx, &plan);
+    let mut execution = store.execute().unwrap().begin(&ctx, &permit, &plan, Arc::new(secrets)).await?;
+    execution.run(&ctx, &permit, &plan, 0).await?;
+    execution.finish(&ctx).await
 }
 
 impl World {
     /// A new, empty SQLite file.
     pub(crate) fn sqlite() -> World {
         let guard = tempfile::tempdir().unwrap();
-        let path = guard.path().join("shop.db").to_str().unwrap().to_owned();
-        std::fs::write(&path, b"").unwrap();
-        World { store: open_sqlite(&path), path, _guard: guard }
+        let address = guard.path().join("shop.db").to_str().unwrap().to_owned();
+        std::fs::write(&address, b"").unwrap();
+        World { store: open(&address), address, _guard: Guard::Folder(guard) }
+    }
+
+    /// A new, empty PostgreSQL database whose logins `store.setup` made.
+    pub(crate) async fn postgres(case: &str) -> World {
+        let name = conformance::namespace(case);
+        administer(&format!("CREATE DATABASE {name} TEMPLATE template0")).await;
+        let world =
+            World { store: open(&name), address: name.clone(), _guard: Guard::Database(name.clone()) };
+        let setup: SetupStore = request(json!({
+            "store": "shop", "reader": format!("{name}_reader"), "writer": format!("{name}_writer")}));
+        let plan = stores::setup::plan(&world.ctx(), &world, &setup).await.unwrap();
+        world.execute(&plan).await.unwrap();
+        world
     }
 
     pub(crate) fn ctx(&self) -> Context {
@@ -57,50 +192,20 @@ impl World {
 
     pub(crate) async fn execute(&self, plan: &Plan) -> Result<Outcome, Error> {
         let ctx = self.ctx();
-        stores::execute(&ctx, &permit_for(&ctx, plan), plan, self, Arc::new(NoSecrets)).await
+        stores::execute(&ctx, &permit_for(&ctx, plan), plan, self, Arc::new(secrets(&self.address))).await
     }
 
     /// Plans and executes all pending migrations of these files.
     pub(crate) async fn migrate(&self, files: &[(&str, &str)]) -> Result<Outcome, Error> {
-        let apply: stores::ApplyMigrations = request(json!({"store": "shop"}));
+        let apply: ApplyMigrations = request(json!({"store": "shop"}));
         let plan = stores::migration::plan_apply(&self.ctx(), self, &self.files(files), &apply).await?;
         self.execute(&plan).await
     }
 
     /// Runs statements past the room's own requests.
     pub(crate) async fn run(&self, sql: &str) {
-        let statements = sql.split(";\n").filter(|sql| !sql.trim().is_empty());
-        let step = |(i, sql): (usize, &str)| contract::PlanStep {
-            id: format!("run/{i}"),
-            title: "prepare".into(),
-            mode: contract::StepMode::Autocommit,
-            statements: vec![contract::Statement::new(sql)],
-            is_done: None,
-            clean_up: Vec::new(),
-            undo: Vec::new(),
-            destructive: false,
-            reversible: false,
-            lock: None,
-        };
-        let plan = Plan {
-            request: "test".into(),
-            arguments: json!({"at": contract::sha256_hex(sql.as_bytes())}),
-            project: "shop".into(),
-            target: "store:shop".into(),
-            summary: "prepare".into(),
-            steps: statements.enumerate().map(step).collect(),
-            pre_state: String::new(),
-            predicted: json!({}),
-            cost_usd_nanos: 0,
-        };
-        let ctx = self.ctx();
-        let permit = permit_for(&ctx, &plan);
-        let executor = self.store.execute().unwrap();
-        let mut execution = executor.begin(&ctx, &permit, &plan, Arc::new(NoSecrets)).await.unwrap();
-        for i in 0..plan.steps.len() {
-            execution.run(&ctx, &permit, &plan, i).await.unwrap();
-        }
-        execution.finish(&ctx).await.unwrap();
+        let statements: Vec<String> = sql.split(";\n").map(ToOwned::to_owned).collect();
+        change(&*self.store, "test", &statements, secrets(&self.address)).await.unwrap();
     }
 
     /// The single number that a query answers; `None` when the store refuses it.
@@ -111,12 +216,12 @@ impl World {
 
     /// 100 customers, 20,000 orders of which 3 refer to nobody by a declared key, and notes of which one does by name.
     pub(crate) async fn seed(&self) {
-        let (unchecked, checked, key) = match self.store.kind() {
-            "sqlite" => ("PRAGMA foreign_keys = OFF;\n", "", "REFERENCES customers (id)"),
+        let (first, key, last) = match self.store.kind() {
+            "sqlite" => ("PRAGMA foreign_keys = OFF;\n", "REFERENCES customers (id)", ""),
             _ => (
                 "",
-                ";\nALTER TABLE orders ADD FOREIGN KEY (customer_id) REFERENCES customers (id) NOT VALID",
                 "",
+                ";\nALTER TABLE orders ADD FOREIGN KEY (customer_id) REFERENCES customers (id) NOT VALID;\nANALYZE",
             ),
         };
         let numbers = |last: u32| {
@@ -125,12 +230,12 @@ impl World {
             )
         };
         self.run(&format!(
-            "{unchecked}CREATE TABLE customers (id INTEGER PRIMARY KEY, name TEXT NOT NULL);\n\
+            "{first}CREATE TABLE customers (id INTEGER PRIMARY KEY, name TEXT NOT NULL);\n\
              CREATE TABLE orders (id INTEGER PRIMARY KEY, customer_id INTEGER NOT NULL {key}, total NUMERIC NOT NULL);\n\
              CREATE TABLE notes (id INTEGER PRIMARY KEY, customer_id INTEGER, body TEXT);\n\
              INSERT INTO customers SELECT n, 'customer ' || n FROM ({}) AS numbers;\n\
              INSERT INTO orders SELECT n, CASE WHEN n <= 3 THEN 9000 + n ELSE n % 100 + 1 END, n % 500 FROM ({}) AS numbers;\n\
-             INSERT INTO notes VALUES (1, 1, 'fine'), (2, 777, 'nobody'), (3, NULL, 'none'){checked}",
+             INSERT INTO notes VALUES (1, 1, 'fine'), (2, 777, 'nobody'), (3, NULL, 'none'){last}",
             numbers(100),
             numbers(20_000)
         ))
