@@ -18,7 +18,7 @@ use sqlparser::ast::{
 
 use crate::index::default_name;
 use crate::inquiry::Inquiry;
-use crate::migration::risk::{name_parts, parse, resolve};
+use crate::migration::risk::{name_parts, parse, resolve, walked};
 use crate::request::AdviseIndexes;
 use crate::text;
 
@@ -305,7 +305,7 @@ fn conjuncts<'e>(condition: &'e Expr, out: &mut Vec<&'e Expr>) {
     }
 }
 
-impl<'a> Reader<'a> {
+impl Reader<'_> {
     fn add_source(&mut self, scope: usize, factor: &TableFactor) {
         let TableFactor::Table { name, alias, args: None, .. } = factor else { return };
         let parts = name_parts(name, self.schema.dialect);
@@ -361,7 +361,7 @@ impl<'a> Reader<'a> {
     fn refers(&self, scope: usize, expression: &Expr) -> (BTreeSet<usize>, bool) {
         let mut here = BTreeSet::new();
         let mut alone = true;
-        let _ = visit_expressions(expression, |inner| {
+        walked(visit_expressions(expression, |inner| {
             match inner {
                 Expr::Identifier(_) | Expr::CompoundIdentifier(_) => match self.column(inner) {
                     Some((at, _)) if self.sources[at].scope == scope => {
@@ -372,12 +372,12 @@ impl<'a> Reader<'a> {
                 },
                 Expr::Subquery(_) | Expr::Exists { .. } | Expr::InSubquery { .. } => alone = false,
                 Expr::Value(value) if matches!(value.value, sqlparser::ast::Value::Placeholder(_)) => {
-                    alone = false
+                    alone = false;
                 }
                 _ => {}
             }
             ControlFlow::<()>::Continue(())
-        });
+        }));
         (here, alone)
     }
 
@@ -489,7 +489,7 @@ impl Inquiry<'_> {
             return Ok((Vec::new(), "the query could not be read, so no columns are known".into()));
         };
         let mut reader = Reader { schema, sources: Vec::new(), open: Vec::new(), scopes: 0, order: None };
-        let _ = statement.visit(&mut reader);
+        walked(statement.visit(&mut reader));
         let sources = reader.sources;
         let scanned = |source: &Source<'_>| {
             explain.full_scans.iter().any(|scan| {

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::inquiry::Inquiry;
-use crate::text;
+use crate::text::{self, TO_STRING};
 
 /// Longest definition of a view that the text shows, in characters.
 const DEFINITION_CHARS_MAX: usize = 100;
@@ -137,7 +137,7 @@ fn table_text(table: &Table, validates: bool) -> String {
     facts.extend(table.options.iter().cloned());
     let mut out = format!("table {} ({})", text::plain(&table.name.to_string(), 200), facts.join(", "));
     if let Some(comment) = &table.comment {
-        let _ = write!(out, "\n  -- {}", one_line(comment));
+        write!(out, "\n  -- {}", one_line(comment)).expect(TO_STRING);
     }
     let name_width = table.columns.iter().map(|column| column.name.chars().count()).max().unwrap_or(0);
     let type_width = table.columns.iter().map(|column| column.native_type.chars().count()).max().unwrap_or(0);
@@ -163,10 +163,10 @@ fn table_text(table: &Table, validates: bool) -> String {
             column.native_type,
             notes.join(", ")
         );
-        let _ = write!(out, "\n{}", line.trim_end());
+        write!(out, "\n{}", line.trim_end()).expect(TO_STRING);
     }
     let mut more = |line: String| {
-        let _ = write!(out, "\n  {line}");
+        write!(out, "\n  {line}").expect(TO_STRING);
     };
     if primary.len() > 1 {
         more(format!("primary key ({})", primary.join(", ")));
@@ -190,13 +190,13 @@ fn table_text(table: &Table, validates: bool) -> String {
             index.columns.join(", ")
         );
         if !matches!(index.method.as_str(), "" | "btree") {
-            let _ = write!(line, " using {}", index.method);
+            write!(line, " using {}", index.method).expect(TO_STRING);
         }
         if let Some(predicate) = &index.predicate {
-            let _ = write!(line, " where {}", one_line(predicate));
+            write!(line, " where {}", one_line(predicate)).expect(TO_STRING);
         }
         if let Some(size) = index.size_bytes {
-            let _ = write!(line, ", {}", text::size(size));
+            write!(line, ", {}", text::size(size)).expect(TO_STRING);
         }
         if !index.valid {
             line.push_str(", INVALID");
@@ -235,7 +235,7 @@ fn mermaid(schema: &Schema) -> String {
                 .iter()
                 .chain(&table.primary_key)
                 .any(|unique| unique.columns.iter().all(|column| key.columns.contains(column)));
-            let _ = write!(
+            write!(
                 out,
                 "\n    {} {}--{} {} : {}",
                 mermaid_text(&key.parent.to_string()),
@@ -243,11 +243,12 @@ fn mermaid(schema: &Schema) -> String {
                 if one_each { "o|" } else { "o{" },
                 mermaid_text(&table.name.to_string()),
                 mermaid_text(&key.columns.join(", "))
-            );
+            )
+            .expect(TO_STRING);
         }
     }
     for table in &schema.tables {
-        let _ = write!(out, "\n    {} {{", mermaid_text(&table.name.to_string()));
+        write!(out, "\n    {} {{", mermaid_text(&table.name.to_string())).expect(TO_STRING);
         for column in &table.columns {
             let mut marks = Vec::new();
             if table.primary_key.as_ref().is_some_and(|key| key.columns.contains(&column.name)) {
@@ -261,12 +262,12 @@ fn mermaid(schema: &Schema) -> String {
             }
             let kind = if column.native_type.is_empty() { "any" } else { &column.native_type };
             let name = mermaid_word(&column.name);
-            let _ = write!(out, "\n        {} {name}", mermaid_word(kind));
+            write!(out, "\n        {} {name}", mermaid_word(kind)).expect(TO_STRING);
             if !marks.is_empty() {
-                let _ = write!(out, " {}", marks.join(", "));
+                write!(out, " {}", marks.join(", ")).expect(TO_STRING);
             }
             if name != column.name {
-                let _ = write!(out, " {}", mermaid_text(&column.name));
+                write!(out, " {}", mermaid_text(&column.name)).expect(TO_STRING);
             }
         }
         out.push_str("\n    }");

@@ -123,7 +123,7 @@ impl Inquiry<'_> {
         }
         let answer = json!({"warm_up_ms": warm_up.elapsed_ms, "runs_ms": times, "rows": warm_up.rows.len(),
                             "truncated": warm_up.truncated});
-        let timed = self.note(sql, answer, times.iter().sum());
+        let run = self.note(sql, answer, times.iter().sum());
         let (explain, explained) = self.explain(sql).await?;
         times.sort_by(f64::total_cmp);
         let measured = Measured {
@@ -136,7 +136,7 @@ impl Inquiry<'_> {
             max_ms: percentile(&times, 100),
             explain,
         };
-        Ok((measured, [timed, explained]))
+        Ok((measured, [run, explained]))
     }
 
     /// How the store would run the statement, with evidence.

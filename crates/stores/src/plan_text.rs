@@ -6,7 +6,7 @@ use contract::{Plan, Severity, StepMode};
 use serde_json::Value;
 
 use crate::migration;
-use crate::text;
+use crate::text::{self, TO_STRING};
 
 /// The plan with every statement, what it locks and loses, and the way back.
 pub fn plan_text(plan: &Plan) -> String {
@@ -26,13 +26,13 @@ pub fn plan_text(plan: &Plan) -> String {
             }
             .to_owned(),
         );
-        let _ = write!(out, "\n\n{}. {} ({})", i + 1, step.title, notes.join(", "));
+        write!(out, "\n\n{}. {} ({})", i + 1, step.title, notes.join(", ")).expect(TO_STRING);
         for statement in &step.statements {
             let sql = statement.sql.trim().replace('\n', "\n     ");
-            let _ = write!(out, "\n     {sql};");
+            write!(out, "\n     {sql};").expect(TO_STRING);
             if !statement.parameters.is_empty() {
                 let values: Vec<String> = statement.parameters.iter().map(text::cell).collect();
-                let _ = write!(out, "  -- {}", values.join(", "));
+                write!(out, "  -- {}", values.join(", ")).expect(TO_STRING);
             }
         }
     }
@@ -46,14 +46,15 @@ pub fn plan_text(plan: &Plan) -> String {
             Severity::Warning => "warning",
             Severity::Critical => "critical",
         };
-        let _ = write!(
+        write!(
             out,
             "\n  {severity:<8}  {}:{}  {}\n            instead: {}",
             placed.file, placed.line, placed.risk.note, placed.risk.advice
-        );
+        )
+        .expect(TO_STRING);
     }
     if let Some(bytes) = plan.predicted.get("size_bytes").and_then(Value::as_u64) {
-        let _ = write!(out, "\n\npredicted size: about {}", text::size(bytes));
+        write!(out, "\n\npredicted size: about {}", text::size(bytes)).expect(TO_STRING);
     }
     out
 }

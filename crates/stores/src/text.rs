@@ -2,6 +2,9 @@
 
 use serde_json::Value;
 
+/// Why `write!` to a `String` needs no error.
+pub(crate) const TO_STRING: &str = "writing to a string does not fail";
+
 /// Longest cell of a table, in characters; longer ones end in `…`.
 const CELL_CHARS_MAX: usize = 80;
 

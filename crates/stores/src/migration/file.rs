@@ -111,7 +111,6 @@ fn version_of(file: &MigrationFile) -> Result<u64, Error> {
     let Some((number, rest)) = name.split_once('_') else { return wrong() };
     let word = &rest[..rest.len().saturating_sub(4)];
     let fits = !word.is_empty()
-        && name.ends_with(".sql")
         && word.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-')
         && number.bytes().all(|digit| digit.is_ascii_digit());
     match number.parse() {
@@ -125,7 +124,7 @@ fn parse(version: u64, file: &MigrationFile, dialect: Dialect, previous: &str) -
         Error::new(ErrorKind::Invalid, message).with("file", &file.path).with("line", line)
     };
     let text = std::str::from_utf8(&file.content).map_err(|error| {
-        let line = file.content[..error.valid_up_to()].iter().filter(|byte| **byte == b'\n').count() + 1;
+        let line = String::from_utf8_lossy(&file.content[..error.valid_up_to()]).matches('\n').count() + 1;
         invalid(line, "the file is not UTF-8".into()).hint("save it as UTF-8")
     })?;
     // A checkout that turned the line ends is the same migration.
@@ -134,7 +133,7 @@ fn parse(version: u64, file: &MigrationFile, dialect: Dialect, previous: &str) -
 
     let mut migration = Migration {
         version,
-        name: file.file_name().trim_end_matches(".sql").to_owned(),
+        name: file.file_name()[..file.file_name().len() - 4].to_owned(),
         path: file.path.clone(),
         checksum: sha256_hex(format!("{previous}{text}").as_bytes()),
         up: Vec::new(),

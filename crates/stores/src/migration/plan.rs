@@ -358,7 +358,7 @@ impl<'a, 'c> Builder<'a, 'c> {
         }
         for (i, (sql, (destructive, lock))) in list.iter().zip(&judged).enumerate().skip(done) {
             let number = i + 1;
-            let last = number == list.len();
+            let is_last = number == list.len();
             let step = |id: String, title: String, mode, statements| PlanStep {
                 id,
                 title,
@@ -366,7 +366,7 @@ impl<'a, 'c> Builder<'a, 'c> {
                 statements,
                 is_done: None,
                 clean_up: Vec::new(),
-                undo: if last { undo() } else { Vec::new() },
+                undo: if is_last { undo() } else { Vec::new() },
                 destructive: *destructive,
                 reversible,
                 lock: lock.map(ToOwned::to_owned),
@@ -589,8 +589,8 @@ pub(crate) fn index_is_gone(namespace: &str, name: &str) -> Result<Statement, Er
 fn runs_alone(words: &[String], dialect: Dialect) -> bool {
     let head: Vec<&str> = words.iter().map(String::as_str).collect();
     match (dialect, head.as_slice()) {
-        (_, ["VACUUM", ..]) => true,
-        (Dialect::Postgres, ["CREATE" | "DROP", "DATABASE" | "TABLESPACE", ..] | ["ALTER", "SYSTEM", ..]) => {
+        (_, ["VACUUM", ..])
+        | (Dialect::Postgres, ["CREATE" | "DROP", "DATABASE" | "TABLESPACE", ..] | ["ALTER", "SYSTEM", ..]) => {
             true
         }
         (Dialect::Postgres, ["CREATE" | "DROP" | "REINDEX" | "ALTER", ..]) => {

@@ -65,6 +65,9 @@ pub(crate) fn stronger(a: Option<&'static str>, b: Option<&'static str>) -> Opti
     }
 }
 
+/// A walk that nothing breaks off.
+pub(crate) fn walked(_: ControlFlow<()>) {}
+
 /// The statement as the parser of the store's dialect reads it.
 pub(crate) fn parse(sql: &str, dialect: Dialect) -> Option<Statement> {
     let parsed = match dialect {
@@ -180,10 +183,10 @@ impl<'a> Judge<'a> {
         }
         match parse(sql, dialect) {
             Some(statement) => {
-                let _ = visit_relations(&statement, |name| {
+                walked(visit_relations(&statement, |name| {
                     judgement.touch(name_parts(name, dialect).join("."));
                     ControlFlow::<()>::Continue(())
-                });
+                }));
                 self.judge_parsed(&statement, &mut judgement);
             }
             None => judgement.unknown("the statement cannot be read, so nobody can say what it does"),
@@ -296,13 +299,13 @@ impl<'a> Judge<'a> {
             }
             Statement::Query(query) => {
                 let mut writes = false;
-                let _ = visit_statements(query, |inner: &Statement| {
+                walked(visit_statements(query, |inner: &Statement| {
                     if !matches!(inner, Statement::Query(_)) {
                         writes = true;
                         judge_data(inner, self.lock("ROW EXCLUSIVE"), out);
                     }
                     ControlFlow::<()>::Continue(())
-                });
+                }));
                 let called = functions(query.as_ref());
                 if called.iter().any(|name| !HARMLESS_FUNCTIONS.contains(&name.as_str())) {
                     out.unknown("it calls a function, and a function can do anything");
@@ -583,7 +586,7 @@ const HARMLESS_FUNCTIONS: [&str; 14] = [
 /// Names of the functions that are called, last part, in lower case.
 fn functions<V: sqlparser::ast::Visit>(node: &V) -> Vec<String> {
     let mut names = Vec::new();
-    let _ = visit_expressions(node, |expression| {
+    walked(visit_expressions(node, |expression| {
         if let Expr::Function(function) = expression {
             names.extend(
                 function
@@ -595,7 +598,7 @@ fn functions<V: sqlparser::ast::Visit>(node: &V) -> Vec<String> {
             );
         }
         ControlFlow::<()>::Continue(())
-    });
+    }));
     names
 }
 

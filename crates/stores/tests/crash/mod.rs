@@ -294,7 +294,7 @@ async fn at_random_points(kind: Kind, points_short: u32) {
         seed ^= seed >> 7;
         seed ^= seed << 17;
         // The kill has to hit a process at work, so this waits for real.
-        let wait = duration.mul_f64((seed % 1_000) as f64 / 1_000.0);
+        let wait = duration * u32::try_from(seed % 1_000).unwrap() / 1_000;
         tokio::time::sleep(wait.min(Duration::from_secs(5))).await;
         child.kill().unwrap();
         cut_short += u32::from(!child.wait().unwrap().success());

@@ -84,7 +84,7 @@ pub(crate) fn open(address: &str) -> Arc<dyn Store> {
     let mut config = store_postgres::Config::new(&server(address), login("reader"));
     config.writer = Some(login("writer"));
     config.admin = Some(superuser());
-    Arc::new(store_postgres::open("shop", config, Arc::new(secrets(address)), "/".as_ref()).unwrap())
+    Arc::new(store_postgres::open("shop", config, "/".as_ref(), Arc::new(secrets(address))).unwrap())
 }
 
 pub(crate) fn secrets(address: &str) -> Secrets {
@@ -110,7 +110,7 @@ fn superuser() -> LoginConfig {
 async fn administer(sql: &str) {
     let mut config = store_postgres::Config::new(&server("postgres"), superuser());
     config.admin = Some(superuser());
-    let store = store_postgres::open("shop", config, Arc::new(secrets("")), "/".as_ref()).unwrap();
+    let store = store_postgres::open("shop", config, "/".as_ref(), Arc::new(secrets(""))).unwrap();
     for attempt in 1.. {
         match change(&store, "store.setup", &[sql.to_owned()], secrets("")).await {
             Ok(()) => break,
