@@ -8,6 +8,8 @@ use crate::{prose, runbook};
 
 /// Least weight that recognises a job.
 const THRESHOLD: f64 = 3.0;
+/// A job that is part of another one is done for itself when its own clause weighs this much.
+const OWN_RIGHT: f64 = 4.0;
 /// Least lead over the next job.
 const MARGIN: f64 = 1.0;
 /// Words allowed between two words of a phrase.
@@ -265,7 +267,7 @@ impl Matcher {
         reading.ambiguous.retain(|(_, close)| !close.iter().any(|runbook| claimed.contains(runbook)));
         let covered: BTreeSet<usize> =
             claimed.iter().flat_map(|runbook| self.runbooks[*runbook].covers.clone()).collect();
-        reading.jobs.retain(|job| !covered.contains(&job.runbook) || job.score >= 2.0 * THRESHOLD);
+        reading.jobs.retain(|job| !covered.contains(&job.runbook) || job.score >= OWN_RIGHT);
         reading.not_ours.dedup_by(|a, b| a.territory == b.territory);
     }
 
@@ -550,6 +552,38 @@ mod tests {
             ("Please help", &[], &[], false),
             ("Make it good", &[], &[], false),
             ("Apply 0003_x migration but never drop the old column", &["safe-schema-change"], &[], false),
+            ("Document the schema of orders", &["inventory"], &[], false),
+            ("What indexes exist on orders?", &["inventory"], &[], false),
+            ("Why does `SELECT 1 FROM a` need 3 seconds?", &["performance-review"], &[], false),
+            ("Deploy 0003_add_status", &["safe-schema-change"], &[], false),
+            ("Bring the schema up to date", &["safe-schema-change"], &[], false),
+            ("Find items whose order is missing", &["consistency-check"], &[], false),
+            ("Are there duplicates in customers?", &["consistency-check"], &[], false),
+            ("Ensure data integrity across all storage systems", &["consistency-check"], &[], false),
+            (
+                "Review performance, check consistency and take inventory",
+                &["performance-review", "consistency-check", "inventory"],
+                &[],
+                false,
+            ),
+            ("Delete all test customers", &[], &["data engineer"], false),
+            ("Truncate the orders table", &[], &["data engineer"], false),
+            ("Grant me access to production", &[], &["security"], false),
+            ("Rotate the API keys", &[], &["data engineer"], false),
+            ("Fix the bug in the login form", &[], &["engineer"], false),
+            ("Find the bottleneck, do not touch anything", &["performance-review"], &[], true),
+            (
+                "Without touching the data, tell whether references are broken",
+                &["consistency-check"],
+                &[],
+                true,
+            ),
+            (
+                "Make sure there are no orphans before we add the foreign key",
+                &["consistency-check"],
+                &[],
+                false,
+            ),
             ("Measure `SELECT * FROM migration_schema`, it is slow", &["performance-review"], &[], false),
         ] {
             let (found, owners, forbids, _) = read(text);

@@ -244,7 +244,7 @@ pub(crate) fn migrations(text: &str) -> Vec<String> {
     let mut found = Vec::new();
     for (i, token) in tokens.iter().enumerate() {
         let digits = token.raw.chars().take_while(char::is_ascii_digit).count();
-        let named = digits >= 3 && token.raw[digits..].starts_with('_') && token.raw.len() > digits + 1;
+        let named = words::is_migration_name(&token.raw);
         let numbered = digits >= 3
             && digits == token.raw.len()
             && i > 0

@@ -33,8 +33,15 @@ pub(crate) fn tokens(text: &str) -> Vec<Token> {
 }
 
 fn token(raw: String) -> Token {
-    let stem = stem(&raw);
+    // A migration's name, such as 0003_add_status, says what is meant as well as the word does.
+    let stem = if is_migration_name(&raw) { stem("migration") } else { stem(&raw) };
     Token { raw, stem }
+}
+
+/// At least three digits, an underscore and a name.
+pub(crate) fn is_migration_name(word: &str) -> bool {
+    let digits = word.bytes().take_while(u8::is_ascii_digit).count();
+    digits >= 3 && word[digits..].starts_with('_') && word.len() > digits + 1
 }
 
 /// The word without plural, tense and derivation endings: `indices` and `indexes` become `index`, `migrations`,
