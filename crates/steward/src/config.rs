@@ -551,7 +551,7 @@ mod tests {
                 "schedules.n.cron",
             ),
             (
-                "project: shop\nstores:\n  a:\n    kind: postgres\n    url: postgres://u:hunter2@h/db\n",
+                "project: shop\nstores:\n  a:\n    kind: postgres\n    url: postgres://u:hunter2@h/db\n    reader: { user: r }\n",
                 "password",
                 "5",
                 "stores.a.url",

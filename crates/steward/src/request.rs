@@ -184,6 +184,15 @@ mod tests {
     }
 
     #[test]
+    fn every_action_is_one_of_the_matrix() {
+        let matrix = authority::Authority::built_in().expect("the built-in matrix");
+        let actions: Vec<&str> = matrix.actions().iter().map(|(name, _)| *name).collect();
+        for spec in specs() {
+            assert!(actions.contains(&spec.action), "{}: `{}`", spec.name, spec.action);
+        }
+    }
+
+    #[test]
     fn unknown_requests_and_arguments_are_refused_with_a_hint() {
         let error = Request::parse("store.inspekt", &Value::Null).expect_err("unknown").to_string();
         assert!(error.contains("store.inspect"), "{error}");
