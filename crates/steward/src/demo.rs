@@ -66,7 +66,12 @@ pub(crate) async fn run(dir: &Path, surroundings: Surroundings) -> Result<(), Er
     let task = answer.value["id"].as_str().unwrap_or_default().to_owned();
     for action in answer.value["actions"].as_array().into_iter().flatten() {
         let text = |key: &str| action[key].as_str().unwrap_or_default().to_owned();
-        print(&format!("   {:<12} {:<20} {}", text("status"), text("request"), text("reason")));
+        let p95 = |side: &str| action[side]["p95_ms"].as_f64();
+        let measured = match (p95("before"), p95("after")) {
+            (Some(before), Some(after)) => format!(": p95 {before:.1} ms before, {after:.1} ms after"),
+            _ => String::new(),
+        };
+        print(&format!("   {:<10} {:<18} {}{measured}", text("status"), text("request"), text("reason")));
     }
 
     chapter(4, "The report");
@@ -114,7 +119,7 @@ pub(crate) async fn run(dir: &Path, surroundings: Surroundings) -> Result<(), Er
     print(&format!(
         "   cd {cd}\n   \
          steward report {task}\n   \
-         steward approval show {waiting}\n   \
+         steward person add $USER --role pm && steward approval grant {waiting}\n   \
          steward store inspect flights --format mermaid\n   \
          steward evidence {evidence}\n   \
          steward policy check file.write path:src/pages/fleet.tsx\n"
