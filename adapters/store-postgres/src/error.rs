@@ -87,6 +87,10 @@ pub(crate) fn translate(error: &tokio_postgres::Error) -> Error {
         return match (server.hint(), code) {
             (_, "22021") => out.hint("read it as binary, such as `convert_to(name, 'SQL_ASCII')`"),
             (_, "55P03") => out.hint("another session holds the lock; try again when it has ended"),
+            (_, "42501") if server.message().starts_with("must be owner") => out.hint(
+                "only the owner may change it: `steward store setup NAME --owner ROLE` lets the writing login act for the \
+                 role that owns the tables",
+            ),
             (Some(hint), _) => out.hint(hint),
             (None, _) => out,
         };

@@ -52,11 +52,24 @@ pub async fn plan(ctx: &Context, stores: &dyn StoreDirectory, request: &SetupSto
             "reader" => "default_transaction_read_only = on",
             _ => "lock_timeout = '5s'",
         };
+        // Roles belong to the whole server: a new password for one that another store uses would lock that store out.
+        let mark = quoted_literal(&format!(
+            "Steward's login for the store {store} of the project {}",
+            ctx.project()
+        ))?;
+        let taken = format!(
+            "the role {name} exists and is not this store''s: name another with --reader or --writer and in steward.yaml, \
+             or make it this store''s with COMMENT ON ROLE {quoted} IS {}",
+            mark.replace('\'', "''")
+        );
         Ok(vec![
             Statement::new(format!(
                 "DO $steward$ BEGIN IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = {literal}) THEN \
                  CREATE ROLE {quoted} NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS \
-                 CONNECTION LIMIT {CONNECTIONS_MAX}; END IF; END $steward$"
+                 CONNECTION LIMIT {CONNECTIONS_MAX}; COMMENT ON ROLE {quoted} IS {mark}; \
+                 ELSIF (SELECT pg_catalog.shobj_description(oid, 'pg_authid') FROM pg_catalog.pg_roles \
+                 WHERE rolname = {literal}) IS DISTINCT FROM {mark} THEN \
+                 RAISE EXCEPTION USING ERRCODE = 'duplicate_object', MESSAGE = '{taken}'; END IF; END $steward$"
             )),
             secret,
             Statement::new(format!("ALTER ROLE {quoted} SET {setting}")),
