@@ -14,6 +14,7 @@ fn environment<'a>() -> Environment<'a> {
     environment.set_fuel(Some(FUEL));
     environment.add_function("has_index", has_index);
     environment.add_function("up_to", up_to);
+    environment.add_function("fast_enough", fast_enough);
     environment.add_filter("quoted", quoted);
     environment
 }
@@ -33,6 +34,17 @@ fn up_to(list: Jinja, name: &str) -> Jinja {
     let end =
         if name.is_empty() { items.len() } else { items.iter().position(is_named).map_or(0, |at| at + 1) };
     items.into_iter().take(end).collect()
+}
+
+/// `fast_enough(steps.create.values, query, 50)`: after one of these changes the query's p95 was below so many
+/// milliseconds.
+#[allow(clippy::needless_pass_by_value)] // The engine hands values over.
+fn fast_enough(changes: Jinja, query: &str, limit_ms: f64) -> bool {
+    let Ok(changes) = serde_json::to_value(&changes) else { return false };
+    changes.as_array().into_iter().flatten().any(|change| {
+        let after = &change["after"];
+        after["query"].as_str() == Some(query) && after["p95_ms"].as_f64().is_some_and(|p95| p95 < limit_ms)
+    })
 }
 
 /// A name as an acceptance check reads it, whatever is in it.

@@ -217,7 +217,7 @@ impl Report {
             exit_code: exit_code(status),
             progress: progress(record, &acceptance),
             issues: issues(record, &findings, &acceptance, cost_usd),
-            recommendations: recommendations(record, &findings, status),
+            recommendations: recommendations(record, &findings),
             findings,
             runbooks: record.plan.jobs.iter().map(|job| job.runbook.clone()).collect(),
             actions: record
@@ -273,6 +273,14 @@ fn findings(record: &TaskRecord) -> Vec<ReportedFinding> {
             });
         }
     }
+    for reported in &mut reported {
+        if !reported.resolved
+            && reported.finding.code == "missing_index"
+            && not_needed(record, &reported.finding)
+        {
+            reported.finding.severity = Severity::Info;
+        }
+    }
     // The same thing found by two requests is one finding: the later one.
     let mut kept: Vec<ReportedFinding> = Vec::new();
     for finding in reported {
@@ -288,6 +296,18 @@ fn findings(record: &TaskRecord) -> Vec<ReportedFinding> {
         }
     }
     kept
+}
+
+/// Whether the index was left out because its query is fast enough without it: good to know, but nothing to act on.
+fn not_needed(record: &TaskRecord, finding: &Finding) -> bool {
+    record.steps.iter().filter(|step| step.state == StepState::Skipped && step.request == "index.create").any(
+        |step| {
+            let columns: Vec<&str> =
+                step.value["columns"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+            let table = step.value["table"].as_str().unwrap_or_default();
+            !columns.is_empty() && finding.object == format!("{table}.{}", columns.join(","))
+        },
+    )
 }
 
 /// Whether a later step of the same job that settles this one is done.
@@ -448,7 +468,7 @@ fn issues(
     issues
 }
 
-fn recommendations(record: &TaskRecord, findings: &[ReportedFinding], status: Status) -> Vec<String> {
+fn recommendations(record: &TaskRecord, findings: &[ReportedFinding]) -> Vec<String> {
     let mut list: Vec<String> = Vec::new();
     let mut seen = BTreeSet::new();
     let mut add = |text: String| {
@@ -469,7 +489,7 @@ fn recommendations(record: &TaskRecord, findings: &[ReportedFinding], status: St
             None => add(format!("decide on `{}`{who}: `steward approval list`", step.request)),
         }
     }
-    if status == Status::Waiting || record.steps.iter().any(|step| step.state == StepState::Blocked) {
+    if record.steps.iter().any(|step| matches!(step.state, StepState::Waiting | StepState::Blocked)) {
         add(format!("afterwards go on with `steward task resume {}`", record.id));
     }
     for finding in findings.iter().filter(|finding| !finding.resolved) {

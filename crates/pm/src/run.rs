@@ -327,6 +327,7 @@ impl Run<'_> {
             None => vec![Value::Null],
         };
         for (number, item) in items.into_iter().enumerate() {
+            scope = self.scope(index, job);
             scope.insert("item".into(), item.clone());
             let at =
                 self.record.steps.iter().position(|record| {
@@ -340,6 +341,17 @@ impl Run<'_> {
                 .map(|at| &self.record.steps[at])
                 .filter(|record| record.state == StepState::Running)
                 .and_then(|record| record.answer.clone());
+            if let Some(unless) = &step.unless
+                && known.is_none()
+                && expression::is_true(unless, &scope)?
+            {
+                self.note(index, step, StepState::Skipped, "not needed any more".into());
+                if let Some(record) = self.record.steps.last_mut() {
+                    record.item = number;
+                    record.value = item;
+                }
+                continue;
+            }
             if let Some(check) = &step.check
                 && !expression::is_true(check, &scope)?
             {

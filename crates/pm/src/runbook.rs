@@ -113,6 +113,9 @@ pub struct Step {
     /// Expression: the step is skipped unless it is true.
     #[serde(default)]
     pub when: Option<String>,
+    /// Expression over each `item`: it is left out when this is true.
+    #[serde(default)]
+    pub unless: Option<String>,
     /// Expression that must be true before the step; otherwise the step fails and nothing is asked.
     #[serde(default)]
     pub check: Option<String>,
@@ -220,8 +223,12 @@ impl Runbook {
                 return wrong(format!("step `{}` needs `{need}`, which is not an earlier step", step.id));
             }
             let mut expressions: Vec<&str> = Vec::new();
-            expressions
-                .extend([&step.for_each, &step.when, &step.check].into_iter().flatten().map(String::as_str));
+            expressions.extend(
+                [&step.for_each, &step.when, &step.unless, &step.check]
+                    .into_iter()
+                    .flatten()
+                    .map(String::as_str),
+            );
             expressions.extend(step.verify.as_ref().map(|verify| verify.expect.as_str()));
             for text in expressions {
                 expression::compiles(text).map_err(|error| error.with("step", &step.id))?;

@@ -35,6 +35,7 @@ const TASKS: &[(&str, &str, &[&str], &str, &str)] = &[
     ("performance-needs-approval.yaml", "guarded", &["performance-review"], "waiting", ""),
     ("performance-claims-approval.md", "guarded", &["performance-review"], "waiting", ""),
     ("performance-mission.yaml", "vanishing", &["performance-review"], "failed", ""),
+    ("performance-mission.yaml", "eager", &["performance-review"], "done", ""),
     ("migration-mission.yaml", "clean", &["safe-schema-change"], "done", ""),
     ("migration-paraphrased.txt", "clean", &["safe-schema-change"], "done", ""),
     ("migration-misspelt.txt", "clean", &["safe-schema-change"], "done", ""),
@@ -198,7 +199,7 @@ async fn the_index_is_measured_before_and_after_and_its_findings_are_resolved() 
     let report = run("performance-mission.yaml", &door).await;
     let create = report.actions.iter().find(|action| action.request == "index.create").unwrap();
     assert_eq!(create.before, Some(json!({ "p95_ms": 83.4 })));
-    assert_eq!(create.after, Some(json!({ "p95_ms": 1.9 })));
+    assert_eq!(create.after.as_ref().map(|after| &after["p95_ms"]), Some(&json!(1.9)));
     assert!(report.findings.iter().all(|finding| finding.resolved), "{:?}", report.findings);
     assert_eq!(report.acceptance[0].observed, json!(1.9));
     assert_eq!(report.exit_code(), 0);

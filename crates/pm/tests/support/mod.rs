@@ -29,6 +29,8 @@ pub struct World {
     pub unavailable: Vec<&'static str>,
     /// Indexes that the engine says were made, and that are not there.
     pub index_vanishes: bool,
+    /// The advice names a second index that the first one makes superfluous.
+    pub advises_two: bool,
 }
 
 impl World {
@@ -41,6 +43,7 @@ impl World {
             forbidden: Vec::new(),
             unavailable: Vec::new(),
             index_vanishes: false,
+            advises_two: false,
         };
         match name {
             "clean" => clean,
@@ -54,6 +57,7 @@ impl World {
             "guarded" => Self { needs_approval: vec!["index.create"], ..clean },
             "refused" => Self { forbidden: vec!["0003_add_status"], ..clean },
             "down" => Self { unavailable: vec!["store.inspect", "store.consistency"], ..clean },
+            "eager" => Self { advises_two: true, ..clean },
             "vanishing" => Self { index_vanishes: true, ..clean },
             other => panic!("no world `{other}`"),
         }
@@ -254,6 +258,18 @@ impl Door for FakeDoor {
                 } else {
                     json!([])
                 };
+                let mut indexes = indexes;
+                if self.world.advises_two {
+                    findings.push(finding(
+                        "missing_index",
+                        "an index on `orders` (created_at) is missing".into(),
+                        "orders.created_at",
+                        &id,
+                        Severity::Warning,
+                    ));
+                    let second = json!({ "table": "orders", "columns": ["created_at"], "query": arguments["queries"][0] });
+                    indexes.as_array_mut().unwrap().push(second);
+                }
                 json!({ "store": store, "indexes": indexes, "rows_read": 48211 })
             }
             "store.consistency" => {
@@ -302,7 +318,7 @@ impl Door for FakeDoor {
             "index.create" if status == AnswerStatus::Done => {
                 assert!(!happened.index, "the index is created twice");
                 happened.index = true;
-                json!({ "before": { "p95_ms": 83.4 }, "after": { "p95_ms": 1.9 } })
+                json!({ "before": { "p95_ms": 83.4 }, "after": { "p95_ms": 1.9, "query": arguments["query"] } })
             }
             "migration.apply" if status == AnswerStatus::Done => {
                 assert!(!happened.applied.contains(&subject), "{subject} is applied twice");
