@@ -47,6 +47,7 @@ struct Token {
 pub(crate) fn split(text: &str, dialect: Dialect) -> Result<Vec<Piece>, SplitError> {
     let mut pieces = Vec::new();
     let mut statement = Statement::default();
+    let mut lines = Lines { at: 0, line: 1 };
     for token in tokens(text, dialect)? {
         let part = &text[token.start..token.end];
         match token.kind {
@@ -54,16 +55,16 @@ pub(crate) fn split(text: &str, dialect: Dialect) -> Result<Vec<Piece>, SplitErr
             Kind::LineComment => {
                 if let Some(words) = part.trim_start_matches('-').trim().strip_prefix("steward:") {
                     // A directive ends the statement before it: a missing semicolon must not join two sections.
-                    statement.finish(text, &mut pieces);
+                    statement.finish(text, &mut lines, &mut pieces);
                     pieces.push(Piece::Directive {
-                        line: line_of(text, token.start),
+                        line: lines.line_of(text, token.start),
                         text: words.split_whitespace().collect::<Vec<_>>().join(" "),
                     });
                 }
                 continue;
             }
             Kind::Semicolon if statement.depth == 0 => {
-                statement.finish(text, &mut pieces);
+                statement.finish(text, &mut lines, &mut pieces);
                 continue;
             }
             Kind::Word => statement.word(part, dialect),
@@ -73,7 +74,7 @@ pub(crate) fn split(text: &str, dialect: Dialect) -> Result<Vec<Piece>, SplitErr
         }
         statement.range = Some((statement.range.map_or(token.start, |(start, _)| start), token.end));
     }
-    statement.finish(text, &mut pieces);
+    statement.finish(text, &mut lines, &mut pieces);
     Ok(pieces)
 }
 
@@ -133,10 +134,28 @@ impl Statement {
         self.previous = word;
     }
 
-    fn finish(&mut self, text: &str, pieces: &mut Vec<Piece>) {
+    fn finish(&mut self, text: &str, lines: &mut Lines, pieces: &mut Vec<Piece>) {
         if let Some((start, end)) = std::mem::take(self).range {
-            pieces.push(Piece::Statement { line: line_of(text, start), text: text[start..end].to_owned() });
+            pieces.push(Piece::Statement {
+                line: lines.line_of(text, start),
+                text: text[start..end].to_owned(),
+            });
         }
+    }
+}
+
+/// Counts lines on the way through a text, so that a file of many statements is read once.
+struct Lines {
+    at: usize,
+    line: usize,
+}
+
+impl Lines {
+    /// The line at a place that lies behind all those asked for before.
+    fn line_of(&mut self, text: &str, at: usize) -> usize {
+        self.line += text[self.at..at].matches('\n').count();
+        self.at = at;
+        self.line
     }
 }
 
