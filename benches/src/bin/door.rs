@@ -36,18 +36,19 @@ async fn run(rounds: usize) -> Result<(), Error> {
         // The same work three ways, in turn, so that a busy disk hits all of them.
         let path = format!("migrations/bench/{round:06}_x.sql");
         let arguments = json!({ "path": path, "content": content });
-        let whole = time(steward.submit_with(&ctx, "file.write", arguments, Options::default())).await?;
+        let whole =
+            time(Box::pin(steward.submit_with(&ctx, "file.write", arguments, Options::default()))).await?;
         let two = time(two_writes(&ctx, steward.ledger(), round)).await?;
         let file = time(async {
             durable_file(&dir.path().join(format!("migrations/bench/{round:06}_y.sql")), content)
         })
         .await?;
-        let read = time(steward.submit_with(
+        let read = time(Box::pin(steward.submit_with(
             &ctx,
             "policy.check",
             json!({ "action": "store.read" }),
             Options::default(),
-        ))
+        )))
         .await?;
         door.push(whole);
         writes.push(two);

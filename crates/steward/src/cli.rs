@@ -191,7 +191,7 @@ pub async fn run(args: Vec<OsString>, surroundings: Surroundings) -> u8 {
     let json = matches.get_flag("json");
     if let Err(error) = crate::logging::start(matches.get_one::<String>("log").map_or("warn", String::as_str))
     {
-        return fail(&error, json, |text| text.to_owned());
+        return fail(&error, json, std::borrow::ToOwned::to_owned);
     }
     match matches.subcommand() {
         Some(("completion", sub)) => {
@@ -213,17 +213,17 @@ pub async fn run(args: Vec<OsString>, surroundings: Surroundings) -> u8 {
                     terminal::print(&text);
                     exit::DONE
                 }
-                Err(error) => fail(&error, json, |text| text.to_owned()),
+                Err(error) => fail(&error, json, std::borrow::ToOwned::to_owned),
             }
         }
         Some(("demo", sub)) => {
             let dir = PathBuf::from(sub.get_one::<String>("dir").expect("the argument has a default"));
             match demo::run(&dir, surroundings).await {
                 Ok(()) => exit::DONE,
-                Err(error) => fail(&error, json, |text| text.to_owned()),
+                Err(error) => fail(&error, json, std::borrow::ToOwned::to_owned),
             }
         }
-        Some((noun, sub)) => in_project(&specs, &matches, noun, sub, surroundings).await,
+        Some((noun, sub)) => Box::pin(in_project(&specs, &matches, noun, sub, surroundings)).await,
         None => exit::USAGE,
     }
 }
@@ -238,11 +238,11 @@ async fn in_project(
     let json = matches.get_flag("json");
     let steward = match open(matches, &surroundings).await {
         Ok(steward) => steward,
-        Err(error) => return fail(&error, json, |text| text.to_owned()),
+        Err(error) => return fail(&error, json, std::borrow::ToOwned::to_owned),
     };
     let result = match noun {
         "up" => daemon::run(Arc::clone(&steward), surroundings).await.map(|()| exit::DONE),
-        "mcp" => serve_mcp(&steward, sub).await.map(|()| exit::DONE),
+        "mcp" => Box::pin(serve_mcp(&steward, sub)).await.map(|()| exit::DONE),
         _ => submit(&steward, specs, matches, noun, sub).await,
     };
     let closed = steward.close().await;

@@ -290,14 +290,7 @@ pub fn load(file: &Path) -> Result<Loaded, Error> {
             .hint(format!("a project file has at most {FILE_BYTES_MAX} bytes; is this the right file?")));
     }
     let bytes = std::fs::read(&file).map_err(unreadable)?;
-    let text = String::from_utf8(bytes).map_err(|cause| {
-        let line =
-            1 + cause.as_bytes()[..cause.utf8_error().valid_up_to()].iter().filter(|b| **b == b'\n').count();
-        Error::new(ErrorKind::Invalid, "the project file is not UTF-8")
-            .with("file", file.display())
-            .with("line", line)
-            .hint("save it as UTF-8")
-    })?;
+    let text = crate::files::utf8(&file.display().to_string(), bytes)?;
     let config = parse(&text).map_err(|error| error.with("file", file.display()))?;
     let dir = file.parent().expect("a canonical file has a folder").to_owned();
     Ok(Loaded { config, dir, file })
@@ -432,7 +425,7 @@ fn validate(config: &Config) -> At<()> {
             );
         }
     }
-    if !(config.objectives.query_p95_ms > 0.0) {
+    if config.objectives.query_p95_ms.is_nan() || config.objectives.query_p95_ms <= 0.0 {
         return at(&["objectives", "query_p95_ms"], "this is no time", "use milliseconds above 0");
     }
     Ok(())
@@ -573,10 +566,8 @@ mod tests {
     fn yaml_bomb_is_refused() {
         let mut text = String::from("project: shop\nstores: {}\nx: &a0 [1,1,1,1,1,1,1,1,1]\n");
         for i in 1..30 {
-            text.push_str(&format!(
-                "y{i}: &a{i} [*a{0},*a{0},*a{0},*a{0},*a{0},*a{0},*a{0},*a{0},*a{0}]\n",
-                i - 1
-            ));
+            let aliases = vec![format!("*a{}", i - 1); 9].join(",");
+            text += &format!("y{i}: &a{i} [{aliases}]\n");
         }
         assert_eq!(parse(&text).expect_err("a bomb").kind(), ErrorKind::Invalid);
         let deep = format!("project: {}", "[".repeat(100_000));

@@ -188,7 +188,9 @@ fn stamp(loaded: &Loaded) -> u64 {
     let mut files: Vec<PathBuf> =
         std::fs::read_dir(policies).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
     files.sort();
-    files.iter().for_each(|file| add(file));
+    for file in &files {
+        add(file);
+    }
     hasher.finish()
 }
 
@@ -266,8 +268,7 @@ async fn run_due(
         let Some(due) = plan.run else { continue };
         // No overlap: while a run holds the lease, further due times are passed over.
         let lease = format!("schedule:{name}");
-        let Some(lease) = steward.ledger().acquire_lease(ctx, &lease, Duration::from_secs(3_600)).await?
-        else {
+        let Some(lease) = steward.ledger().acquire_lease(ctx, &lease, Duration::from_hours(1)).await? else {
             tracing::warn!(schedule = name, "the last run has not ended; this one is passed over");
             continue;
         };
@@ -345,7 +346,7 @@ async fn go_on_with_tasks(steward: &Arc<Steward>, ctx: &Context, tracker: &TaskT
         let task = row.get_text("task")?.to_owned();
         let lease = format!("go-on:{task}");
         // Tried at most once a minute: an approval whose plan has changed stays granted until it expires.
-        if steward.ledger().acquire_lease(ctx, &lease, Duration::from_secs(60)).await?.is_none() {
+        if steward.ledger().acquire_lease(ctx, &lease, Duration::from_mins(1)).await?.is_none() {
             continue;
         }
         let (steward, ctx) = (Arc::clone(steward), ctx.clone());

@@ -145,7 +145,7 @@ fn chapter(number: usize, title: &str) {
 }
 
 fn indent(text: &str) -> String {
-    text.trim_end().lines().map(|line| format!("   {line}\n")).collect()
+    text.trim_end().lines().fold(String::new(), |out, line| out + "   " + line + "\n")
 }
 
 fn shorten(text: &str, lines_max: usize) -> String {
@@ -214,7 +214,7 @@ fn with_rows(create: &str) -> String {
         let rows: Vec<&str> = lines.collect();
         for chunk in rows.chunks(ROWS_PER_INSERT) {
             let values: Vec<String> = chunk.iter().map(|row| format!("({})", literals(row))).collect();
-            out.push_str(&format!("INSERT INTO {table} ({columns}) VALUES\n{};\n", values.join(",\n")));
+            out.extend(["INSERT INTO ", table, " (", columns, ") VALUES\n", &values.join(",\n"), ";\n"]);
         }
     }
     format!("{out}\n-- steward: down{down}")

@@ -333,7 +333,7 @@ pub(crate) async fn resume(
     }
     let parsed = Request::parse(request, &plan.arguments)?;
     let approved = steward.approvals().of_intent(ctx, intent).await?;
-    let question = steward.question(project, &parsed, Some(plan))?;
+    let question = Steward::question(project, &parsed, Some(plan))?;
     let permit = project.authority().permit(ctx, &question, plan, &approved)?;
     let outcome = change_store(steward, ctx, project, &permit, plan).await?;
     let done = states.iter().filter(|state| **state == StepState::Done).count();

@@ -269,7 +269,7 @@ impl Steward {
         request: &Request,
         options: &Options,
     ) -> Result<Answer, Error> {
-        let question = self.question(project, request, None)?;
+        let question = Self::question(project, request, None)?;
         let mut decision = project.authority().decide(ctx, &question, &[]);
         if !decision.is_permitted() {
             let plan = bare_plan(ctx, request, "a read that needs approval");
@@ -303,7 +303,7 @@ impl Steward {
         let planned = dispatch::plan(self, ctx, project, request).await?;
         let plan = planned.plan;
         let digest = plan.digest();
-        let question = self.question(project, request, Some(&plan))?;
+        let question = Self::question(project, request, Some(&plan))?;
         if planned.nothing_to_do {
             let decision = project.authority().decide(ctx, &question, &[]);
             let outcome = Outcome {
@@ -656,7 +656,6 @@ impl Steward {
     ///
     /// `Invalid`: a path leads out of the project folder.
     pub(crate) fn question(
-        &self,
         project: &Project,
         request: &Request,
         plan: Option<&Plan>,

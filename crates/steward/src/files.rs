@@ -191,7 +191,7 @@ pub(crate) fn utf8(file: &str, bytes: Vec<u8>) -> Result<String, Error> {
         let valid = &cause.as_bytes()[..cause.utf8_error().valid_up_to()];
         Error::new(ErrorKind::Invalid, "the file is not UTF-8")
             .with("file", file)
-            .with("line", 1 + valid.iter().filter(|byte| **byte == b'\n').count())
+            .with("line", valid.split(|byte| *byte == b'\n').count())
             .hint("save it as UTF-8")
     })
 }

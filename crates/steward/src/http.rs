@@ -76,7 +76,7 @@ async fn check_host(allowed: &[String], request: Request, next: Next) -> Respons
     if !allowed.iter().any(|known| known.eq_ignore_ascii_case(name)) {
         let error =
             Error::new(ErrorKind::Forbidden, "unknown Host header").hint("add the name to `http.hosts`");
-        return problem(StatusCode::FORBIDDEN, &error, |text| text.to_owned());
+        return problem(StatusCode::FORBIDDEN, &error, std::borrow::ToOwned::to_owned);
     }
     next.run(request).await
 }

@@ -313,8 +313,7 @@ impl ServerHandler for Server {
 pub(crate) async fn serve_stdio(steward: Arc<Steward>, caller: Caller) -> Result<(), Error> {
     let failed =
         |cause: String| Error::new(ErrorKind::Unavailable, "the MCP connection failed").because(cause);
-    let running = Server::new(steward, Some(caller))
-        .serve(rmcp::transport::io::stdio())
+    let running = Box::pin(Server::new(steward, Some(caller)).serve(rmcp::transport::io::stdio()))
         .await
         .map_err(|cause| failed(cause.to_string()))?;
     running.waiting().await.map_err(|cause| failed(cause.to_string()))?;

@@ -56,7 +56,7 @@ macro_rules! requests {
         }
 
         /// All requests as data, in the order of the list.
-        pub fn specs() -> Vec<RequestSpec> {
+        pub(crate) fn specs() -> Vec<RequestSpec> {
             vec![$(RequestSpec::of::<$type>(),)*]
         }
     };

@@ -115,7 +115,7 @@ pub(crate) async fn show(
         None => "not running; `steward up` starts it".to_owned(),
     };
     let mut line = |name: &str, value: String| {
-        writeln!(text, "{name:<12} {value}").expect("writing to a string does not fail")
+        writeln!(text, "{name:<12} {value}").expect("writing to a string does not fail");
     };
     line("daemon", daemon_text);
     line(
