@@ -122,7 +122,7 @@ pub(crate) async fn run(dir: &Path, surroundings: Surroundings) -> Result<(), Er
          steward person add $USER --role pm && steward approval grant {waiting}\n   \
          steward store inspect flights --format mermaid\n   \
          steward evidence {evidence}\n   \
-         steward policy check file.write path:src/pages/fleet.tsx\n"
+         steward policy check file.write --resource path:src/pages/fleet.tsx\n"
     ));
     Ok(())
 }
