@@ -567,7 +567,7 @@ mod tests {
         let mut text = String::from("project: shop\nstores: {}\nx: &a0 [1,1,1,1,1,1,1,1,1]\n");
         for i in 1..30 {
             let aliases = vec![format!("*a{}", i - 1); 9].join(",");
-            text += &format!("y{i}: &a{i} [{aliases}]\n");
+            text.extend([format!("y{i}: &a{i} [{aliases}]\n")]);
         }
         assert_eq!(parse(&text).expect_err("a bomb").kind(), ErrorKind::Invalid);
         let deep = format!("project: {}", "[".repeat(100_000));

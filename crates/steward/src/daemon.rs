@@ -365,8 +365,12 @@ async fn go_on_with_tasks(steward: &Arc<Steward>, ctx: &Context, tracker: &TaskT
     Ok(())
 }
 
-/// Sends what waits for a webhook.
-async fn deliver(steward: &Steward, ctx: &Context, project: &Project) -> Result<(), Error> {
+/// Sends what waits for a webhook. Also called at the end of a command when no daemon runs: the PM must hear at once.
+///
+/// # Errors
+///
+/// As the ledger's; `NotFound`: a webhook's secret. A receiver that fails is tried again later.
+pub(crate) async fn deliver(steward: &Steward, ctx: &Context, project: &Project) -> Result<(), Error> {
     let waiting = steward
         .ledger()
         .query(

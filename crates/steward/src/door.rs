@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use authority::{Approvals, Approved, Decision, Facts, People, Question, Tokens, WRONG_PASSPHRASES_MAX};
@@ -21,6 +21,9 @@ use crate::mcp::Caller;
 use crate::project::Project;
 use crate::request::{self, Request};
 use crate::{dispatch, holder};
+
+/// How long a command without a daemon tries to deliver escalations before it ends.
+const LAST_DELIVERY: Duration = Duration::from_secs(5);
 
 /// What a way in adds to a request beside its arguments.
 #[derive(Default, Clone)]
@@ -690,6 +693,13 @@ impl Steward {
     pub async fn close(&self) -> Result<(), Error> {
         self.ledger.flush().await?;
         for project in self.projects() {
+            if !project.loaded().config.webhooks.is_empty() && crate::daemon::running(&self.state).is_none() {
+                let ctx = Context::new(project.name(), Actor::system()).with_timeout(LAST_DELIVERY);
+                if let Err(error) = crate::daemon::deliver(self, &ctx, &project).await {
+                    // The request itself is done; the delivery stays queued.
+                    tracing::warn!(error = self.redact(&error.to_string()), "cannot deliver escalations now");
+                }
+            }
             crate::audit_copy::copy_head(self, &project).await?;
         }
         Ok(())
