@@ -1,6 +1,6 @@
 //! Least-privilege logins: one that reads and one that writes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use contract::{Context, Error, ErrorKind, Plan, PlanStep, Request, Statement, StepMode, StoreDirectory};
 use schema::Dialect;
@@ -16,7 +16,7 @@ const CONNECTIONS_MAX: u32 = 16;
 /// Plans the two roles and what they may do; running it again only sets passwords and rights anew.
 ///
 /// Must be executed by a superuser, or by a role with CREATEROLE that owns the namespaces. The passwords are the
-/// secrets `<store>/<role>`, which the caller makes before execution: see [`secrets`].
+/// secrets `<store>/<role>`, which must be there when the plan runs.
 ///
 /// # Errors
 ///
@@ -176,13 +176,4 @@ pub async fn plan(ctx: &Context, stores: &dyn StoreDirectory, request: &SetupSto
         predicted: json!({"scope": scope, "roles": [reader_name, writer_name]}),
         cost_usd_nanos: 0,
     })
-}
-
-/// Names of the secrets that a plan puts into its statements; those that do not exist yet must be made before it runs.
-pub fn secrets(plan: &Plan) -> BTreeSet<String> {
-    plan.steps
-        .iter()
-        .flat_map(|step| step.statements.iter().chain(&step.clean_up).chain(&step.undo))
-        .flat_map(|statement| statement.secrets.values().cloned())
-        .collect()
 }

@@ -222,6 +222,17 @@ impl<'a> Judge<'a> {
         table.columns.iter().find(|known| known.name.eq_ignore_ascii_case(column))
     }
 
+    /// Whether a function is one that somebody wrote for this database, or reaches beyond the data.
+    fn can_do_anything(&self, function: &str) -> bool {
+        let written = self.schema.others.iter().any(|(kind, definition)| {
+            let name =
+                definition.split('(').next().unwrap_or_default().rsplit('.').next().unwrap_or_default();
+            (kind.contains("function") || kind == "procedure")
+                && name.trim_matches('"').eq_ignore_ascii_case(function)
+        });
+        written || ["dblink", "lo_", "pg_"].iter().any(|prefix| function.starts_with(prefix))
+    }
+
     fn judge_parsed(&mut self, statement: &Statement, out: &mut Judgement) {
         let postgres = self.schema.dialect == Dialect::Postgres;
         match statement {
@@ -296,6 +307,9 @@ impl<'a> Judge<'a> {
             }
             Statement::Delete(_) | Statement::Merge(_) | Statement::Update(_) | Statement::Insert(_) => {
                 judge_data(statement, self.lock("ROW EXCLUSIVE"), out);
+                if let Some(name) = functions(statement).into_iter().find(|name| self.can_do_anything(name)) {
+                    out.unknown(&format!("it calls `{name}`, and a function can do anything"));
+                }
             }
             Statement::Query(query) => {
                 let mut writes = false;
@@ -801,7 +815,8 @@ mod tests {
                 "namespace": if dialect == "sqlite" { "main" } else { "public" }, "name": "orders", "rows": 50_000,
                 "rows_estimated": false,
                 "columns": [column("id", "integer"), column("note", "character varying(20)"), column("total", "numeric(10,2)")],
-            }]
+            }],
+            "others": [["function", "public.audit(x integer) RETURNS integer LANGUAGE plpgsql"]],
         }))
         .unwrap()
     }
@@ -850,6 +865,9 @@ mod tests {
             ("DO $$ BEGIN DROP TABLE orders; END $$", true, vec!["unknown"]),
             ("THIS IS NOT SQL", true, vec!["unknown"]),
             ("INSERT INTO orders VALUES (1)", false, vec![]),
+            ("INSERT INTO orders SELECT lower('A')", false, vec![]),
+            ("INSERT INTO orders SELECT audit(1)", true, vec!["unknown"]),
+            ("INSERT INTO orders SELECT pg_terminate_backend(1)", true, vec!["unknown"]),
             ("GRANT SELECT ON orders TO public", false, vec!["changes_rights"]),
         ] {
             let (lost, found) = verdict("postgres", sql);
