@@ -559,6 +559,7 @@ mod tests {
             ("Bring the schema up to date", &["safe-schema-change"], &[], false),
             ("Find items whose order is missing", &["consistency-check"], &[], false),
             ("Are there duplicates in customers?", &["consistency-check"], &[], false),
+            ("Is there a row whose parent does not exist?", &["consistency-check"], &[], false),
             ("Ensure data integrity across all storage systems", &["consistency-check"], &[], false),
             (
                 "Review performance, check consistency and take inventory",

@@ -279,6 +279,7 @@ fn findings(record: &TaskRecord) -> Vec<ReportedFinding> {
             && not_needed(record, &reported.finding)
         {
             reported.finding.severity = Severity::Info;
+            reported.finding.recommendation = None;
         }
     }
     // The same thing found by two requests is one finding: the later one.
