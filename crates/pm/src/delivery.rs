@@ -22,7 +22,7 @@ const ROUND_MAX: i64 = 100;
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Where escalations go.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Webhook {
     /// Its name in the project file.
     pub name: String,

@@ -670,6 +670,12 @@ impl Report {
                 write!(decision, "; {} may approve", action.approvers.join(" or "))
                     .expect("writing to a string does not fail");
             }
+            if action.status == "done"
+                && let Some(approval) = &action.approval
+            {
+                write!(decision, "; approved by {}, `{approval}`", action.approvers.join(" and "))
+                    .expect("writing to a string does not fail");
+            }
             if let Some(plan) = &action.plan {
                 write!(decision, "; plan `{}`", &plan[..plan.len().min(12)])
                     .expect("writing to a string does not fail");

@@ -421,7 +421,7 @@ fn validate(config: &Config) -> At<()> {
             return at(
                 &["schedules", name, "request"],
                 "there is no such request",
-                "`steward docs requests` lists them",
+                "`steward docs reference` lists them",
             );
         }
     }

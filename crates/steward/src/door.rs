@@ -351,8 +351,12 @@ impl Steward {
             self.redact_outcome(&mut outcome); // A new token is shown once, to whoever made it.
         }
         self.ledger.add_evidence(ctx, request.name(), &outcome.evidence).await?;
-        let mut answer =
-            self.finish(ctx, request, outcome, AnswerStatus::Done, decision.decided(), Some(digest)).await?;
+        let mut short = decision.decided();
+        let by = |approval: &Approved| {
+            format!("{} as {} ({})", approval.approver(), approval.role(), approval.independence())
+        };
+        short.approvers = approved.iter().map(by).collect();
+        let mut answer = self.finish(ctx, request, outcome, AnswerStatus::Done, short, Some(digest)).await?;
         answer.approval = permit.approval().map(str::to_owned);
         Ok(answer)
     }
