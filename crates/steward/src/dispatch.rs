@@ -11,7 +11,7 @@ use contract::{
 use serde_json::json;
 use stores::migration;
 
-use crate::config::Objectives;
+use crate::config::{Objectives, StoreConfig};
 use crate::door::{Options, Steward};
 use crate::project::{POLICIES_DIR, Project};
 use crate::request::Request;
@@ -146,7 +146,7 @@ pub(crate) async fn plan(
     let vault = steward.vault();
     let directory = &**project;
     Ok(match request {
-        Request::StoreSetup(request) => stores::setup::plan(ctx, directory, request).await?.into(),
+        Request::StoreSetup(request) => plan_setup(ctx, project, request).await?.into(),
         Request::IndexCreate(request) => stores::index::plan_create(ctx, directory, request).await?.into(),
         Request::IndexDrop(request) => stores::index::plan_drop(ctx, directory, request).await?.into(),
         Request::MigrationNew(new) => {
@@ -276,6 +276,33 @@ pub(crate) async fn perform(
         }
         _ => Err(wrong_way(request)),
     }
+}
+
+/// Plans the logins that the project file names, with the secrets that it names for them.
+async fn plan_setup(ctx: &Context, project: &Project, request: &stores::SetupStore) -> Result<Plan, Error> {
+    let mut request = request.clone();
+    let mut secrets = Vec::new();
+    if let Some(StoreConfig::Postgres(config)) = project.loaded().config.stores.get(&request.store) {
+        request.reader.clone_from(&config.reader.user);
+        secrets.push((request.reader.clone(), config.reader.password_secret.clone()));
+        if let Some(writer) = &config.writer {
+            request.writer.clone_from(&writer.user);
+            secrets.push((request.writer.clone(), writer.password_secret.clone()));
+        }
+    }
+    let mut plan = stores::setup::plan(ctx, project, &request).await?;
+    for (role, secret) in secrets {
+        let Some(secret) = secret else { continue };
+        let by_convention = format!("{}/{role}", request.store);
+        for statement in plan.steps.iter_mut().flat_map(|step| &mut step.statements) {
+            statement
+                .secrets
+                .values_mut()
+                .filter(|name| **name == by_convention)
+                .for_each(|name| name.clone_from(&secret));
+        }
+    }
+    Ok(plan)
 }
 
 /// Runs a plan of the stores room; passwords that it names and that do not exist yet are made first.

@@ -27,10 +27,10 @@ pub struct SetupStore {
     /// Namespaces that Steward may read and work in.
     #[serde(default = "default_schemas")]
     pub schemas: Vec<String>,
-    /// Role that will read.
+    /// Role that will read. Default: the `reader` of the project file.
     #[serde(default = "default_reader")]
     pub reader: String,
-    /// Role that will change.
+    /// Role that will change. Default: the `writer` of the project file.
     #[serde(default = "default_writer")]
     pub writer: String,
     /// Role that owns the tables: the writing login joins it, because only owners may alter and index.

@@ -58,7 +58,7 @@ pub async fn plan(ctx: &Context, stores: &dyn StoreDirectory, request: &SetupSto
             ctx.project()
         ))?;
         let taken = format!(
-            "the role {name} exists and is not this store''s: name another with --reader or --writer and in steward.yaml, \
+            "the role {name} exists and is not this store''s: name another in steward.yaml, \
              or make it this store''s with COMMENT ON ROLE {quoted} IS {}",
             mark.replace('\'', "''")
         );
