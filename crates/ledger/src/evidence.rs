@@ -27,8 +27,8 @@ impl Ledger {
         let mut write = Write::new();
         let mut recorded = Vec::with_capacity(evidence.len());
         for item in evidence {
-            let digest = digest_of(item);
             let answer = canonical_json(&item.answer);
+            let digest = digest_of(item, &answer);
             let sealed = self.0.sealer.seal(answer.as_bytes(), &belongs_to(ctx.project(), &item.id, &digest));
             recorded.push(json!({ "id": item.id, "digest": digest, "source": item.source }));
             write = write.exec(
@@ -79,12 +79,13 @@ impl Ledger {
         };
         let digest = row.get_text("digest")?;
         let mut buffer = Vec::new();
-        let answer = self
+        let text = self
             .0
             .sealer
             .open(row.get_blob("answer")?, &belongs_to(project, id, digest), &mut buffer)
-            .and_then(|plain| serde_json::from_slice::<Json>(plain).ok())
+            .and_then(|plain| std::str::from_utf8(plain).ok())
             .ok_or_else(damaged)?;
+        let answer = serde_json::from_str::<Json>(text).map_err(|_| damaged())?;
         #[expect(clippy::cast_precision_loss, reason = "2^53 microseconds are 285 years")]
         let elapsed_ms = row.get_i64("elapsed_us")? as f64 / 1000.0;
         let evidence = Evidence {
@@ -95,17 +96,18 @@ impl Ledger {
             taken_at: row.get_time("taken_us")?,
             elapsed_ms,
         };
-        if digest_of(&evidence) == digest { Ok(evidence) } else { Err(damaged()) }
+        if digest_of(&evidence, text) == digest { Ok(evidence) } else { Err(damaged()) }
     }
 }
 
-fn digest_of(evidence: &Evidence) -> String {
+/// Over the answer's text as it was stored: a float that was read back may differ from the one written in its last bit.
+fn digest_of(evidence: &Evidence, answer: &str) -> String {
     sha256_hex(
         canonical_json(&json!({
             "id": evidence.id,
             "source": evidence.source,
             "statement": evidence.statement,
-            "answer": evidence.answer,
+            "answer": answer,
             "taken_us": evidence.taken_at.as_microsecond(),
             "elapsed_us": elapsed_us(evidence.elapsed_ms),
         }))

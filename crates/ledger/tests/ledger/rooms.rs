@@ -159,6 +159,32 @@ async fn one_holder_has_a_lease_until_it_expires() {
 }
 
 #[tokio::test]
+async fn evidence_with_any_float_is_read_again() {
+    let home = Home::new();
+    let ledger = home.open().await;
+    // Measured times have all their digits, and not each of these is read back to its last bit.
+    let floats: Vec<f64> = (1..2_000).map(|n| f64::from(n).sqrt() * f64::from(n).ln()).collect();
+    let kept: Vec<Evidence> = floats
+        .iter()
+        .map(|float| {
+            Evidence::new(
+                "store:orders",
+                "EXPLAIN",
+                json!({ "p95_ms": float }),
+                Timestamp::UNIX_EPOCH,
+                *float,
+            )
+        })
+        .collect();
+    ledger.add_evidence(&ctx(), "store.measure", &kept).await.unwrap();
+    for (kept, float) in kept.iter().zip(floats) {
+        let read = ledger.evidence("shop", &kept.id).await.unwrap().unwrap();
+        let p95_ms = read.answer["p95_ms"].as_f64().unwrap();
+        assert!((p95_ms - float).abs() <= float * f64::EPSILON, "{float} was read as {p95_ms}");
+    }
+}
+
+#[tokio::test]
 async fn evidence_is_kept_sealed_and_its_digest_chained() {
     let home = Home::new();
     let ledger = home.open().await;
