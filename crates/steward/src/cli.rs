@@ -417,8 +417,15 @@ pub(crate) fn exit_code(answer: &Answer) -> u8 {
     if let Some(code) = answer.value.get("exit_code").and_then(Value::as_u64) {
         return u8::try_from(code).unwrap_or(exit::FAILED);
     }
-    let checks =
-        ["store.check", "store.diff", "store.consistency", "policy.test", "policy.check", "migration.status"];
+    let checks = [
+        "store.check",
+        "store.diff",
+        "store.consistency",
+        "policy.test",
+        "policy.check",
+        "migration.status",
+        "audit.verify",
+    ];
     let found = answer.findings.iter().any(|finding| finding.severity >= Severity::Warning);
     if checks.contains(&answer.request.as_str()) && found { exit::FINDINGS } else { exit::DONE }
 }

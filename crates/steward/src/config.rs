@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use contract::{Error, ErrorKind, Trigger};
 use schemars::JsonSchema;
@@ -252,8 +252,20 @@ pub struct Loaded {
 
 impl Loaded {
     /// The state file's absolute path.
+    ///
+    /// Two files that name the same place in different ways give the same path, as far as its folders exist.
     pub fn state_path(&self) -> PathBuf {
-        self.dir.join(&self.config.state)
+        let mut path = PathBuf::new();
+        for part in self.dir.join(&self.config.state).components() {
+            match part {
+                Component::ParentDir => drop(path.pop()),
+                part => path.push(part),
+            }
+        }
+        match (path.parent().map(Path::canonicalize), path.file_name()) {
+            (Some(Ok(folder)), Some(name)) => folder.join(name),
+            _ => path,
+        }
     }
 }
 
@@ -306,6 +318,9 @@ pub(crate) fn parse(text: &str) -> Result<Config, Error> {
         let error = error.without_snippet();
         // Only the parser's own sentence: a snippet could show a password.
         let message = error.to_string();
+        // The library's advice to programmers says nothing to whoever writes the file.
+        let message = message.replace(", set DuplicateKeyPolicy in Options if acceptable", "");
+        let message = message.replace("duplicate mapping key: ", "duplicate key ");
         let message = message.split_once(": ").map_or(message.as_str(), |(_, rest)| rest);
         let message = message.lines().next().unwrap_or_default();
         let message = message.split_once(" at line ").map_or(message, |(what, _)| what);

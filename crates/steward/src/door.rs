@@ -358,6 +358,9 @@ impl Steward {
         short.approvers = approved.iter().map(by).collect();
         let mut answer = self.finish(ctx, request, outcome, AnswerStatus::Done, short, Some(digest)).await?;
         answer.approval = permit.approval().map(str::to_owned);
+        if let (Some(approved), Value::Object(value)) = (approved.first(), &mut answer.value) {
+            value.insert("approver".into(), json!(approved.approver()));
+        }
         Ok(answer)
     }
 
