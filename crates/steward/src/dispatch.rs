@@ -113,6 +113,7 @@ pub(crate) async fn read(
         Request::StatusShow(request) => status::show(ctx, steward, project, request).await,
         Request::ScheduleList(_) => status::schedules(ctx, steward, project).await,
         Request::DocsReference(_) => Ok(reference::show(steward.specs())),
+        Request::DocsCapabilities(_) => reference::capabilities(),
         _ => Err(wrong_way(request)),
     }
 }

@@ -114,6 +114,7 @@ requests! {
     StatusShow(crate::status::ShowStatus),
     ScheduleList(crate::status::ListSchedules),
     DocsReference(crate::reference::ShowReference),
+    DocsCapabilities(crate::reference::ShowCapabilities),
 }
 
 fn read<R: contract::Request>(name: &str, arguments: &Value) -> Result<R, Error> {
