@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use async_trait::async_trait;
 use contract::{Actor, ActorKind, AnswerStatus, Context, Error, ErrorKind};
 use rustix::fs::{FlockOperation, flock};
 use serde_json::Value;
@@ -386,28 +385,11 @@ pub(crate) async fn deliver(steward: &Steward, ctx: &Context, project: &Project)
         let secret = steward.vault().get(ctx, &webhook.secret).await?;
         webhooks.push(pm::Webhook { name: name.clone(), url: webhook.url.clone(), secret });
     }
-    pm::deliver_due(ctx, steward.ledger(), &webhooks, &Outward(outward()?)).await.map(|_| ())
+    pm::deliver_due(ctx, steward.ledger(), &webhooks, &outward()?).await.map(|_| ())
 }
 
 fn outward() -> Result<outbound::Client, Error> {
     outbound::Client::new(outbound::Options::default())
-}
-
-/// The way out for webhooks.
-struct Outward(outbound::Client);
-
-#[async_trait]
-impl pm::Sender for Outward {
-    async fn post(
-        &self,
-        ctx: &Context,
-        url: &str,
-        headers: &[(&str, &str)],
-        body: Vec<u8>,
-    ) -> Result<u16, Error> {
-        // Any other status than 2xx is an error with its kind.
-        self.0.post_json(ctx, url, headers, body).await.map(|response| response.status())
-    }
 }
 
 /// Sends one signed body to a webhook of the project file.
