@@ -413,8 +413,9 @@ pub(crate) fn exit_code(answer: &Answer) -> u8 {
         AnswerStatus::Forbidden | AnswerStatus::Escalated => return exit::DENIED,
         AnswerStatus::Done | AnswerStatus::Planned => {}
     }
-    // A task's report says itself how it ended.
-    if let Some(code) = answer.value.get("exit_code").and_then(Value::as_u64) {
+    // The report of a task that was run says itself how it ended; to show it again is another thing.
+    let ran = ["task.run", "task.resume"].contains(&answer.request.as_str());
+    if let Some(code) = answer.value.get("exit_code").and_then(Value::as_u64).filter(|_| ran) {
         return u8::try_from(code).unwrap_or(exit::FAILED);
     }
     let checks = [

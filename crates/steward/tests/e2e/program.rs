@@ -114,6 +114,35 @@ impl Project {
         self.run(&args).json()
     }
 
+    /// Writes migration files of the store `app`.
+    pub(crate) fn migrations(&self, files: &[(&str, &str)]) {
+        for (name, sql) in files {
+            self.write(&format!("migrations/app/{name}"), sql);
+        }
+    }
+
+    /// The first column of the answer, from the store `app` past Steward.
+    pub(crate) fn number(&self, sql: &str) -> i64 {
+        self.database().query_row(sql, [], |row| row.get(0)).unwrap()
+    }
+
+    /// A bearer token with this role.
+    pub(crate) fn token(&self, name: &str, role: &str) -> String {
+        let made = self.run(&["token", "create", name, "--role", role]).expect(0);
+        made.stdout.split_whitespace().find(|word| word.starts_with("stw_")).unwrap().to_owned()
+    }
+
+    /// Open escalations whose trigger is this one.
+    pub(crate) fn escalations(&self, trigger: &str) -> Vec<Value> {
+        let inbox = self.answer(&["inbox", "list"]);
+        let all = inbox["value"]["escalations"].as_array().or_else(|| inbox["value"].as_array());
+        all.unwrap_or_else(|| panic!("{inbox}"))
+            .iter()
+            .filter(|one| one["trigger"] == trigger)
+            .cloned()
+            .collect()
+    }
+
     /// Runs on a pseudo-terminal and types these lines, each when the program asks (its output ends without a line break).
     pub(crate) fn run_on_terminal(&self, args: &[&str], lines: &[&str]) -> Ended {
         let (master, slave) = pseudo_terminal();
@@ -137,9 +166,12 @@ impl Project {
         while let Ok(count @ 1..) = terminal.read(&mut buffer) {
             out.extend_from_slice(&buffer[..count]);
             if out.ends_with(b": ") || out.ends_with(b"[y/N] ") {
-                if let Some(line) = lines.next() {
-                    terminal.write_all(format!("{line}\n").as_bytes()).unwrap();
+                if out.ends_with(b": ") {
+                    until_silent(&terminal);
                 }
+                // Ctrl-D once all lines are typed, so that a question nobody expected ends the run.
+                let line = lines.next().map_or("\x04".to_owned(), |line| format!("{line}\n"));
+                terminal.write_all(line.as_bytes()).unwrap();
             }
         }
         let code = child.wait().unwrap().code().unwrap_or(-1);
@@ -157,10 +189,9 @@ impl Project {
 
     /// Starts the daemon and waits until it listens.
     pub(crate) fn daemon(&self, args: &[&str]) -> Daemon {
-        let port = free_port();
         let yaml = std::fs::read_to_string(self.file("steward.yaml")).unwrap();
         if !yaml.contains("listen:") {
-            self.write("steward.yaml", format!("{yaml}\nhttp:\n  listen: 127.0.0.1:{port}\n"));
+            self.write("steward.yaml", format!("{yaml}\nhttp:\n  listen: 127.0.0.1:0\n"));
         }
         let log = File::create(self.file("daemon.log")).unwrap();
         let mut all = vec!["up"];
@@ -200,16 +231,14 @@ impl Daemon {
     pub(crate) fn post(&self, token: &str, path: &str, body: &Value) -> (u16, Value) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let client = reqwest::Client::builder().danger_accept_invalid_certs(true).build().unwrap();
-            let response = client
-                .post(format!("{}/api/v1/{path}", self.url))
-                .bearer_auth(token)
-                .json(body)
-                .send()
-                .await
-                .unwrap();
+            let response = client().post(self.api(path)).bearer_auth(token).json(body).send().await.unwrap();
             (response.status().as_u16(), response.json().await.unwrap_or(Value::Null))
         })
+    }
+
+    /// The address of a request such as `store/inspect`.
+    pub(crate) fn api(&self, path: &str) -> String {
+        format!("{}/api/v1/{path}", self.url)
     }
 }
 
@@ -221,8 +250,29 @@ impl Drop for Daemon {
     }
 }
 
-pub(crate) fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+/// An HTTP client that takes the tests' own certificates.
+pub(crate) fn client() -> reqwest::Client {
+    reqwest::Client::builder().danger_accept_invalid_certs(true).build().unwrap()
+}
+
+/// Waits for something that another process does. There is no event to wait for, so this looks again and again; the
+/// limit is far above what is promised, because the machine may be busy.
+#[track_caller]
+pub(crate) fn eventually(what: &str, mut happened: impl FnMut() -> bool) {
+    let until = Instant::now() + Duration::from_secs(20);
+    while !happened() {
+        assert!(Instant::now() < until, "{what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Waits until what is typed is not shown: a question for a passphrase appears a moment before that.
+fn until_silent(terminal: &File) {
+    use rustix::termios::{LocalModes, tcgetattr};
+    let until = Instant::now() + Duration::from_secs(2);
+    while tcgetattr(terminal).unwrap().local_modes.contains(LocalModes::ECHO) && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 fn pseudo_terminal() -> (OwnedFd, OwnedFd) {
