@@ -266,6 +266,18 @@ fn tokens_and_hosts_are_checked() {
     assert_eq!(daemon.stop(), 0);
 }
 
+/// All references in a document.
+fn references<'a>(value: &'a Value, found: &mut Vec<&'a str>) {
+    match value {
+        Value::Object(object) => {
+            found.extend(object.get("$ref").and_then(Value::as_str));
+            object.values().for_each(|value| references(value, found));
+        }
+        Value::Array(items) => items.iter().for_each(|value| references(value, found)),
+        _ => {}
+    }
+}
+
 #[test]
 fn openapi_document_has_every_request_and_its_references_resolve() {
     let project = Project::new("project: shop\n");
@@ -285,16 +297,6 @@ fn openapi_document_has_every_request_and_its_references_resolve() {
         assert_eq!(post["requestBody"]["content"]["application/json"]["schema"]["type"], "object", "{path}");
     }
     assert_eq!(document["paths"].as_object().unwrap().len(), names.len());
-    fn references<'a>(value: &'a Value, found: &mut Vec<&'a str>) {
-        match value {
-            Value::Object(object) => {
-                found.extend(object.get("$ref").and_then(Value::as_str));
-                object.values().for_each(|value| references(value, found));
-            }
-            Value::Array(items) => items.iter().for_each(|value| references(value, found)),
-            _ => {}
-        }
-    }
     let mut found = Vec::new();
     references(&document, &mut found);
     assert!(!found.is_empty());

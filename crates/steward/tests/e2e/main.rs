@@ -1,4 +1,5 @@
 //! The program as people and agents meet it: the built binary, real files, real servers.
+#![allow(clippy::unwrap_used)] // Also in the functions that the tests share.
 
 mod approvals;
 mod daemon;

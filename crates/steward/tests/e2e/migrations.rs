@@ -122,7 +122,7 @@ fn process_killed_at_any_moment_is_resumed_and_runs_nothing_twice() {
     for n in 2..=9 {
         // Half of them in one transaction, half with a step for each statement.
         let mode = if n % 2 == 0 { "-- steward: no-transaction\n" } else { "" };
-        let inserts: String = (0..3).map(|i| format!("INSERT INTO log VALUES ({});\n", n * 10 + i)).collect();
+        let inserts = [0, 1, 2].map(|i| format!("INSERT INTO log VALUES ({});\n", n * 10 + i)).concat();
         files.push((
             format!("000{n}_log.sql"),
             format!("{mode}{inserts}-- steward: down\nDELETE FROM log WHERE n / 10 = {n};\n"),

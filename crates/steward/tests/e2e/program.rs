@@ -203,7 +203,7 @@ impl Project {
         while daemon.url.is_empty() {
             let log = std::fs::read_to_string(self.file("daemon.log")).unwrap();
             if let Some((_, rest)) = log.split_once("listens on ") {
-                daemon.url = rest.split_whitespace().next().unwrap().to_owned();
+                rest.split_whitespace().next().unwrap().clone_into(&mut daemon.url);
             }
             assert!(Instant::now() < until && daemon.child.try_wait().unwrap().is_none(), "no daemon: {log}");
             // There is no event to wait for: the daemon is another process.
