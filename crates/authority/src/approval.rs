@@ -17,7 +17,7 @@ use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::person::{names, people_only};
+use crate::person::{Signer, names, people_only};
 use crate::{Approved, People, Question, sealed_key};
 
 /// How long an approval may wait, and how long it may be used once it was granted.
@@ -649,7 +649,17 @@ impl Approvals {
                     "ask for the change again",
                 ));
             }
-            let record = self.signed_record(ctx, &approval, &plan).await?;
+            // Whoever approved may have left since: what they had approved and what was begun is not left half-done.
+            let used = EventFilter {
+                subject: Some(subject(id)),
+                ..EventFilter::project(ctx.project()).kind("approval.used").limit(1)
+            };
+            let events = self.ledger.events(used).await?;
+            let used = events.first().ok_or_else(|| {
+                refused(id, "the trail does not say that the approval was used", "ask for the change again")
+            })?;
+            let signer = self.people.proven_before(ctx, &named_record(&approval)?.approver, used.seq).await?;
+            let record = signed_record(ctx, &approval, &plan, &signer)?;
             // Its time was judged when the change began.
             approved.push(approved_by(ctx, &approval, record, i64::MAX));
         }
@@ -807,53 +817,74 @@ impl Approvals {
         Ok(approved_by(ctx, approval, record, expires_us))
     }
 
-    /// The record, if its approver signed it, for this approval and this plan.
+    /// The record, if its approver, who is still among the people, signed it for this approval and this plan.
     async fn signed_record(
         &self,
         ctx: &Context,
         approval: &Approval,
         plan: &PlanDigest,
     ) -> Result<Record, Error> {
-        const FORGED: &str = "the state file was edited; `steward audit verify` checks the trail";
-        let id = approval.id.as_str();
-        let Some((text, signature)) = &approval.signed else {
-            return Err(refused(id, "the approval is forged: it was never signed", FORGED));
-        };
-        let record: Record = serde_json::from_str(text).map_err(|error| {
-            refused(id, "the approval is forged: its record cannot be read", FORGED).because(error)
-        })?;
-        let person = self.people.proven(ctx, &record.approver).await.map_err(|error| match error.kind() {
+        let name = named_record(approval)?.approver;
+        let person = self.people.proven(ctx, &name).await.map_err(|error| match error.kind() {
             ErrorKind::NotFound => {
-                refused(id, "the approver is unknown or was removed", "ask for the change again")
+                refused(&approval.id, "the approver is unknown or was removed", "ask for the change again")
                     .because(error)
             }
-            _ => error.with("approval", id),
+            _ => error.with("approval", &approval.id),
         })?;
-        if !sealed_key::verify(&person.public_key, text, signature) {
-            return Err(refused(id, "the approval is forged: the signature does not match", FORGED));
-        }
-        if record.plan != *plan || approval.plan != *plan {
-            return Err(refused(
-                id,
-                "the approval is for another plan",
-                "the plan or the state it was made for has changed; ask for the change again",
-            ));
-        }
-        let same = record.approval == id
-            && record.project == ctx.project()
-            && record.request == approval.request
-            && record.action == approval.action
-            && record.subject == approval.subject
-            && record.uses == 1
-            && approval.approver.as_deref() == Some(&record.approver);
-        if !same {
-            return Err(refused(id, "the approval is forged: the row differs from what was signed", FORGED));
-        }
-        if !person.roles.contains(&record.role) {
-            return Err(refused(id, "the approver does not hold the role", "ask for the change again"));
-        }
-        Ok(record)
+        signed_record(ctx, approval, plan, &Signer { public_key: person.public_key, roles: person.roles })
     }
+}
+
+const FORGED: &str = "the state file was edited; `steward audit verify` checks the trail";
+
+/// The record as it stands in the row; whether it is genuine is another question.
+fn named_record(approval: &Approval) -> Result<Record, Error> {
+    let id = approval.id.as_str();
+    let Some((text, _)) = &approval.signed else {
+        return Err(refused(id, "the approval is forged: it was never signed", FORGED));
+    };
+    serde_json::from_str(text)
+        .map_err(|error| refused(id, "the approval is forged: its record cannot be read", FORGED).because(error))
+}
+
+/// The record, if this signer signed it, for this approval and this plan.
+fn signed_record(
+    ctx: &Context,
+    approval: &Approval,
+    plan: &PlanDigest,
+    signer: &Signer,
+) -> Result<Record, Error> {
+    let id = approval.id.as_str();
+    let record = named_record(approval)?;
+    let genuine = approval
+        .signed
+        .as_ref()
+        .is_some_and(|(text, signature)| sealed_key::verify(&signer.public_key, text, signature));
+    if !genuine {
+        return Err(refused(id, "the approval is forged: the signature does not match", FORGED));
+    }
+    if record.plan != *plan || approval.plan != *plan {
+        return Err(refused(
+            id,
+            "the approval is for another plan",
+            "the plan or the state it was made for has changed; ask for the change again",
+        ));
+    }
+    let same = record.approval == id
+        && record.project == ctx.project()
+        && record.request == approval.request
+        && record.action == approval.action
+        && record.subject == approval.subject
+        && record.uses == 1
+        && approval.approver.as_deref() == Some(&record.approver);
+    if !same {
+        return Err(refused(id, "the approval is forged: the row differs from what was signed", FORGED));
+    }
+    if !signer.roles.contains(&record.role) {
+        return Err(refused(id, "the approver does not hold the role", "ask for the change again"));
+    }
+    Ok(record)
 }
 
 fn approved_by(ctx: &Context, approval: &Approval, record: Record, expires_us: i64) -> Approved {

@@ -91,6 +91,12 @@ pub struct Person {
     sealed_key: String,
 }
 
+/// What a signature is judged by.
+pub(crate) struct Signer {
+    pub(crate) public_key: String,
+    pub(crate) roles: BTreeSet<Role>,
+}
+
 /// The people of all projects; which project is meant, the context says. Cheap to clone.
 #[derive(Clone)]
 pub struct People(Ledger);
@@ -300,6 +306,32 @@ impl People {
             .hint("the state file was edited; `steward audit verify` checks the trail"));
         }
         Ok(person)
+    }
+
+    /// The key and the roles that this person held just before entry `seq` of the trail, whether or not they still do.
+    ///
+    /// # Errors
+    ///
+    /// `Forbidden`: nobody of this name held a key then.
+    pub(crate) async fn proven_before(&self, ctx: &Context, name: &str, seq: u64) -> Result<Signer, Error> {
+        let filter = EventFilter {
+            subject: Some(subject(name)),
+            ..EventFilter::project(ctx.project()).kind("people.").newest()
+        };
+        let events = self.0.events(filter).await?;
+        let then = events.iter().find(|event| event.seq < seq).filter(|event| event.kind == "people.added");
+        then.and_then(|event| event.body.as_ref())
+            .and_then(|body| {
+                Some(Signer {
+                    public_key: body["public_key"].as_str()?.to_owned(),
+                    roles: serde_json::from_value(body["roles"].clone()).ok()?,
+                })
+            })
+            .ok_or_else(|| {
+                Error::new(ErrorKind::Forbidden, format!("nobody called `{name}` held a key then"))
+                    .with("person", name)
+                    .hint("the state file was edited; `steward audit verify` checks the trail")
+            })
     }
 
     /// Opens the person's key. A wrong passphrase becomes an event.

@@ -579,6 +579,12 @@ async fn an_interrupted_change_is_resumed_with_the_approval_it_began_with() {
     let system = house.ctx.clone().with_actor(Actor::system());
     let approved = house.approvals.of_intent(&system, "intent-1").await.unwrap();
     house.authority.permit(&system, &question(), &plan, &approved).unwrap();
+    // What was begun is finished also when the approver has left since.
+    house.raw("UPDATE people SET removed_us = 1").await;
+    house.authority.permit(&system, &question(), &plan, &house.approvals.of_intent(&system, "intent-1").await.unwrap()).unwrap();
+    house.raw("UPDATE approvals SET signature = 'AAAA'").await;
+    let error = house.approvals.of_intent(&system, "intent-1").await.unwrap_err();
+    assert_eq!(error.message(), "the approval is forged: the signature does not match");
     house.raw("UPDATE intents SET finished_us = 2").await;
     let error = house.approvals.of_intent(&system, "intent-1").await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);

@@ -97,8 +97,10 @@ impl Context {
     /// The same, to end no later than `timeout` from now; never later than before.
     #[must_use]
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
-        let new = Instant::now() + timeout;
-        self.deadline = Some(self.deadline.map_or(new, |old| old.min(new)));
+        // A time that the clock cannot reach is no deadline.
+        if let Some(new) = Instant::now().checked_add(timeout) {
+            self.deadline = Some(self.deadline.map_or(new, |old| old.min(new)));
+        }
         self
     }
 
@@ -174,6 +176,14 @@ mod tests {
         let ctx = Context::new("shop", Actor::local()).with_timeout(Duration::from_secs(1));
         let error = ctx.run(std::future::pending::<Result<(), Error>>()).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::TimedOut);
+    }
+
+    #[tokio::test]
+    async fn a_timeout_beyond_all_time_is_none() {
+        let ctx = Context::new("shop", Actor::local()).with_timeout(Duration::from_millis(u64::MAX));
+        ctx.run(async { Ok(()) }).await.unwrap();
+        let ctx = Context::new("shop", Actor::local()).with_timeout(Duration::MAX);
+        assert_eq!(ctx.remaining(), None);
     }
 
     #[tokio::test]

@@ -344,6 +344,7 @@ async fn ask_and_submit(
         }
         terminal::note(&plan.text);
         asked = true;
+        options.shown = plan.plan;
         if !terminal::confirm("Do this?") {
             return Err(Error::new(ErrorKind::Canceled, "nothing has changed"));
         }

@@ -117,7 +117,11 @@ pub(crate) async fn run(steward: Arc<Steward>, _surroundings: Surroundings) -> R
     tracing::info!("stopping");
     stop.cancel();
     tracker.close();
-    if tokio::time::timeout(DRAIN, tracker.wait()).await.is_err() {
+    let drained = async {
+        tracker.wait().await;
+        steward.settled(DRAIN).await
+    };
+    if tokio::time::timeout(DRAIN, drained).await.is_err() {
         tracing::warn!("requests in flight were cut off");
     }
     signaled?;
@@ -336,7 +340,7 @@ async fn go_on_with_tasks(steward: &Arc<Steward>, ctx: &Context, tracker: &TaskT
     let rows = steward
         .ledger()
         .query(
-            "SELECT DISTINCT a.task FROM approvals a JOIN tasks t ON t.project = a.project AND t.id = a.task \
+            "SELECT DISTINCT a.task, a.requester FROM approvals a JOIN tasks t ON t.project = a.project AND t.id = a.task \
              WHERE a.project = ? AND a.state = 'granted' AND t.state = 'waiting'",
             vec![ctx.project().into()],
         )
@@ -348,7 +352,8 @@ async fn go_on_with_tasks(steward: &Arc<Steward>, ctx: &Context, tracker: &TaskT
         if steward.ledger().acquire_lease(ctx, &lease, Duration::from_mins(1)).await?.is_none() {
             continue;
         }
-        let (steward, ctx) = (Arc::clone(steward), ctx.clone());
+        // In the name of whoever asked: what follows is decided and recorded as theirs.
+        let (steward, ctx) = (Arc::clone(steward), ctx.clone().with_actor(row.get_json("requester")?));
         tracker.spawn(async move {
             let arguments = serde_json::json!({ "task": task });
             match steward.submit_with(&ctx, "task.resume", arguments, Options::default()).await {

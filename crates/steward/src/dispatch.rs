@@ -8,6 +8,7 @@ use contract::{
     Context, Error, ErrorKind, Evidence, Finding, Outcome, Permit, Plan, PlanStep, Severity, StepMode,
     StepState, Trigger,
 };
+use ledger::{Event, EventFilter};
 use serde_json::json;
 use stores::migration;
 
@@ -196,14 +197,14 @@ pub(crate) async fn plan(
             .into()
         }
         Request::PersonAdd(person) => {
-            own_plan(ctx, request, &format!("give {} a key", person.name), ctx.now().to_string()).into()
+            own_plan(ctx, request, &format!("give {} a key", person.name), String::new()).into()
         }
         Request::PersonRemove(person) => {
-            own_plan(ctx, request, &format!("take the key of {} away", person.name), ctx.now().to_string())
+            own_plan(ctx, request, &format!("take the key of {} away", person.name), String::new())
                 .into()
         }
         Request::TokenCreate(token) => {
-            own_plan(ctx, request, &format!("make a token for {}", token.name), ctx.now().to_string()).into()
+            own_plan(ctx, request, &format!("make a token for {}", token.name), String::new()).into()
         }
         Request::TokenRevoke(token) => {
             own_plan(ctx, request, &format!("revoke the token {}", token.token), String::new()).into()
@@ -242,6 +243,12 @@ pub(crate) async fn perform(
         | Request::MigrationRollback(_) => change_store(steward, ctx, project, permit, plan).await,
         Request::MigrationNew(request) => {
             let file = migration::new_file(&project.migrations(&request.store)?, request)?;
+            if plan.target != format!("path:{}", file.path) {
+                return Err(Error::new(ErrorKind::Conflict, "another migration was added meanwhile")
+                    .with("path", &file.path)
+                    .with_retry(contract::Retry::Never)
+                    .hint("ask for the change again"));
+            }
             let content = files::utf8(&file.path, file.content)?;
             files::write(&project.loaded().dir, &files::WriteFile { path: file.path, content })
         }
@@ -267,7 +274,16 @@ pub(crate) async fn perform(
             Ok(outcome)
         }
         Request::TokenRevoke(request) => steward.tokens().revoke(ctx, request).await,
-        Request::FileWrite(request) => files::write(&project.loaded().dir, request),
+        Request::FileWrite(request) => {
+            let dir = &project.loaded().dir;
+            if files::fingerprint(dir, &request.path)? != plan.pre_state {
+                return Err(Error::new(ErrorKind::Conflict, "the file has changed since the plan was made")
+                    .with("path", &request.path)
+                    .with_retry(contract::Retry::Never)
+                    .hint("ask for the change again"));
+            }
+            files::write(dir, request)
+        }
         Request::AuditErase(request) => {
             steward.ledger().erase_body(ctx, request.seq, &request.reason).await?;
             Ok(Outcome::new(
@@ -331,7 +347,7 @@ fn terminal(options: &Options) -> Terminal {
 
 /// How an interrupted change ended.
 pub(crate) struct Resumed {
-    /// `resumed` or `undone`.
+    /// `resumed`, `done`, `undone` or `unknown`.
     pub word: &'static str,
     /// What happened, for people.
     pub text: String,
@@ -348,25 +364,109 @@ pub(crate) async fn resume(
     project: &Arc<Project>,
     request: &str,
     plan: &Plan,
-    intent: &str,
+    intent: &Event,
 ) -> Result<Resumed, Error> {
-    if !plan.target.starts_with("store:") || request == "migration.new" {
-        let text =
-            "a change of Steward's own state or of one file: it happened as a whole or not at all".to_owned();
-        return Ok(Resumed { word: "undone", text });
+    if let Some(path) = plan.target.strip_prefix("path:") {
+        return left_file(&project.loaded().dir, path, plan);
+    }
+    if !plan.target.starts_with("store:") {
+        return left_state(steward, ctx, request, plan, intent).await;
     }
     let states = stores::progress(ctx, &**project, plan).await?;
     if states.iter().all(|state| *state == StepState::Pending) {
         return Ok(Resumed { word: "undone", text: "no step had begun; nothing has changed".into() });
     }
     let parsed = Request::parse(request, &plan.arguments)?;
-    let approved = steward.approvals().of_intent(ctx, intent).await?;
+    let id = intent.body.as_ref().and_then(|body| body["intent"].as_str()).unwrap_or_default();
+    let approved = steward.approvals().of_intent(ctx, id).await?;
     let question = Steward::question(project, &parsed, Some(plan))?;
     let permit = project.authority().permit(ctx, &question, plan, &approved)?;
     let outcome = change_store(steward, ctx, project, &permit, plan).await?;
     let done = states.iter().filter(|state| **state == StepState::Done).count();
     let text = format!("{done} of {} steps were done before; {}", states.len(), outcome.text.trim_end());
     Ok(Resumed { word: "resumed", text })
+}
+
+/// Whether a file that was being written was written: a rename happens as a whole or not at all.
+fn left_file(dir: &Path, path: &str, plan: &Plan) -> Result<Resumed, Error> {
+    let now = files::fingerprint(dir, path)?;
+    let wanted = plan.arguments["content"].as_str().map(|content| contract::sha256_hex(content.as_bytes()));
+    let (word, text) = match wanted {
+        Some(wanted) if now == wanted => ("done", format!("{path} was written")),
+        None if now != plan.pre_state => ("done", format!("{path} was written")),
+        _ if now == plan.pre_state => ("undone", format!("{path} was not written; nothing has changed")),
+        _ => ("unknown", format!("{path} holds neither what it held before nor what was to be written")),
+    };
+    Ok(Resumed { word, text })
+}
+
+/// Whether a change of Steward's own state happened: its rooms record it in the same transaction.
+async fn left_state(
+    steward: &Steward,
+    ctx: &Context,
+    request: &str,
+    plan: &Plan,
+    intent: &Event,
+) -> Result<Resumed, Error> {
+    let argument = |name: &str| plan.arguments[name].as_str().unwrap_or_default().to_owned();
+    let (kind, subject) = match request {
+        "secret.put" | "secret.rotate" | "secret.remove" => (request, Some(plan.target.clone())),
+        "person.add" => ("people.added", Some(plan.target.clone())),
+        "person.remove" => ("people.removed", Some(plan.target.clone())),
+        "approval.grant" => ("approval.granted", Some(format!("approval:{}", argument("id")))),
+        "approval.deny" => ("approval.denied", Some(format!("approval:{}", argument("id")))),
+        "token.create" => ("token.created", None),
+        "token.revoke" => ("token.revoked", None),
+        "audit.erase" => ("audit.erasure", Some(format!("event:{}", plan.arguments["seq"]))),
+        _ => {
+            let text = format!("nothing says how far `{request}` came; look at {}", plan.target);
+            return Ok(Resumed { word: "unknown", text });
+        }
+    };
+    let filter = EventFilter {
+        project: Some(ctx.project().to_owned()),
+        after_seq: intent.seq,
+        ..EventFilter::default()
+    };
+    let is_it = |event: &Event| {
+        let body = |name: &str| event.body.as_ref().and_then(|body| body[name].as_str()).unwrap_or_default();
+        event.kind == kind
+            && match (&subject, request) {
+                (Some(subject), _) => event.subject == *subject,
+                (None, "token.create") => body("name") == argument("name"),
+                (None, _) => {
+                    let token = argument("token");
+                    body("name") == token || event.subject == format!("token:{token}")
+                }
+            }
+    };
+    // The same may have been asked for again; whose event it is cannot be told then.
+    let again = |event: &Event| event.kind == intent.kind && event.subject == intent.subject;
+    for event in steward.ledger().events(filter.kind(kind)).await? {
+        if !is_it(&event) {
+            continue;
+        }
+        let between = EventFilter {
+            subject: Some(intent.subject.clone()),
+            after_seq: intent.seq,
+            ..EventFilter::project(ctx.project()).kind(&intent.kind)
+        };
+        let asked_again =
+            steward.ledger().events(between).await?.iter().any(|other| again(other) && other.seq < event.seq);
+        let text = if asked_again {
+            format!("entry {} says that it was done, by this or by a later request", event.seq)
+        } else {
+            format!("it was done before the process ended: entry {}", event.seq)
+        };
+        let lost = if request == "token.create" {
+            "; nobody has seen the token's value: revoke it and make another"
+        } else {
+            ""
+        };
+        let word = if asked_again { "unknown" } else { "done" };
+        return Ok(Resumed { word, text: format!("{text}{lost}") });
+    }
+    Ok(Resumed { word: "undone", text: "it had not begun; nothing has changed".into() })
 }
 
 /// A plan of one step that changes Steward's own state or a file, not a store.

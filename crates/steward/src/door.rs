@@ -1,19 +1,21 @@
 //! The one door: every request, whoever asks, is decided, done, verified and recorded here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use authority::{Approvals, Approved, Decision, Facts, People, Question, Tokens, WRONG_PASSPHRASES_MAX};
 use contract::{
-    Actor, Answer, AnswerStatus, Clock, Context, Decided, Door, Effect, Error, ErrorKind, Outcome, Permit,
-    Plan, PlanDigest, RequestSpec, SecretSource, Severity, SystemClock, Trigger,
+    Actor, Answer, AnswerStatus, Clock, Context, Decided, Door, Effect, Error, ErrorKind, Evidence, Finding,
+    Outcome, Permit, Plan, PlanDigest, RequestSpec, SecretSource, Severity, SystemClock, Trigger,
 };
 use ledger::{Ledger, NewEvent, Write};
 use secrecy::SecretString;
 use serde_json::{Value, json};
+use tokio_util::task::TaskTracker;
+use tracing::Instrument;
 use vault::{KeySource, MasterKey, Redactor, Vault};
 
 use crate::config::{Environment, Loaded, MasterKeyConfig};
@@ -36,6 +38,8 @@ pub struct Options {
     pub voucher: Option<SecretString>,
     /// A person sits at a terminal and typed the secret there.
     pub terminal: bool,
+    /// The plan that was shown and confirmed: no other one is carried out.
+    pub shown: Option<PlanDigest>,
 }
 
 /// What the environment says, read once at the edge.
@@ -55,6 +59,23 @@ pub struct Steward {
     holder: String,
     clock: Arc<dyn Clock>,
     state: PathBuf,
+    /// Itself, for changes that outlive whoever asked for them.
+    this: Weak<Steward>,
+    /// Changes that run to their end whatever becomes of the caller.
+    changes: TaskTracker,
+    under_way: Arc<Mutex<HashSet<String>>>,
+}
+
+/// Says that this process is carrying out an intent, until it is dropped.
+pub(crate) struct UnderWay {
+    intents: Arc<Mutex<HashSet<String>>>,
+    id: String,
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.intents.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+    }
 }
 
 impl Steward {
@@ -103,7 +124,7 @@ impl Steward {
                     .hint("give each project its own name"));
             }
         }
-        let steward = Arc::new(Steward {
+        let steward = Arc::new_cyclic(|this| Steward {
             ledger,
             vault,
             projects: RwLock::new(projects),
@@ -112,6 +133,9 @@ impl Steward {
             holder: holder::this_process(),
             clock,
             state,
+            this: Weak::clone(this),
+            changes: TaskTracker::new(),
+            under_way: Arc::default(),
         });
         Ok(steward)
     }
@@ -154,6 +178,21 @@ impl Steward {
     /// This process, as leases and intents name it.
     pub fn holder(&self) -> &str {
         &self.holder
+    }
+
+    /// Marks the intent as being carried out by this process; `None` when it is already.
+    pub(crate) fn take_up(&self, intent: &str) -> Option<UnderWay> {
+        let fresh =
+            self.under_way.lock().unwrap_or_else(PoisonError::into_inner).insert(intent.to_owned());
+        fresh.then(|| UnderWay { intents: Arc::clone(&self.under_way), id: intent.to_owned() })
+    }
+
+    /// Waits until no change is under way, for this long at most; says whether it came to that.
+    pub async fn settled(&self, patience: Duration) -> bool {
+        self.changes.close();
+        let settled = tokio::time::timeout(patience, self.changes.wait()).await.is_ok();
+        self.changes.reopen();
+        settled
     }
 
     /// The clock.
@@ -247,7 +286,11 @@ impl Steward {
         options: Options,
     ) -> Result<Answer, Error> {
         let started = Instant::now();
-        let request = Request::parse(name, &arguments)?;
+        let mut request = Request::parse(name, &arguments)?;
+        if options.dry_run && request.effect() == Effect::Read {
+            request.plan_only()?;
+        }
+        let request = Arc::new(request);
         let project = self.project(ctx.project())?;
         let result = match request.effect() {
             Effect::Read => self.answer(ctx, &project, &request, &options).await,
@@ -287,8 +330,9 @@ impl Steward {
         let mut outcome = dispatch::read(self, ctx, project, request, options).await?;
         self.redact_outcome(&mut outcome);
         self.ledger.add_evidence(ctx, request.name(), &outcome.evidence).await?;
-        let body =
-            json!({ "request": request.name(), "arguments": request.arguments(), "decision": "permitted" });
+        let body = json!({
+            "request": request.name(), "arguments": self.arguments(request), "decision": "permitted",
+        });
         let subject = request.subject(ctx.project());
         self.ledger.append_later(ctx, NewEvent::new(format!("{}.answered", request.name()), subject, body));
         self.finish(ctx, request, outcome, AnswerStatus::Done, decision.decided(), None).await
@@ -299,19 +343,41 @@ impl Steward {
         &self,
         ctx: &Context,
         project: &Arc<Project>,
-        request: &Request,
+        request: &Arc<Request>,
         options: &Options,
     ) -> Result<Answer, Error> {
-        crate::reconcile::store_of(self, ctx, project, request).await?;
+        if self.arguments(request) != request.arguments() {
+            return Err(Error::new(ErrorKind::Invalid, "the arguments hold the value of a secret")
+                .with("request", request.name())
+                .hint("a plan is kept and shown to whoever approves it: name the secret instead"));
+        }
+        if !options.dry_run {
+            crate::reconcile::store_of(self, ctx, project, request).await?;
+        }
         let planned = dispatch::plan(self, ctx, project, request).await?;
         let plan = planned.plan;
         let digest = plan.digest();
+        if options.shown.as_ref().is_some_and(|shown| *shown != digest) {
+            return Err(Error::new(ErrorKind::Conflict, "the plan is no longer the one that was shown")
+                .with("plan", digest.short())
+                .with_retry(contract::Retry::Never)
+                .hint("ask for the change again, and read the new plan"));
+        }
         let question = Self::question(project, request, Some(&plan))?;
+        let mut planned_outcome = Outcome {
+            findings: planned.findings,
+            evidence: planned.evidence,
+            ..Outcome::new(Value::Null, "")
+        };
+        self.redact_outcome(&mut planned_outcome);
+        let Outcome { findings, evidence, .. } = planned_outcome;
+        // At once, also for a plan that is only looked at: what an answer names can be shown.
+        self.ledger.add_evidence(ctx, request.name(), &evidence).await?;
         if planned.nothing_to_do {
             let decision = project.authority().decide(ctx, &question, &[]);
             let outcome = Outcome {
-                findings: planned.findings,
-                evidence: planned.evidence,
+                findings,
+                evidence,
                 ..Outcome::new(
                     json!({ "nothing_to_do": true, "summary": plan.summary }),
                     format!("{}\n", plan.summary),
@@ -327,36 +393,68 @@ impl Steward {
             let outcome = Outcome {
                 value: json!({ "plan": plan, "digest": digest }),
                 text: dispatch::plan_text(&plan, &decision),
-                findings: planned.findings,
-                evidence: planned.evidence,
+                findings,
+                evidence,
             };
             return self
                 .finish(ctx, request, outcome, AnswerStatus::Planned, decision.decided(), Some(digest))
                 .await;
         }
         if !decision.is_permitted() {
-            self.ledger.add_evidence(ctx, request.name(), &planned.evidence).await?;
             return self.refused(ctx, request, &plan, &question, &decision).await;
         }
         // The approval that the permit rests on, if the matrix permits only because of it.
         let needs_approval = !project.authority().decide(ctx, &question, &[]).is_permitted();
         let approved = if needs_approval { &granted[..] } else { &[] };
         let permit = project.authority().permit(ctx, &question, &plan, approved)?;
-        let intent = self.begin(ctx, request, &plan, &permit, approved).await?;
-        let done = dispatch::perform(self, ctx, project, request, &permit, &plan, options).await;
+        let change = Permitted {
+            request: Arc::clone(request),
+            findings,
+            evidence,
+            approved: approved.to_vec(),
+            options: options.clone(),
+            decided: decision.decided(),
+            plan,
+            permit,
+        };
+        let this = self.this.upgrade().expect("whoever asks holds it");
+        let (ctx, project) = (ctx.clone(), Arc::clone(project));
+        // Not in the caller's future: a client that goes away, or a deadline, would drop it half-way, and what was
+        // begun would stay open as long as this process lives. The context still cancels it, and that is recorded.
+        let carried_out = async move { this.carry_out(&ctx, &project, change).await };
+        self.changes.spawn(carried_out.in_current_span()).await.unwrap_or_else(|cause| {
+            Err(Error::new(ErrorKind::Other, "the change ended in the middle").because(cause).hint(
+                "the next change, or the next start, finds out how far it came; please report this",
+            ))
+        })
+    }
+
+    /// From intent to outcome, whoever waits for it.
+    async fn carry_out(
+        &self,
+        ctx: &Context,
+        project: &Arc<Project>,
+        change: Permitted,
+    ) -> Result<Answer, Error> {
+        let Permitted { request, plan, permit, approved, options, findings, evidence, mut decided } = change;
+        let (intent, _under_way) = self.begin(ctx, &request, &plan, &permit, &approved).await?;
+        let done = dispatch::perform(self, ctx, project, &request, &permit, &plan, &options).await;
         let mut outcome = self.conclude(ctx, request.name(), &plan, &intent, done).await?;
-        outcome.findings.splice(0..0, planned.findings);
-        outcome.evidence.splice(0..0, planned.evidence);
-        if !matches!(request, Request::TokenCreate(_)) {
+        if !matches!(*request, Request::TokenCreate(_)) {
             self.redact_outcome(&mut outcome); // A new token is shown once, to whoever made it.
         }
-        self.ledger.add_evidence(ctx, request.name(), &outcome.evidence).await?;
-        let mut short = decision.decided();
+        // The change is there: who asked for it may be gone, or out of time, but its evidence is kept.
+        let recording = recording(ctx);
+        self.ledger.add_evidence(&recording, request.name(), &outcome.evidence).await?;
+        outcome.findings.splice(0..0, findings);
+        outcome.evidence.splice(0..0, evidence);
         let by = |approval: &Approved| {
             format!("{} as {} ({})", approval.approver(), approval.role(), approval.independence())
         };
-        short.approvers = approved.iter().map(by).collect();
-        let mut answer = self.finish(ctx, request, outcome, AnswerStatus::Done, short, Some(digest)).await?;
+        decided.approvers = approved.iter().map(by).collect();
+        let status = AnswerStatus::Done;
+        let digest = Some(plan.digest());
+        let mut answer = self.finish(&recording, &request, outcome, status, decided, digest).await?;
         answer.approval = permit.approval().map(str::to_owned);
         if let (Some(approved), Value::Object(value)) = (approved.first(), &mut answer.value) {
             value.insert("approver".into(), json!(approved.approver()));
@@ -384,20 +482,21 @@ impl Steward {
         found
     }
 
-    /// Records the intent and uses up the approval, in one transaction.
+    /// Records the intent and uses up the approval, in one transaction. What comes with the id is kept until the end.
     ///
     /// # Errors
     ///
     /// `Conflict`: the approval was used meanwhile; nothing was written.
-    pub async fn begin(
+    async fn begin(
         &self,
         ctx: &Context,
         request: &Request,
         plan: &Plan,
         permit: &Permit,
         approved: &[Approved],
-    ) -> Result<String, Error> {
+    ) -> Result<(String, UnderWay), Error> {
         let id = format!("in-{}", uuid::Uuid::now_v7().simple());
+        let under_way = self.take_up(&id).expect("the id is new");
         let now_us = ctx.now().as_microsecond();
         let digest = plan.digest();
         let body = serde_json::to_value(plan).expect("a plan is JSON");
@@ -438,7 +537,7 @@ impl Steward {
         let write =
             write.event(NewEvent::new(format!("{}.intent", request.name()), plan.target.clone(), event));
         self.ledger.write(ctx, write).await?;
-        Ok(id)
+        Ok((id, under_way))
     }
 
     /// Records how a change ended. A crash before this leaves the intent open, and the next start reconciles it.
@@ -446,7 +545,7 @@ impl Steward {
     /// # Errors
     ///
     /// What the change itself failed with.
-    pub async fn conclude(
+    async fn conclude(
         &self,
         ctx: &Context,
         name: &str,
@@ -455,7 +554,11 @@ impl Steward {
         done: Result<Outcome, Error>,
     ) -> Result<Outcome, Error> {
         let (outcome, body) = match &done {
-            Ok(outcome) => ("done", json!({ "intent": intent, "outcome": "done", "answer": outcome.value })),
+            Ok(outcome) => {
+                let mut answer = outcome.value.clone();
+                self.redactor.redact_json(&mut answer);
+                ("done", json!({ "intent": intent, "outcome": "done", "answer": answer }))
+            }
             Err(error) => {
                 let error = self.redact(&error.to_string());
                 ("failed", json!({ "intent": intent, "outcome": "failed", "error": error }))
@@ -467,13 +570,7 @@ impl Steward {
                 vec![ctx.now().as_microsecond().into(), outcome.into(), intent.into()],
             )
             .event(NewEvent::new(format!("{name}.outcome"), plan.target.clone(), body));
-        // Whoever canceled the request still gets its outcome recorded.
-        let recording = Context::new(ctx.project(), ctx.actor().clone()).with_clock(ctx.clock());
-        let recording = match ctx.task() {
-            Some(task) => recording.with_task(task),
-            None => recording,
-        };
-        self.ledger.write(&recording, write).await?;
+        self.ledger.write(&recording(ctx), write).await?;
         done
     }
 
@@ -502,7 +599,7 @@ impl Steward {
             elapsed_ms: 0.0,
         };
         let body = json!({
-            "request": request.name(), "arguments": request.arguments(), "decision": short, "plan": digest,
+            "request": request.name(), "arguments": self.arguments(request), "decision": short, "plan": digest,
         });
         let event = NewEvent::new(format!("{}.refused", request.name()), plan.target.clone(), body);
         match decision {
@@ -567,6 +664,13 @@ impl Steward {
         Ok(answer)
     }
 
+    /// The arguments as they are recorded.
+    fn arguments(&self, request: &Request) -> Value {
+        let mut arguments = request.arguments();
+        self.redactor.redact_json(&mut arguments);
+        arguments
+    }
+
     /// Replaces known secrets in everything that leaves or is stored.
     fn redact_outcome(&self, outcome: &mut Outcome) {
         for evidence in &mut outcome.evidence {
@@ -624,7 +728,7 @@ impl Steward {
 
     async fn record_failure(&self, ctx: &Context, request: &Request, error: &Error) -> Result<(), Error> {
         let body = json!({
-            "request": request.name(), "arguments": request.arguments(), "kind": format!("{:?}", error.kind()),
+            "request": request.name(), "arguments": self.arguments(request), "kind": format!("{:?}", error.kind()),
             "error": self.redact(&error.to_string()),
         });
         let subject = request.subject(ctx.project());
@@ -698,6 +802,7 @@ impl Steward {
     ///
     /// As the ledger's; `Denied` or `Unavailable` when a copy of the head cannot be written.
     pub async fn close(&self) -> Result<(), Error> {
+        self.settled(LAST_DELIVERY).await;
         self.ledger.flush().await?;
         for project in self.projects() {
             if !project.loaded().config.webhooks.is_empty() && crate::daemon::running(&self.state).is_none() {
@@ -710,6 +815,27 @@ impl Steward {
             crate::audit_copy::copy_head(self, &project).await?;
         }
         Ok(())
+    }
+}
+
+/// A change that may begin.
+struct Permitted {
+    request: Arc<Request>,
+    plan: Plan,
+    permit: Permit,
+    approved: Vec<Approved>,
+    options: Options,
+    findings: Vec<Finding>,
+    evidence: Vec<Evidence>,
+    decided: Decided,
+}
+
+/// The same context without deadline and cancellation: also who canceled gets the outcome recorded.
+fn recording(ctx: &Context) -> Context {
+    let recording = Context::new(ctx.project(), ctx.actor().clone()).with_clock(ctx.clock());
+    match ctx.task() {
+        Some(task) => recording.with_task(task),
+        None => recording,
     }
 }
 

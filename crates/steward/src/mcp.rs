@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use contract::{Actor, AnswerStatus, Context, Effect, Error, ErrorKind, RequestSpec};
+use contract::{Actor, AnswerStatus, Context, Error, ErrorKind, RequestSpec};
 use rmcp::model::{
     CallToolRequestParams, CallToolResponse, CallToolResult, ContentBlock, Implementation, JsonObject,
     ListResourcesResult, ListToolsResult, PaginatedRequestParams, ReadResourceRequestParams,
@@ -17,6 +17,7 @@ use rmcp::{ErrorData, RoleServer, ServerHandler, ServiceExt};
 use serde_json::{Value, json};
 
 use crate::door::{Options, Steward};
+use crate::request::Request;
 
 /// Which tool serves which nouns, with the tool's own sentence.
 const TOOLS: &[(&str, &[&str], &str)] = &[
@@ -169,15 +170,17 @@ fn noun(spec: &RequestSpec) -> &'static str {
 
 /// The operations of a tool: `store` reads, `store_change` writes.
 fn operations<'a>(specs: &'a [RequestSpec], tool: &str) -> Vec<&'a RequestSpec> {
-    let (subject, effect) = match tool.strip_suffix("_change") {
-        Some(subject) => (subject, Effect::Change),
-        None => (tool, Effect::Read),
+    let (subject, changes) = match tool.strip_suffix("_change") {
+        Some(subject) => (subject, true),
+        None => (tool, false),
     };
     let nouns = TOOLS.iter().find(|(name, ..)| *name == subject).map_or(&[][..], |(_, nouns, _)| nouns);
     specs
         .iter()
         .filter(|spec| {
-            spec.effect == effect && nouns.contains(&noun(spec)) && !FOR_PEOPLE.contains(&spec.name)
+            Request::leads_to_changes(spec.name, spec.effect) == changes
+                && nouns.contains(&noun(spec))
+                && !FOR_PEOPLE.contains(&spec.name)
         })
         .collect()
 }
@@ -356,7 +359,11 @@ mod tests {
         for tool in tools(&specs) {
             let read_only = tool.annotations.as_ref().and_then(|hints| hints.read_only_hint);
             for spec in operations(&specs, &tool.name) {
-                assert_eq!(read_only, Some(spec.effect == Effect::Read), "{}: {}", tool.name, spec.name);
+                let reads = !Request::leads_to_changes(spec.name, spec.effect);
+                assert_eq!(read_only, Some(reads), "{}: {}", tool.name, spec.name);
+                if ["task.run", "task.resume", "inbox.ack"].contains(&spec.name) {
+                    assert!(!reads, "{}: a task's steps may change stores", spec.name);
+                }
             }
         }
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use contract::{Actor, Context, Error, ErrorKind, Plan, Severity, Trigger};
-use ledger::Row;
+use ledger::{Event, EventFilter, Row};
 use serde_json::json;
 
 use crate::door::Steward;
@@ -13,12 +13,11 @@ use crate::{dispatch, holder};
 
 /// An interrupted change.
 struct Interrupted {
-    id: String,
-    request: String,
-    holder: String,
     plan: Plan,
     actor: Actor,
     task: String,
+    /// The entry of the trail with which it began.
+    event: Event,
 }
 
 /// Goes on with every change of the project whose process is gone. Returns how many there were.
@@ -56,40 +55,43 @@ async fn resume(
     let rows = steward
         .ledger()
         .query(
-            "SELECT i.id, i.request, i.subject, i.holder, i.actor, i.task, p.body FROM intents i \
-             JOIN plans p ON p.project = i.project AND p.digest = i.plan_digest \
+            "SELECT i.id, i.request, i.subject, i.plan_digest, i.holder, i.actor, i.task, p.body FROM intents i \
+             LEFT JOIN plans p ON p.project = i.project AND p.digest = i.plan_digest \
              WHERE i.project = ? AND i.finished_us IS NULL ORDER BY i.begun_us",
             vec![ctx.project().into()],
         )
         .await?;
     let mut count = 0;
     for row in &rows {
-        if subject.is_some_and(|subject| row.get_text("subject").is_ok_and(|known| known != subject)) {
+        let (id, about, holder) =
+            (row.get_text("id")?.to_owned(), row.get_text("subject")?, row.get_text("holder")?.to_owned());
+        let wanted = subject.is_none_or(|subject| subject == about);
+        // Other stores may be down. Everything else only has to be looked at.
+        if !wanted && about.starts_with("store:") {
             continue;
         }
-        let interrupted = read(row)?;
-        if interrupted.holder == steward.holder() || !holder::is_gone(&interrupted.holder) {
-            continue; // It still runs, here or in another process.
+        if holder != steward.holder() && !holder::is_gone(&holder) {
+            continue; // It still runs in another process.
         }
+        // What this process began and no longer works on ended in the middle, such as by a failed write of its outcome.
+        let Some(_under_way) = steward.take_up(&id) else { continue };
         count += 1;
-        go_on(steward, ctx, project, interrupted, subject.is_some()).await?;
+        go_on(steward, ctx, project, row, subject.is_some() && wanted).await?;
     }
     Ok(count)
 }
 
 async fn go_on(
     steward: &Steward,
-    ctx: &Context,
+    system: &Context,
     project: &Arc<Project>,
-    interrupted: Interrupted,
+    row: &Row,
     must_finish: bool,
 ) -> Result<(), Error> {
-    let Interrupted { id, request, plan, actor, task, holder } = interrupted;
+    let (id, request) = (row.get_text("id")?.to_owned(), row.get_text("request")?.to_owned());
+    let (subject, holder) = (row.get_text("subject")?.to_owned(), row.get_text("holder")?.to_owned());
     tracing::warn!(intent = id, request, pid = holder::pid(&holder), "going on with an interrupted change");
-    let mut ctx = ctx.clone().with_actor(actor);
-    if !task.is_empty() {
-        ctx = ctx.with_task(&task);
-    }
+    let mut ctx = system.clone();
     // From now on it is ours; another process that starts meanwhile leaves it alone.
     let claimed = steward
         .ledger()
@@ -107,7 +109,17 @@ async fn go_on(
         Err(error) => return Err(error),
         Ok(_) => {}
     }
-    let result = dispatch::resume(steward, &ctx, project, &request, &plan, &id).await;
+    let result = match read(steward, system, row).await {
+        Ok(interrupted) => {
+            let Interrupted { plan, actor, task, event } = interrupted;
+            ctx = ctx.with_actor(actor);
+            if !task.is_empty() {
+                ctx = ctx.with_task(&task);
+            }
+            dispatch::resume(steward, &ctx, project, &request, &plan, &event).await
+        }
+        Err(error) => Err(error),
+    };
     match result {
         Ok(outcome) => {
             let write = ledger::Write::new()
@@ -117,8 +129,8 @@ async fn go_on(
                 )
                 .event(ledger::NewEvent::new(
                     format!("{request}.outcome"),
-                    plan.target.clone(),
-                    json!({ "intent": id, "outcome": outcome.word, "what": outcome.text }),
+                    subject,
+                    json!({ "intent": id, "outcome": outcome.word, "what": steward.redact(&outcome.text) }),
                 ));
             steward.ledger().write(&ctx, write).await?;
             tracing::warn!(intent = id, outcome = outcome.word, "interrupted change reconciled");
@@ -129,23 +141,23 @@ async fn go_on(
             let escalation = pm::NewEscalation {
                 trigger: Trigger::DataLossRisk,
                 severity: Severity::Critical,
-                title: format!("an interrupted `{request}` on {} cannot be finished", plan.target),
+                title: format!("an interrupted `{request}` on {subject} cannot be finished"),
                 detail: text,
-                subject: plan.target.clone(),
+                subject: subject.clone(),
                 evidence: Vec::new(),
                 dedup_key: format!("unfinished:{id}"),
             };
-            steward.raise(&ctx, escalation).await?;
             // Given back: the next start tries again.
             let give_back = ledger::Write::new()
                 .exec("UPDATE intents SET holder = ? WHERE id = ?", vec!["gone".into(), id.clone().into()]);
             steward.ledger().write(&ctx, give_back).await?;
+            steward.raise(&ctx, escalation).await?;
             if must_finish {
                 return Err(Error::new(
                     ErrorKind::Conflict,
                     "an earlier change was interrupted and cannot be finished now",
                 )
-                .with("resource", &plan.target)
+                .with("resource", &subject)
                 .with("intent", &id)
                 .because(error)
                 .hint("see `steward inbox`; mend the cause and ask again"));
@@ -155,13 +167,35 @@ async fn go_on(
     }
 }
 
-fn read(row: &Row) -> Result<Interrupted, Error> {
-    Ok(Interrupted {
-        id: row.get_text("id")?.to_owned(),
-        request: row.get_text("request")?.to_owned(),
-        holder: row.get_text("holder")?.to_owned(),
-        plan: row.get_json("body")?,
-        actor: row.get_json("actor")?,
-        task: row.get_text("task")?.to_owned(),
-    })
+/// The change as it was begun, if what is stored of it is what the trail says: the tables can be edited by whoever may
+/// write the file, the sealed entries of the trail cannot.
+async fn read(steward: &Steward, ctx: &Context, row: &Row) -> Result<Interrupted, Error> {
+    let (id, request) = (row.get_text("id")?, row.get_text("request")?);
+    let digest = row.get_text("plan_digest")?;
+    let corrupt = |why: &str| {
+        Error::new(ErrorKind::Corrupt, format!("the interrupted change {why}"))
+            .with("intent", id)
+            .with("plan", digest)
+            .hint("the state file was edited; `steward audit verify` checks the trail")
+    };
+    let body = row.get_opt_text("body")?.ok_or_else(|| corrupt("has lost its plan"))?;
+    let plan: Plan =
+        serde_json::from_str(body).map_err(|cause| corrupt("has a plan that cannot be read").because(cause))?;
+    if plan.digest().0 != digest || plan.project != ctx.project() || plan.request != request {
+        return Err(corrupt("has another plan than it was begun with"));
+    }
+    let filter = EventFilter {
+        subject: Some(plan.target.clone()),
+        ..EventFilter::project(ctx.project()).kind(&format!("{request}.intent")).newest()
+    };
+    let begun_so = |event: &Event| {
+        event.body.as_ref().is_some_and(|body| body["intent"] == json!(id) && body["plan"] == json!(digest))
+    };
+    let events = steward.ledger().events(filter).await?;
+    let event = events.into_iter().find(begun_so).ok_or_else(|| corrupt("is not in the audit trail"))?;
+    let actor: Actor = row.get_json("actor")?;
+    if actor.to_string() != event.actor {
+        return Err(corrupt("was begun by someone else"));
+    }
+    Ok(Interrupted { plan, actor, task: row.get_text("task")?.to_owned(), event })
 }

@@ -143,6 +143,29 @@ fn unknown(name: &str) -> Error {
 }
 
 impl Request {
+    /// Whether something may be different afterwards: also what is no plan of its own but leads to changes.
+    pub(crate) fn leads_to_changes(name: &str, effect: Effect) -> bool {
+        effect == Effect::Change || matches!(name, "task.run" | "task.resume" | "inbox.ack")
+    }
+
+    /// Makes a request that is no change itself one that only plans, for a caller who asked for no more.
+    ///
+    /// # Errors
+    ///
+    /// `Invalid`: it has no such form and would do something.
+    pub(crate) fn plan_only(&mut self) -> Result<(), Error> {
+        match self {
+            Request::TaskRun(task) => task.dry_run = true,
+            other if Self::leads_to_changes(other.name(), other.effect()) => {
+                return Err(Error::new(ErrorKind::Invalid, format!("`{}` cannot only be planned", other.name()))
+                    .with("argument", "dry_run")
+                    .hint("`steward task show` says what a task has before it"));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
     /// What it is about, such as `store:orders`; `project:` and the name when it is about no single thing.
     pub fn subject(&self, project: &str) -> String {
         let arguments = self.arguments();
