@@ -844,8 +844,9 @@ fn named_record(approval: &Approval) -> Result<Record, Error> {
     let Some((text, _)) = &approval.signed else {
         return Err(refused(id, "the approval is forged: it was never signed", FORGED));
     };
-    serde_json::from_str(text)
-        .map_err(|error| refused(id, "the approval is forged: its record cannot be read", FORGED).because(error))
+    serde_json::from_str(text).map_err(|error| {
+        refused(id, "the approval is forged: its record cannot be read", FORGED).because(error)
+    })
 }
 
 /// The record, if this signer signed it, for this approval and this plan.

@@ -581,7 +581,10 @@ async fn an_interrupted_change_is_resumed_with_the_approval_it_began_with() {
     house.authority.permit(&system, &question(), &plan, &approved).unwrap();
     // What was begun is finished also when the approver has left since.
     house.raw("UPDATE people SET removed_us = 1").await;
-    house.authority.permit(&system, &question(), &plan, &house.approvals.of_intent(&system, "intent-1").await.unwrap()).unwrap();
+    house
+        .authority
+        .permit(&system, &question(), &plan, &house.approvals.of_intent(&system, "intent-1").await.unwrap())
+        .unwrap();
     house.raw("UPDATE approvals SET signature = 'AAAA'").await;
     let error = house.approvals.of_intent(&system, "intent-1").await.unwrap_err();
     assert_eq!(error.message(), "the approval is forged: the signature does not match");

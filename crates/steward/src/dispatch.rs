@@ -200,8 +200,7 @@ pub(crate) async fn plan(
             own_plan(ctx, request, &format!("give {} a key", person.name), String::new()).into()
         }
         Request::PersonRemove(person) => {
-            own_plan(ctx, request, &format!("take the key of {} away", person.name), String::new())
-                .into()
+            own_plan(ctx, request, &format!("take the key of {} away", person.name), String::new()).into()
         }
         Request::TokenCreate(token) => {
             own_plan(ctx, request, &format!("make a token for {}", token.name), String::new()).into()

@@ -182,8 +182,7 @@ impl Steward {
 
     /// Marks the intent as being carried out by this process; `None` when it is already.
     pub(crate) fn take_up(&self, intent: &str) -> Option<UnderWay> {
-        let fresh =
-            self.under_way.lock().unwrap_or_else(PoisonError::into_inner).insert(intent.to_owned());
+        let fresh = self.under_way.lock().unwrap_or_else(PoisonError::into_inner).insert(intent.to_owned());
         fresh.then(|| UnderWay { intents: Arc::clone(&self.under_way), id: intent.to_owned() })
     }
 
@@ -423,9 +422,9 @@ impl Steward {
         // begun would stay open as long as this process lives. The context still cancels it, and that is recorded.
         let carried_out = async move { this.carry_out(&ctx, &project, change).await };
         self.changes.spawn(carried_out.in_current_span()).await.unwrap_or_else(|cause| {
-            Err(Error::new(ErrorKind::Other, "the change ended in the middle").because(cause).hint(
-                "the next change, or the next start, finds out how far it came; please report this",
-            ))
+            Err(Error::new(ErrorKind::Other, "the change ended in the middle")
+                .because(cause)
+                .hint("the next change, or the next start, finds out how far it came; please report this"))
         })
     }
 

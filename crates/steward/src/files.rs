@@ -35,6 +35,11 @@ impl Request for WriteFile {
 ///
 /// `Invalid`: absolute, or leads out of the folder.
 pub(crate) fn relative(path: &str) -> Result<PathBuf, Error> {
+    if path.chars().any(char::is_control) {
+        return Err(Error::new(ErrorKind::Invalid, "the path holds a control character")
+            .with("path", path.escape_debug())
+            .hint("give a path of visible characters"));
+    }
     let mut out = PathBuf::new();
     for part in Path::new(path).components() {
         match part {
@@ -88,6 +93,10 @@ fn io_error(what: &str, path: impl std::fmt::Display, cause: std::io::Error) -> 
     let kind = match cause.kind() {
         std::io::ErrorKind::NotFound => ErrorKind::NotFound,
         std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => ErrorKind::Denied,
+        std::io::ErrorKind::InvalidFilename
+        | std::io::ErrorKind::InvalidInput
+        | std::io::ErrorKind::IsADirectory
+        | std::io::ErrorKind::NotADirectory => ErrorKind::Invalid,
         std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => ErrorKind::LimitExceeded,
         _ => ErrorKind::Other,
     };
@@ -109,11 +118,25 @@ pub(crate) fn fingerprint(dir: &Path, path: &str) -> Result<String, Error> {
 ///
 /// `Denied`; `Invalid`: the path leads out of the folder.
 pub(crate) fn read(dir: &Path, path: &str) -> Result<Option<Vec<u8>>, Error> {
-    match std::fs::read(inside(dir, path)?) {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(cause) => Err(io_error("cannot read", path, cause)),
+    use std::io::Read;
+    let full = inside(dir, path)?;
+    let refuse = |why: &str| Error::new(ErrorKind::Invalid, why).with("path", path);
+    match std::fs::metadata(&full) {
+        Ok(data) if data.is_dir() => return Err(refuse("this is a folder, not a file")),
+        // Opening a pipe would wait for whoever writes into it.
+        Ok(data) if !data.is_file() => return Err(refuse("this is no regular file")),
+        Ok(_) => {}
+        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(cause) => return Err(io_error("cannot read", path, cause)),
     }
+    let mut bytes = Vec::new();
+    std::fs::File::open(&full)
+        .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes))
+        .map_err(|cause| io_error("cannot read", path, cause))?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        return Err(refuse("the file is too large").hint(format!("at most {FILE_BYTES_MAX} bytes are read")));
+    }
+    Ok(Some(bytes))
 }
 
 /// Writes the file: to a new place first, then renamed, so that it is whole or as before.
@@ -135,7 +158,9 @@ pub(crate) fn write(dir: &Path, request: &WriteFile) -> Result<Outcome, Error> {
     let new = folder.join(format!(".{}.new", uuid::Uuid::now_v7().simple()));
     let written = std::fs::File::create(&new)
         .and_then(|mut file| file.write_all(request.content.as_bytes()).and_then(|()| file.sync_all()))
-        .and_then(|()| std::fs::rename(&new, &full));
+        .and_then(|()| std::fs::rename(&new, &full))
+        // The new name, too, must be there after a power cut: the outcome says that it is.
+        .and_then(|()| std::fs::File::open(folder)?.sync_all());
     if let Err(cause) = written {
         // The write's error is the one to report.
         drop(std::fs::remove_file(&new));
@@ -201,10 +226,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn only_regular_files_of_bounded_size_are_read() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let made = std::process::Command::new("mkfifo").arg(dir.path().join("pipe")).status();
+        assert!(made.is_ok_and(|status| status.success()));
+        assert_eq!(read(dir.path(), "pipe").expect_err("a pipe").kind(), ErrorKind::Invalid);
+        assert_eq!(read(dir.path(), ".").expect_err("no file").kind(), ErrorKind::Invalid);
+        let large = std::fs::File::create(dir.path().join("large")).expect("a file");
+        large.set_len(FILE_BYTES_MAX + 1).expect("a sparse file");
+        assert_eq!(read(dir.path(), "large").expect_err("too large").kind(), ErrorKind::Invalid);
+        assert_eq!(read(dir.path(), "absent").expect("nothing"), None);
+    }
+
+    #[test]
     fn paths_stay_in_the_folder() {
         for path in ["../x", "/etc/passwd", "a/../../x", ""] {
             assert!(relative(path).is_err(), "{path}");
         }
+        assert!(relative("a\0b").is_err() && relative("a\nb").is_err());
         assert_eq!(relative("./a/b.sql").expect("inside"), PathBuf::from("a/b.sql"));
         let dir = tempfile::tempdir().expect("a folder");
         std::os::unix::fs::symlink("/etc", dir.path().join("out")).expect("a link");

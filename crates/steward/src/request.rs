@@ -157,9 +157,12 @@ impl Request {
         match self {
             Request::TaskRun(task) => task.dry_run = true,
             other if Self::leads_to_changes(other.name(), other.effect()) => {
-                return Err(Error::new(ErrorKind::Invalid, format!("`{}` cannot only be planned", other.name()))
-                    .with("argument", "dry_run")
-                    .hint("`steward task show` says what a task has before it"));
+                return Err(Error::new(
+                    ErrorKind::Invalid,
+                    format!("`{}` cannot only be planned", other.name()),
+                )
+                .with("argument", "dry_run")
+                .hint("`steward task show` says what a task has before it"));
             }
             _ => {}
         }

@@ -51,13 +51,18 @@ pub fn secret(prompt: &str) -> Result<SecretString, Error> {
         rpassword::prompt_password(format!("{prompt}: ")).map_err(failed)?
     } else {
         let mut text = String::new();
-        std::io::stdin().lock().take(SECRET_BYTES_MAX).read_to_string(&mut text).map_err(failed)?;
+        // One more than fits, and a line break: a value that is too long is refused, never cut.
+        std::io::stdin().lock().take(SECRET_BYTES_MAX + 3).read_to_string(&mut text).map_err(failed)?;
         text
     };
     let text = text.strip_suffix('\n').map_or(text.as_str(), |text| text.strip_suffix('\r').unwrap_or(text));
     if text.is_empty() {
         return Err(Error::new(ErrorKind::Invalid, "no secret was given")
             .hint("type it at the prompt, or pipe it in: `printf %s \"$VALUE\" | steward …`"));
+    }
+    if text.len() as u64 > SECRET_BYTES_MAX {
+        return Err(Error::new(ErrorKind::Invalid, "the secret is too long")
+            .hint(format!("at most {SECRET_BYTES_MAX} bytes are kept")));
     }
     Ok(SecretString::from(text.to_owned()))
 }

@@ -42,6 +42,11 @@ pub async fn plan(ctx: &Context, stores: &dyn StoreDirectory, request: &SetupSto
             Error::new(ErrorKind::Invalid, "reader and writer must be two roles").with("role", reader_name)
         );
     }
+    // These words end up inside of `DO $steward$ … $steward$`, where quotes do not hold this mark back.
+    let names = [reader_name, writer_name, store].into_iter().chain(&request.owner).chain(&request.schemas);
+    if let Some(name) = names.into_iter().find(|name| name.contains("$steward$")) {
+        return Err(Error::new(ErrorKind::Invalid, "a name holds `$steward$`").with("name", name));
+    }
     let (reader, writer) = (inquiry.quoted(reader_name)?, inquiry.quoted(writer_name)?);
     let role = |name: &str, quoted: &str, setting: &str| -> Result<Vec<Statement>, Error> {
         let literal = quoted_literal(name)?;
@@ -57,11 +62,10 @@ pub async fn plan(ctx: &Context, stores: &dyn StoreDirectory, request: &SetupSto
             "Steward's login for the store {store} of the project {}",
             ctx.project()
         ))?;
-        let taken = format!(
-            "the role {name} exists and is not this store''s: name another in steward.yaml, \
-             or make it this store''s with COMMENT ON ROLE {quoted} IS {}",
-            mark.replace('\'', "''")
-        );
+        let taken = quoted_literal(&format!(
+            "the role {name} exists and is not this store's: name another in steward.yaml, \
+             or make it this store's with COMMENT ON ROLE {quoted} IS {mark}"
+        ))?;
         Ok(vec![
             Statement::new(format!(
                 "DO $steward$ BEGIN IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = {literal}) THEN \
@@ -69,7 +73,7 @@ pub async fn plan(ctx: &Context, stores: &dyn StoreDirectory, request: &SetupSto
                  CONNECTION LIMIT {CONNECTIONS_MAX}; COMMENT ON ROLE {quoted} IS {mark}; \
                  ELSIF (SELECT pg_catalog.shobj_description(oid, 'pg_authid') FROM pg_catalog.pg_roles \
                  WHERE rolname = {literal}) IS DISTINCT FROM {mark} THEN \
-                 RAISE EXCEPTION USING ERRCODE = 'duplicate_object', MESSAGE = '{taken}'; END IF; END $steward$"
+                 RAISE EXCEPTION USING ERRCODE = 'duplicate_object', MESSAGE = {taken}; END IF; END $steward$"
             )),
             secret,
             Statement::new(format!("ALTER ROLE {quoted} SET {setting}")),

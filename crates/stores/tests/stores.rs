@@ -448,6 +448,18 @@ async fn setup_gives_each_login_what_it_needs_and_no_more() {
     let plan = stores::setup::plan(&ctx, &world, &greedy).await.unwrap();
     let error = world.execute(&plan).await.unwrap_err();
     assert!(error.to_string().contains("the owner is a superuser"), "{error}");
+    // A name is never more than a name.
+    let hostile: SetupStore = request(json!({"store": "shop", "writer": setup.writer,
+        "reader": format!("{}'; END IF; DROP TABLE a; IF true THEN RAISE NOTICE 'x", world.address)}));
+    let plan = stores::setup::plan(&ctx, &world, &hostile).await.unwrap();
+    drop(world.execute(&plan).await);
+    assert_eq!(world.count("SELECT count(*) FROM a").await, Some(1));
+    for key in ["reader", "writer", "owner"] {
+        let mut arguments = json!({"store": "shop"});
+        arguments[key] = json!("x$steward$; DROP TABLE a; --");
+        let error = stores::setup::plan(&ctx, &world, &request::<SetupStore>(arguments)).await.unwrap_err();
+        assert!(error.to_string().contains("holds `$steward$`"), "{error}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

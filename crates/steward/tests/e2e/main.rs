@@ -9,6 +9,7 @@ mod isolation;
 mod migrations;
 mod program;
 mod project_file;
+mod red;
 mod reference;
 mod secrets;
 mod task;
