@@ -14,7 +14,7 @@ const EXPORT_MAX: u64 = 100_000;
 /// Lists entries of the audit trail.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct ListAudit {
+pub(crate) struct ListAudit {
     /// Only kinds that begin so, such as `migration.`.
     #[serde(default)]
     pub kind: Option<String>,
@@ -45,7 +45,7 @@ impl Request for ListAudit {
 /// Checks the whole audit trail.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct VerifyAudit {
+pub(crate) struct VerifyAudit {
     /// A copy of `audit.head` that was kept elsewhere, to find out whether the tail was cut.
     #[serde(default)]
     pub head: Option<Value>,
@@ -64,7 +64,7 @@ impl Request for VerifyAudit {
 /// Prints the audit trail as JSON lines.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct ExportAudit {
+pub(crate) struct ExportAudit {
     /// Only entries after this sequence number.
     #[serde(default)]
     pub after: u64,
@@ -89,7 +89,7 @@ impl Request for ExportAudit {
 /// Erases the body of one entry; its header and hash stay, so that the chain still holds.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct EraseAudit {
+pub(crate) struct EraseAudit {
     /// The entry's sequence number.
     pub seq: u64,
     /// Why, such as the number of the erasure request.
@@ -108,7 +108,7 @@ impl Request for EraseAudit {
 /// Prints a statement and its answer again.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct ShowEvidence {
+pub(crate) struct ShowEvidence {
     /// The evidence id, such as `ev-0198…`.
     pub id: String,
 }

@@ -13,7 +13,7 @@ const FILE_BYTES_MAX: u64 = 8 << 20;
 /// Writes a file of the project.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct WriteFile {
+pub(crate) struct WriteFile {
     /// Path from the project folder, such as `pipelines/orders.yaml`.
     pub path: String,
     /// What the file shall hold.

@@ -10,7 +10,7 @@ use serde_json::Value;
 /// Prints the reference of all requests.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct ShowReference {}
+pub(crate) struct ShowReference {}
 
 impl Request for ShowReference {
     const NAME: &'static str = "docs.reference";
@@ -24,7 +24,7 @@ impl Request for ShowReference {
 /// Prints which kind of store can do what.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct ShowCapabilities {}
+pub(crate) struct ShowCapabilities {}
 
 impl Request for ShowCapabilities {
     const NAME: &'static str = "docs.capabilities";

@@ -8,7 +8,7 @@ macro_rules! requests {
         /// One thing that somebody asks for.
         #[derive(Debug)]
         #[allow(missing_docs, reason = "each variant is documented at its type, in the room that serves it")]
-        pub enum Request {
+        pub(crate) enum Request {
             $($variant($type),)*
         }
 
@@ -18,7 +18,7 @@ macro_rules! requests {
             /// # Errors
             ///
             /// `Invalid`: unknown name, or wrong arguments, with the key.
-            pub fn parse(name: &str, arguments: &Value) -> Result<Request, Error> {
+            pub(crate) fn parse(name: &str, arguments: &Value) -> Result<Request, Error> {
                 match name {
                     $(<$type>::NAME => read::<$type>(name, arguments).map(Request::$variant),)*
                     _ => Err(unknown(name)),
@@ -26,28 +26,28 @@ macro_rules! requests {
             }
 
             /// Noun and verb.
-            pub fn name(&self) -> &'static str {
+            pub(crate) fn name(&self) -> &'static str {
                 match self {
                     $(Request::$variant(_) => <$type>::NAME,)*
                 }
             }
 
             /// The action in the authority matrix.
-            pub fn action(&self) -> &'static str {
+            pub(crate) fn action(&self) -> &'static str {
                 match self {
                     $(Request::$variant(_) => <$type>::ACTION,)*
                 }
             }
 
             /// What it does to the world.
-            pub fn effect(&self) -> Effect {
+            pub(crate) fn effect(&self) -> Effect {
                 match self {
                     $(Request::$variant(_) => <$type>::EFFECT,)*
                 }
             }
 
             /// The arguments with all defaults filled in.
-            pub fn arguments(&self) -> Value {
+            pub(crate) fn arguments(&self) -> Value {
                 match self {
                     $(Request::$variant(request) => serde_json::to_value(request),)*
                 }
@@ -170,7 +170,7 @@ impl Request {
     }
 
     /// What it is about, such as `store:orders`; `project:` and the name when it is about no single thing.
-    pub fn subject(&self, project: &str) -> String {
+    pub(crate) fn subject(&self, project: &str) -> String {
         let arguments = self.arguments();
         let field = |name: &str| arguments.get(name).and_then(Value::as_str).map(str::to_owned);
         let noun = self.name().split('.').next().unwrap_or_default();

@@ -18,7 +18,7 @@ const STORE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Shows how everything is.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct ShowStatus {
+pub(crate) struct ShowStatus {
     /// Also connects to every store.
     #[serde(default)]
     pub probe: bool,
@@ -36,7 +36,7 @@ impl Request for ShowStatus {
 /// Lists the schedules.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct ListSchedules {}
+pub(crate) struct ListSchedules {}
 
 impl Request for ListSchedules {
     const NAME: &'static str = "schedule.list";
