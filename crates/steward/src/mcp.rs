@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use contract::{Actor, AnswerStatus, Context, Error, ErrorKind, RequestSpec};
+use contract::{Actor, AnswerStatus, Context, Effect, Error, ErrorKind, RequestSpec};
 use rmcp::model::{
     CallToolRequestParams, CallToolResponse, CallToolResult, ContentBlock, Implementation, JsonObject,
     ListResourcesResult, ListToolsResult, PaginatedRequestParams, ReadResourceRequestParams,
@@ -158,7 +158,10 @@ fn describe(specs: &[RequestSpec], name: &str) -> Result<CallToolResult, Error> 
             .with("argument", "request")
             .hint(format!("one of: {}", names.join(", ")))
     })?;
-    let value = json!({ "request": spec.name, "summary": spec.summary, "effect": spec.effect, "arguments": spec.schema });
+    let changes = Request::leads_to_changes(spec.name, spec.effect);
+    let effect = if changes { Effect::Change } else { Effect::Read };
+    let value =
+        json!({ "request": spec.name, "summary": spec.summary, "effect": effect, "arguments": spec.schema });
     let mut result = CallToolResult::success(vec![ContentBlock::text(value.to_string())]);
     result.structured_content = Some(value);
     Ok(result)
