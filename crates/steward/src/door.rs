@@ -103,7 +103,11 @@ impl Steward {
         let fresh = !state.exists();
         let master = if fresh && !source.holds_key()? {
             crate::init::make_state_dir(&dir)?;
-            MasterKey::create(&source)?
+            match MasterKey::create(&source) {
+                // Another first command made it a moment ago.
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => MasterKey::load(&source)?,
+                made => made?,
+            }
         } else {
             MasterKey::load(&source)?
         };
@@ -302,7 +306,7 @@ impl Steward {
                 return Err(error);
             }
         };
-        answer.elapsed_ms = started.elapsed().as_secs_f64() * 1e3;
+        answer.elapsed_ms = (started.elapsed().as_secs_f64() * 1e6).round() / 1e3;
         Ok(answer)
     }
 

@@ -165,8 +165,7 @@ fn load_file(path: &Path) -> Result<MasterKey, Error> {
     let denied = |message: &str| Error::new(ErrorKind::Denied, message).with("file", path.display());
     let file = File::open(path).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => denied("the master key file is missing").hint(
-            "put your copy of the key back; without it the secrets and the bodies of events cannot be read. \
-             A new project gets its key from `steward init`",
+            "put your copy of the key back; without it the secrets and the bodies of events cannot be read",
         ),
         _ => denied("cannot read the master key file").because(error),
     })?;
@@ -317,7 +316,7 @@ mod tests {
         let error = denied(&source);
         assert_eq!(error.kind(), ErrorKind::Denied);
         assert!(error.to_string().contains(&path.display().to_string()), "{error}");
-        assert!(error.hint_text().unwrap().contains("steward init"));
+        assert!(error.hint_text().unwrap().contains("your copy"));
         assert_eq!(folder.path().read_dir().unwrap().count(), 0);
     }
 

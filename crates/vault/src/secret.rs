@@ -366,10 +366,10 @@ impl Vault {
         let mut write = Write::new();
         if !key_check_is_stored {
             let check = seal_bytes(self.key.expose_secret(), KEY_CHECK_PLACE, b"");
-            write = write.exec_expecting(
+            // Another process may store the same one first; the ledger opens for one master key only.
+            write = write.exec(
                 "INSERT INTO meta (name, value) SELECT ?, ? WHERE NOT EXISTS (SELECT 1 FROM meta WHERE name = ?)",
                 vec![KEY_CHECK.into(), STANDARD.encode(check).into(), KEY_CHECK.into()],
-                1,
             );
         }
         let parameters: Vec<Value> = vec![
@@ -387,7 +387,10 @@ impl Vault {
             .exec_expecting(INSERT_VERSION, parameters, 1)
             .event(event(kind, name, version))
             .bump("secrets");
-        self.ledger.write(ctx, write).await?;
+        self.ledger.write(ctx, write).await.map_err(|error| match error.kind() {
+            ErrorKind::Conflict => changed_meanwhile(name).with("found", "another version, written just now"),
+            _ => error,
+        })?;
         tracing::info!(secret = name, version, "secret stored");
         Ok(version)
     }
@@ -436,12 +439,7 @@ impl Vault {
         if state(&versions) == plan.pre_state {
             return Ok(versions);
         }
-        Err(Error::new(ErrorKind::Conflict, "the secret has changed since the plan was made")
-            .with("name", name)
-            .with("planned_for", &plan.pre_state)
-            .with("found", state(&versions))
-            .with_retry(contract::Retry::Never)
-            .hint("ask for the change again"))
+        Err(changed_meanwhile(name).with("planned_for", &plan.pre_state).with("found", state(&versions)))
     }
 }
 
@@ -450,6 +448,14 @@ impl SecretSource for Vault {
     async fn secret(&self, ctx: &Context, name: &str) -> Result<SecretString, Error> {
         self.get(ctx, name).await
     }
+}
+
+/// The versions are not those that the plan was made for.
+fn changed_meanwhile(name: &str) -> Error {
+    Error::new(ErrorKind::Conflict, "the secret has changed since the plan was made")
+        .with("name", name)
+        .with_retry(contract::Retry::Never)
+        .hint("ask for the change again")
 }
 
 struct Version {
