@@ -681,7 +681,8 @@ impl Report {
                     .expect("writing to a string does not fail");
             }
             if !action.note.is_empty() && action.status != "done" {
-                write!(decision, "; {}", action.note).expect("writing to a string does not fail");
+                let between = if decision.is_empty() { "" } else { "; " };
+                write!(decision, "{between}{}", action.note).expect("writing to a string does not fail");
             }
             writeln!(
                 text,

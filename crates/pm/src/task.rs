@@ -151,11 +151,14 @@ impl Task {
     ///
     /// # Errors
     ///
-    /// `Invalid`: larger, or not UTF-8 (with the line). `Other`: the reader failed.
+    /// `Invalid`: larger, or not UTF-8 (with the line). Or the reader failed.
     pub fn read_text(source: &str, reader: impl Read) -> Result<String, Error> {
         let mut bytes = Vec::new();
         reader.take(TASK_BYTES_MAX as u64 + 1).read_to_end(&mut bytes).map_err(|cause| {
-            Error::new(ErrorKind::Other, "cannot read the task").with("file", source).because(cause)
+            Error::new(ErrorKind::Invalid, "cannot read the task")
+                .with("file", source)
+                .because(cause)
+                .hint("name a file, or - for standard input")
         })?;
         if bytes.len() > TASK_BYTES_MAX {
             return Err(too_large(source));

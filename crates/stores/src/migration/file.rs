@@ -173,7 +173,8 @@ fn parse(version: u64, file: &MigrationFile, dialect: Dialect, previous: &str) -
         }
     }
     if migration.up.is_empty() {
-        return Err(invalid(up_at.unwrap_or(1), "the migration has no statement".into()));
+        return Err(invalid(up_at.unwrap_or(1), "the migration has no statement".into())
+            .hint("write the way there under `-- steward: up`, and the way back under `-- steward: down`"));
     }
     if migration.irreversible && migration.down.is_some() {
         return Err(invalid(1, "the migration says `irreversible` and has a `down` section".into()));

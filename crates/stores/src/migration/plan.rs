@@ -118,7 +118,7 @@ pub async fn plan_apply(
     }
     let summary = match pending {
         [] => format!(
-            "{}: nothing to apply, all {} are there",
+            "{}: nothing to apply; {} applied before",
             request.store,
             text::count(applied as u64, "migration")
         ),
