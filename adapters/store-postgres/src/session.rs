@@ -110,7 +110,15 @@ impl Opener {
             })
             .options(self.options(purpose));
         if let Some(name) = &login.password_secret {
-            config.password(self.secrets.secret(ctx, name).await?.expose_secret());
+            let password = self.secrets.secret(ctx, name).await.map_err(|error| {
+                if error.kind() != ErrorKind::NotFound || purpose == Purpose::Administer || self.config.admin.is_none() {
+                    return error;
+                }
+                error.hint(format!(
+                    "`steward store setup` makes this login and its password; if it exists: `steward secret put {name}`"
+                ))
+            })?;
+            config.password(password.expose_secret());
         }
         let connector = self.connector.get_or_try_init(|| async {
             let (mode, file) = (self.mode, self.config.tls_ca_file.clone());
