@@ -19,7 +19,7 @@ const TEXT_REQUESTS: &[&str] = &["task.run", "task.plan"];
 /// What a field takes.
 enum Kind {
     Flag,
-    Integer,
+    Integer { negative: bool },
     Number,
     Text,
     Choice(Vec<String>),
@@ -73,6 +73,7 @@ fn args(spec: &RequestSpec) -> Vec<Arg> {
                 help
             });
             let kind = kind(&spec.schema, property);
+            arg = arg.value_name(name.to_uppercase());
             if let Some(position) = position {
                 arg = arg.index(position + 1).required(required.contains(&name.as_str()));
             } else {
@@ -91,7 +92,7 @@ fn args(spec: &RequestSpec) -> Vec<Arg> {
                     arg.action(ArgAction::Append).help(format!("{} (may be repeated)", description(property)))
                 }
                 Kind::Json => arg.value_name("JSON"),
-                Kind::Integer | Kind::Number => arg.value_name("N").allow_negative_numbers(true),
+                Kind::Integer { .. } | Kind::Number => arg.value_name("N").allow_negative_numbers(true),
                 Kind::Text => arg,
             }
         })
@@ -174,7 +175,12 @@ fn scalar(flag: &str, kind: &Kind, text: &str) -> Result<Value, Error> {
             .hint(format!("give {flag} a {what}"))
     };
     match kind {
-        Kind::Integer => text.parse::<i64>().map(Value::from).map_err(|_| wrong("whole number")),
+        Kind::Integer { negative } => text
+            .parse::<i64>()
+            .ok()
+            .filter(|number| *negative || *number >= 0)
+            .map(Value::from)
+            .ok_or_else(|| wrong(if *negative { "whole number" } else { "whole number from 0 on" })),
         Kind::Number => text
             .parse::<f64>()
             .ok()
@@ -268,11 +274,11 @@ fn kind(schema: &Value, property: &Value) -> Kind {
     };
     match type_name {
         "boolean" => Kind::Flag,
-        "integer" => Kind::Integer,
+        "integer" => Kind::Integer { negative: property.get("minimum").and_then(Value::as_i64) != Some(0) },
         "number" => Kind::Number,
         "string" => Kind::Text,
         "array" => match property.get("items").map(|items| kind(schema, items)) {
-            Some(item @ (Kind::Text | Kind::Integer | Kind::Number | Kind::Choice(_))) => {
+            Some(item @ (Kind::Text | Kind::Integer { .. } | Kind::Number | Kind::Choice(_))) => {
                 Kind::List(Box::new(item))
             }
             Some(_) => Kind::Json,

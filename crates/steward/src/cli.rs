@@ -55,6 +55,9 @@ const NOUNS: &[(&str, &str)] = &[
     ("docs", "The reference, generated from the requests"),
 ];
 
+/// The heading of the options that every command has.
+const EVERYWHERE: &str = "Options of every command";
+
 /// The whole command line.
 pub(crate) fn command(specs: &[RequestSpec]) -> Command {
     let mut root = Command::new("steward")
@@ -66,6 +69,7 @@ pub(crate) fn command(specs: &[RequestSpec]) -> Command {
         .arg(
             Arg::new("project_file")
                 .long("project-file")
+                .help_heading(EVERYWHERE)
                 .short('f')
                 .env("STEWARD_PROJECT_FILE")
                 .global(true)
@@ -73,10 +77,18 @@ pub(crate) fn command(specs: &[RequestSpec]) -> Command {
                 .value_name("FILE")
                 .help("The project file; several for `up` [default: steward.yaml here or above]"),
         )
-        .arg(Arg::new("json").long("json").global(true).action(ArgAction::SetTrue).help("Prints the answer as JSON"))
+        .arg(
+            Arg::new("json")
+                .long("json")
+                .help_heading(EVERYWHERE)
+                .global(true)
+                .action(ArgAction::SetTrue)
+                .help("Prints the answer as JSON"),
+        )
         .arg(
             Arg::new("as")
                 .long("as")
+                .help_heading(EVERYWHERE)
                 .global(true)
                 .value_name("PERSON")
                 .help("Asks in this person's name; their passphrase is asked for on the terminal"),
@@ -84,14 +96,22 @@ pub(crate) fn command(specs: &[RequestSpec]) -> Command {
         .arg(
             Arg::new("timeout")
                 .long("timeout")
+                .help_heading(EVERYWHERE)
                 .global(true)
                 .value_name("SECONDS")
                 .value_parser(clap::value_parser!(u64).range(1..))
                 .help("Ends the request after this time"),
         )
-        .arg(Arg::new("log").long("log").global(true).env("STEWARD_LOG").default_value("warn").value_name("LEVEL").help(
-            "Log lines on standard error: error, warn, info, debug, or a filter such as `stores=debug`",
-        ));
+        .arg(
+            Arg::new("log")
+                .long("log")
+                .help_heading(EVERYWHERE)
+                .global(true)
+                .env("STEWARD_LOG")
+                .default_value("warn")
+                .value_name("LEVEL")
+                .help("Log lines on standard error: error, warn, info, debug, or a filter such as `stores=debug`"),
+        );
     for (noun, about) in NOUNS {
         let of_noun: Vec<&RequestSpec> = specs.iter().filter(|spec| split(spec.name).0 == *noun).collect();
         let mut command = Command::new(*noun).about(*about);
@@ -100,6 +120,9 @@ pub(crate) fn command(specs: &[RequestSpec]) -> Command {
             command = if of_noun.len() == 1 { like } else { like.args_conflicts_with_subcommands(true) };
         } else {
             command = command.subcommand_required(true).arg_required_else_help(true);
+            if let Some(first) = of_noun.first() {
+                command = command.before_help(format!("Example: {}", first.example));
+            }
         }
         // Also the default verb can be written out.
         for spec in of_noun {
@@ -175,17 +198,25 @@ fn default_spec<'a>(specs: &'a [RequestSpec], noun: &str) -> Option<&'a RequestS
 /// Reads the command line, does what it says, and gives the exit code.
 pub async fn run(args: Vec<OsString>, surroundings: Surroundings) -> u8 {
     let specs = request::specs();
+    // Where the arguments cannot be understood, whether JSON is wanted is seen from the words alone.
+    let wants_json = args.iter().take_while(|arg| *arg != "--").any(|arg| arg == "--json");
     let matches = match command(&specs).try_get_matches_from(args) {
         Ok(matches) => matches,
         Err(error) => {
             // Help and version are answers, the rest is wrong usage.
-            let text = error.render();
-            if error.use_stderr() {
-                terminal::note(&text.to_string());
-                return exit::USAGE;
+            let text = error.render().to_string();
+            if !error.use_stderr() {
+                terminal::print(&text);
+                return exit::DONE;
             }
-            terminal::print(&text.to_string());
-            return exit::DONE;
+            if wants_json {
+                let (message, usage) = text.split_once("\n\n").unwrap_or((&text, ""));
+                let message = message.strip_prefix("error: ").unwrap_or(message).trim();
+                let wrong = Error::new(ErrorKind::Invalid, message).hint(usage.trim());
+                print_error_json(&wrong, std::borrow::ToOwned::to_owned);
+            }
+            terminal::note(&text);
+            return exit::USAGE;
         }
     };
     let json = matches.get_flag("json");
@@ -209,6 +240,11 @@ pub async fn run(args: Vec<OsString>, surroundings: Surroundings) -> u8 {
                 })
                 .and_then(|dir| init::write(&dir, name))
             {
+                Ok(text) if json => {
+                    let answer = json!({ "request": "init", "status": "done", "text": text });
+                    terminal::print(&serde_json::to_string_pretty(&answer).expect("answers are JSON"));
+                    exit::DONE
+                }
                 Ok(text) => {
                     terminal::print(&text);
                     exit::DONE
@@ -435,15 +471,7 @@ pub(crate) fn exit_code(answer: &Answer) -> u8 {
 fn fail(error: &Error, json: bool, redact: impl Fn(&str) -> String) -> u8 {
     let text = redact(&error.to_string());
     if json {
-        let value = json!({ "error": {
-            "kind": format!("{:?}", error.kind()),
-            "message": redact(error.message()),
-            "context": error.context().iter().map(|(name, value)| ((*name).to_owned(), Value::String(redact(value))))
-                .collect::<serde_json::Map<_, _>>(),
-            "causes": error.causes().iter().map(|cause| redact(cause)).collect::<Vec<_>>(),
-            "hint": error.hint_text().map(&redact),
-        }});
-        terminal::print(&serde_json::to_string_pretty(&value).expect("errors are JSON"));
+        print_error_json(error, &redact);
     }
     terminal::note(&format!("error: {text}"));
     match error.kind() {
@@ -452,6 +480,19 @@ fn fail(error: &Error, json: bool, redact: impl Fn(&str) -> String) -> u8 {
         ErrorKind::Forbidden | ErrorKind::Escalated => exit::DENIED,
         _ => exit::FAILED,
     }
+}
+
+fn print_error_json(error: &Error, redact: impl Fn(&str) -> String) {
+    let context = error.context().iter();
+    let value = json!({ "error": {
+        "kind": format!("{:?}", error.kind()),
+        "message": redact(error.message()),
+        "context": context.map(|(name, value)| ((*name).to_owned(), Value::String(redact(value))))
+            .collect::<serde_json::Map<_, _>>(),
+        "causes": error.causes().iter().map(|cause| redact(cause)).collect::<Vec<_>>(),
+        "hint": error.hint_text().map(&redact),
+    }});
+    terminal::print(&serde_json::to_string_pretty(&value).expect("errors are JSON"));
 }
 
 #[cfg(test)]

@@ -324,11 +324,19 @@ pub(crate) fn parse(text: &str) -> Result<Config, Error> {
         let message = message.split_once(": ").map_or(message.as_str(), |(_, rest)| rest);
         let message = message.lines().next().unwrap_or_default();
         let message = message.split_once(" at line ").map_or(message, |(what, _)| what);
+        let message = if text.trim().is_empty() { "the project file is empty" } else { message };
         let mut out = Error::new(ErrorKind::Invalid, redact_url_password(message));
         if let Some(location) = error.location() {
             let line = usize::try_from(location.line()).unwrap_or(0);
             out = out.with("line", line);
-            let path = key_path(text, line);
+            let mut path = key_path(text, line);
+            // The parser stands at another key of the mapping in which the named one is missing.
+            if let Some(missing) =
+                message.strip_prefix("missing field `").and_then(|rest| rest.split('`').next())
+            {
+                let parent = path.rfind('.').map_or(0, |dot| dot + 1);
+                path.replace_range(parent.., missing);
+            }
             if !path.is_empty() {
                 out = out.with("key", path);
             }
@@ -529,7 +537,14 @@ mod tests {
 
     #[test]
     fn errors_name_line_key_and_what_to_do() {
-        let cases: [(&str, &str, &str, &str); 9] = [
+        let cases: [(&str, &str, &str, &str); 11] = [
+            ("", "the project file is empty", "", ""),
+            (
+                "project: shop\nstores:\n  a:\n    kind: postgres\n    url: postgres://h/db\n",
+                "missing field `reader`",
+                "5",
+                "stores.a.reader",
+            ),
             ("project: shop\nstoress: {}\n", "unknown field `storess`", "2", "storess"),
             (
                 "project: shop\nstores:\n  a:\n    kind: sqlite\n    pth: x\n",

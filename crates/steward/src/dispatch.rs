@@ -299,6 +299,25 @@ async fn plan_setup(ctx: &Context, project: &Project, request: &stores::SetupSto
     let mut request = request.clone();
     let mut secrets = Vec::new();
     if let Some(StoreConfig::Postgres(config)) = project.loaded().config.stores.get(&request.store) {
+        // Without it every login is tried in turn, and the error would name the wrong one.
+        if let Some(secret) = config.admin.as_ref().and_then(|admin| admin.password_secret.as_deref()) {
+            project.secrets().secret(ctx, secret).await?;
+        }
+        let writer = config.writer.as_ref().map_or(&request.writer, |writer| &writer.user);
+        for (flag, asked, usual, named) in [
+            ("--reader", &request.reader, "steward_reader", &config.reader.user),
+            ("--writer", &request.writer, "steward_writer", writer),
+        ] {
+            if asked != usual && asked != named {
+                return Err(Error::new(
+                    ErrorKind::Invalid,
+                    format!("the project file names `{named}`, not `{asked}`"),
+                )
+                .with("flag", flag)
+                .with("store", &request.store)
+                .hint("change the name in steward.yaml: it is the login that Steward uses afterwards"));
+            }
+        }
         request.reader.clone_from(&config.reader.user);
         secrets.push((request.reader.clone(), config.reader.password_secret.clone()));
         if let Some(writer) = &config.writer {

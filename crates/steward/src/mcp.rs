@@ -153,7 +153,8 @@ fn summary(answer: &contract::Answer) -> Option<String> {
 
 fn describe(specs: &[RequestSpec], name: &str) -> Result<CallToolResult, Error> {
     let spec = specs.iter().find(|spec| spec.name == name).ok_or_else(|| {
-        let names: Vec<&str> = specs.iter().map(|spec| spec.name).collect();
+        let names: Vec<&str> =
+            specs.iter().map(|spec| spec.name).filter(|name| !FOR_PEOPLE.contains(name)).collect();
         Error::new(ErrorKind::Invalid, format!("there is no request `{name}`"))
             .with("argument", "request")
             .hint(format!("one of: {}", names.join(", ")))
@@ -307,7 +308,10 @@ impl ServerHandler for Server {
         let answer = self.steward.submit_with(&ctx, "inbox.list", json!({}), Options::default()).await;
         let answer = answer
             .map_err(|error| ErrorData::internal_error(self.steward.redact(&error.to_string()), None))?;
-        Ok(ReadResourceResult::new(vec![ResourceContents::text(answer.value.to_string(), INBOX_URI)]).into())
+        Ok(ReadResourceResult::new(vec![
+            ResourceContents::text(answer.value.to_string(), INBOX_URI).with_mime_type("application/json"),
+        ])
+        .into())
     }
 }
 

@@ -91,7 +91,8 @@ pub(crate) fn markdown(specs: &[RequestSpec]) -> String {
     );
     for spec in specs {
         let effect = match spec.effect {
-            Effect::Read => "reads",
+            Effect::Read if !crate::request::Request::leads_to_changes(spec.name, spec.effect) => "reads",
+            Effect::Read => "acts; each change that it asks for is decided for itself",
             Effect::Change => "changes: planned, decided and recorded",
         };
         let people = if crate::mcp::FOR_PEOPLE.contains(&spec.name) { "; not offered over MCP" } else { "" };
