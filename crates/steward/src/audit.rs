@@ -10,6 +10,8 @@ use serde_json::{Value, json};
 const LIST_MAX: u64 = 10_000;
 /// Most entries that one export gives; the caller goes on with `after`.
 const EXPORT_MAX: u64 = 100_000;
+/// Most bytes that one export gives.
+const EXPORT_BYTES_MAX: usize = 64 << 20;
 
 /// Lists entries of the audit trail.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
@@ -202,7 +204,7 @@ pub(crate) async fn verify(ledger: &Ledger, head: Option<Value>) -> Result<Outco
 ///
 /// # Errors
 ///
-/// As the ledger's.
+/// As the ledger's. `LimitExceeded`: more than fits into one answer.
 pub(crate) async fn export(ctx: &Context, ledger: &Ledger, request: &ExportAudit) -> Result<Outcome, Error> {
     let filter = EventFilter {
         project: Some(ctx.project().to_owned()),
@@ -215,6 +217,11 @@ pub(crate) async fn export(ctx: &Context, ledger: &Ledger, request: &ExportAudit
     let entries = ledger
         .export(filter, move |line| {
             let mut lines = sink.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            if lines.len() + line.len() > EXPORT_BYTES_MAX {
+                return Err(Error::new(ErrorKind::LimitExceeded, "the export is too large for one answer")
+                    .with("bytes_max", EXPORT_BYTES_MAX)
+                    .hint("give a smaller `--limit`, and go on with `--after`"));
+            }
             lines.push_str(line);
             lines.push('\n');
             Ok(())

@@ -293,6 +293,12 @@ impl Steward {
         if options.dry_run && request.effect() == Effect::Read {
             request.plan_only()?;
         }
+        let kept = Request::leads_to_changes(request.name(), request.effect());
+        if kept && self.arguments(&request) != request.arguments() {
+            return Err(Error::new(ErrorKind::Invalid, "the arguments hold the value of a secret")
+                .with("request", request.name())
+                .hint("plans and tasks are kept, and shown to whoever approves: name the secret instead"));
+        }
         let request = Arc::new(request);
         let project = self.project(ctx.project())?;
         let result = match request.effect() {
@@ -349,11 +355,6 @@ impl Steward {
         request: &Arc<Request>,
         options: &Options,
     ) -> Result<Answer, Error> {
-        if self.arguments(request) != request.arguments() {
-            return Err(Error::new(ErrorKind::Invalid, "the arguments hold the value of a secret")
-                .with("request", request.name())
-                .hint("a plan is kept and shown to whoever approves it: name the secret instead"));
-        }
         if !options.dry_run {
             crate::reconcile::store_of(self, ctx, project, request).await?;
         }

@@ -231,13 +231,20 @@ fn a_secret_that_is_given_as_an_argument_is_not_kept() {
     let (status, answer) = daemon.post(&token, "file/write", &file);
     assert_eq!(status, 400, "{answer}");
     assert!(!answer.to_string().contains(secret), "{answer}");
+    let task = json!({ "text": format!("Look at the store app with {secret}") });
+    let (status, answer) = daemon.post(&token, "task/run", &task);
+    assert_eq!(status, 400, "{answer}");
     assert_eq!(daemon.stop(), 0);
     for args in [&["audit", "export"][..], &["audit", "list", "--json"], &["task", "list", "--json"]] {
         let shown = project.run(args).expect(0);
         assert!(!shown.stdout.contains(secret) && !shown.stderr.contains(secret), "{args:?}");
     }
     let state = project.state();
-    for sql in ["SELECT group_concat(body) FROM plans", "SELECT group_concat(arguments) FROM approvals"] {
+    for sql in [
+        "SELECT group_concat(body) FROM plans",
+        "SELECT group_concat(arguments) FROM approvals",
+        "SELECT group_concat(source) FROM tasks",
+    ] {
         let text: Option<String> = state.query_row(sql, [], |row| row.get(0)).unwrap();
         assert!(!text.unwrap_or_default().contains(secret), "{sql}");
     }
@@ -311,4 +318,32 @@ fn hostile_bytes_over_http_are_answered() {
     let people = project.answer(&["person", "list"]);
     assert!(!people.to_string().contains("mallory"), "{people}");
     assert_eq!(daemon.stop(), 0);
+}
+
+#[test]
+fn a_reader_neither_changes_nor_makes_others_change() {
+    let project = Project::with_sqlite("project: red", EMPTY);
+    let reader = token(&project, "reader");
+    let daemon = project.daemon(&[]);
+    for (path, body) in [
+        ("index/create", json!({ "store": "app", "table": "t", "columns": ["a"] })),
+        ("file/write", json!({ "path": "pipelines/a.yaml", "content": "a: 1" })),
+        ("secret/put", json!({ "name": "a", "secret_input": "a value" })),
+        ("task/run", json!({ "text": "Create an index on t.a in the store app" })),
+        ("task/resume", json!({ "task": "x" })),
+        ("token/create", json!({ "name": "friend" })),
+        ("token/revoke", json!({ "token": "robot" })),
+        ("inbox/ack", json!({ "escalation": "x" })),
+        ("audit/erase", json!({ "seq": 1, "reason": "x" })),
+        ("migration/new", json!({ "store": "app", "name": "x" })),
+    ] {
+        let (status, answer) = daemon.post(&reader, path, &body);
+        assert_eq!(status, 403, "{path}: {answer}");
+    }
+    let begun: i64 = project
+        .state()
+        .query_row("SELECT count(*) FROM intents WHERE request <> 'token.create'", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(begun, 0);
+    assert!(!project.file("pipelines").exists());
 }
