@@ -169,7 +169,14 @@ pub(crate) async fn plan(
         Request::SecretRotate(request) => vault.plan_rotate(ctx, request).await?.into(),
         Request::SecretRemove(request) => vault.plan_remove(ctx, request).await?.into(),
         Request::FileWrite(file) => {
-            let before = files::fingerprint(&project.loaded().dir, &file.path)?;
+            let question = Steward::question(project, request, None)?;
+            let decision = project.authority().decide(ctx, &question, &[]);
+            // Who may not write the file learns nothing about it either, such as whether it holds what they guess.
+            let before = if matches!(decision, Decision::Forbidden { .. }) {
+                "not looked at".to_owned()
+            } else {
+                files::fingerprint(&project.loaded().dir, &file.path)?
+            };
             let exists = before != "absent";
             let summary = format!("{} {}", if exists { "replace" } else { "write" }, file.path);
             let mut plan = own_plan(ctx, request, &summary, before);

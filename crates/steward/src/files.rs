@@ -195,7 +195,9 @@ pub(crate) fn read_folder(dir: &Path, folder: &str, ending: &str) -> Result<Vec<
                 .with("file", name.display())
                 .hint("rename it")
         })?;
-        let size = entry.metadata().map_err(|cause| io_error("cannot read", &shown, cause))?.len();
+        // A link leads to a file of the project, or nowhere.
+        let path = inside(dir, &shown)?;
+        let size = std::fs::metadata(&path).map_err(|cause| io_error("cannot read", &shown, cause))?.len();
         if size > FILE_BYTES_MAX {
             return Err(Error::new(ErrorKind::Invalid, "the file is too large").with("file", shown));
         }
@@ -236,6 +238,17 @@ mod tests {
         large.set_len(FILE_BYTES_MAX + 1).expect("a sparse file");
         assert_eq!(read(dir.path(), "large").expect_err("too large").kind(), ErrorKind::Invalid);
         assert_eq!(read(dir.path(), "absent").expect("nothing"), None);
+    }
+
+    #[test]
+    fn a_folder_gives_no_files_from_outside() {
+        let (dir, outside) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("another"));
+        std::fs::create_dir(dir.path().join("migrations")).expect("a folder");
+        std::fs::write(outside.path().join("x.sql"), "SELECT 'not ours'").expect("a file");
+        std::os::unix::fs::symlink(outside.path().join("x.sql"), dir.path().join("migrations/0001_x.sql"))
+            .expect("a link");
+        let error = read_folder(dir.path(), "migrations", "sql").expect_err("a link that leads out");
+        assert_eq!(error.kind(), ErrorKind::Invalid);
     }
 
     #[test]
