@@ -24,6 +24,8 @@ enum Kind {
     Text,
     Choice(Vec<String>),
     List(Box<Kind>),
+    /// Any value: JSON if it reads as such, otherwise text.
+    Any,
     Json,
 }
 
@@ -93,7 +95,7 @@ fn args(spec: &RequestSpec) -> Vec<Arg> {
                 }
                 Kind::Json => arg.value_name("JSON"),
                 Kind::Integer { .. } | Kind::Number => arg.value_name("N").allow_negative_numbers(true),
-                Kind::Text => arg,
+                Kind::Text | Kind::Any => arg,
             }
         })
         .collect()
@@ -188,6 +190,7 @@ fn scalar(flag: &str, kind: &Kind, text: &str) -> Result<Value, Error> {
             .map(Value::Number)
             .ok_or_else(|| wrong("number")),
         Kind::Json => json(flag, text),
+        Kind::Any => Ok(serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.to_owned()))),
         Kind::Flag | Kind::Text | Kind::Choice(_) | Kind::List(_) => Ok(Value::String(text.to_owned())),
     }
 }
@@ -281,8 +284,9 @@ fn kind(schema: &Value, property: &Value) -> Kind {
             Some(item @ (Kind::Text | Kind::Integer { .. } | Kind::Number | Kind::Choice(_))) => {
                 Kind::List(Box::new(item))
             }
+            Some(_) if property["items"] == Value::Bool(true) => Kind::List(Box::new(Kind::Any)),
             Some(_) => Kind::Json,
-            None => Kind::List(Box::new(Kind::Json)),
+            None => Kind::List(Box::new(Kind::Any)),
         },
         _ => Kind::Json,
     }

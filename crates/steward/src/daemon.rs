@@ -21,6 +21,8 @@ use crate::{reconcile, schedule, serve, terminal, tls};
 
 /// How often changes made by other processes are looked for.
 const POLL: Duration = Duration::from_millis(200);
+/// How often the lock is tried within one poll.
+const LOCK_TRIES: u32 = 4;
 /// How often due schedules and deliveries are looked for.
 const TICK: Duration = Duration::from_secs(1);
 /// How late a scheduled run may start and still count as in time, in seconds.
@@ -46,7 +48,16 @@ fn lock(state: &Path) -> Result<Lock, Error> {
     };
     let mut file =
         File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(fail)?;
-    if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+    let mut free = false;
+    for _ in 0..LOCK_TRIES {
+        free = flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok();
+        if free {
+            break;
+        }
+        // `steward status` holds it for a moment to find out whether a daemon does.
+        std::thread::sleep(POLL / LOCK_TRIES);
+    }
+    if !free {
         let mut pid = String::new();
         file.read_to_string(&mut pid).map_err(fail)?;
         // Usage, not failure: exit code 2.
@@ -147,6 +158,10 @@ async fn wait_for_signal() -> Result<(), Error> {
 async fn follow_changes(steward: Arc<Steward>, stop: CancellationToken) {
     let mut secrets = steward.ledger().generation("secrets").await.unwrap_or(0);
     let mut stamps: Vec<(String, u64)> = Vec::new();
+    for project in steward.projects() {
+        // Read again at once: the files may have changed since they were loaded.
+        stamps.push((project.name().to_owned(), 0));
+    }
     loop {
         tokio::select! {
             () = stop.cancelled() => return,

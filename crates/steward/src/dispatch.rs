@@ -177,6 +177,10 @@ pub(crate) async fn plan(
             } else {
                 files::fingerprint(&project.loaded().dir, &file.path)?
             };
+            if before == contract::sha256_hex(file.content.as_bytes()) {
+                let summary = format!("nothing to do: {} holds this content", file.path);
+                return Ok(crate::door::bare_plan(ctx, request, &summary).into());
+            }
             let exists = before != "absent";
             let summary = format!("{} {}", if exists { "replace" } else { "write" }, file.path);
             let mut plan = own_plan(ctx, request, &summary, before);
