@@ -19,7 +19,9 @@ const TEXT_REQUESTS: &[&str] = &["task.run", "task.plan"];
 /// What a field takes.
 enum Kind {
     Flag,
-    Integer { negative: bool },
+    Integer {
+        negative: bool,
+    },
     Number,
     Text,
     Choice(Vec<String>),
