@@ -117,7 +117,8 @@ pub(crate) fn command(specs: &[RequestSpec]) -> Command {
         let mut command = Command::new(*noun).about(*about);
         if let Some(default) = default_spec(specs, noun) {
             let like = arguments::command(default, (*noun).to_owned());
-            command = if of_noun.len() == 1 { like } else { like.args_conflicts_with_subcommands(true) };
+            // With a verb written out, the arguments are the verb's.
+            command = like.args_conflicts_with_subcommands(true).subcommand_negates_reqs(true);
         } else {
             command = command.subcommand_required(true).arg_required_else_help(true);
             if let Some(first) = of_noun.first() {
@@ -510,5 +511,69 @@ mod tests {
             assert!(noun.find_subcommand(verb).is_some(), "{}", spec.name);
         }
         command.debug_assert();
+    }
+
+    /// Splits a command line as a shell does, quotes only; a redirection ends it.
+    fn words(line: &str) -> Vec<String> {
+        let (mut out, mut word, mut quote, mut any) = (Vec::new(), String::new(), None, false);
+        for c in line.chars() {
+            match (quote, c) {
+                (None, '>') => break,
+                (None, '\'' | '"') => (quote, any) = (Some(c), true),
+                (Some(open), c) if c == open => quote = None,
+                (None, ' ') => {
+                    if any || !word.is_empty() {
+                        out.push(std::mem::take(&mut word));
+                    }
+                    any = false;
+                }
+                (_, c) => word.push(c),
+            }
+        }
+        if any || !word.is_empty() {
+            out.push(word);
+        }
+        out
+    }
+
+    #[test]
+    fn every_example_is_a_command_line_that_is_understood() {
+        let specs = request::specs();
+        let mut wrong = Vec::new();
+        for spec in &specs {
+            let example = spec.example.rsplit_once("| ").map_or(spec.example, |(_, command)| command);
+            if let Err(error) = command(&specs).try_get_matches_from(words(example)) {
+                wrong.push(format!("{}: {example}\n{error}", spec.name));
+            }
+        }
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    }
+
+    #[test]
+    fn command_lines_of_the_documents_are_understood() {
+        let specs = request::specs();
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let mut files = vec![root.join("README.md"), root.join("SECURITY.md"), root.join("AGENTS.md")];
+        files.extend(
+            std::fs::read_dir(root.join("docs/guides"))
+                .expect("the guides")
+                .flatten()
+                .map(|entry| entry.path()),
+        );
+        let (mut wrong, mut count) = (Vec::new(), 0);
+        for file in files {
+            let text = std::fs::read_to_string(&file).expect("a document");
+            for line in text.lines().filter_map(|line| line.trim().strip_prefix("$ steward ")) {
+                count += 1;
+                let line = line.split(" #").next().unwrap_or(line).trim_end_matches('\\').trim();
+                if let Err(error) = command(&specs).try_get_matches_from(words(&format!("steward {line}")))
+                    && error.use_stderr()
+                {
+                    wrong.push(format!("{}: steward {line}\n{error}", file.display()));
+                }
+            }
+        }
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+        assert!(count > 20, "only {count} command lines were found");
     }
 }

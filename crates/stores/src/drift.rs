@@ -29,7 +29,7 @@ pub struct DiffStore {
 impl Request for DiffStore {
     const NAME: &'static str = "store.diff";
     const SUMMARY: &'static str = "Compare the structure with another store or an earlier inspect";
-    const EXAMPLE: &'static str = "steward store diff orders --against orders-staging";
+    const EXAMPLE: &'static str = "steward store diff orders orders-staging";
     const EFFECT: Effect = Effect::Read;
     const ACTION: &'static str = "store.read";
     const POSITIONAL: &'static [&'static str] = &["store", "against"];
