@@ -141,7 +141,12 @@ pub(crate) fn to_json(spec: &RequestSpec, matches: &ArgMatches) -> Result<Value,
                 if let Some(items) = matches.get_many::<String>(name) {
                     let items =
                         items.map(|text| scalar(&flag, &item, text)).collect::<Result<Vec<_>, _>>()?;
-                    out.insert(name.clone(), Value::Array(items));
+                    // A list of any values may also be given whole, as one JSON array.
+                    let whole = match items.as_slice() {
+                        [Value::Array(whole)] => Some(whole.clone()),
+                        _ => None,
+                    };
+                    out.insert(name.clone(), Value::Array(whole.unwrap_or(items)));
                 }
             }
             kind => {
