@@ -186,7 +186,7 @@ impl Runbook {
     ///
     /// # Errors
     ///
-    /// `Invalid`: not YAML, an unknown key, or something that [`Runbook::validate`] refuses; with file and, where the
+    /// `Invalid`: not YAML, an unknown key, or something that `validate` refuses; with file and, where the
     /// YAML itself is at fault, line.
     pub fn parse(file: &str, text: &str) -> Result<Self, Error> {
         let options = serde_saphyr::options! { with_snippet: false };
