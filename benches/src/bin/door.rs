@@ -78,20 +78,60 @@ async fn run(rounds: usize) -> Result<(), Error> {
     steward.close().await
 }
 
-/// What every change writes at least: an intent and an outcome, each durable before the next step.
+/// The two durable writes that every change makes, with the rows that they hold: plan, intent and entry before, the
+/// intent's end and entry after.
 async fn two_writes(ctx: &Context, ledger: &Ledger, round: usize) -> Result<(), Error> {
-    for kind in ["bench.intent", "bench.outcome"] {
-        let body = json!({ "round": round, "summary": "write migrations/bench/000000_x.sql", "steps": 1 });
-        ledger.write(ctx, Write::new().event(NewEvent::new(kind, "path:migrations/bench", body))).await?;
-    }
-    Ok(())
+    let (id, digest) = (format!("bench-{round}"), contract::sha256_hex(&round.to_le_bytes()));
+    let path = format!("migrations/bench/{round:06}_x.sql");
+    let plan = json!({
+        "request": "file.write", "arguments": { "path": path, "content": "select 1;\n" }, "project": "bench",
+        "target": format!("path:{path}"), "summary": format!("write {path}"), "pre_state": "absent", "predicted": {},
+        "steps": [{ "id": "file.write", "title": format!("write {path}"), "mode": "transaction", "statements": [] }],
+        "cost_usd_nanos": 0,
+    });
+    let text = |text: &str| text.to_owned().into();
+    let before = json!({ "intent": id, "plan": digest, "summary": plan["summary"], "arguments": plan["arguments"], "steps": 1 });
+    let intent = Write::new()
+        .exec(
+            "INSERT INTO plans (digest, project, request, body, made_us) VALUES (?, ?, ?, ?, ?)",
+            vec![text(&digest), text("bench"), text("file.write"), text(&plan.to_string()), 1_i64.into()],
+        )
+        .exec(
+            "INSERT INTO intents (id, project, request, subject, plan_digest, actor, task, holder, begun_us) \
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            vec![
+                text(&id),
+                text("bench"),
+                text("file.write"),
+                text(&path),
+                text(&digest),
+                text("{\"kind\":\"local\",\"name\":\"local\",\"roles\":[]}"),
+                text(""),
+                text("gone"),
+                1_i64.into(),
+            ],
+        )
+        .event(NewEvent::new("file.write.intent", path.clone(), before));
+    ledger.write(ctx, intent).await?;
+    let after = json!({ "intent": id, "outcome": "done", "answer": { "path": path, "bytes": 10 } });
+    let outcome = Write::new()
+        .exec(
+            "UPDATE intents SET finished_us = ?, outcome = 'done' WHERE id = ?",
+            vec![2_i64.into(), text(&id)],
+        )
+        .event(NewEvent::new("file.write.outcome", path, after));
+    ledger.write(ctx, outcome).await.map(|_| ())
 }
 
 fn durable_file(path: &Path, content: &str) -> Result<(), Error> {
     let new = path.with_extension("new");
     let mut file = std::fs::File::create(&new).map_err(other)?;
     file.write_all(content.as_bytes()).and_then(|()| file.sync_all()).map_err(other)?;
-    std::fs::rename(new, path).map_err(other)
+    std::fs::rename(new, path).map_err(other)?;
+    // The name is durable only with its folder.
+    std::fs::File::open(path.parent().unwrap_or(Path::new(".")))
+        .and_then(|folder| folder.sync_all())
+        .map_err(other)
 }
 
 async fn time<T>(work: impl Future<Output = Result<T, Error>>) -> Result<Duration, Error> {
