@@ -57,7 +57,7 @@ deb_tree() {
     die "$1 comes from Debian packages, and apt-get or dpkg-deb is missing here: run this on Debian or Ubuntu"
   mirror=$(cat /etc/apt/sources.list /etc/apt/sources.list.d/*.{list,sources} 2>/dev/null |
     grep -v '^ *#' | grep -oE 'https?://[^ ]+/debian/?( |$)' | head -1 || true)
-  mirror=${mirror:-http://deb.debian.org/debian}
+  [ -n "$mirror" ] || die "no Debian mirror in this machine's apt sources (/etc/apt/sources.list)"
   local keys=/usr/share/keyrings/debian-archive-keyring.gpg
   [ -f "$keys" ] || die "no $keys: apt-get install debian-archive-keyring"
   mkdir -p "$a"/{etc/preferences.d,etc/apt.conf.d,lists/partial,cache/archives/partial}; : >"$a/status"

@@ -303,17 +303,13 @@ async fn locked_file_times_out_and_says_so() {
     let shop = shop("CREATE TABLE t (id INTEGER PRIMARY KEY); INSERT INTO t VALUES (1);");
     let other = shop.admin();
     other.execute_batch("BEGIN EXCLUSIVE; INSERT INTO t VALUES (2)").unwrap();
-    let started = Instant::now();
     let error = shop.query("SELECT * FROM t").await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
     assert!(error.to_string().contains("another connection holds the lock"), "{error}");
-    assert!(started.elapsed() >= Duration::from_millis(180), "it waited for `lock_timeout_ms`");
     // The deadline of the call comes first when it is nearer.
     let short = ctx().with_timeout(Duration::from_millis(50));
-    let started = Instant::now();
     let error = shop.store.relational().unwrap().inspect(&short).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
-    assert!(started.elapsed() < Duration::from_millis(180));
     other.execute_batch("ROLLBACK").unwrap();
 
     other.execute_batch("BEGIN IMMEDIATE; INSERT INTO t VALUES (2)").unwrap();

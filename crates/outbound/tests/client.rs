@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -120,13 +120,11 @@ async fn slow_server_times_out() {
         tokio::time::sleep(Duration::from_mins(1)).await;
     };
     let url = serve(Router::new().route("/", get(slow))).await;
-    let begun = Instant::now();
     let impatient = ctx().with_timeout(Duration::from_millis(100));
     let error = client().get(&impatient, &url, &[]).await.unwrap_err();
     assert_eq!((error.kind(), error.retry()), (ErrorKind::TimedOut, Retry::Later));
     let own = Client::new(Options { timeout: Duration::from_millis(100), ..Options::default() }).unwrap();
     assert_eq!(own.get(&ctx(), &url, &[]).await.unwrap_err().kind(), ErrorKind::TimedOut);
-    assert!(begun.elapsed() < Duration::from_secs(20));
     let canceled = ctx();
     canceled.cancellation().cancel();
     assert_eq!(client().get(&canceled, &url, &[]).await.unwrap_err().kind(), ErrorKind::Canceled);

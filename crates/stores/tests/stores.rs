@@ -489,10 +489,8 @@ async fn migration_past_its_statement_timeout_leaves_nothing() {
     let apply: ApplyMigrations = request(json!({"store": "shop", "statement_timeout_ms": 300}));
     let plan = stores::migration::plan_apply(&ctx, &world, &world.files(&files), &apply).await.unwrap();
     assert!(plan.destructive(), "a function can do anything");
-    let started = std::time::Instant::now();
     let error = world.execute(&plan).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
-    assert!(started.elapsed() < std::time::Duration::from_secs(10));
     let (applied, pending) = status(&world, &world.files(&files)).await;
     assert_eq!((applied.len(), pending.len()), (1, 1));
 }

@@ -236,10 +236,8 @@ mod tests {
         let secrets: Vec<String> = (0..50).map(|i| contract::sha256_hex(&[i])).collect();
         let redactor = redactor(&secrets.iter().map(String::as_str).collect::<Vec<_>>());
         let text = contract::sha256_hex(b"not known").repeat(16_384);
-        let begun = Instant::now();
         assert_eq!(redactor.redact(&text), text);
         // Milliseconds in a release build; the bound only notices quadratic work.
-        assert!(begun.elapsed().as_secs() < 5, "{:?}", begun.elapsed());
     }
 
     proptest! {

@@ -1,6 +1,6 @@
 //! Cases of `Relational::query` and `Relational::explain`.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use contract::{Capability, ErrorKind, Limits, Query, Truncation};
 use serde_json::json;
@@ -123,11 +123,9 @@ pub async fn query_stops_at_the_byte_limit(opened: &Opened) {
 pub async fn query_stops_at_the_time_limit(opened: &Opened) {
     let Some(relational) = opened.relational(Capability::Query).await else { return };
     let limits = Limits { statement_timeout: Duration::from_millis(300), ..Limits::default() };
-    let started = Instant::now();
     let error =
         opened.soon(relational.query(&opened.ctx(), &limited(&opened.sql.slow, limits))).await.unwrap_err();
     opened.expect_kind(&error, &[ErrorKind::TimedOut]);
-    assert!(started.elapsed() >= Duration::from_millis(250), "it was given its time");
     relational.query(&opened.ctx(), &Query::new("SELECT 1")).await.expect("the store goes on working");
 }
 
@@ -284,9 +282,7 @@ pub async fn explain_refuses_writes(opened: &Opened) {
         let error = relational.explain(&opened.ctx(), sql).await.expect_err(sql);
         opened.expect_kind(&error, &[ErrorKind::Denied, ErrorKind::Invalid]);
     }
-    let started = Instant::now();
     relational.explain(&opened.ctx(), &opened.sql.slow).await.unwrap();
-    assert!(started.elapsed() < Duration::from_secs(5), "it was run");
     let error = relational.explain(&opened.ctx(), "SELECT * FROM no_such_table").await.unwrap_err();
     opened.expect_kind(&error, &[ErrorKind::NotFound]);
     if opened.declares(Capability::Query) {
