@@ -170,7 +170,6 @@ fn percent_encoded(value: &str, kept: impl Fn(char) -> bool) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
 
     use proptest::prelude::*;
     use serde_json::json;
