@@ -30,6 +30,7 @@ pub(crate) struct World {
 
 /// What goes with the store.
 enum Guard {
+    // Held only to be dropped: that removes the folder.
     Folder(#[allow(dead_code)] tempfile::TempDir),
     Database(String),
 }
