@@ -41,6 +41,7 @@ host all all      127.0.0.1/32 scram-sha-256
 HBA
   spawn bash -c "$(declare -f as_user); as_user \"\$@\"" - "$pg/postgres" -D "$data/db" \
     -p "$port" -h 127.0.0.1 -c unix_socket_directories= -c fsync=off -c full_page_writes=off -c max_connections=200 \
+    -c shared_preload_libraries=pg_stat_statements -c compute_query_id=on \
     -c ssl=on -c ssl_cert_file="$data/tls/server.crt" -c ssl_key_file="$data/tls/server.key"
 }
 ready() { "$pg/pg_isready" -q -h 127.0.0.1 -p "$port"; }

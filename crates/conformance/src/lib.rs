@@ -10,5 +10,5 @@ mod server;
 pub mod store;
 
 pub use faulty::{Fault, Faulty};
-pub use server::{namespace, namespace_age, server};
+pub use server::{namespace, namespace_age, postgres, server};
 pub use store::{Admin, NoSecrets, Opened, Secrets, Sql, change, permit_for};

@@ -14,6 +14,16 @@ pub fn server(variable: &str) -> String {
     }
 }
 
+/// The address of the PostgreSQL that this run is about: `STEWARD_TEST_POSTGRES` says which version (17 without it).
+///
+/// # Panics
+///
+/// As [`server`].
+pub fn postgres() -> String {
+    let version = std::env::var("STEWARD_TEST_POSTGRES").unwrap_or_else(|_| "17".into());
+    server(&format!("STEWARD_TEST_POSTGRES{version}_URL"))
+}
+
 fn missing(variable: &str) -> String {
     let service = variable
         .strip_prefix("STEWARD_TEST_")

@@ -16,7 +16,7 @@ use tokio_postgres::{Client, NoTls};
 
 /// Where the server is: as `testbed url postgres17` prints it.
 fn url() -> url::Url {
-    url::Url::parse(&conformance::server("STEWARD_TEST_POSTGRES17_URL")).unwrap()
+    url::Url::parse(&conformance::postgres()).unwrap()
 }
 
 /// The role that needs no password.

@@ -96,14 +96,14 @@ pub(crate) fn secrets(address: &str) -> Secrets {
 }
 
 fn server(database: &str) -> String {
-    let mut url = url::Url::parse(&conformance::server("STEWARD_TEST_POSTGRES17_URL")).unwrap();
+    let mut url = url::Url::parse(&conformance::postgres()).unwrap();
     url.set_username("").unwrap();
     url.set_path(database);
     url.to_string()
 }
 
 fn superuser() -> LoginConfig {
-    let url = url::Url::parse(&conformance::server("STEWARD_TEST_POSTGRES17_URL")).unwrap();
+    let url = url::Url::parse(&conformance::postgres()).unwrap();
     LoginConfig { user: url.username().to_owned(), password_secret: None }
 }
 

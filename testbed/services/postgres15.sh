@@ -1,0 +1,2 @@
+ver=15 suite=bookworm port=25415
+. "$here/services/_postgres.sh"
