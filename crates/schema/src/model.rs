@@ -168,7 +168,7 @@ pub struct Table {
     pub rows: u64,
     /// Whether `rows` is an estimate.
     pub rows_estimated: bool,
-    /// Size with indexes, in bytes, where the engine says.
+    /// Size with indexes, in bytes, where the engine says; with very many tables, as it last recorded it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size_bytes: Option<u64>,
 }

@@ -5,16 +5,16 @@ SELECT
   c.conname AS name,
   c.contype::text AS kind,
   c.convalidated AS validated,
-  ARRAY(
-    SELECT a.attname::text FROM unnest(c.conkey) WITH ORDINALITY AS k (attnum, place)
-    JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = k.attnum ORDER BY k.place
-  ) AS columns,
+  c.conkey AS columns,
   pn.nspname AS parent_namespace,
   p.relname AS parent_name,
-  ARRAY(
+  c.confrelid AS parent_oid,
+  c.confkey AS parent_columns,
+  -- The parent may be none of the tables asked for.
+  CASE WHEN c.contype = 'f' AND NOT c.confrelid = ANY ($1) THEN ARRAY(
     SELECT a.attname::text FROM unnest(c.confkey) WITH ORDINALITY AS k (attnum, place)
     JOIN pg_attribute a ON a.attrelid = c.confrelid AND a.attnum = k.attnum ORDER BY k.place
-  ) AS parent_columns,
+  ) END AS parent_names,
   CASE WHEN c.contype = 'f' THEN concat_ws(
     ' ',
     CASE c.confmatchtype WHEN 'f' THEN 'MATCH FULL' END,

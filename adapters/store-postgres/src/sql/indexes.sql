@@ -1,20 +1,26 @@
--- Indexes.
--- $1: oids of the tables.
+-- Indexes, by the numbers of their columns: printing each is dear, and most can be written from these.
+-- $1: oids of the tables. $2: how many tables there may be for their files to be looked at.
 SELECT
+  i.indexrelid AS index_oid,
   i.indrelid AS table_oid,
   c.relname AS name,
-  ARRAY(SELECT pg_get_indexdef(i.indexrelid, k, true) FROM generate_series(1, i.indnkeyatts::int) AS k ORDER BY k) AS columns,
+  quote_ident(c.relname) AS quoted_name,
+  i.indkey::int2[] AS columns,
+  i.indclass::oid[] AS operator_classes,
+  i.indcollation::oid[] AS collations,
   i.indisunique AS is_unique,
   m.amname AS method,
-  pg_get_indexdef(i.indexrelid) AS definition,
-  pg_get_expr(i.indpred, i.indrelid) AS predicate,
-  EXISTS (
-    SELECT FROM pg_constraint k WHERE k.conindid = i.indexrelid AND k.contype IN ('p', 'u', 'x')
-  ) AS backs_constraint,
+  -- Nothing but columns in ascending order, so that only operator classes and collations could be told beside them.
+  c.relkind = 'i' AND m.amname = 'btree' AND i.indexprs IS NULL AND i.indpred IS NULL AND i.indnatts = i.indnkeyatts
+    AND c.reloptions IS NULL AND c.reltablespace = 0 AND NOT 0 <> ANY (i.indoption::int2[])
+    AND (NOT i.indisunique OR i.indisprimary OR to_jsonb(i) ->> 'indnullsnotdistinct' IS DISTINCT FROM 'true') AS plain,
+  k.conindid IS NOT NULL AS backs_constraint,
   i.indisvalid AND i.indisready AS is_valid,
-  pg_relation_size(i.indexrelid) AS size_bytes
+  CASE WHEN (SELECT count(*) <= $2 FROM pg_class WHERE relkind = 'r') THEN pg_relation_size(i.indexrelid)
+    ELSE c.relpages::bigint * current_setting('block_size')::bigint END AS size_bytes
 FROM pg_index i
 JOIN pg_class c ON c.oid = i.indexrelid
 JOIN pg_am m ON m.oid = c.relam
+LEFT JOIN (SELECT DISTINCT conindid FROM pg_constraint WHERE contype IN ('p', 'u', 'x')) AS k ON k.conindid = i.indexrelid
 WHERE i.indrelid = ANY ($1) AND i.indislive
 ORDER BY i.indrelid, c.relname COLLATE "C"

@@ -1,5 +1,21 @@
 -- Tables, partitioned and foreign tables, without the system's, Steward's and those that belong to an extension.
--- $1: size in bytes up to which counting the rows is cheap.
+-- $1: size in bytes up to which counting the rows is cheap. $2: how many tables there may be for their files to be looked at.
+-- Asking for a file's size opens the relation. With very many tables the pages that the catalog remembers must do, except
+-- for tables that the server has never looked at.
+WITH pages AS (
+  SELECT relid, sum(relpages)::bigint * current_setting('block_size')::bigint AS bytes
+  FROM (
+    SELECT oid AS relid, relpages FROM pg_class WHERE relkind IN ('r', 'p', 'f')
+    UNION ALL
+    SELECT i.indrelid, c.relpages FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+    UNION ALL
+    SELECT c.oid, t.relpages FROM pg_class c JOIN pg_class t ON t.oid = c.reltoastrelid
+    UNION ALL
+    SELECT c.oid, t.relpages
+    FROM pg_class c JOIN pg_index i ON i.indrelid = c.reltoastrelid JOIN pg_class t ON t.oid = i.indexrelid
+  ) AS parts
+  GROUP BY relid
+)
 SELECT
   c.oid,
   n.nspname AS namespace,
@@ -22,17 +38,26 @@ SELECT
   parent.oid AS parent_oid,
   parent_namespace.nspname AS parent_namespace,
   parent.relname AS parent_name,
-  obj_description(c.oid, 'pg_class') AS comment,
-  GREATEST(CASE WHEN c.reltuples >= 0 THEN c.reltuples::bigint ELSE s.n_live_tup END, 0) AS rows_expected,
-  pg_total_relation_size(c.oid) AS size_bytes,
-  c.relkind = 'r' AND NOT c.relrowsecurity AND pg_relation_size(c.oid) <= $1
-    AND has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT') AS countable
+  description.description AS comment,
+  GREATEST(CASE WHEN c.reltuples >= 0 THEN c.reltuples::bigint ELSE pg_stat_get_live_tuples(c.oid) END, 0)
+    AS rows_expected,
+  size.bytes AS size_bytes,
+  c.relkind = 'r' AND NOT c.relrowsecurity AND size.bytes <= $1
+    AND has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT') AS countable,
+  c.reltuples < 0 AS never_analyzed,
+  quote_ident(n.nspname) || '.' || quote_ident(c.relname) AS quoted_name
 FROM pg_class c
 JOIN pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN pg_inherits i ON c.relispartition AND i.inhrelid = c.oid
 LEFT JOIN pg_class parent ON parent.oid = i.inhparent
 LEFT JOIN pg_namespace parent_namespace ON parent_namespace.oid = parent.relnamespace
-LEFT JOIN pg_stat_all_tables s ON s.relid = c.oid
+LEFT JOIN pg_description description
+  ON description.classoid = 'pg_class'::regclass AND description.objoid = c.oid AND description.objsubid = 0
+LEFT JOIN pages ON pages.relid = c.oid
+CROSS JOIN LATERAL (
+  SELECT CASE WHEN c.reltuples < 0 OR (SELECT count(*) <= $2 FROM pg_class WHERE relkind = 'r')
+    THEN pg_total_relation_size(c.oid) ELSE pages.bytes END AS bytes
+) AS size
 WHERE c.relkind IN ('r', 'p', 'f')
   AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast', 'steward') AND n.nspname !~ '^pg_temp_'
   AND NOT EXISTS (
