@@ -8,6 +8,7 @@ mod execute;
 pub mod index;
 mod inquiry;
 mod inspect;
+pub mod lint;
 mod list;
 mod measure;
 pub mod migration;

@@ -144,7 +144,7 @@ fn parse(version: u64, file: &MigrationFile, dialect: Dialect, previous: &str) -
     let mut up_at = None;
     for piece in pieces {
         match piece {
-            Piece::Statement { line, text } => match &mut migration.down {
+            Piece::Statement { line, text, .. } => match &mut migration.down {
                 Some(down) => down.push(Sql { line, text }),
                 None => migration.up.push(Sql { line, text }),
             },
@@ -165,9 +165,11 @@ fn parse(version: u64, file: &MigrationFile, dialect: Dialect, previous: &str) -
                 }
                 "no-transaction" => migration.transaction = false,
                 "irreversible" => migration.irreversible = true,
+                // A remark to `migration lint`; changes nothing here.
+                allow if allow.starts_with("allow ") => {}
                 other => {
                     return Err(invalid(line, format!("unknown directive `-- steward: {other}`"))
-                        .hint("there are: up, down, no-transaction, irreversible"));
+                        .hint("there are: up, down, no-transaction, irreversible, allow"));
                 }
             },
         }

@@ -10,7 +10,7 @@ mod file;
 pub(crate) mod history;
 mod plan;
 pub(crate) mod risk;
-mod split;
+pub(crate) mod split;
 
 use contract::{Context, Error, ErrorKind, Finding, Outcome, Plan, Severity, StoreDirectory};
 use serde_json::json;

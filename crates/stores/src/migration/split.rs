@@ -6,7 +6,7 @@ use schema::Dialect;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Piece {
     /// A statement without its semicolon and without comments before and after it.
-    Statement { line: usize, text: String },
+    Statement { line: usize, start: usize, text: String },
     /// The words after `-- steward:`.
     Directive { line: usize, text: String },
 }
@@ -138,6 +138,7 @@ impl Statement {
         if let Some((start, end)) = std::mem::take(self).range {
             pieces.push(Piece::Statement {
                 line: lines.line_of(text, start),
+                start,
                 text: text[start..end].to_owned(),
             });
         }
