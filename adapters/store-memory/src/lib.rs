@@ -92,6 +92,8 @@ impl Store for MemoryStore {
                 read_only_by: "there is nothing to write to".to_owned(),
                 encrypted: false,
                 connect_ms: started.elapsed().as_secs_f64() * 1_000.0,
+                pooler: None,
+                standby: None,
             })
         })
         .await

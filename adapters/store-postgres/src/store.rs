@@ -250,6 +250,8 @@ impl Store for PostgresStore {
                 version: reader.rights.version.clone(),
                 address: self.opener.address.to_string(),
                 identity,
+                pooler: None,
+                standby: None,
                 read_only_by: read_only_by(read_only, &reader.rights.login),
                 encrypted: reader.rights.encrypted,
                 connect_ms: reader.connect_ms,

@@ -127,6 +127,8 @@ impl Store for SqliteStore {
                         .to_owned(),
                 encrypted: false,
                 connect_ms: milliseconds(started),
+                pooler: None,
+                standby: None,
             })
         })
         .await

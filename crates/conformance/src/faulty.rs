@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use contract::{
-    Capabilities, Context, Error, ErrorKind, Execute, Execution, Explain, Integrity, IntegrityProblem,
-    Permit, Plan, Probe, Query, Relational, Rows, SecretSource, StepState, Store,
+    Access, Capabilities, Context, Error, ErrorKind, Execute, Execution, Explain, Integrity,
+    IntegrityProblem, Operate, Permit, Plan, Probe, Query, Relational, Rows, SecretSource, StepState, Store,
 };
 use schema::{Dialect, Schema};
 use serde_json::Value;
@@ -108,6 +108,14 @@ impl<S: Store> Store for Faulty<S> {
 
     fn integrity(&self) -> Option<&dyn Integrity> {
         self.inner.integrity().map(|_| self as &dyn Integrity)
+    }
+
+    fn access(&self) -> Option<&dyn Access> {
+        self.inner.access()
+    }
+
+    fn operate(&self) -> Option<&dyn Operate> {
+        self.inner.operate()
     }
 
     async fn close(&self) {

@@ -1,5 +1,6 @@
 //! What an adapter promises: traits, capabilities, context, plans, permits and the one error type.
 
+mod access;
 mod actor;
 mod answer;
 mod context;
@@ -7,11 +8,16 @@ mod digest;
 mod door;
 mod error;
 mod escalation;
+mod operate;
 mod permit;
 mod plan;
 mod secret;
 mod store;
 
+pub use access::{
+    Access, AccessChange, AccessMap, AccessProblem, AccessRole, AccessTarget, DefaultGrant, Grant,
+    Membership, Ownership,
+};
 pub use actor::{Actor, ActorKind, Role};
 pub use answer::{Answer, AnswerStatus, Decided, Evidence, Finding, Outcome, Severity};
 pub use context::{Clock, Context, SystemClock, TestClock};
@@ -19,10 +25,13 @@ pub use digest::{canonical_json, sha256_hex};
 pub use door::{Door, Effect, Request, RequestSpec};
 pub use error::{Error, ErrorKind, Retry};
 pub use escalation::Trigger;
+pub use operate::{
+    Activity, EndHow, LockOn, Operate, Operation, Prepared, SessionCount, SessionInfo, SettingLevel,
+};
 pub use permit::Permit;
 pub use plan::{Plan, PlanDigest, PlanStep, Statement, StepMode};
 pub use secret::SecretSource;
 pub use store::{
     Capabilities, Capability, Execute, Execution, Explain, Integrity, IntegrityProblem, Limits, Login, Probe,
-    Query, Relational, Rows, StepState, Store, StoreDirectory, TableScan, Truncation,
+    Query, Relational, Rows, Standby, StepState, Store, StoreDirectory, TableScan, Truncation,
 };

@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Context, Error, ErrorKind, Permit, Plan, SecretSource};
+use crate::{Access, Context, Error, ErrorKind, Operate, Permit, Plan, SecretSource};
 
 /// Something that an adapter can do; what is not declared answers `Unsupported`, what is declared passes its cases of
 /// the conformance suite.
@@ -68,8 +68,27 @@ pub struct Probe {
     pub read_only_by: String,
     /// The connection is encrypted.
     pub encrypted: bool,
+    /// Something in between hands our statements to sessions that others share, and how we know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pooler: Option<String>,
+    /// Set when the server is a copy that only reads.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standby: Option<Standby>,
     /// Time from connect to first answer, in milliseconds.
     pub connect_ms: f64,
+}
+
+/// A server that repeats the changes of another and takes none itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Standby {
+    /// Where its changes come from, if our login may see it: `host:port`.
+    pub primary: Option<String>,
+    /// Bytes that have arrived and are not yet applied.
+    pub lag_bytes: Option<u64>,
+    /// How long ago the last applied change was committed, in milliseconds; 0 when all that arrived is applied.
+    pub lag_ms: Option<f64>,
+    /// It is connected to its source now, if our login may see it.
+    pub streaming: Option<bool>,
 }
 
 /// Bounds of one query; each is enforced while reading, not after.
@@ -190,6 +209,16 @@ pub trait Store: Send + Sync {
 
     /// The engine's own corruption check.
     fn integrity(&self) -> Option<&dyn Integrity> {
+        None
+    }
+
+    /// The role that knows who may do what.
+    fn access(&self) -> Option<&dyn Access> {
+        None
+    }
+
+    /// The role that looks at the running store and changes how it works.
+    fn operate(&self) -> Option<&dyn Operate> {
         None
     }
 

@@ -42,6 +42,8 @@ const NOUNS: &[(&str, &str)] = &[
     ("inbox", "Escalations: what the PM must hear of"),
     ("store", "Databases: check, inspect, query, measure, set up"),
     ("index", "Indexes: advise, create, drop"),
+    ("access", "Who may do what in a store: list, review, grant, revoke"),
+    ("session", "Sessions of a database server: end one"),
     ("migration", "Schema migrations: write, plan, apply, roll back"),
     ("approval", "What waits for a person"),
     ("policy", "The authority matrix: who may do what"),
@@ -54,6 +56,9 @@ const NOUNS: &[(&str, &str)] = &[
     ("schedule", "Requests that the daemon makes by itself"),
     ("docs", "The reference, generated from the requests"),
 ];
+
+/// Nouns that may also be written after another, as in `steward store access list`.
+const INNER: &[(&str, &str)] = &[("store", "access")];
 
 /// The heading of the options that every command has.
 const EVERYWHERE: &str = "Options of every command";
@@ -113,21 +118,10 @@ pub(crate) fn command(specs: &[RequestSpec]) -> Command {
                 .help("Log lines on standard error: error, warn, info, debug, or a filter such as `stores=debug`"),
         );
     for (noun, about) in NOUNS {
-        let of_noun: Vec<&RequestSpec> = specs.iter().filter(|spec| split(spec.name).0 == *noun).collect();
-        let mut command = Command::new(*noun).about(*about);
-        if let Some(default) = default_spec(specs, noun) {
-            let like = arguments::command(default, (*noun).to_owned());
-            // With a verb written out, the arguments are the verb's.
-            command = like.args_conflicts_with_subcommands(true).subcommand_negates_reqs(true);
-        } else {
-            command = command.subcommand_required(true).arg_required_else_help(true);
-            if let Some(first) = of_noun.first() {
-                command = command.before_help(format!("Example: {}", first.example));
-            }
-        }
-        // Also the default verb can be written out.
-        for spec in of_noun {
-            command = command.subcommand(arguments::command(spec, split(spec.name).1.to_owned()));
+        let mut command = noun_command(specs, noun, about);
+        for (_, inner) in INNER.iter().filter(|(outer, _)| outer == noun) {
+            let about = NOUNS.iter().find(|(known, _)| known == inner).map_or("", |(_, about)| *about);
+            command = command.subcommand(noun_command(specs, inner, about));
         }
         root = root.subcommand(command);
     }
@@ -185,6 +179,26 @@ pub(crate) fn command(specs: &[RequestSpec]) -> Command {
             .before_help("Example: steward completion bash > /etc/bash_completion.d/steward")
             .arg(Arg::new("shell").required(true).value_parser(clap::value_parser!(clap_complete::Shell))),
     )
+}
+
+fn noun_command(specs: &[RequestSpec], noun: &'static str, about: &'static str) -> Command {
+    let of_noun: Vec<&RequestSpec> = specs.iter().filter(|spec| split(spec.name).0 == noun).collect();
+    let mut command = Command::new(noun).about(about);
+    if let Some(default) = default_spec(specs, noun) {
+        let like = arguments::command(default, noun.to_owned());
+        // With a verb written out, the arguments are the verb's.
+        command = like.args_conflicts_with_subcommands(true).subcommand_negates_reqs(true);
+    } else {
+        command = command.subcommand_required(true).arg_required_else_help(true);
+        if let Some(first) = of_noun.first() {
+            command = command.before_help(format!("Example: {}", first.example));
+        }
+    }
+    // Also the default verb can be written out.
+    for spec in of_noun {
+        command = command.subcommand(arguments::command(spec, split(spec.name).1.to_owned()));
+    }
+    command
 }
 
 fn split(name: &str) -> (&str, &str) {
@@ -327,6 +341,10 @@ async fn submit(
     sub: &ArgMatches,
 ) -> Result<u8, Error> {
     let (spec, sub) = match sub.subcommand() {
+        Some((inner, sub)) if INNER.contains(&(noun, inner)) => {
+            let (verb, sub) = sub.subcommand().expect("clap asks for a verb");
+            (specs.iter().find(|spec| split(spec.name) == (inner, verb)), sub)
+        }
         Some((verb, sub)) => (specs.iter().find(|spec| split(spec.name) == (noun, verb)), sub),
         None => (default_spec(specs, noun), sub),
     };
@@ -460,6 +478,7 @@ pub(crate) fn exit_code(answer: &Answer) -> u8 {
         "store.check",
         "store.diff",
         "store.consistency",
+        "access.review",
         "policy.test",
         "policy.check",
         "migration.status",

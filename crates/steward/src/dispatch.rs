@@ -37,6 +37,18 @@ impl From<Plan> for Planned {
     }
 }
 
+impl From<stores::Considered> for Planned {
+    fn from(considered: stores::Considered) -> Self {
+        let nothing_to_do = considered.plan.steps.is_empty();
+        Self {
+            plan: considered.plan,
+            findings: considered.findings,
+            evidence: considered.evidence,
+            nothing_to_do,
+        }
+    }
+}
+
 /// Answers a request that only looks.
 ///
 /// # Errors
@@ -63,6 +75,9 @@ pub(crate) async fn read(
             Ok(outcome)
         }
         Request::StoreConsistency(request) => stores::consistency(ctx, directory, request).await,
+        Request::StoreLocks(request) => stores::locks(ctx, directory, request).await,
+        Request::AccessList(request) => stores::access::list(ctx, directory, request).await,
+        Request::AccessReview(request) => stores::access::review(ctx, directory, request).await,
         Request::IndexAdvise(request) => stores::advise(ctx, directory, request).await,
         Request::MigrationStatus(request) => {
             let files = project.migrations(&request.store)?;
@@ -151,6 +166,18 @@ pub(crate) async fn plan(
         Request::StoreSetup(request) => plan_setup(ctx, project, request).await?.into(),
         Request::IndexCreate(request) => stores::index::plan_create(ctx, directory, request).await?.into(),
         Request::IndexDrop(request) => stores::index::plan_drop(ctx, directory, request).await?.into(),
+        Request::IndexRebuild(request) => {
+            stores::operate::plan_rebuild(ctx, directory, request).await?.into()
+        }
+        Request::StoreVacuum(request) => stores::operate::plan_vacuum(ctx, directory, request).await?.into(),
+        Request::StoreConfigure(request) => {
+            stores::operate::plan_configure(ctx, directory, request).await?.into()
+        }
+        Request::SessionEnd(request) => {
+            stores::operate::plan_end_session(ctx, directory, request).await?.into()
+        }
+        Request::AccessGrant(request) => stores::access::plan_grant(ctx, directory, request).await?.into(),
+        Request::AccessRevoke(request) => stores::access::plan_revoke(ctx, directory, request).await?.into(),
         Request::MigrationNew(new) => {
             let file = migration::new_file(&project.migrations(&new.store)?, new)?;
             let mut plan = own_plan(ctx, request, &format!("write {}", file.path), "absent".into());
@@ -249,6 +276,12 @@ pub(crate) async fn perform(
         Request::StoreSetup(_)
         | Request::IndexCreate(_)
         | Request::IndexDrop(_)
+        | Request::IndexRebuild(_)
+        | Request::StoreVacuum(_)
+        | Request::StoreConfigure(_)
+        | Request::SessionEnd(_)
+        | Request::AccessGrant(_)
+        | Request::AccessRevoke(_)
         | Request::MigrationApply(_)
         | Request::MigrationRollback(_) => change_store(steward, ctx, project, permit, plan).await,
         Request::MigrationNew(request) => {

@@ -23,7 +23,7 @@ use crate::request::Request;
 const TOOLS: &[(&str, &[&str], &str)] = &[
     (
         "store",
-        &["store", "index", "migration"],
+        &["store", "index", "migration", "access", "session"],
         "Databases: inspect, query read-only, measure, check, advise",
     ),
     ("task", &["task", "report", "inbox"], "Tasks from the PM, their reports, and escalations"),

@@ -71,9 +71,18 @@ requests! {
     StoreMeasure(stores::MeasureStore),
     StoreConsistency(stores::CheckConsistency),
     StoreSetup(stores::SetupStore),
+    StoreLocks(stores::StoreLocks),
+    StoreVacuum(stores::VacuumStore),
+    StoreConfigure(stores::ConfigureStore),
+    SessionEnd(stores::EndSession),
+    AccessList(stores::ListAccess),
+    AccessReview(stores::ReviewAccess),
+    AccessGrant(stores::GrantAccess),
+    AccessRevoke(stores::RevokeAccess),
     IndexAdvise(stores::AdviseIndexes),
     IndexCreate(stores::CreateIndex),
     IndexDrop(stores::DropIndex),
+    IndexRebuild(stores::RebuildIndex),
     MigrationNew(stores::NewMigration),
     MigrationStatus(stores::MigrationStatus),
     MigrationPlan(stores::PlanMigrations),
@@ -175,7 +184,9 @@ impl Request {
         let field = |name: &str| arguments.get(name).and_then(Value::as_str).map(str::to_owned);
         let noun = self.name().split('.').next().unwrap_or_default();
         match noun {
-            "store" | "index" | "migration" => field("store").map(|store| format!("store:{store}")),
+            "store" | "index" | "migration" | "access" | "session" => {
+                field("store").map(|store| format!("store:{store}"))
+            }
             "secret" => field("name").map(|name| format!("secret:{name}")),
             "person" => field("name").map(|name| format!("person:{name}")),
             "token" => field("name").or_else(|| field("id")).map(|name| format!("token:{name}")),

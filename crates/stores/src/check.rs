@@ -204,6 +204,8 @@ mod tests {
             writer: Some(login(false, true, true)),
             read_only_by: "session".into(),
             encrypted,
+            pooler: None,
+            standby: None,
             connect_ms: 1.0,
         };
         for (probe, codes) in [

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use crate::index;
 use crate::inquiry::{Inquiry, millis_since};
 use crate::migration;
+use crate::operate;
 use crate::prestate::Scope;
 use crate::text;
 
@@ -66,6 +67,7 @@ pub async fn execute(
     let fresh = recorded.iter().all(|state| *state == StepState::Pending);
     // Measured before the store's change lock is taken, so that nobody waits for it.
     let before = if fresh { index::measure_for(&mut inquiry, plan).await? } else { None };
+    let baseline = if fresh { operate::baseline(&mut inquiry, plan).await? } else { Value::Null };
 
     let store = Arc::clone(&inquiry.store);
     let executor = store.execute().expect("the store took plans a moment ago");
@@ -76,7 +78,10 @@ pub async fn execute(
     }
     let resumed = states.iter().any(|state| *state != StepState::Pending);
     if !resumed {
-        let found = inquiry.pre_state(&Scope::of(plan), &plan.steps).await?;
+        let found = match operate::pre_state(&mut inquiry, plan).await? {
+            Some(found) => found,
+            None => inquiry.pre_state(&Scope::of(plan), &plan.steps).await?,
+        };
         if found != plan.pre_state {
             return Err(Error::new(ErrorKind::Conflict, "the store has changed since the plan was made")
                 .with("store", inquiry.store.name())
@@ -123,7 +128,7 @@ pub async fn execute(
     value["rows_affected"] = json!(rows_affected);
     value["steps"] = json!(steps);
     let mut findings = Vec::new();
-    let problems = verify(&mut inquiry, plan, before, &mut value, &mut findings).await?;
+    let problems = verify(&mut inquiry, plan, before, &baseline, &mut value, &mut findings).await?;
     value["verified"] = json!(problems.is_empty());
     let evidence: Vec<String> = inquiry.evidence.iter().map(|evidence| evidence.id.clone()).collect();
     findings.extend(problems.into_iter().map(|problem| Finding {
@@ -153,6 +158,7 @@ async fn verify(
     inquiry: &mut Inquiry<'_>,
     plan: &Plan,
     before: Option<Value>,
+    baseline: &Value,
     value: &mut Value,
     findings: &mut Vec<Finding>,
 ) -> Result<Vec<String>, Error> {
@@ -176,7 +182,7 @@ async fn verify(
                 .collect())
         }
         "index.create" | "index.drop" => index::verify(inquiry, plan, before, value, findings).await,
-        _ => Ok(Vec::new()),
+        _ => operate::verify(inquiry, plan, baseline).await,
     }
 }
 

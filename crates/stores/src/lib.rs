@@ -1,5 +1,6 @@
 //! Databases: inventory, queries, setup, migrations, index advice, consistency.
 
+pub mod access;
 mod advise;
 mod check;
 mod consistency;
@@ -10,8 +11,10 @@ mod inquiry;
 mod inspect;
 pub mod lint;
 mod list;
+mod locks;
 mod measure;
 pub mod migration;
+pub mod operate;
 mod plan_text;
 mod prestate;
 mod query;
@@ -19,6 +22,7 @@ mod request;
 pub mod setup;
 mod text;
 
+pub use access::{AccessOn, GrantAccess, ListAccess, ReviewAccess, RevokeAccess};
 pub use advise::advise;
 pub use check::{CheckStore, check};
 pub use consistency::{CheckConsistency, Orphans, consistency};
@@ -26,7 +30,9 @@ pub use drift::{DiffStore, diff};
 pub use execute::{execute, progress};
 pub use inspect::{InspectStore, SchemaFormat, inspect};
 pub use list::{ListStores, list};
+pub use locks::{StoreLocks, locks};
 pub use measure::{MeasureStore, Measured, measure};
+pub use operate::{ConfigureStore, Considered, EndSession, How, Level, RebuildIndex, VacuumStore};
 pub use plan_text::plan_text;
 pub use query::{QueryStore, query};
 pub use request::{

@@ -9,8 +9,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use conformance::permit_for;
 use contract::{
-    Capabilities, Context, Error, Execute, Execution, Integrity, Permit, Plan, Probe, Relational,
-    SecretSource, StepState, Store, StoreDirectory,
+    Access, Capabilities, Context, Error, Execute, Execution, Integrity, Operate, Permit, Plan, Probe,
+    Relational, SecretSource, StepState, Store, StoreDirectory,
 };
 use serde_json::json;
 use stores::InspectStore;
@@ -83,6 +83,12 @@ impl Store for Halting {
     }
     fn integrity(&self) -> Option<&dyn Integrity> {
         self.inner.integrity()
+    }
+    fn access(&self) -> Option<&dyn Access> {
+        self.inner.access()
+    }
+    fn operate(&self) -> Option<&dyn Operate> {
+        self.inner.operate()
     }
     async fn close(&self) {
         self.inner.close().await;
