@@ -315,7 +315,7 @@ impl Relational for PostgresStore {
 
     async fn inspect(&self, ctx: &Context) -> Result<Schema, Error> {
         let reading = self.within(ctx, self.begin_reading(ctx, CATALOG_TIMEOUT, View::Frozen)).await?;
-        let schema = self.within(ctx, catalog::inspect(&reading.session().client)).await;
+        let schema = self.within(ctx, Box::pin(catalog::inspect(&reading.session().client))).await;
         self.end_reading(reading, Next::after(&schema)).await;
         schema
     }
