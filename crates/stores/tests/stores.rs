@@ -485,8 +485,8 @@ async fn invalid_index_of_an_earlier_build_is_replaced() {
 async fn migration_past_its_statement_timeout_leaves_nothing() {
     let world = World::postgres("lock").await;
     let ctx = world.ctx();
-    let files = [("0001_a.sql", "CREATE TABLE a (id INTEGER)"), ("0002_b.sql", "SELECT pg_sleep(20)")];
-    let apply: ApplyMigrations = request(json!({"store": "shop", "statement_timeout_ms": 300}));
+    let files = [("0001_a.sql", "CREATE TABLE a (id INTEGER)"), ("0002_b.sql", "SELECT pg_sleep(600)")];
+    let apply: ApplyMigrations = request(json!({"store": "shop", "statement_timeout_ms": 2_000}));
     let plan = stores::migration::plan_apply(&ctx, &world, &world.files(&files), &apply).await.unwrap();
     assert!(plan.destructive(), "a function can do anything");
     let error = world.execute(&plan).await.unwrap_err();

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use conformance::{Admin, Opened, Secrets, Sql};
@@ -26,6 +27,9 @@ pub(crate) fn superuser() -> String {
 
 /// The password of both logins, recognisable in anything it must not appear in.
 const PASSWORD: &str = "pa55word-that-nobody-may-see";
+
+/// Longest wait for something at the server; far above what it takes on a busy machine.
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// The name of the reading login's secret.
 pub(crate) const READER_SECRET: &str = "orders/reader";
@@ -147,6 +151,25 @@ impl Database {
         let client = connect(&self.name).await;
         let row = client.query_one(sql, &[]).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
         row.get::<_, Option<String>>(0).unwrap_or_default()
+    }
+
+    /// Waits until so many sessions of `user` in this database meet the condition on `pg_stat_activity`.
+    pub(crate) async fn until_sessions(&self, user: &str, condition: &str, count: i64) {
+        let client = connect(&self.name).await;
+        let sql = format!(
+            "SELECT count(*) FROM pg_stat_activity \
+             WHERE datname = current_database() AND usename = '{user}' AND {condition}"
+        );
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let found: i64 = client.query_one(&sql, &[]).await.unwrap().get(0);
+            if found == count {
+                return;
+            }
+            assert!(Instant::now() < until, "{found} sessions of {user}, not {count}: {condition}");
+            // The server tells nobody when a session's state changes.
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     pub(crate) fn store(&self) -> PostgresStore {

@@ -186,7 +186,8 @@ pub async fn query_refuses_every_write(opened: &Opened) {
     let Some(relational) = opened.relational(Capability::Query).await else { return };
     opened.make_victim().await;
     let inspect = async || match relational.inspect(&opened.ctx()).await {
-        Ok(schema) => Some(schema),
+        // Not its sizes: a server may tidy up at any time.
+        Ok(schema) => Some(schema.structure()),
         Err(error) => {
             opened.expect_kind(&error, &[ErrorKind::Unsupported]);
             None
@@ -226,22 +227,16 @@ pub async fn query_errors_have_kinds_and_no_secrets(opened: &Opened) {
 /// Queries do not wait for each other.
 pub async fn queries_run_side_by_side(opened: &Opened) {
     let Some(relational) = opened.relational(Capability::Query).await else { return };
-    let answer = opened
-        .canceled_after(1_500, async |ctx| {
-            let slow = Query::new(&opened.sql.slow);
-            let quick = async {
-                for i in 0..20 {
-                    let rows = relational.query(&opened.ctx(), &Query::new(format!("SELECT {i}"))).await?;
-                    assert_eq!(rows.rows, [[json!(i)]]);
-                }
-                assert!(!ctx.cancellation().is_cancelled(), "20 queries waited for a slow one");
-                Ok::<_, contract::Error>(())
-            };
-            let (slow, quick) = tokio::join!(relational.query(&ctx, &slow), quick);
-            quick.expect("quick queries are answered");
-            slow
-        })
-        .await;
+    let (ctx, slow) = (opened.ctx(), Query::new(&opened.sql.slow));
+    let quick = async {
+        for i in 0..20 {
+            let rows = relational.query(&opened.ctx(), &Query::new(format!("SELECT {i}"))).await;
+            assert_eq!(rows.expect("quick queries are answered").rows, [[json!(i)]]);
+        }
+        // Only now: were they to wait for the slow one, this would not come soon.
+        ctx.cancellation().cancel();
+    };
+    let (answer, ()) = opened.soon(async { tokio::join!(relational.query(&ctx, &slow), quick) }).await;
     opened.expect_kind(&answer.unwrap_err(), &[ErrorKind::Canceled]);
 }
 

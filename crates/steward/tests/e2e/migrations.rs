@@ -1,9 +1,11 @@
 //! Migrations through the command line, up to a process that is killed at any moment.
 
+use std::os::unix::process::ExitStatusExt;
 use std::process::Stdio;
-use std::time::Instant;
 
 use crate::program::{Project, eventually};
+
+const CREATE_PADDED: &str = "CREATE TABLE log (n INTEGER, pad TEXT);\n-- steward: down\nDROP TABLE log;\n";
 
 const CREATE: &str = "CREATE TABLE log (n INTEGER);\n-- steward: down\nDROP TABLE log;\n";
 
@@ -112,17 +114,19 @@ fn failing_statement_takes_its_whole_migration_back() {
     project.run(&["audit", "verify"]).expect(0);
 }
 
-/// Processes that the kill test must have ended before they were done.
-const KILLS: u32 = 20;
-
+/// Killed by its limit on the size of files: the kernel ends it in the middle of a write. The limits go up in steps
+/// through the store's file, every insert of which adds pages, and through the log of the state; so every point of the
+/// work is met, and none depends on the clock.
 #[test]
-fn process_killed_at_any_moment_is_resumed_and_runs_nothing_twice() {
+fn process_killed_at_any_point_is_resumed_and_runs_nothing_twice() {
+    const PAGE: u64 = 4096;
     let project = shop();
-    let mut files = vec![("0001_create_log.sql".to_owned(), CREATE.to_owned())];
+    let mut files = vec![("0001_create_log.sql".to_owned(), CREATE_PADDED.to_owned())];
     for n in 2..=9 {
         // Half of them in one transaction, half with a step for each statement.
         let mode = if n % 2 == 0 { "-- steward: no-transaction\n" } else { "" };
-        let inserts = [0, 1, 2].map(|i| format!("INSERT INTO log VALUES ({});\n", n * 10 + i)).concat();
+        let insert = |i: u32| format!("INSERT INTO log VALUES ({}, hex(zeroblob({PAGE})));\n", n * 10 + i);
+        let inserts = [0, 1, 2].map(insert).concat();
         files.push((
             format!("000{n}_log.sql"),
             format!("{mode}{inserts}-- steward: down\nDELETE FROM log WHERE n / 10 = {n};\n"),
@@ -130,62 +134,68 @@ fn process_killed_at_any_moment_is_resumed_and_runs_nothing_twice() {
     }
     let files: Vec<(&str, &str)> = files.iter().map(|(name, sql)| (name.as_str(), sql.as_str())).collect();
     project.migrations(&files);
+    // Larger than what one run adds to the log of the state: above it, only the store's own file meets the limit.
+    project
+        .database()
+        .execute_batch("INSERT INTO orders SELECT 1; CREATE TABLE pad AS SELECT zeroblob(400000)")
+        .unwrap();
     let fresh = std::fs::read(project.file("app.db")).unwrap();
-    let started = Instant::now();
     project.run(&["migration", "apply", "app"]).expect(0);
-    let mut whole = started.elapsed();
+    let (before, after) = (fresh.len() as u64, project.file("app.db").metadata().unwrap().len());
+    assert!(after > before + 24 * PAGE, "every insert adds a page: {before}, {after}");
+    let in_the_store = (before + PAGE / 2..after).step_by(usize::try_from((after - before) / 24).unwrap());
+    // The log begins anew with each process; a few of its pages at a time.
+    let in_the_state = (8 * PAGE..40 * PAGE).step_by(usize::try_from(2 * PAGE).unwrap());
 
-    let (mut killed, mut interrupted, mut round) = (0, 0, 0);
-    while killed < KILLS || interrupted < 4 {
-        round += 1;
-        assert!(round < 100, "killed {killed}, with an open intent {interrupted}: the moments miss the work");
+    let open = || -> i64 {
+        project
+            .state()
+            .query_row("SELECT count(*) FROM intents WHERE finished_us IS NULL", [], |row| row.get(0))
+            .unwrap()
+    };
+    let (mut killed, mut interrupted) = (0, 0);
+    for (round, limit) in in_the_store.chain(in_the_state).enumerate() {
         for name in ["app.db-wal", "app.db-shm", "app.db-journal"] {
             drop(std::fs::remove_file(project.file(name)));
         }
         std::fs::write(project.file("app.db"), &fresh).unwrap();
-        let mut child = project
-            .command(&["migration", "apply", "app"])
+        let status = std::process::Command::new("prlimit")
+            .args([
+                &format!("--fsize={limit}"),
+                "--core=0",
+                env!("CARGO_BIN_EXE_steward"),
+                "migration",
+                "apply",
+                "app",
+            ])
+            .current_dir(project.path())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
-            .spawn()
+            .status()
             .unwrap();
-        // Spread over the run, without a pattern (multiples of the golden ratio); the exact moments are chance.
-        std::thread::sleep(whole.mul_f64(0.2 + 0.8 * (f64::from(round) * 0.618).fract()));
-        child.kill().unwrap();
-        if child.wait().unwrap().success() {
-            whole = whole.mul_f64(0.9); // The machine was busier when the first run was timed.
-        } else {
-            killed += 1;
-        }
-        let open: i64 = project
-            .state()
-            .query_row("SELECT count(*) FROM intents WHERE finished_us IS NULL", [], |row| row.get(0))
-            .unwrap();
-        interrupted += open;
-        assert!(open <= 1);
+        killed += u32::from(status.signal().is_some());
+        assert!(status.signal().is_some() || limit < before, "{limit} of {after} bytes, and not killed");
+        interrupted += open();
+        assert!(open() <= 1);
         // The next command goes on with it, and so does the daemon.
         if round % 6 == 0 {
             let daemon = project.daemon(&[]);
-            eventually("the daemon takes up the change", || {
-                let open: i64 = project
-                    .state()
-                    .query_row("SELECT count(*) FROM intents WHERE finished_us IS NULL", [], |row| row.get(0))
-                    .unwrap();
-                open == 0
-            });
+            eventually("the daemon takes up the change", || open() == 0);
             assert_eq!(daemon.stop(), 0);
         }
         project.run(&["migration", "apply", "app"]).expect(0);
         let (rows, distinct) =
             (project.number("SELECT count(*) FROM log"), project.number("SELECT count(DISTINCT n) FROM log"));
-        assert_eq!((rows, distinct), (24, 24), "round {round}");
+        assert_eq!((rows, distinct), (24, 24), "limit {limit}");
         assert_eq!(
             project.number("SELECT count(*) FROM steward_migrations WHERE state = 'applied'"),
             9,
-            "round {round}"
+            "limit {limit}"
         );
     }
+    println!("{killed} killed, {interrupted} of them with an open intent");
+    assert!(killed >= 24 && interrupted >= 24, "killed {killed}, with an open intent {interrupted}");
     let state = project.state();
     let count = |sql: &str| state.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
     assert_eq!(count("SELECT count(*) FROM intents WHERE finished_us IS NULL"), 0);

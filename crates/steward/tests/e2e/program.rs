@@ -9,6 +9,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+/// Longest wait for another process; far above what is promised, because the machine may be busy.
+const PATIENCE: Duration = Duration::from_mins(2);
+
 /// How a run ended.
 #[derive(Debug)]
 pub(crate) struct Ended {
@@ -166,8 +169,8 @@ impl Project {
         while let Ok(count @ 1..) = terminal.read(&mut buffer) {
             out.extend_from_slice(&buffer[..count]);
             if out.ends_with(b": ") || out.ends_with(b"[y/N] ") {
-                if out.ends_with(b": ") {
-                    until_silent(&terminal);
+                if out.ends_with(b": ") && !asks_in_silence(&terminal, &mut child) {
+                    continue; // Only the beginning of a line.
                 }
                 // Ctrl-D once all lines are typed, so that a question nobody expected ends the run.
                 let line = lines.next().map_or("\x04".to_owned(), |line| format!("{line}\n"));
@@ -199,7 +202,7 @@ impl Project {
         let child =
             self.command(&all).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
         let mut daemon = Daemon { child, url: String::new() };
-        let until = Instant::now() + Duration::from_secs(30);
+        let until = Instant::now() + PATIENCE;
         while daemon.url.is_empty() {
             let log = std::fs::read_to_string(self.file("daemon.log")).unwrap();
             if let Some((_, rest)) = log.split_once("listens on ") {
@@ -220,10 +223,15 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
-    /// Sends SIGTERM and waits for the end.
-    pub(crate) fn stop(mut self) -> i32 {
+    /// Sends SIGTERM.
+    pub(crate) fn terminate(&self) {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    }
+
+    /// Sends SIGTERM and waits for the end.
+    pub(crate) fn stop(mut self) -> i32 {
+        self.terminate();
         self.child.wait().unwrap().code().unwrap_or(-1)
     }
 
@@ -259,20 +267,27 @@ pub(crate) fn client() -> reqwest::Client {
 /// limit is far above what is promised, because the machine may be busy.
 #[track_caller]
 pub(crate) fn eventually(what: &str, mut happened: impl FnMut() -> bool) {
-    let until = Instant::now() + Duration::from_secs(20);
+    let until = Instant::now() + PATIENCE;
     while !happened() {
         assert!(Instant::now() < until, "{what}");
         std::thread::sleep(Duration::from_millis(50));
     }
 }
 
-/// Waits until what is typed is not shown: a question for a passphrase appears a moment before that.
-fn until_silent(terminal: &File) {
+/// Waits until what is typed is not shown: a question for a passphrase appears a moment before that. False when the
+/// program goes on writing, or ends: then it was no question.
+fn asks_in_silence(terminal: &File, program: &mut Child) -> bool {
+    use rustix::io::ioctl_fionread;
     use rustix::termios::{LocalModes, tcgetattr};
-    let until = Instant::now() + Duration::from_secs(2);
-    while tcgetattr(terminal).unwrap().local_modes.contains(LocalModes::ECHO) && Instant::now() < until {
+    let until = Instant::now() + PATIENCE;
+    while tcgetattr(terminal).unwrap().local_modes.contains(LocalModes::ECHO) {
+        if ioctl_fionread(terminal).unwrap() > 0 || program.try_wait().unwrap().is_some() {
+            return false;
+        }
+        assert!(Instant::now() < until, "it neither asks in silence nor goes on");
         std::thread::sleep(Duration::from_millis(1));
     }
+    true
 }
 
 fn pseudo_terminal() -> (OwnedFd, OwnedFd) {

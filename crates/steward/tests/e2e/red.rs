@@ -2,11 +2,11 @@
 
 use std::io::Write;
 use std::net::TcpStream;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::program::{Daemon, Project};
+use crate::program::{Daemon, Project, eventually};
 
 const EMPTY: &str = "CREATE TABLE t (id INTEGER PRIMARY KEY, a TEXT);";
 
@@ -64,13 +64,17 @@ fn raw(daemon: &Daemon, token: &str, path: &str, more: &str, body: &[u8]) -> u16
 
 #[test]
 fn a_change_whose_client_goes_away_is_concluded_by_the_same_process() {
-    let rows = "WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM c WHERE i < 1500000) \
-                INSERT INTO t (a) SELECT hex(randomblob(12)) FROM c;";
-    let project = Project::with_sqlite("project: red", &format!("{EMPTY}{rows}"));
+    let project = Project::new(
+        "project: red\nstores:\n  app: { kind: sqlite, path: app.db, lock_timeout_ms: 600000 }\n",
+    );
+    project.database().execute_batch(EMPTY).unwrap();
     let token = token(&project, "requester");
     let daemon = project.daemon(&[]);
     let address = daemon.url.strip_prefix("http://").unwrap();
     let body = json!({ "store": "app", "table": "t", "columns": ["a"] }).to_string();
+    // The change waits for this lock in the middle.
+    let lock = project.database();
+    lock.execute_batch("BEGIN IMMEDIATE").unwrap();
     let mut stream = TcpStream::connect(address).unwrap();
     let request = format!(
         "POST /api/v1/index/create HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {token}\r\n\
@@ -84,19 +88,10 @@ fn a_change_whose_client_goes_away_is_concluded_by_the_same_process() {
             format!("SELECT count(*) FROM intents WHERE request = 'index.create' AND finished_us {finished}");
         state.query_row(&sql, [], |row| row.get(0)).unwrap()
     };
-    let until = Instant::now() + Duration::from_mins(1);
-    while open("IS NULL") == 0 {
-        assert!(
-            Instant::now() < until && open("IS NOT NULL") == 0,
-            "the change was not caught in the middle"
-        );
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    eventually("the change has begun", || open("IS NULL") == 1);
     drop(stream);
-    while open("IS NULL") > 0 {
-        assert!(Instant::now() < until, "the change stays open");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    lock.execute_batch("COMMIT").unwrap();
+    eventually("the change is concluded", || open("IS NULL") == 0);
     let events = project.answer(&["audit", "list", "--kind", "index.create.outcome"]);
     assert_eq!(events["value"].as_array().unwrap().len(), 1, "{events}");
     // And the next one is not in its way.

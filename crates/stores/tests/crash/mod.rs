@@ -1,10 +1,11 @@
-//! A process that applies migrations is killed with SIGKILL, at every step boundary and at random points; the next
-//! start resumes, and every statement has run exactly once. `STEWARD_TEST_FULL=1` makes it 1,000 random points.
+//! A process that applies migrations is killed, at every step boundary and at points spread evenly over its work; the
+//! next start resumes, and every statement has run exactly once. `STEWARD_TEST_FULL=1` makes it 1,000 points each.
 
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use conformance::permit_for;
@@ -15,8 +16,12 @@ use contract::{
 use serde_json::json;
 use stores::InspectStore;
 use stores::migration::MigrationFile;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 
-use crate::world::{World, open, request, secrets};
+use crate::world::{LINE, World, open, patiently, request, secrets};
 
 /// Which store the child works on, by which plan, and where it stops: `before 3`, `after 3`, `never`.
 const STORE: &str = "STEWARD_TEST_CRASH_STORE";
@@ -175,18 +180,20 @@ async fn crash_child() {
 
 /// The child process, and the file that holds its plan.
 fn child(world: &World, plan: &Plan, halt: &str) -> (Child, tempfile::NamedTempFile) {
+    let (mut command, file) = command(world, plan, halt);
+    (command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap(), file)
+}
+
+fn command(world: &World, plan: &Plan, halt: &str) -> (Command, tempfile::NamedTempFile) {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), serde_json::to_vec(plan).unwrap()).unwrap();
-    let child = Command::new(std::env::current_exe().unwrap())
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command
         .args(["--exact", "crash::crash_child", "--nocapture"])
         .env(STORE, &world.address)
         .env(PLAN, file.path())
-        .env(HALT, halt)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    (child, file)
+        .env(HALT, halt);
+    (command, file)
 }
 
 async fn plan(world: &World) -> Plan {
@@ -209,10 +216,12 @@ async fn end(world: &World) -> (serde_json::Value, Option<u64>, Option<u64>, Opt
 
 /// The next start: resumes the plan that was recorded, or plans anew from what the store remembers.
 async fn next_start(world: &World, interrupted: &Plan, anew: bool) {
+    // The server may still be busy with what the killed process asked for last, and holds the lock for it.
     if anew {
-        world.execute(&plan(world).await).await.unwrap();
+        // What to plan depends on what that will have done.
+        patiently(async || world.execute(&plan(world).await).await).await.unwrap();
     } else {
-        world.execute(interrupted).await.unwrap();
+        patiently(async || world.execute(interrupted).await).await.unwrap();
         assert_eq!(plan(world).await.steps, [], "nothing is left to do");
     }
 }
@@ -238,8 +247,8 @@ async fn sqlite_killed_at_every_boundary_is_resumed_by_the_next_start() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sqlite_killed_at_random_points_is_resumed_by_the_next_start() {
-    at_random_points(Kind::Sqlite, 30).await;
+async fn sqlite_killed_at_points_of_its_writing_is_resumed_by_the_next_start() {
+    sqlite_at_points(30).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -248,8 +257,8 @@ async fn postgres_killed_at_every_boundary_is_resumed_by_the_next_start() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn postgres_killed_at_random_points_is_resumed_by_the_next_start() {
-    at_random_points(Kind::Postgres, 10).await;
+async fn postgres_killed_at_points_of_its_talk_is_resumed_by_the_next_start() {
+    postgres_at_points(24).await;
 }
 
 async fn at_every_boundary(kind: Kind) {
@@ -279,33 +288,178 @@ async fn at_every_boundary(kind: Kind) {
     }
 }
 
-async fn at_random_points(kind: Kind, points_short: u32) {
-    let full = std::env::var("STEWARD_TEST_FULL").is_ok_and(|full| full == "1");
-    let points = if full { 1_000 } else { points_short };
-    let whole = kind.world().await;
-    let started = std::time::Instant::now();
+/// Databases in which points are tried side by side.
+const LANES: usize = 4;
+
+fn points(short: usize) -> usize {
+    if std::env::var("STEWARD_TEST_FULL").is_ok_and(|full| full == "1") { 1_000 } else { short }
+}
+
+/// Killed when it has written a file up to some size: by the limit of the process, which the kernel enforces in the
+/// middle of a write. The sizes are spread evenly up to that of the finished file, so none depends on the clock.
+async fn sqlite_at_points(short: usize) {
+    let whole = World::sqlite();
     let uninterrupted = plan(&whole).await;
     let (mut child_whole, _plan) = child(&whole, &uninterrupted, "never");
-    child_whole.wait().unwrap();
-    let duration = started.elapsed();
+    assert!(child_whole.wait().unwrap().success());
     let expected = end(&whole).await;
     assert_eq!((expected.1, expected.2), (Some(5), Some(5)));
-    let (mut cut_short, mut seed) = (0, 0x9e37_79b9_7f4a_7c15_u64 ^ u64::from(std::process::id()));
+    let size = usize::try_from(std::fs::metadata(&whole.address).unwrap().len()).unwrap();
+    let points = points(short);
     for point in 0..points {
-        let world = kind.world().await;
+        let world = World::sqlite();
         let interrupted = plan(&world).await;
-        let (mut child, _plan) = child(&world, &interrupted, "never");
-        // Xorshift: where it is killed need not be a good random number, only another one each time.
-        seed ^= seed << 13;
-        seed ^= seed >> 7;
-        seed ^= seed << 17;
-        // The kill has to hit a process at work, so this waits for real.
-        let wait = duration * u32::try_from(seed % 1_000).unwrap() / 1_000;
-        tokio::time::sleep(wait.min(Duration::from_secs(5))).await;
-        child.kill().unwrap();
-        cut_short += u32::from(!child.wait().unwrap().success());
+        let (command, _plan) = command(&world, &interrupted, "never");
+        let limit = size * (2 * point + 1) / (2 * points);
+        let mut limited = Command::new("prlimit");
+        limited.arg(format!("--fsize={limit}")).arg("--core=0").arg(command.get_program());
+        limited.args(command.get_args());
+        limited.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let ended = limited.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
+        assert!(ended.signal().is_some(), "{limit} of {size} bytes, and not killed: {ended}");
         next_start(&world, &interrupted, point % 2 == 0).await;
-        assert_eq!(end(&world).await, expected, "killed after {wait:?}");
+        assert_eq!(end(&world).await, expected, "killed after {limit} of {size} bytes");
     }
-    assert!(cut_short > points / 4, "only {cut_short} of {points} were killed before they ended");
+}
+
+/// Killed when so many bytes have passed between it and the server, in both directions: before a request, in it, while
+/// the server works, in the answer. The points are spread evenly over the whole talk, so none depends on the clock.
+async fn postgres_at_points(short: usize) {
+    let whole = World::postgres("crash").await;
+    let uninterrupted = plan(&whole).await;
+    let line = Line::start(u64::MAX).await;
+    let (mut command, _plan) = command(&whole, &uninterrupted, "never");
+    assert!(command.env(LINE, line.port.to_string()).status().unwrap().success());
+    let talk = line.passed();
+    let expected = end(&whole).await;
+    assert_eq!((expected.1, expected.2), (Some(5), Some(5)));
+    let points = points(short);
+    let next = Arc::new(AtomicUsize::new(0));
+    let lanes = (0..LANES.min(points)).map(|_| {
+        let (next, expected, steps) = (Arc::clone(&next), expected.clone(), uninterrupted.steps.len());
+        tokio::task::spawn_local(async move {
+            let (world, mut killed) = (World::postgres("crash").await, 0);
+            loop {
+                let point = next.fetch_add(1, Ordering::Relaxed);
+                if point >= points {
+                    return killed;
+                }
+                let interrupted = plan(&world).await;
+                assert_eq!(interrupted.steps.len(), steps, "the database is as new");
+                let limit = talk * (2 * point as u64 + 1) / (2 * points as u64);
+                let line = Line::start(limit).await;
+                let (mut command, _plan) = self::command(&world, &interrupted, "never");
+                command.env(LINE, line.port.to_string()).stdout(Stdio::piped()).stderr(Stdio::null());
+                let mut child = command.spawn().unwrap();
+                let mut out = child.stdout.take().unwrap();
+                let ended =
+                    tokio::task::spawn_blocking(move || std::io::copy(&mut out, &mut std::io::sink()));
+                tokio::select! {
+                    () = line.used_up() => {}
+                    _ = ended => {}
+                }
+                child.kill().unwrap();
+                killed += usize::from(child.wait().unwrap().signal().is_some());
+                drop(line);
+                next_start(&world, &interrupted, point % 2 == 0).await;
+                assert_eq!(end(&world).await, expected, "killed after {limit} of {talk} bytes");
+                world.clear().await;
+            }
+        })
+    });
+    let here = tokio::task::LocalSet::new();
+    let killed = here.run_until(async {
+        let mut killed = 0;
+        for lane in lanes.collect::<Vec<_>>() {
+            killed += lane.await.unwrap();
+        }
+        killed
+    });
+    let killed = killed.await;
+    // A talk can be a little shorter than the first one, never by much.
+    assert!(killed * 10 >= points * 9, "only {killed} of {points} were killed before they ended");
+}
+
+/// A line to the server that goes dead, in both directions, when so many bytes have passed.
+struct Line {
+    port: u16,
+    meter: Arc<Meter>,
+    accepting: tokio::task::JoinHandle<()>,
+}
+
+struct Meter {
+    limit: u64,
+    passed: std::sync::Mutex<u64>,
+    used_up: Notify,
+}
+
+impl Meter {
+    /// How many of so many bytes may still pass.
+    fn take(&self, wanted: usize) -> usize {
+        let mut passed = self.passed.lock().unwrap();
+        let taken = (self.limit - *passed).min(wanted as u64);
+        *passed += taken;
+        if *passed == self.limit {
+            self.used_up.notify_one();
+        }
+        usize::try_from(taken).unwrap()
+    }
+}
+
+impl Line {
+    async fn start(limit: u64) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let meter = Arc::new(Meter { limit, passed: std::sync::Mutex::default(), used_up: Notify::new() });
+        let counting = Arc::clone(&meter);
+        let server = conformance::postgres();
+        let server = url::Url::parse(&server).unwrap();
+        let server = format!("{}:{}", server.host_str().unwrap(), server.port().unwrap_or(5432));
+        let accepting = tokio::spawn(async move {
+            let mut lines = tokio::task::JoinSet::new(); // Dropped with the listener: the server sees the end.
+            while let Ok((near, _)) = listener.accept().await {
+                let (meter, server) = (Arc::clone(&counting), server.clone());
+                lines.spawn(async move {
+                    let far = TcpStream::connect(server).await.unwrap();
+                    near.set_nodelay(true).unwrap();
+                    far.set_nodelay(true).unwrap();
+                    let ((mut near_read, mut near_write), (mut far_read, mut far_write)) =
+                        (near.into_split(), far.into_split());
+                    tokio::join!(
+                        pass(&meter, &mut near_read, &mut far_write),
+                        pass(&meter, &mut far_read, &mut near_write),
+                    );
+                });
+            }
+        });
+        Self { port, meter, accepting }
+    }
+
+    fn passed(&self) -> u64 {
+        *self.meter.passed.lock().unwrap()
+    }
+
+    async fn used_up(&self) {
+        self.meter.used_up.notified().await;
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+async fn pass(meter: &Meter, from: &mut OwnedReadHalf, to: &mut OwnedWriteHalf) {
+    let mut buffer = vec![0; 16 << 10];
+    while let Ok(count @ 1..) = from.read(&mut buffer).await {
+        let allowed = meter.take(count);
+        if to.write_all(&buffer[..allowed]).await.is_err() {
+            break;
+        }
+        if allowed < count {
+            std::future::pending::<()>().await;
+        }
+    }
+    drop(to.shutdown().await);
 }

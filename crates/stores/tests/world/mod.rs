@@ -1,6 +1,7 @@
 //! A project with one store, `shop`, and everything that a door would do around the room.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use conformance::{Secrets, permit_for};
@@ -10,15 +11,21 @@ use contract::{
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use store_postgres::LoginConfig;
+use store_postgres::{LoginConfig, Tls};
 use stores::migration::MigrationFile;
 use stores::{ApplyMigrations, SetupStore};
 
 /// The password of every login made here.
 const PASSWORD: &str = "pa55word-of-the-test";
 
-/// How often a database is asked for while another test holds the server's change lock.
-const ATTEMPTS_MAX: u32 = 40;
+/// Longest wait for a change lock; far above what it takes on a busy machine.
+const PATIENCE: Duration = Duration::from_mins(2);
+
+/// The port through which a process that is to be killed reaches the server.
+pub(crate) const LINE: &str = "STEWARD_TEST_CRASH_LINE";
+
+/// Databases are made and dropped under one lock of the server: these tests queue for it here.
+static ADMINISTERING: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 /// A project with one store.
 pub(crate) struct World {
@@ -85,6 +92,7 @@ pub(crate) fn open(address: &str) -> Arc<dyn Store> {
     let mut config = store_postgres::Config::new(&server(address), login("reader"));
     config.writer = Some(login("writer"));
     config.admin = Some(superuser());
+    config.tls = Some(Tls::Disable); // The adapter's own tests are about that; here it only costs time.
     Arc::new(store_postgres::open("shop", config, "/".as_ref(), Arc::new(secrets(address))).unwrap())
 }
 
@@ -99,6 +107,9 @@ fn server(database: &str) -> String {
     let mut url = url::Url::parse(&conformance::postgres()).unwrap();
     url.set_username("").unwrap();
     url.set_path(database);
+    if let Ok(line) = std::env::var(LINE) {
+        url.set_port(Some(line.parse().unwrap())).unwrap();
+    }
     url.to_string()
 }
 
@@ -111,15 +122,23 @@ fn superuser() -> LoginConfig {
 async fn administer(sql: &str) {
     let mut config = store_postgres::Config::new(&server("postgres"), superuser());
     config.admin = Some(superuser());
+    config.tls = Some(Tls::Disable);
     let store = store_postgres::open("shop", config, "/".as_ref(), Arc::new(secrets(""))).unwrap();
-    for attempt in 1.. {
-        match change(&store, "store.setup", &[sql.to_owned()], secrets("")).await {
-            Ok(()) => break,
-            Err(error) => {
-                assert!(error.kind() == ErrorKind::Conflict && attempt < ATTEMPTS_MAX, "{sql}: {error}");
-                // Another test's database is being made.
-                tokio::time::sleep(std::time::Duration::from_millis(250)).await;
+    let _one_at_a_time = ADMINISTERING.lock().await;
+    let done = patiently(async || change(&store, "store.setup", &[sql.to_owned()], secrets("")).await).await;
+    done.unwrap_or_else(|error| panic!("{sql}: {error}"));
+}
+
+/// Tries again while somebody else holds the change lock: another test, or the server for a process that was killed.
+pub(crate) async fn patiently<T>(attempt: impl AsyncFn() -> Result<T, Error>) -> Result<T, Error> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match attempt().await {
+            Err(error) if error.kind() == ErrorKind::Conflict && Instant::now() < until => {
+                // Each attempt waits at the server; this only keeps a store that answers at once from spinning.
+                tokio::time::sleep(Duration::from_millis(10)).await;
             }
+            answer => return answer,
         }
     }
 }
@@ -181,6 +200,19 @@ impl World {
         let plan = stores::setup::plan(&world.ctx(), &world, &setup).await.unwrap();
         world.execute(&plan).await.unwrap();
         world
+    }
+
+    /// Removes everything that migrations made here, which is much faster than another database.
+    pub(crate) async fn clear(&self) {
+        const DROP: &str = "DO $$ DECLARE one record; BEGIN \
+            FOR one IN SELECT schemaname, tablename FROM pg_tables \
+              WHERE schemaname = 'public' OR schemaname = 'steward' AND tablename <> 'steward_steps' LOOP \
+              EXECUTE format('DROP TABLE %I.%I CASCADE', one.schemaname, one.tablename); END LOOP; END $$";
+        let statements = [DROP.to_owned(), "DELETE FROM steward.steward_steps".to_owned()];
+        let cleared = patiently(async || {
+            change(&*self.store, "store.setup", &statements, secrets(&self.address)).await
+        });
+        cleared.await.unwrap();
     }
 
     pub(crate) fn ctx(&self) -> Context {
