@@ -58,7 +58,7 @@ pub(crate) fn known() -> Result<Vec<Known>, Error> {
         },
         Known {
             kind: store_postgres::KIND,
-            verified_against: "PostgreSQL 17 (real)",
+            verified_against: "PostgreSQL 15, 17, 18 (real); 16: not run",
             capabilities: store_postgres::open("none", postgres, none, Arc::new(NoSecrets))?.capabilities(),
         },
     ])
