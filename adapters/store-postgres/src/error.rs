@@ -2,7 +2,7 @@
 
 use std::error::Error as _;
 
-use contract::{Error, ErrorKind};
+use contract::{Error, ErrorKind, Retry};
 
 /// SQLSTATE, or its first two characters for a whole class, to kind. The longer entry wins; what is in neither is
 /// `Other` and keeps its text.
@@ -68,6 +68,10 @@ pub(crate) fn kind(code: &str) -> ErrorKind {
     exact.or_else(class).map_or(ErrorKind::Other, |(_, kind)| *kind)
 }
 
+/// Codes of conflicts and timeouts after which the same can succeed: a serialization failure or a deadlock, an object in
+/// use, a lock that did not come.
+const WORTH_ANOTHER_ATTEMPT: [&str; 4] = ["40001", "40P01", "55006", "55P03"];
+
 /// The driver's error as ours.
 ///
 /// The server's message becomes the message. Its detail is left out: it quotes rows, such as
@@ -81,6 +85,11 @@ pub(crate) fn translate(error: &tokio_postgres::Error) -> Error {
             kind = ErrorKind::Canceled;
         }
         let mut out = Error::new(kind, server.message().trim_end_matches('.')).with("code", code);
+        // A statement that took too long takes too long again, and what depends on an object goes on doing so.
+        if matches!(kind, ErrorKind::TimedOut | ErrorKind::Conflict) && !WORTH_ANOTHER_ATTEMPT.contains(&code)
+        {
+            out = out.with_retry(Retry::Never);
+        }
         if let Some(tokio_postgres::error::ErrorPosition::Original(position)) = server.position() {
             out = out.with("position", position);
         }

@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use contract::{
-    Context, Error, ErrorKind, Execute, Execution, Permit, Plan, PlanDigest, PlanStep, SecretSource,
-    Statement, StepMode, StepState, Store,
+    Batch, BatchProgress, Context, Error, ErrorKind, Execute, Execution, LockHolder, Permit, Plan,
+    PlanDigest, PlanStep, ReplicaLag, SecretSource, Statement, StepMode, StepState, Store,
 };
 use secrecy::{ExposeSecret, SecretString};
 use tokio_postgres::Client;
 use tokio_postgres::types::{ToSql, Type};
 
+use crate::batch;
 use crate::error::{is_from_server, translate};
 use crate::session::{Purpose, Session};
 use crate::statement::{self, TextValue, quote_identifier};
@@ -78,7 +79,7 @@ impl Execute for PostgresStore {
             .within(ctx, async {
                 let session = self.opener.open(ctx, purpose).await?;
                 lock(&session.client).await?;
-                if !record_exists(&session.client).await? {
+                if !record_is_current(&session.client).await? {
                     session.client.batch_execute(include_str!("sql/steps.sql")).await.map_err(|error| {
                         translate(&error).hint(format!(
                             "the record of steps needs a schema `steward`: `steward store setup {}` makes it",
@@ -97,7 +98,28 @@ impl Execute for PostgresStore {
             plan: plan.digest(),
             busy: false,
             lost: false,
+            taken_up: None,
         }))
+    }
+
+    async fn batches_begun(&self, ctx: &Context) -> Result<Vec<BatchProgress>, Error> {
+        self.within(ctx, async {
+            let session = self.open_for_record(ctx, false).await?;
+            if record_is_current(&session.client).await? {
+                batch::begun(&session.client).await
+            } else {
+                Ok(Vec::new())
+            }
+        })
+        .await
+    }
+
+    async fn lock_holders(&self, ctx: &Context, tables: &[String]) -> Result<Vec<LockHolder>, Error> {
+        self.within(ctx, async {
+            let session = self.open_for_record(ctx, false).await?;
+            lock_holders(&session.client, tables).await
+        })
+        .await
     }
 }
 
@@ -157,6 +179,32 @@ async fn record_exists(client: &Client) -> Result<bool, Error> {
     Ok(row.map_err(|error| translate(&error))?.get(0))
 }
 
+/// The record with all its columns: one that an earlier version made may lack some.
+async fn record_is_current(client: &Client) -> Result<bool, Error> {
+    let row = client.query_one(include_str!("sql/steps_current.sql"), &[]).await;
+    Ok(row.map_err(|error| translate(&error))?.get(0))
+}
+
+async fn lock_holders(client: &Client, tables: &[String]) -> Result<Vec<LockHolder>, Error> {
+    let rows = client.query(include_str!("sql/lock_holders.sql"), &[&tables]).await;
+    let rows = rows.map_err(|error| translate(&error))?;
+    let holder = |row: &tokio_postgres::Row| LockHolder {
+        pid: i64::from(row.get::<_, i32>("pid")),
+        user: row.get("user"),
+        application: row.get("application"),
+        state: row.get("state"),
+        transaction_age_ms: row.get::<_, Option<i64>>("transaction_age_ms").map(count),
+        table: row.get("table"),
+        lock: row.get("lock"),
+        waiting: row.get("waiting"),
+    };
+    Ok(rows.iter().map(holder).collect())
+}
+
+fn count(number: i64) -> u64 {
+    u64::try_from(number).unwrap_or(0)
+}
+
 async fn states(client: &Client, plan: &PlanDigest) -> Result<HashMap<String, StepState>, Error> {
     if !record_exists(client).await? {
         return Ok(HashMap::new());
@@ -169,16 +217,18 @@ async fn states(client: &Client, plan: &PlanDigest) -> Result<HashMap<String, St
     Ok(rows.iter().map(|row| (row.get(0), state(row.get(1)))).collect())
 }
 
-struct PostgresExecution<'a> {
-    store: &'a PostgresStore,
-    session: Session,
+pub(crate) struct PostgresExecution<'a> {
+    pub(crate) store: &'a PostgresStore,
+    pub(crate) session: Session,
     purpose: Purpose,
     secrets: Arc<dyn SecretSource>,
-    plan: PlanDigest,
+    pub(crate) plan: PlanDigest,
     /// A step is running; true in `drop` when its future was dropped.
     busy: bool,
     /// The session is gone, and the lock with it.
     lost: bool,
+    /// The batched step that a valid permit took up.
+    taken_up: Option<usize>,
 }
 
 impl Drop for PostgresExecution<'_> {
@@ -210,12 +260,59 @@ impl Execution for PostgresExecution<'_> {
         let answer = match step.mode {
             StepMode::Transaction => self.run_in_transaction(ctx, step).await,
             StepMode::Autocommit => self.store.within(ctx, self.run_in_autocommit(ctx, step)).await,
+            StepMode::Batched(_) => {
+                Err(Error::new(ErrorKind::Invalid, "the step runs in batches, one call each"))
+            }
         };
         if let Err(error) = &answer {
             self.settle(error).await;
         }
         self.busy = false;
         answer.map_err(|error| error.with("step", &step.id))
+    }
+
+    async fn run_batch(
+        &mut self,
+        ctx: &Context,
+        permit: &Permit,
+        plan: &Plan,
+        index: usize,
+        rows_max: u64,
+    ) -> Result<Batch, Error> {
+        if self.taken_up != Some(index) {
+            self.store.check(ctx, permit, plan)?;
+        }
+        if plan.digest() != self.plan {
+            return Err(Error::new(ErrorKind::Forbidden, "this execution was begun for another plan"));
+        }
+        self.check_alive()?;
+        let step = step(plan, index)?;
+        let StepMode::Batched(batches) = &step.mode else {
+            return Err(
+                Error::new(ErrorKind::Invalid, "the step does not run in batches").with("step", &step.id)
+            );
+        };
+        self.busy = true;
+        let answer = self.run_one_batch(ctx, step, batches, rows_max).await;
+        match &answer {
+            Ok(_) => self.taken_up = Some(index),
+            Err(error) => self.settle(error).await,
+        }
+        self.busy = false;
+        answer.map_err(|error| error.with("step", &step.id))
+    }
+
+    async fn replication(&mut self, ctx: &Context) -> Result<Vec<ReplicaLag>, Error> {
+        self.check_alive()?;
+        let client = &self.session.client;
+        let rows = client.query(include_str!("sql/replication.sql"), &[]);
+        let rows = self.store.within(ctx, async { rows.await.map_err(|error| translate(&error)) }).await?;
+        let lag = |row: &tokio_postgres::Row| ReplicaLag {
+            replica: row.get("replica"),
+            bytes: row.get::<_, Option<i64>>("bytes").map(count),
+            ms: row.get::<_, Option<i64>>("ms").map(count),
+        };
+        Ok(rows.iter().map(lag).collect())
     }
 
     async fn finish(self: Box<Self>, ctx: &Context) -> Result<(), Error> {
@@ -267,8 +364,6 @@ impl PostgresExecution<'_> {
     }
 
     async fn run_in_transaction(&mut self, ctx: &Context, step: &PlanStep) -> Result<u64, Error> {
-        let timeout = Duration::from_millis(self.store.opener.config.statement_timeout_ms);
-        let timeout = ctx.remaining().map_or(timeout, |remaining| timeout.min(remaining));
         let rows = self
             .store
             .within(ctx, async {
@@ -276,9 +371,7 @@ impl PostgresExecution<'_> {
                     return Ok(None);
                 }
                 let secrets = self.secrets_of(ctx, &step.statements).await?;
-                self.refresh().await?;
-                self.batch(&format!("BEGIN; SET LOCAL statement_timeout = {}", milliseconds(timeout)))
-                    .await?;
+                self.begin(ctx).await?;
                 let mut rows = 0;
                 for statement in &step.statements {
                     rows += self.execute(statement, &secrets).await?;
@@ -291,9 +384,21 @@ impl PostgresExecution<'_> {
             })
             .await?;
         let Some(rows) = rows else { return Ok(0) };
+        self.commit().await?;
+        Ok(rows)
+    }
+
+    pub(crate) async fn begin(&self, ctx: &Context) -> Result<(), Error> {
+        let timeout = Duration::from_millis(self.store.opener.config.statement_timeout_ms);
+        let timeout = ctx.remaining().map_or(timeout, |remaining| timeout.min(remaining));
+        self.refresh().await?;
+        self.batch(&format!("BEGIN; SET LOCAL statement_timeout = {}", milliseconds(timeout))).await
+    }
+
+    pub(crate) async fn commit(&self) -> Result<(), Error> {
         let commit = self.batch("COMMIT");
         match tokio::time::timeout(COMMIT_TIMEOUT, commit).await {
-            Ok(Ok(())) => Ok(rows),
+            Ok(Ok(())) => Ok(()),
             Ok(Err(error)) if error.kind() == ErrorKind::Unavailable => Err(error
                 .hint("the connection was lost in COMMIT: begin again, the record says whether it happened")),
             Ok(Err(error)) => Err(error),
@@ -334,7 +439,7 @@ impl PostgresExecution<'_> {
         Ok(rows)
     }
 
-    async fn batch(&self, sql: &str) -> Result<(), Error> {
+    pub(crate) async fn batch(&self, sql: &str) -> Result<(), Error> {
         self.session.client.batch_execute(sql).await.map_err(|error| translate(&error))
     }
 
@@ -381,7 +486,7 @@ impl PostgresExecution<'_> {
     }
 
     /// The secrets that the statements name, before anything is run. Placeholders of one step share their names.
-    async fn secrets_of(
+    pub(crate) async fn secrets_of(
         &self,
         ctx: &Context,
         statements: impl IntoIterator<Item = &Statement> + Send,
@@ -397,7 +502,7 @@ impl PostgresExecution<'_> {
         Ok(secrets)
     }
 
-    async fn execute(
+    pub(crate) async fn execute(
         &self,
         statement: &Statement,
         secrets: &HashMap<String, SecretString>,

@@ -1,5 +1,6 @@
 //! PostgreSQL behind the store contract.
 
+mod batch;
 mod catalog;
 mod config;
 mod error;

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use contract::{
-    Context, Error, ErrorKind, Execute, Execution, Permit, Plan, PlanStep, SecretSource, Statement, StepMode,
-    StepState,
+    Batch, BatchProgress, Context, Error, ErrorKind, Execute, Execution, Permit, Plan, PlanStep,
+    SecretSource, Statement, StepMode, StepState,
 };
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::types::ValueRef;
@@ -17,6 +17,7 @@ use rusqlite::{Connection, OptionalExtension};
 use secrecy::ExposeSecret;
 use serde_json::Value;
 
+use crate::batch;
 use crate::catalog::count_at;
 use crate::error::{more_than_one_statement, translate};
 use crate::session::{Stop, beside, on_thread, watch};
@@ -39,12 +40,16 @@ struct Running<'a> {
     /// until the thread has rolled back.
     session: Arc<Mutex<Session>>,
     secrets: Arc<dyn SecretSource>,
+    /// Digest of the plan that it was begun for.
+    plan: String,
+    /// The batched step that a valid permit took up.
+    taken_up: Option<usize>,
 }
 
 /// A statement with its secrets filled in; has no `Debug` for that reason.
-struct Ready {
-    sql: String,
-    parameters: Vec<Value>,
+pub(crate) struct Ready {
+    pub(crate) sql: String,
+    pub(crate) parameters: Vec<Value>,
 }
 
 impl SqliteStore {
@@ -109,11 +114,17 @@ impl Execute for SqliteStore {
             connection
                 .execute_batch(prepare)
                 .and_then(|()| connection.execute_batch(include_str!("sql/steps.sql")))
+                .and_then(|()| complete_record(&connection))
                 .map_err(|error| file.explain(&error, stop))?;
             Ok(Session { connection, lock_timeout: file.lock_timeout, _lock: lock })
         });
         let session = session.await.map_err(|error| error.with("store", &self.name))?;
-        Ok(Box::new(Running { store: self, session: Arc::new(Mutex::new(session)), secrets }))
+        let session = Arc::new(Mutex::new(session));
+        Ok(Box::new(Running { store: self, session, secrets, plan: plan.digest().0, taken_up: None }))
+    }
+
+    async fn batches_begun(&self, ctx: &Context) -> Result<Vec<BatchProgress>, Error> {
+        self.read(ctx, None, |connection, stop| batch::begun(connection, stop)).await
     }
 }
 
@@ -253,10 +264,51 @@ impl Execution for Running<'_> {
                 };
                 self.on_session(ctx, run).await
             }
+            StepMode::Batched(_) => {
+                Err(Error::new(ErrorKind::Invalid, "the step runs in batches, one call each"))
+            }
         };
         let rows_affected = rows_affected.map_err(|error| error.with("step", &step.id))?;
         tracing::info!(store = self.store.name, step = step.id, rows = rows_affected, "step done");
         Ok(rows_affected)
+    }
+
+    async fn run_batch(
+        &mut self,
+        ctx: &Context,
+        permit: &Permit,
+        plan: &Plan,
+        index: usize,
+        rows_max: u64,
+    ) -> Result<Batch, Error> {
+        if self.taken_up != Some(index) {
+            self.store.covers(ctx, permit, plan)?;
+        }
+        let digest = plan.digest().0;
+        if digest != self.plan {
+            return Err(Error::new(ErrorKind::Forbidden, "this execution was begun for another plan"));
+        }
+        let step = step(plan, index)?;
+        let StepMode::Batched(batches) = &step.mode else {
+            return Err(
+                Error::new(ErrorKind::Invalid, "the step does not run in batches").with("step", &step.id)
+            );
+        };
+        let work = batch::Work {
+            record: Record { digest, step: step.id.clone(), now: ctx.now().to_string() },
+            batches: (**batches).clone(),
+            statements: self.ready(ctx, &step.statements).await?,
+            finish: self.ready(ctx, &batches.finish).await?,
+            rows_max,
+        };
+        let run = move |connection: &mut Connection, stop: &Arc<Stop>| {
+            let done = batch::run(connection, &work, stop);
+            restore(connection);
+            done
+        };
+        let batch = self.on_session(ctx, run).await.map_err(|error| error.with("step", &step.id))?;
+        self.taken_up = Some(index);
+        Ok(batch)
     }
 
     async fn finish(self: Box<Self>, _: &Context) -> Result<(), Error> {
@@ -293,6 +345,20 @@ fn has_record_table(connection: &Connection) -> rusqlite::Result<bool> {
     )
 }
 
+/// Whether the record is there and has this column: one that an earlier version made may lack it.
+pub(crate) fn has_record_column(connection: &Connection, column: &str) -> rusqlite::Result<bool> {
+    connection.query_row(include_str!("sql/has_column.sql"), ["steward_steps", column], |row| row.get(0))
+}
+
+fn complete_record(connection: &Connection) -> rusqlite::Result<()> {
+    for column in ["resume", "position"] {
+        if !has_record_column(connection, column)? {
+            connection.execute_batch(&format!("ALTER TABLE main.steward_steps ADD COLUMN {column} TEXT"))?;
+        }
+    }
+    Ok(())
+}
+
 fn records(connection: &Connection, step_ids: &[String]) -> rusqlite::Result<u64> {
     if !has_record_table(connection)? {
         return Ok(0);
@@ -302,10 +368,10 @@ fn records(connection: &Connection, step_ids: &[String]) -> rusqlite::Result<u64
     ids.into_iter().map(|id| count.query_row([id], |row| count_at(row, 0))).sum()
 }
 
-struct Record {
-    digest: String,
-    step: String,
-    now: String,
+pub(crate) struct Record {
+    pub(crate) digest: String,
+    pub(crate) step: String,
+    pub(crate) now: String,
 }
 
 impl Record {
@@ -421,7 +487,7 @@ fn of_step(error: &rusqlite::Error, stop: &Stop) -> Error {
 }
 
 /// Runs one statement to its end and gives the rows that it changed itself, without those of triggers.
-fn run_statement(connection: &Connection, statement: &Ready, stop: &Stop) -> Result<u64, Error> {
+pub(crate) fn run_statement(connection: &Connection, statement: &Ready, stop: &Stop) -> Result<u64, Error> {
     let failed = |error: rusqlite::Error| of_step(&error, stop);
     if statement.sql.contains('\0') {
         return Err(Error::new(ErrorKind::Invalid, "the statement contains a NUL character"));
@@ -475,12 +541,12 @@ fn restore(connection: &mut Connection) {
     }
 }
 
-fn allow_all(connection: &mut Connection) -> rusqlite::Result<()> {
+pub(crate) fn allow_all(connection: &mut Connection) -> rusqlite::Result<()> {
     connection.authorizer(None::<fn(AuthContext<'_>) -> Authorization>)
 }
 
 /// A step's statements stay in its transaction and in its file.
-fn stay_in_transaction(context: AuthContext<'_>) -> Authorization {
+pub(crate) fn stay_in_transaction(context: AuthContext<'_>) -> Authorization {
     match context.action {
         AuthAction::Transaction { .. } | AuthAction::Savepoint { .. } => Authorization::Deny,
         // Within a transaction this does nothing and says nothing.

@@ -1,5 +1,6 @@
 //! SQLite behind the store contract.
 
+mod batch;
 mod catalog;
 mod config;
 mod error;

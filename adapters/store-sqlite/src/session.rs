@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use contract::{Context, Error, ErrorKind};
+use contract::{Context, Error, ErrorKind, Retry};
 use rusqlite::config::DbConfig;
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::limits::Limit;
@@ -52,7 +52,8 @@ impl Stop {
         if self.canceled.load(Ordering::SeqCst) {
             Error::new(ErrorKind::Canceled, "canceled")
         } else {
-            Error::new(ErrorKind::TimedOut, "the statement took longer than it may")
+            // It takes too long again; a lock that did not come has another message and is worth another attempt.
+            Error::new(ErrorKind::TimedOut, "the statement took longer than it may").with_retry(Retry::Never)
         }
     }
 }

@@ -729,7 +729,7 @@ async fn killed_process_leaves_nothing_and_no_lock() {
         ("DELETE", StepMode::Autocommit, 400),
         ("WAL", StepMode::Autocommit, 200),
     ] {
-        let plan = slow_plan(mode);
+        let plan = slow_plan(mode.clone());
         let label = format!("{journal}, {mode:?}, killed after {milliseconds} ms");
         let shop = shop(&format!(
             "PRAGMA journal_mode = {journal}; CREATE TABLE t (id INTEGER PRIMARY KEY, pad TEXT);
@@ -737,7 +737,7 @@ async fn killed_process_leaves_nothing_and_no_lock() {
         ));
         let test = match mode {
             StepMode::Transaction => "child_in_a_transaction_step",
-            StepMode::Autocommit => "child_in_an_autocommit_step",
+            StepMode::Autocommit | StepMode::Batched(_) => "child_in_an_autocommit_step",
         };
         let mut child =
             child(test, &shop.path()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
@@ -760,7 +760,7 @@ async fn killed_process_leaves_nothing_and_no_lock() {
                 assert_eq!((state, ids), (StepState::Pending, vec![vec![json!(1)]]), "{label}");
             }
             // The first statement may or may not have been run; the second never was to its end.
-            StepMode::Autocommit => {
+            StepMode::Autocommit | StepMode::Batched(_) => {
                 assert!(state != StepState::Done && ids.len() <= 2, "{label}: {state:?} {ids:?}");
             }
         }

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use contract::{
-    Access, Capabilities, Context, Error, ErrorKind, Execute, Execution, Explain, Integrity,
-    IntegrityProblem, Operate, Permit, Plan, Probe, Query, Relational, Rows, SecretSource, StepState, Store,
+    Access, Batch, BatchProgress, Capabilities, Context, Error, ErrorKind, Execute, Execution, Explain,
+    Integrity, IntegrityProblem, LockHolder, Operate, Permit, Plan, Probe, Query, Relational, ReplicaLag,
+    Rows, SecretSource, StepState, Store,
 };
 use schema::{Dialect, Schema};
 use serde_json::Value;
@@ -193,6 +194,14 @@ impl<S: Store> Execute for Faulty<S> {
         let inner = self.call(ctx, self.inner_execute().begin(ctx, permit, plan, secrets)).await?;
         Ok(Box::new(FaultyExecution { inner, script: Arc::clone(&self.script) }))
     }
+
+    async fn batches_begun(&self, ctx: &Context) -> Result<Vec<BatchProgress>, Error> {
+        self.call(ctx, self.inner_execute().batches_begun(ctx)).await
+    }
+
+    async fn lock_holders(&self, ctx: &Context, tables: &[String]) -> Result<Vec<LockHolder>, Error> {
+        self.call(ctx, self.inner_execute().lock_holders(ctx, tables)).await
+    }
 }
 
 struct FaultyExecution<'a> {
@@ -210,6 +219,23 @@ impl Execution for FaultyExecution<'_> {
     async fn run(&mut self, ctx: &Context, permit: &Permit, plan: &Plan, index: usize) -> Result<u64, Error> {
         let script = Arc::clone(&self.script);
         meet(&script, ctx, self.inner.run(ctx, permit, plan, index)).await.0
+    }
+
+    async fn run_batch(
+        &mut self,
+        ctx: &Context,
+        permit: &Permit,
+        plan: &Plan,
+        index: usize,
+        rows_max: u64,
+    ) -> Result<Batch, Error> {
+        let script = Arc::clone(&self.script);
+        meet(&script, ctx, self.inner.run_batch(ctx, permit, plan, index, rows_max)).await.0
+    }
+
+    async fn replication(&mut self, ctx: &Context) -> Result<Vec<ReplicaLag>, Error> {
+        let script = Arc::clone(&self.script);
+        meet(&script, ctx, self.inner.replication(ctx)).await.0
     }
 
     async fn finish(self: Box<Self>, ctx: &Context) -> Result<(), Error> {

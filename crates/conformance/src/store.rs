@@ -1,11 +1,13 @@
 //! The suite of `contract::Store`: what a case gets, and the list of cases.
 
+mod batch;
 mod execute;
 mod inspect;
 mod opened;
 mod probe;
 mod query;
 
+pub use batch::*;
 pub use execute::*;
 pub use inspect::*;
 pub use opened::{Admin, NoSecrets, Opened, Secrets, Sql, change, permit_for};
@@ -63,6 +65,14 @@ macro_rules! store_suite {
             resumed_execution_continues_where_it_stopped
             statement_takes_its_values_and_secrets
             plans_with_equal_steps_have_records_apart
+            batched_step_reaches_every_row_once
+            batched_step_of_two_columns_reaches_every_row_once
+            batched_step_of_an_empty_table_is_done_at_once
+            batched_step_cut_short_goes_on_where_it_stopped
+            batched_step_is_taken_over_by_its_name
+            batch_that_fails_leaves_the_ones_before
+            batch_canceled_midway_leaves_the_ones_before
+            batched_step_is_run_only_in_batches
             integrity_of_a_sound_store_is_clean
         }
     };

@@ -3,11 +3,13 @@
 mod access;
 mod actor;
 mod answer;
+mod batch;
 mod context;
 mod digest;
 mod door;
 mod error;
 mod escalation;
+mod lock;
 mod operate;
 mod permit;
 mod plan;
@@ -20,11 +22,13 @@ pub use access::{
 };
 pub use actor::{Actor, ActorKind, Role};
 pub use answer::{Answer, AnswerStatus, Decided, Evidence, Finding, Outcome, Severity};
+pub use batch::{BATCH, Batch, BatchPosition, BatchProgress, Batches, ReplicaLag};
 pub use context::{Clock, Context, SystemClock, TestClock};
 pub use digest::{canonical_json, sha256_hex};
 pub use door::{Door, Effect, Request, RequestSpec};
 pub use error::{Error, ErrorKind, Retry};
 pub use escalation::Trigger;
+pub use lock::LockHolder;
 pub use operate::{
     Activity, EndHow, LockOn, Operate, Operation, Prepared, SessionCount, SessionInfo, SettingLevel,
 };

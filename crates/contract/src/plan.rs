@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{canonical_json, sha256_hex};
+use crate::{Batches, canonical_json, sha256_hex};
 
 /// SHA-256 over a plan's canonical JSON, 64 hex digits. Approvals and permits are bound to it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
@@ -53,7 +53,7 @@ impl Statement {
 }
 
 /// How a step's statements are run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum StepMode {
     /// All statements and the step's record in one transaction: it happened or it did not.
@@ -61,6 +61,9 @@ pub enum StepMode {
     /// Each statement on its own, as `CREATE INDEX CONCURRENTLY` demands. The record says `started` before and
     /// `done` after; `is_done` and `clean_up` decide what a half-done step is.
     Autocommit,
+    /// The statements once per range of a table's key, each range in a transaction of its own together with the record
+    /// of how far the step has come: every row exactly once, whatever dies in between.
+    Batched(Box<Batches>),
 }
 
 /// One step of a plan.

@@ -10,7 +10,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Access, Context, Error, ErrorKind, Operate, Permit, Plan, SecretSource};
+use crate::{
+    Access, Batch, BatchProgress, Context, Error, ErrorKind, LockHolder, Operate, Permit, Plan, ReplicaLag,
+    SecretSource,
+};
 
 /// Something that an adapter can do; what is not declared answers `Unsupported`, what is declared passes its cases of
 /// the conformance suite.
@@ -336,6 +339,25 @@ pub trait Execute: Send + Sync {
         plan: &Plan,
         secrets: Arc<dyn SecretSource>,
     ) -> Result<Box<dyn Execution + 'a>, Error>;
+
+    /// Batched steps that were begun and have not come to their end, the oldest first. Takes no lock, changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// `Unavailable`, `Denied`, `TimedOut`, `Canceled`.
+    async fn batches_begun(&self, _ctx: &Context) -> Result<Vec<BatchProgress>, Error> {
+        Ok(Vec::new())
+    }
+
+    /// Sessions that hold or await locks on these tables (names as statements write them), the oldest transaction
+    /// first; nobody where the engine cannot say. Tables that do not exist are passed over.
+    ///
+    /// # Errors
+    ///
+    /// `Unavailable`, `Denied`, `TimedOut`, `Canceled`.
+    async fn lock_holders(&self, _ctx: &Context, _tables: &[String]) -> Result<Vec<LockHolder>, Error> {
+        Ok(Vec::new())
+    }
 }
 
 /// A running execution; dropping it releases the lock and rolls an open transaction back.
@@ -355,9 +377,39 @@ pub trait Execution: Send {
     ///
     /// # Errors
     ///
-    /// `Forbidden`: the permit does not cover the plan. `TimedOut`: a lock or statement timeout; nothing of a
-    /// transaction step remains. Otherwise by the server's code.
+    /// `Forbidden`: the permit does not cover the plan. `Invalid`: the step runs in batches. `TimedOut`: a lock or
+    /// statement timeout; nothing of a transaction step remains; a lock that did not come is worth another attempt
+    /// (`retry` says `Later`), a statement that took too long is not. Otherwise by the server's code.
     async fn run(&mut self, ctx: &Context, permit: &Permit, plan: &Plan, index: usize) -> Result<u64, Error>;
+
+    /// Runs the next batch of the `Batched` step `index`, at most `rows_max` rows of its key range, in one transaction
+    /// with the record of how far the step has come.
+    ///
+    /// The last row of the range is fixed with the first batch: what is inserted behind it later belongs to whoever
+    /// inserts it. A failed batch leaves nothing of itself; the ones before it stay. The permit must be valid when an
+    /// execution takes the step up; a step that has been taken up is not cut by its expiry.
+    ///
+    /// # Errors
+    ///
+    /// `Forbidden`: the permit does not cover the plan. `Invalid`: the step is of another mode. `Conflict`: another
+    /// plan has taken the step over. `TimedOut`: a lock or statement timeout. Otherwise by the server's code.
+    async fn run_batch(
+        &mut self,
+        ctx: &Context,
+        permit: &Permit,
+        plan: &Plan,
+        index: usize,
+        rows_max: u64,
+    ) -> Result<Batch, Error>;
+
+    /// How far each replica of the store is behind; none where there are no replicas.
+    ///
+    /// # Errors
+    ///
+    /// `Unavailable`, `TimedOut`, `Canceled`.
+    async fn replication(&mut self, _ctx: &Context) -> Result<Vec<ReplicaLag>, Error> {
+        Ok(Vec::new())
+    }
 
     /// Releases the lock.
     ///

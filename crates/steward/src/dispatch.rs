@@ -562,8 +562,10 @@ pub(crate) fn plan_text(plan: &Plan, decision: &Decision) -> String {
         if !step.reversible {
             notes.push("cannot be taken back");
         }
-        if step.mode == StepMode::Autocommit {
-            notes.push("outside a transaction");
+        match step.mode {
+            StepMode::Transaction => {}
+            StepMode::Autocommit => notes.push("outside a transaction"),
+            StepMode::Batched(_) => notes.push("in batches"),
         }
         if let Some(lock) = &step.lock {
             notes.push(lock);

@@ -12,11 +12,14 @@ use crate::text::{self, TO_STRING};
 pub fn plan_text(plan: &Plan) -> String {
     let mut out = format!("{}\n  digest {}", plan.summary, plan.digest().short());
     for (i, step) in plan.steps.iter().enumerate() {
-        let mode = match step.mode {
-            StepMode::Transaction => "one transaction",
-            StepMode::Autocommit => "outside a transaction",
+        let mode = match &step.mode {
+            StepMode::Transaction => "one transaction".to_owned(),
+            StepMode::Autocommit => "outside a transaction".to_owned(),
+            StepMode::Batched(batches) => {
+                format!("batches of {} by {}", batches.table, batches.key.join(", "))
+            }
         };
-        let mut notes = vec![mode.to_owned()];
+        let mut notes = vec![mode];
         notes.extend(step.lock.as_ref().map(|lock| format!("locks {lock}")));
         notes.push(
             match (step.destructive, step.reversible) {

@@ -9,3 +9,5 @@ CREATE TABLE IF NOT EXISTS steward.steward_steps (
   rows_affected bigint,
   PRIMARY KEY (plan, step)
 );
+ALTER TABLE steward.steward_steps ADD COLUMN IF NOT EXISTS resume text; -- batched steps: the name that other plans find it by
+ALTER TABLE steward.steward_steps ADD COLUMN IF NOT EXISTS position text; -- batched steps: how far it has come, as JSON

@@ -13,7 +13,7 @@ use super::opened::{NoSecrets, Opened, Secrets, change, permit_for, step};
 use StepMode::{Autocommit, Transaction};
 use StepState::{Done, Pending, Started};
 
-async fn begin<'a>(
+pub(super) async fn begin<'a>(
     opened: &Opened,
     role: &'a dyn Execute,
     plan: &Plan,
@@ -23,7 +23,11 @@ async fn begin<'a>(
 }
 
 /// Begins, and waits for a lock whose holder is just being stopped.
-async fn begin_soon<'a>(opened: &Opened, role: &'a dyn Execute, plan: &Plan) -> Box<dyn Execution + 'a> {
+pub(super) async fn begin_soon<'a>(
+    opened: &Opened,
+    role: &'a dyn Execute,
+    plan: &Plan,
+) -> Box<dyn Execution + 'a> {
     opened
         .soon(async {
             loop {
@@ -40,7 +44,7 @@ async fn begin_soon<'a>(opened: &Opened, role: &'a dyn Execute, plan: &Plan) -> 
         .await
 }
 
-async fn run(
+pub(super) async fn run(
     opened: &Opened,
     execution: &mut dyn Execution,
     plan: &Plan,
@@ -50,7 +54,7 @@ async fn run(
     execution.run(&ctx, &permit_for(&ctx, plan), plan, index).await
 }
 
-async fn progress(opened: &Opened, store: &dyn Store, plan: &Plan) -> Vec<StepState> {
+pub(super) async fn progress(opened: &Opened, store: &dyn Store, plan: &Plan) -> Vec<StepState> {
     store.execute().expect("declared").progress(&opened.ctx(), plan).await.unwrap()
 }
 

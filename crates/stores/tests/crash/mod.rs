@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use async_trait::async_trait;
 use conformance::permit_for;
 use contract::{
-    Access, Capabilities, Context, Error, Execute, Execution, Integrity, Operate, Permit, Plan, Probe,
-    Relational, SecretSource, StepState, Store, StoreDirectory,
+    Access, Batch, BatchProgress, Capabilities, Context, Error, Execute, Execution, Integrity, LockHolder,
+    Operate, Permit, Plan, Probe, Relational, ReplicaLag, SecretSource, StepState, Store, StoreDirectory,
 };
 use serde_json::json;
 use stores::InspectStore;
@@ -118,6 +118,12 @@ impl Execute for Halting {
         let inner = self.inner.execute().unwrap().begin(ctx, permit, plan, secrets).await?;
         Ok(Box::new(HaltingExecution { inner, halt: &self.halt }))
     }
+    async fn batches_begun(&self, ctx: &Context) -> Result<Vec<BatchProgress>, Error> {
+        self.inner.execute().unwrap().batches_begun(ctx).await
+    }
+    async fn lock_holders(&self, ctx: &Context, tables: &[String]) -> Result<Vec<LockHolder>, Error> {
+        self.inner.execute().unwrap().lock_holders(ctx, tables).await
+    }
 }
 
 struct HaltingExecution<'a> {
@@ -139,6 +145,28 @@ impl Execution for HaltingExecution<'_> {
             halt().await;
         }
         Ok(rows)
+    }
+    async fn run_batch(
+        &mut self,
+        ctx: &Context,
+        permit: &Permit,
+        plan: &Plan,
+        index: usize,
+        rows_max: u64,
+    ) -> Result<Batch, Error> {
+        if self.halt == format!("before {index}") {
+            halt().await;
+        }
+        let batch = self.inner.run_batch(ctx, permit, plan, index, rows_max).await?;
+        if self.halt == format!("batch {} of {index}", batch.progress.batches)
+            || (batch.done && self.halt == format!("after {index}"))
+        {
+            halt().await;
+        }
+        Ok(batch)
+    }
+    async fn replication(&mut self, ctx: &Context) -> Result<Vec<ReplicaLag>, Error> {
+        self.inner.replication(ctx).await
     }
     async fn finish(self: Box<Self>, ctx: &Context) -> Result<(), Error> {
         self.inner.finish(ctx).await
