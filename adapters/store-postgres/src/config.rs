@@ -95,6 +95,14 @@ pub(crate) struct Address {
     pub(crate) database: String,
 }
 
+impl Address {
+    /// Whether the server is on this machine.
+    pub(crate) fn is_loopback(&self) -> bool {
+        self.host == "localhost"
+            || self.host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+    }
+}
+
 impl std::fmt::Display for Address {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let bracketed = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
@@ -200,9 +208,7 @@ impl Config {
 
     /// The encryption that applies to this address.
     pub(crate) fn tls_mode(&self) -> Result<Tls, Error> {
-        let host = self.address()?.host;
-        let loopback = host == "localhost"
-            || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
+        let loopback = self.address()?.is_loopback();
         Ok(self.tls.unwrap_or(if loopback { Tls::Prefer } else { Tls::Verify }))
     }
 }

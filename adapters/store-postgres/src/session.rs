@@ -26,6 +26,8 @@ pub(crate) enum Purpose {
     Read,
     Write,
     Administer,
+    /// With the reading login, and the settings that the server gives to everyone.
+    Observe,
 }
 
 /// Opens sessions.
@@ -68,7 +70,7 @@ impl Opener {
     /// The login for a purpose, if it is configured.
     pub(crate) fn login(&self, purpose: Purpose) -> Option<&LoginConfig> {
         match purpose {
-            Purpose::Read => Some(&self.config.reader),
+            Purpose::Read | Purpose::Observe => Some(&self.config.reader),
             Purpose::Write => self.config.writer.as_ref(),
             Purpose::Administer => self.config.admin.as_ref(),
         }
@@ -169,6 +171,7 @@ impl Opener {
     /// Settings of the session: texts in one form on every server, and in reading sessions no writes.
     fn options(&self, purpose: Purpose) -> String {
         let purpose = match purpose {
+            Purpose::Observe => return "-c default_transaction_read_only=on".to_owned(),
             Purpose::Read => "default_transaction_read_only=on",
             // A limit set for the role would cut index builds; each transaction sets its own.
             Purpose::Write | Purpose::Administer => "statement_timeout=0",

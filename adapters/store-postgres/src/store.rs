@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use contract::{
-    Capabilities, Capability, Context, Error, ErrorKind, Execute, Explain, Integrity, Login, Probe, Query,
-    Relational, Rows, SecretSource, Store, Truncation,
+    Capabilities, Capability, Context, Error, ErrorKind, Execute, Explain, Health, Integrity, Login, Probe,
+    Query, Relational, Rows, SecretSource, SlowStatements, Store, Truncation,
 };
 use futures::StreamExt;
 use schema::{Dialect, Schema};
@@ -274,6 +274,14 @@ impl Store for PostgresStore {
         Some(self)
     }
 
+    fn health(&self) -> Option<&dyn Health> {
+        Some(self)
+    }
+
+    fn slow_statements(&self) -> Option<&dyn SlowStatements> {
+        Some(self)
+    }
+
     async fn close(&self) {
         self.closed.cancel();
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
@@ -351,7 +359,7 @@ impl Relational for PostgresStore {
 ///
 /// The statement is first prepared by the extended protocol, which takes exactly one and tells the types; then the same
 /// text is run by the simple protocol, which answers every type, also of extensions, in the server's own text form.
-async fn rows(session: &Session, query: &Query) -> Result<Rows, Error> {
+pub(crate) async fn rows(session: &Session, query: &Query) -> Result<Rows, Error> {
     statement::check_text(&query.sql)?;
     let failed = |error: tokio_postgres::Error| translate(&error);
     let prepared = session.client.prepare(&query.sql).await.map_err(failed)?;

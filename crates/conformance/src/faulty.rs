@@ -7,8 +7,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use contract::{
     Access, Batch, BatchProgress, Capabilities, Context, Error, ErrorKind, Execute, Execution, Explain,
-    Integrity, IntegrityProblem, LockHolder, Operate, Permit, Plan, Probe, Query, Relational, ReplicaLag,
-    Rows, SecretSource, StepState, Store,
+    Health, HealthCheck, HealthScope, Integrity, IntegrityProblem, LockHolder, Operate, Permit, Plan, Probe,
+    Query, Relational, ReplicaLag, Rows, SecretSource, SlowAnswer, SlowStatements, StepState, Store,
 };
 use schema::{Dialect, Schema};
 use serde_json::Value;
@@ -119,6 +119,14 @@ impl<S: Store> Store for Faulty<S> {
         self.inner.operate()
     }
 
+    fn health(&self) -> Option<&dyn Health> {
+        self.inner.health().map(|_| self as &dyn Health)
+    }
+
+    fn slow_statements(&self) -> Option<&dyn SlowStatements> {
+        self.inner.slow_statements().map(|_| self as &dyn SlowStatements)
+    }
+
     async fn close(&self) {
         self.inner.close().await;
     }
@@ -163,6 +171,22 @@ impl<S: Store> Relational for Faulty<S> {
 
     async fn explain(&self, ctx: &Context, sql: &str) -> Result<Explain, Error> {
         self.call(ctx, self.inner_relational().explain(ctx, sql)).await
+    }
+}
+
+#[async_trait]
+impl<S: Store> Health for Faulty<S> {
+    async fn check_health(&self, ctx: &Context, scope: &HealthScope) -> Result<Vec<HealthCheck>, Error> {
+        let inner = self.inner.health().expect("the wrapper has the roles of what it wraps");
+        self.call(ctx, inner.check_health(ctx, scope)).await
+    }
+}
+
+#[async_trait]
+impl<S: Store> SlowStatements for Faulty<S> {
+    async fn slow_statements(&self, ctx: &Context, statements_max: u32) -> Result<SlowAnswer, Error> {
+        let inner = self.inner.slow_statements().expect("the wrapper has the roles of what it wraps");
+        self.call(ctx, inner.slow_statements(ctx, statements_max)).await
     }
 }
 

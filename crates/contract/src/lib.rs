@@ -9,11 +9,14 @@ mod digest;
 mod door;
 mod error;
 mod escalation;
+mod health;
 mod lock;
 mod operate;
 mod permit;
 mod plan;
+pub mod quantity;
 mod secret;
+mod slow;
 mod store;
 
 pub use access::{
@@ -28,6 +31,7 @@ pub use digest::{canonical_json, sha256_hex};
 pub use door::{Door, Effect, Request, RequestSpec};
 pub use error::{Error, ErrorKind, Retry};
 pub use escalation::Trigger;
+pub use health::{Health, HealthArea, HealthCheck, HealthFinding, HealthScope, Seen};
 pub use lock::LockHolder;
 pub use operate::{
     Activity, EndHow, LockOn, Operate, Operation, Prepared, SessionCount, SessionInfo, SettingLevel,
@@ -35,6 +39,7 @@ pub use operate::{
 pub use permit::Permit;
 pub use plan::{Plan, PlanDigest, PlanStep, Statement, StepMode};
 pub use secret::SecretSource;
+pub use slow::{SlowAnswer, SlowStatements, StatementStatistics};
 pub use store::{
     Capabilities, Capability, Execute, Execution, Explain, Integrity, IntegrityProblem, Limits, Login, Probe,
     Query, Relational, Rows, Standby, StepState, Store, StoreDirectory, TableScan, Truncation,

@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    Access, Batch, BatchProgress, Context, Error, ErrorKind, LockHolder, Operate, Permit, Plan, ReplicaLag,
-    SecretSource,
+    Access, Batch, BatchProgress, Context, Error, ErrorKind, Health, LockHolder, Operate, Permit, Plan,
+    ReplicaLag, SecretSource, SlowStatements,
 };
 
 /// Something that an adapter can do; what is not declared answers `Unsupported`, what is declared passes its cases of
@@ -222,6 +222,16 @@ pub trait Store: Send + Sync {
 
     /// The role that looks at the running store and changes how it works.
     fn operate(&self) -> Option<&dyn Operate> {
+        None
+    }
+
+    /// What an expert asks of the engine to tell whether all is well.
+    fn health(&self) -> Option<&dyn Health> {
+        None
+    }
+
+    /// The engine's own count of what its statements cost.
+    fn slow_statements(&self) -> Option<&dyn SlowStatements> {
         None
     }
 

@@ -78,6 +78,7 @@ pub(crate) async fn read(
         Request::StoreLocks(request) => stores::locks(ctx, directory, request).await,
         Request::AccessList(request) => stores::access::list(ctx, directory, request).await,
         Request::AccessReview(request) => stores::access::review(ctx, directory, request).await,
+        Request::StoreHealth(request) => stores::health(ctx, directory, request).await,
         Request::IndexAdvise(request) => stores::advise(ctx, directory, request).await,
         Request::MigrationStatus(request) => {
             let files = project.migrations(&request.store)?;

@@ -70,6 +70,7 @@ requests! {
     StoreDiff(stores::DiffStore),
     StoreMeasure(stores::MeasureStore),
     StoreConsistency(stores::CheckConsistency),
+    StoreHealth(stores::CheckHealth),
     StoreSetup(stores::SetupStore),
     StoreLocks(stores::StoreLocks),
     StoreVacuum(stores::VacuumStore),

@@ -115,7 +115,7 @@ impl<'a> Inquiry<'a> {
 }
 
 /// The answer as evidence keeps it.
-fn rows_answer(rows: &Rows, parameters: &[Value]) -> Value {
+pub(crate) fn rows_answer(rows: &Rows, parameters: &[Value]) -> Value {
     let mut answer = json!({
         "columns": rows.columns,
         "rows": rows.rows.iter().take(EVIDENCE_ROWS_MAX).collect::<Vec<_>>(),

@@ -1,5 +1,6 @@
 //! How counts, sizes and rows are written for people.
 
+pub(crate) use contract::quantity::{size, thousands};
 use serde_json::Value;
 
 /// Why `write!` to a `String` needs no error.
@@ -16,35 +17,6 @@ pub(crate) fn count(n: u64, noun: &str) -> String {
         _ if noun.ends_with('x') => format!("{} {noun}es", thousands(n)),
         _ => format!("{} {noun}s", thousands(n)),
     }
-}
-
-/// `12,000`.
-pub(crate) fn thousands(n: u64) -> String {
-    let digits = n.to_string();
-    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
-}
-
-/// `512 B`, `80.0 KiB`.
-pub(crate) fn size(bytes: u64) -> String {
-    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
-    if bytes < 1024 {
-        return format!("{bytes} B");
-    }
-    #[allow(clippy::cast_precision_loss)] // One decimal is shown.
-    let mut size = bytes as f64 / 1024.0;
-    let mut unit = 0;
-    while size >= 1024.0 && unit + 1 < UNITS.len() {
-        size /= 1024.0;
-        unit += 1;
-    }
-    format!("{size:.1} {}", UNITS[unit])
 }
 
 /// Milliseconds with as many digits as matter: `0.041 ms`, `12.3 ms`, `1,204 ms`.
@@ -126,9 +98,6 @@ mod tests {
         }
         assert_eq!(count(2, "index"), "2 indexes");
         assert_eq!(count(2, "query"), "2 queries");
-        for (bytes, text) in [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (13_743_895_347, "12.8 GiB")] {
-            assert_eq!(size(bytes), text);
-        }
         for (ms, text) in [(0.0412, "0.041 ms"), (12.34, "12.3 ms"), (1204.4, "1,204 ms")] {
             assert_eq!(millis(ms), text);
         }

@@ -95,6 +95,13 @@ impl Store for Halting {
     fn operate(&self) -> Option<&dyn Operate> {
         self.inner.operate()
     }
+
+    fn health(&self) -> Option<&dyn contract::Health> {
+        self.inner.health()
+    }
+    fn slow_statements(&self) -> Option<&dyn contract::SlowStatements> {
+        self.inner.slow_statements()
+    }
     async fn close(&self) {
         self.inner.close().await;
     }
