@@ -8,6 +8,7 @@ mod execute;
 mod explain;
 mod health;
 mod integrity;
+mod rowset;
 mod scram;
 mod session;
 mod slow;

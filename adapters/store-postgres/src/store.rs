@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use contract::{
     Capabilities, Capability, Context, Error, ErrorKind, Execute, Explain, Health, Integrity, Login, Probe,
-    Query, Relational, Rows, SecretSource, SlowStatements, Store, Truncation,
+    Query, Relational, RowSets, Rows, SecretSource, SlowStatements, Store, Truncation,
 };
 use futures::StreamExt;
 use schema::{Dialect, Schema};
@@ -64,13 +64,13 @@ pub fn open(
 }
 
 /// A session in a read-only transaction. Dropping it stops what it runs and closes it.
-struct Reading {
+pub(crate) struct Reading {
     session: Option<Session>,
     _slot: OwnedSemaphorePermit,
 }
 
 impl Reading {
-    fn session(&self) -> &Session {
+    pub(crate) fn session(&self) -> &Session {
         self.session.as_ref().expect("taken only when the reading ends")
     }
 }
@@ -85,7 +85,7 @@ impl Drop for Reading {
 
 /// How a reading transaction sees the data.
 #[derive(Clone, Copy)]
-enum View {
+pub(crate) enum View {
     /// Each statement the newest.
     Newest,
     /// All statements the same.
@@ -94,13 +94,13 @@ enum View {
 
 /// What becomes of a session after its answer.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Next {
+pub(crate) enum Next {
     Keep,
     Stop,
 }
 
 impl Next {
-    fn after<T>(answer: &Result<T, Error>) -> Self {
+    pub(crate) fn after<T>(answer: &Result<T, Error>) -> Self {
         match answer {
             Err(error)
                 if !is_from_server(error)
@@ -131,7 +131,12 @@ impl PostgresStore {
         answer.map_err(|error| error.with("store", &self.name))
     }
 
-    async fn begin_reading(&self, ctx: &Context, timeout: Duration, view: View) -> Result<Reading, Error> {
+    pub(crate) async fn begin_reading(
+        &self,
+        ctx: &Context,
+        timeout: Duration,
+        view: View,
+    ) -> Result<Reading, Error> {
         let slot = Arc::clone(&self.slots)
             .acquire_owned()
             .await
@@ -164,7 +169,7 @@ impl PostgresStore {
     }
 
     /// Ends the transaction and keeps the session, unless it was stopped in the middle of something.
-    async fn end_reading(&self, mut reading: Reading, next: Next) {
+    pub(crate) async fn end_reading(&self, mut reading: Reading, next: Next) {
         if next == Next::Stop {
             // Told now, so that when the caller hears of it nothing goes on at the server. The session is not used
             // again: a cancellation may arrive late, and would then hit the next statement.
@@ -186,7 +191,7 @@ impl PostgresStore {
         }
     }
 
-    fn refuse_powerful_login(&self, session: &Session) -> Result<(), Error> {
+    pub(crate) fn refuse_powerful_login(&self, session: &Session) -> Result<(), Error> {
         let rights = &session.rights;
         let user = &rights.login.user;
         let why = if rights.login.superuser {
@@ -279,6 +284,10 @@ impl Store for PostgresStore {
     }
 
     fn slow_statements(&self) -> Option<&dyn SlowStatements> {
+        Some(self)
+    }
+
+    fn row_sets(&self) -> Option<&dyn RowSets> {
         Some(self)
     }
 

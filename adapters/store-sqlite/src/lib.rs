@@ -1,10 +1,12 @@
 //! SQLite behind the store contract.
 
 mod batch;
+mod canonical;
 mod catalog;
 mod config;
 mod error;
 mod execute;
+mod rowset;
 mod session;
 mod store;
 mod text;

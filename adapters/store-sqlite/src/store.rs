@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use contract::{
     Capabilities, Capability, Context, Error, ErrorKind, Execute, Explain, Integrity, IntegrityProblem,
-    Login, Probe, Query, Relational, Rows, Store, TableScan, Truncation,
+    Login, Probe, Query, Relational, RowSets, Rows, Store, TableScan, Truncation,
 };
 use rusqlite::Connection;
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
@@ -143,6 +143,10 @@ impl Store for SqliteStore {
     }
 
     fn integrity(&self) -> Option<&dyn Integrity> {
+        Some(self)
+    }
+
+    fn row_sets(&self) -> Option<&dyn RowSets> {
         Some(self)
     }
 

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use contract::{
     Access, Batch, BatchProgress, Capabilities, Context, Error, ErrorKind, Execute, Execution, Explain,
     Health, HealthCheck, HealthScope, Integrity, IntegrityProblem, LockHolder, Operate, Permit, Plan, Probe,
-    Query, Relational, ReplicaLag, Rows, SecretSource, SlowAnswer, SlowStatements, StepState, Store,
+    Query, Relational, ReplicaLag, RowSets, Rows, SecretSource, SlowAnswer, SlowStatements, StepState, Store,
 };
 use schema::{Dialect, Schema};
 use serde_json::Value;
@@ -125,6 +125,10 @@ impl<S: Store> Store for Faulty<S> {
 
     fn slow_statements(&self) -> Option<&dyn SlowStatements> {
         self.inner.slow_statements().map(|_| self as &dyn SlowStatements)
+    }
+
+    fn row_sets(&self) -> Option<&dyn RowSets> {
+        self.inner.row_sets()
     }
 
     async fn close(&self) {

@@ -15,6 +15,7 @@ mod operate;
 mod permit;
 mod plan;
 pub mod quantity;
+mod rowset;
 mod secret;
 mod slow;
 mod store;
@@ -38,6 +39,10 @@ pub use operate::{
 };
 pub use permit::Permit;
 pub use plan::{Plan, PlanDigest, PlanStep, Statement, StepMode};
+pub use rowset::{
+    Affinity, ColumnKind, Form, KeyRange, RangeDigest, RowChoice, RowEntry, RowHash, RowKey, RowSet,
+    RowSetColumn, RowSetField, RowSetSpec, RowSetTable, RowSets, RowTraffic, form, key_form,
+};
 pub use secret::SecretSource;
 pub use slow::{SlowAnswer, SlowStatements, StatementStatistics};
 pub use store::{

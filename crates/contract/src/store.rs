@@ -235,6 +235,11 @@ pub trait Store: Send + Sync {
         None
     }
 
+    /// The role that compares tables with those of other stores.
+    fn row_sets(&self) -> Option<&dyn crate::RowSets> {
+        None
+    }
+
     /// Closes all connections; calls in flight end with `Canceled`.
     async fn close(&self);
 

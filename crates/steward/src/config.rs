@@ -49,6 +49,9 @@ pub struct Config {
     /// Queries that matter, by store and name; tasks and measurements refer to them.
     #[serde(default)]
     pub queries: BTreeMap<String, BTreeMap<String, String>>,
+    /// Tables that shall hold the same rows, by name; `store compare` runs them.
+    #[serde(default)]
+    pub checks: BTreeMap<String, stores::RowCheck>,
     /// What the numbers should be.
     #[serde(default)]
     pub objectives: Objectives,
@@ -435,6 +438,31 @@ fn validate(config: &Config) -> At<()> {
     {
         return at(&["audit", "head_webhook"], "there is no webhook of this name", "name one of `webhooks`");
     }
+    for (name, check) in &config.checks {
+        if !is_name(name) {
+            return at(
+                &["checks", name],
+                "this is no name for a check",
+                "use lower-case letters, digits, `-` and `_`",
+            );
+        }
+        if let Err(error) = check.validate() {
+            let key = error.context().iter().find(|(name, _)| *name == "key").map(|(_, key)| key.clone());
+            let mut path = vec!["checks".to_owned(), name.clone()];
+            path.extend(key);
+            let out = Error::new(error.kind(), error.message());
+            return Err((path, out.hint(error.hint_text().unwrap_or_default())));
+        }
+        for (side, store) in ["left", "right"].into_iter().zip(check.stores()) {
+            if !config.stores.contains_key(store) {
+                return at(
+                    &["checks", name, side],
+                    &format!("there is no store `{store}`"),
+                    "begin with one of `stores`: `store.table`",
+                );
+            }
+        }
+    }
     for (name, schedule) in &config.schedules {
         if let Err(error) = crate::schedule::check(schedule) {
             let key = if error.context().iter().any(|(_, key)| key == "zone") { "zone" } else { "cron" };
@@ -537,7 +565,7 @@ mod tests {
 
     #[test]
     fn errors_name_line_key_and_what_to_do() {
-        let cases: [(&str, &str, &str, &str); 11] = [
+        let cases: [(&str, &str, &str, &str); 15] = [
             ("", "the project file is empty", "", ""),
             (
                 "project: shop\nstores:\n  a:\n    kind: postgres\n    url: postgres://h/db\n",
@@ -579,6 +607,25 @@ mod tests {
                 "5",
                 "stores.a.url",
             ),
+            (
+                "project: shop\nstores:\n  a:\n    kind: sqlite\n    path: x\nchecks:\n  c:\n    left: a.t\n    right: b.t\n",
+                "there is no store `b`",
+                "9",
+                "checks.c.right",
+            ),
+            (
+                "project: shop\nstores:\n  a:\n    kind: sqlite\n    path: x\nchecks:\n  c:\n    left: t\n    right: a.t\n",
+                "this names no table of a store",
+                "8",
+                "checks.c.left",
+            ),
+            (
+                "project: shop\nchecks:\n  c:\n    left: a.t\n    rigth: a.u\n",
+                "unknown field `rigth`",
+                "5",
+                "checks.c.rigth",
+            ),
+            ("project: shop\nchecks:\n  c:\n    left: a.t\n", "missing field `right`", "4", "checks.c.right"),
         ];
         for (text, message, line, key) in cases {
             let error = parse(text).expect_err(text);

@@ -79,6 +79,9 @@ pub(crate) async fn read(
         Request::AccessList(request) => stores::access::list(ctx, directory, request).await,
         Request::AccessReview(request) => stores::access::review(ctx, directory, request).await,
         Request::StoreHealth(request) => stores::health(ctx, directory, request).await,
+        Request::StoreCompare(request) => {
+            stores::compare(ctx, directory, &project.loaded().config.checks, request).await
+        }
         Request::IndexAdvise(request) => stores::advise(ctx, directory, request).await,
         Request::MigrationStatus(request) => {
             let files = project.migrations(&request.store)?;

@@ -71,6 +71,7 @@ requests! {
     StoreMeasure(stores::MeasureStore),
     StoreConsistency(stores::CheckConsistency),
     StoreHealth(stores::CheckHealth),
+    StoreCompare(stores::CompareStores),
     StoreSetup(stores::SetupStore),
     StoreLocks(stores::StoreLocks),
     StoreVacuum(stores::VacuumStore),

@@ -2,7 +2,9 @@
 
 pub mod access;
 mod advise;
+mod bisect;
 mod check;
+mod compare;
 mod consistency;
 mod drift;
 mod execute;
@@ -26,6 +28,9 @@ mod text;
 pub use access::{AccessOn, GrantAccess, ListAccess, ReviewAccess, RevokeAccess};
 pub use advise::advise;
 pub use check::{CheckStore, check};
+pub use compare::{
+    CompareStores, ComparedColumn, Comparison, Difference, DifferentValue, RowCheck, checks_of, compare,
+};
 pub use consistency::{CheckConsistency, Orphans, consistency};
 pub use drift::{DiffStore, diff};
 pub use execute::{execute, progress};

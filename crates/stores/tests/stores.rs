@@ -4,6 +4,7 @@
 #![allow(clippy::similar_names, reason = "a request and its answer are nearly one word")]
 #![allow(clippy::unused_self, reason = "what a world gives may one day depend on it")]
 
+mod compare;
 mod crash;
 mod world;
 

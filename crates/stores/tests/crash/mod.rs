@@ -11,7 +11,8 @@ use async_trait::async_trait;
 use conformance::permit_for;
 use contract::{
     Access, Batch, BatchProgress, Capabilities, Context, Error, Execute, Execution, Integrity, LockHolder,
-    Operate, Permit, Plan, Probe, Relational, ReplicaLag, SecretSource, StepState, Store, StoreDirectory,
+    Operate, Permit, Plan, Probe, Relational, ReplicaLag, RowSets, SecretSource, StepState, Store,
+    StoreDirectory,
 };
 use serde_json::json;
 use stores::InspectStore;
@@ -101,6 +102,10 @@ impl Store for Halting {
     }
     fn slow_statements(&self) -> Option<&dyn contract::SlowStatements> {
         self.inner.slow_statements()
+    }
+
+    fn row_sets(&self) -> Option<&dyn RowSets> {
+        self.inner.row_sets()
     }
     async fn close(&self) {
         self.inner.close().await;
