@@ -1,6 +1,15 @@
 //! Will this migration hurt? What each statement of a file locks, scans, rewrites and breaks.
 
+mod alter;
+mod judge;
+mod lock;
 pub mod operation;
 mod parse;
+mod rules;
+mod types;
+mod world;
 
+pub use judge::{RelationLock, Remark, Verdict, Work};
+pub use lock::{Blocking, Lock};
 pub use parse::{read, read_statement};
+pub use rules::{RULES, Rule, rule_of};
