@@ -482,9 +482,13 @@ pub(crate) fn exit_code(answer: &Answer) -> u8 {
         "policy.test",
         "policy.check",
         "migration.status",
+        "migration.lint",
         "audit.verify",
     ];
-    let found = answer.findings.iter().any(|finding| finding.severity >= Severity::Warning);
+    // A linter warns of much that is meant; only what hurts fails a build.
+    let lint = answer.request == "migration.lint";
+    let least = if lint { Severity::Critical } else { Severity::Warning };
+    let found = answer.findings.iter().any(|finding| finding.severity >= least);
     if checks.contains(&answer.request.as_str()) && found { exit::FINDINGS } else { exit::DONE }
 }
 

@@ -87,6 +87,20 @@ pub(crate) async fn read(
             let files = project.migrations(&request.store)?;
             migration::status(ctx, directory, &files, request).await
         }
+        Request::MigrationLint(request) => {
+            let mut given = Vec::new();
+            for path in &request.files {
+                let bytes = files::read(&project.loaded().dir, path)?.ok_or_else(|| {
+                    Error::new(ErrorKind::NotFound, "there is no such file in the project").with("file", path)
+                })?;
+                given.push(migration::MigrationFile::new(path, bytes));
+            }
+            let migrations = match &request.store {
+                Some(store) if request.pending => project.migrations(store)?,
+                _ => Vec::new(),
+            };
+            stores::lint::lint(ctx, directory, &given, &migrations, request).await
+        }
         Request::MigrationPlan(request) => {
             let files = project.migrations(&request.store)?;
             migration::preview(ctx, directory, &files, request).await

@@ -88,6 +88,7 @@ requests! {
     MigrationNew(stores::NewMigration),
     MigrationStatus(stores::MigrationStatus),
     MigrationPlan(stores::PlanMigrations),
+    MigrationLint(stores::lint::LintMigrations),
     MigrationApply(stores::ApplyMigrations),
     MigrationRollback(stores::RollbackMigrations),
     TaskRun(pm::RunTask),

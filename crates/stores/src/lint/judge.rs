@@ -193,8 +193,32 @@ pub(crate) fn judge(script: &Script, world: &mut World) -> Vec<Verdict> {
     }
     let mut verdicts: Vec<Verdict> =
         script.statements.iter().map(|statement| judge.statement(statement)).collect();
+    if let Some((line, message)) = &script.broken {
+        verdicts.push(unreadable(*line, message));
+    }
     allow(script, &mut verdicts);
     verdicts
+}
+
+/// A file that cannot be cut into statements.
+fn unreadable(line: usize, message: &str) -> Verdict {
+    let mut effects = Effects::default();
+    effects.remark(
+        "unknown_statement",
+        Severity::Critical,
+        "",
+        format!("the file cannot be read from here on ({message}): it may block"),
+    );
+    Verdict {
+        line,
+        range: 0..0,
+        statement: String::new(),
+        blocking: Blocking::Unjudged,
+        locks: Vec::new(),
+        work: Vec::new(),
+        remarks: effects.remarks,
+        assumed: Vec::new(),
+    }
 }
 
 /// Marks the remarks that the author allows: those of the statement that follows the allowance.
@@ -1228,15 +1252,13 @@ impl Judge<'_> {
                     }
                 }
             }
-            Operation::Delete { table, reach } => {
+            Operation::Delete { table, reach, condition } => {
                 if let Some((name, relation)) = self.table(table, statement, effects) {
                     effects.lock(&name, Lock::RowExclusive);
                     for (child, _) in self.world.referring(&name) {
                         effects.lock(&child, Lock::RowShare);
                     }
-                    let condition =
-                        statement.sql.to_ascii_uppercase().find(" WHERE ").map(|at| &statement.sql[at + 7..]);
-                    self.rows_changed(&name, &relation, *reach, condition, effects);
+                    self.rows_changed(&name, &relation, *reach, condition.as_deref(), effects);
                     if !relation.new {
                         let rows = if *reach == Reach::All { "all rows" } else { "some rows" };
                         effects.loses(&name, format!("{rows} of `{name}` are deleted"));

@@ -816,6 +816,8 @@ pub enum Operation {
         table: Name,
         /// Which rows.
         reach: Reach,
+        /// The condition as written.
+        condition: Option<String>,
     },
     /// MERGE.
     Merge {

@@ -371,6 +371,7 @@ fn data_changes(node: &SyntaxNode) -> Vec<Operation> {
             K::DELETE => out.push(Operation::Delete {
                 table: named(&found, K::RELATION_NAME_REF),
                 reach: reach(child(&found, K::WHERE_CLAUSE).as_ref()),
+                condition: child(&found, K::WHERE_CLAUSE).as_ref().and_then(expr_in).map(|it| it.sql),
             }),
             K::INSERT => {
                 let listed = child(&found, K::VALUES).is_some() || child(&found, K::DEFAULT_VALUES).is_some();
