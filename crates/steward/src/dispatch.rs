@@ -202,6 +202,17 @@ pub(crate) async fn plan(
             plan.target = format!("path:{}", file.path);
             plan.into()
         }
+        Request::MigrationRewrite(rewrite) => {
+            let file =
+                migration::safe_file(ctx, directory, &project.migrations(&rewrite.store)?, rewrite).await?;
+            let content = files::utf8(&file.path, file.content)?;
+            let before = files::fingerprint(&project.loaded().dir, &file.path)?;
+            let summary = format!("replace {} by its safe form", file.path);
+            let mut plan = own_plan(ctx, request, &summary, before);
+            plan.target = format!("path:{}", file.path);
+            plan.predicted = json!({ "content": content });
+            plan.into()
+        }
         Request::MigrationApply(request) => {
             let files = project.migrations(&request.store)?;
             migration::plan_apply(ctx, directory, &files, request).await?.into()
@@ -303,6 +314,9 @@ pub(crate) async fn perform(
         | Request::MigrationApply(_)
         | Request::MigrationRollback(_) => change_store(steward, ctx, project, permit, plan).await,
         Request::MigrationNew(request) => {
+            let dir = &project.loaded().dir;
+            // Two who take the next number at the same time take it one after the other.
+            let _turn = files::take_turn(dir)?;
             let file = migration::new_file(&project.migrations(&request.store)?, request)?;
             if plan.target != format!("path:{}", file.path) {
                 return Err(Error::new(ErrorKind::Conflict, "another migration was added meanwhile")
@@ -311,7 +325,19 @@ pub(crate) async fn perform(
                     .hint("ask for the change again"));
             }
             let content = files::utf8(&file.path, file.content)?;
-            files::write(&project.loaded().dir, &files::WriteFile { path: file.path, content })
+            files::write(dir, &files::WriteFile { path: file.path, content })
+        }
+        Request::MigrationRewrite(_) => {
+            let dir = &project.loaded().dir;
+            let path = plan.target.strip_prefix("path:").unwrap_or_default().to_owned();
+            if files::fingerprint(dir, &path)? != plan.pre_state {
+                return Err(Error::new(ErrorKind::Conflict, "the file has changed since the plan was made")
+                    .with("path", &path)
+                    .with_retry(contract::Retry::Never)
+                    .hint("ask for the change again"));
+            }
+            let content = plan.predicted["content"].as_str().unwrap_or_default().to_owned();
+            files::write(dir, &files::WriteFile { path, content })
         }
         Request::SecretPut(_) | Request::SecretRotate(_) | Request::SecretRemove(_) => {
             steward.vault().execute(ctx, permit, plan, options.secret.clone()).await

@@ -10,6 +10,9 @@ use serde_json::json;
 /// Largest file that is read or written, in bytes.
 const FILE_BYTES_MAX: u64 = 8 << 20;
 
+/// Locked while a new file gets its number; it stays, empty.
+const TURN_FILE: &str = ".steward/numbering.lock";
+
 /// Writes a file of the project.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -137,6 +140,23 @@ pub(crate) fn read(dir: &Path, path: &str) -> Result<Option<Vec<u8>>, Error> {
         return Err(refuse("the file is too large").hint(format!("at most {FILE_BYTES_MAX} bytes are read")));
     }
     Ok(Some(bytes))
+}
+
+/// Holds the project's turn to number a new file, for as long as it lives; waits until whoever has it is done.
+///
+/// The operating system takes it back from a process that dies.
+///
+/// # Errors
+///
+/// `Denied`: the project's own folder cannot be written.
+pub(crate) fn take_turn(dir: &Path) -> Result<std::fs::File, Error> {
+    let path = dir.join(TURN_FILE);
+    let fail = |cause| io_error("cannot lock", TURN_FILE, cause);
+    std::fs::create_dir_all(path.parent().unwrap_or(dir)).map_err(fail)?;
+    let file =
+        std::fs::OpenOptions::new().write(true).create(true).truncate(false).open(&path).map_err(fail)?;
+    file.lock().map_err(fail)?;
+    Ok(file)
 }
 
 /// Writes the file: to a new place first, then renamed, so that it is whole or as before.

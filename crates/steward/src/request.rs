@@ -89,6 +89,7 @@ requests! {
     MigrationStatus(stores::MigrationStatus),
     MigrationPlan(stores::PlanMigrations),
     MigrationLint(stores::lint::LintMigrations),
+    MigrationRewrite(stores::RewriteMigration),
     MigrationApply(stores::ApplyMigrations),
     MigrationRollback(stores::RollbackMigrations),
     TaskRun(pm::RunTask),

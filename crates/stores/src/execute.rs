@@ -14,6 +14,7 @@ use crate::inquiry::{Inquiry, millis_since};
 use crate::migration;
 use crate::operate;
 use crate::prestate::Scope;
+use crate::steps::Run;
 use crate::text;
 
 /// The state of each step of the plan as the store records it, for an intent that was found unfinished.
@@ -36,7 +37,7 @@ pub async fn progress(
 /// Dropping the future between steps leaves a plan that can be resumed; within a transaction step nothing of it.
 ///
 /// Value: `request`, `store`, `digest`, `resumed`, `nothing_to_do`, `steps_run`, `rows_affected`, `steps[] {id, title,
-/// already_done, rows_affected, elapsed_ms}`, `verified`, and by request: `migrations[]`, or `index {…}`, `before` and
+/// already_done, rows_affected, elapsed_ms, lock_waits, batches, replica_wait_ms}`, `lock_waits`, `verified`, and by request: `migrations[]`, or `index {…}`, `before` and
 /// `after` ([`crate::Measured`]), `speedup`. Findings: `unverified`, `index_unused`.
 ///
 /// # Errors
@@ -91,11 +92,12 @@ pub async fn execute(
         }
     }
     let mut steps = Vec::with_capacity(plan.steps.len());
-    let (mut steps_run, mut rows_affected) = (0_u64, 0_u64);
+    let (mut steps_run, mut rows_affected, mut lock_waits) = (0_u64, 0_u64, 0_u64);
+    let run = Run::new(ctx, &*store, permit, plan);
     for (index, step) in plan.steps.iter().enumerate() {
         let already_done = states[index] == StepState::Done;
         let started = Instant::now();
-        let rows = execution.run(ctx, permit, plan, index).await.map_err(|error| {
+        let ran = run.step(&mut *execution, index).await.map_err(|error| {
             let error = error.with("step", format!("{} of {}: {}", index + 1, plan.steps.len(), step.title));
             if steps_run > 0 || resumed {
                 error.with("done", format!("the {index} before it stay done and recorded"))
@@ -103,7 +105,8 @@ pub async fn execute(
                 error
             }
         })?;
-        let elapsed_ms = millis_since(started);
+        let (rows, elapsed_ms) = (ran.rows_affected, millis_since(started));
+        lock_waits += ran.lock_waits;
         if !already_done {
             tracing::info!(step = step.id, rows, elapsed_ms, "step done");
             let statements: Vec<&str> =
@@ -119,13 +122,15 @@ pub async fn execute(
             rows_affected += rows;
         }
         steps.push(json!({"id": step.id, "title": step.title, "already_done": already_done,
-                          "rows_affected": rows, "elapsed_ms": elapsed_ms}));
+                          "rows_affected": rows, "elapsed_ms": elapsed_ms, "lock_waits": ran.lock_waits,
+                          "batches": ran.batches, "replica_wait_ms": ran.replica_wait_ms}));
     }
     execution.finish(ctx).await?;
 
     value["resumed"] = json!(resumed);
     value["steps_run"] = json!(steps_run);
     value["rows_affected"] = json!(rows_affected);
+    value["lock_waits"] = json!(lock_waits);
     value["steps"] = json!(steps);
     let mut findings = Vec::new();
     let problems = verify(&mut inquiry, plan, before, &baseline, &mut value, &mut findings).await?;
@@ -140,7 +145,11 @@ pub async fn execute(
         evidence: evidence.clone(),
         escalate: Some(Trigger::DataLossRisk),
     }));
-    let mut outcome = Outcome::new(&value, outcome_text(plan, &value, &findings));
+    let text = outcome_text(plan, &value, &findings);
+    if let Some(fields) = value.as_object_mut() {
+        fields.remove("summary_text");
+    }
+    let mut outcome = Outcome::new(&value, text);
     outcome.findings = findings;
     outcome.evidence = inquiry.evidence;
     Ok(outcome)
@@ -167,19 +176,25 @@ async fn verify(
             let versions: Vec<u64> =
                 serde_json::from_value(plan.predicted["versions"].clone()).unwrap_or_default();
             let history = migration::history::read(inquiry).await?.unwrap_or_default();
-            inquiry.schema().await?;
+            let schema = inquiry.schema().await?.0;
             let wanted = plan.request == "migration.apply";
             value["migrations"] = plan.predicted["migrations"].clone();
-            Ok(versions
-                .into_iter()
-                .filter(|version| {
-                    let applied = history.iter().any(|record| {
-                        record.version == *version && record.state == migration::history::State::Applied
-                    });
-                    applied != wanted
-                })
-                .map(|version| format!("the store's history does not show it for migration {version}"))
-                .collect())
+            let (summary, text) = migration::summary_of(plan, &schema);
+            value["summary"] = summary;
+            value["summary_text"] = json!(text);
+            let mut problems = migration::not_valid(plan, &schema);
+            problems.extend(
+                versions
+                    .into_iter()
+                    .filter(|version| {
+                        let applied = history.iter().any(|record| {
+                            record.version == *version && record.state == migration::history::State::Applied
+                        });
+                        applied != wanted
+                    })
+                    .map(|version| format!("the store's history does not show it for migration {version}")),
+            );
+            Ok(problems)
         }
         "index.create" | "index.drop" => index::verify(inquiry, plan, before, value, findings).await,
         _ => operate::verify(inquiry, plan, baseline).await,
@@ -204,5 +219,6 @@ fn outcome_text(plan: &Plan, value: &Value, findings: &[Finding]) -> String {
     }
     lines.push(if value["verified"] == json!(true) { "  verified".into() } else { "  NOT verified".into() });
     lines.extend(findings.iter().map(|finding| format!("  {}", finding.title)));
+    lines.extend(value["summary_text"].as_str().map(ToOwned::to_owned));
     lines.join("\n")
 }

@@ -18,11 +18,13 @@ mod locks;
 mod measure;
 pub mod migration;
 pub mod operate;
+mod pace;
 mod plan_text;
 mod prestate;
 mod query;
 mod request;
 pub mod setup;
+mod steps;
 mod text;
 
 pub use access::{AccessOn, GrantAccess, ListAccess, ReviewAccess, RevokeAccess};
@@ -44,5 +46,5 @@ pub use plan_text::plan_text;
 pub use query::{QueryStore, query};
 pub use request::{
     AdviseIndexes, ApplyMigrations, CreateIndex, DropIndex, MigrationStatus, NewMigration, PlanMigrations,
-    RollbackMigrations, SetupStore,
+    RewriteMigration, RollbackMigrations, SetupStore,
 };

@@ -18,6 +18,10 @@ fn number_or_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<S
     }))
 }
 
+fn one_number_or_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    number_or_name(deserializer)?.ok_or_else(|| serde::de::Error::custom("give a number or a name"))
+}
+
 /// Arguments of `store.setup`.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -148,6 +152,14 @@ pub(crate) fn default_lock_timeout_ms() -> u64 {
     5_000
 }
 
+pub(crate) fn default_lock_attempts() -> u64 {
+    5
+}
+
+fn is_false(flag: &bool) -> bool {
+    !flag
+}
+
 pub(crate) fn default_statement_timeout_ms() -> u64 {
     900_000
 }
@@ -197,12 +209,35 @@ pub struct PlanMigrations {
     /// Number or name of the last migration to plan; all pending ones without it.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "number_or_name")]
     pub to: Option<String>,
+    /// Show the safe form: what would hold a lock for long is done another way that ends in the same schema.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub safe: bool,
+}
+
+/// Arguments of `migration.rewrite`.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RewriteMigration {
+    /// The store's name in the project file.
+    pub store: String,
+    /// Number or name of the pending migration.
+    #[serde(deserialize_with = "one_number_or_name")]
+    pub migration: String,
+}
+
+impl Request for RewriteMigration {
+    const NAME: &'static str = "migration.rewrite";
+    const SUMMARY: &'static str = "Replace a pending migration's file by its safe form";
+    const EXAMPLE: &'static str = "steward migration rewrite orders 4";
+    const EFFECT: Effect = Effect::Change;
+    const ACTION: &'static str = "file.write";
+    const POSITIONAL: &'static [&'static str] = &["store", "migration"];
 }
 
 impl Request for PlanMigrations {
     const NAME: &'static str = "migration.plan";
     const SUMMARY: &'static str = "Show what the pending migrations would run, lock, lose and break";
-    const EXAMPLE: &'static str = "steward migration plan orders";
+    const EXAMPLE: &'static str = "steward migration plan orders --safe";
     const EFFECT: Effect = Effect::Read;
     const ACTION: &'static str = "store.read";
     const POSITIONAL: &'static [&'static str] = &["store"];
@@ -217,9 +252,15 @@ pub struct ApplyMigrations {
     /// Number or name of the last migration to apply; all pending ones without it.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "number_or_name")]
     pub to: Option<String>,
+    /// Apply the safe form, as `migration plan --safe` shows it.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub safe: bool,
     /// Longest wait for a lock, in milliseconds; others wait behind us meanwhile.
     #[serde(default = "default_lock_timeout_ms")]
     pub lock_timeout_ms: u64,
+    /// How often a step tries to get its locks, with growing pauses in between in which others go first.
+    #[serde(default = "default_lock_attempts")]
+    pub lock_attempts: u64,
     /// Longest time one statement may take, in milliseconds.
     #[serde(default = "default_statement_timeout_ms")]
     pub statement_timeout_ms: u64,
@@ -249,6 +290,9 @@ pub struct RollbackMigrations {
     /// Longest wait for a lock, in milliseconds; others wait behind us meanwhile.
     #[serde(default = "default_lock_timeout_ms")]
     pub lock_timeout_ms: u64,
+    /// How often a step tries to get its locks, with growing pauses in between in which others go first.
+    #[serde(default = "default_lock_attempts")]
+    pub lock_attempts: u64,
     /// Longest time one statement may take, in milliseconds.
     #[serde(default = "default_statement_timeout_ms")]
     pub statement_timeout_ms: u64,

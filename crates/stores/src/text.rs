@@ -14,7 +14,7 @@ pub(crate) fn count(n: u64, noun: &str) -> String {
     match n {
         1 => format!("1 {noun}"),
         _ if noun.ends_with('y') => format!("{} {}ies", thousands(n), &noun[..noun.len() - 1]),
-        _ if noun.ends_with('x') => format!("{} {noun}es", thousands(n)),
+        _ if noun.ends_with('x') || noun.ends_with("ch") => format!("{} {noun}es", thousands(n)),
         _ => format!("{} {noun}s", thousands(n)),
     }
 }

@@ -6,6 +6,7 @@
 
 mod compare;
 mod crash;
+mod safe;
 mod world;
 
 use contract::{ErrorKind, Severity, Trigger};

@@ -1,6 +1,8 @@
 //! Migration files: their names, sections and the chain of their checksums.
 
-use contract::{Error, ErrorKind, sha256_hex};
+use std::borrow::Cow;
+
+use contract::{BATCH, Error, ErrorKind, sha256_hex};
 use schema::Dialect;
 
 use super::split::{Piece, split};
@@ -30,6 +32,40 @@ impl MigrationFile {
 pub(crate) struct Sql {
     pub(crate) line: usize,
     pub(crate) text: String,
+    /// Run in batches, as `-- steward: batched TABLE by COLUMN, …` before it says.
+    pub(crate) batched: Option<Batched>,
+}
+
+impl Sql {
+    /// A statement that is run whole.
+    pub(crate) fn new(line: usize, text: impl Into<String>) -> Self {
+        Self { line, text: text.into(), batched: None }
+    }
+
+    /// The statement as a parser reads it: with a condition that always holds where the range of a batch will stand.
+    pub(crate) fn readable(&self) -> Cow<'_, str> {
+        match self.batched {
+            Some(_) => Cow::Owned(self.text.replace(BATCH, "true")),
+            None => Cow::Borrowed(&self.text),
+        }
+    }
+}
+
+/// Over which table, by which key a statement runs in batches; both as statements write them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Batched {
+    pub(crate) table: String,
+    pub(crate) key: Vec<String>,
+}
+
+impl Batched {
+    fn read(words: &str) -> Option<Self> {
+        let (table, key) = words.split_once(" by ")?;
+        let key: Vec<String> = key.split(',').map(|column| column.trim().to_owned()).collect();
+        let fits = |name: &str| !name.is_empty() && !name.contains([';', '\'', '(', ')']);
+        (fits(table) && key.iter().all(|column| fits(column)))
+            .then(|| Self { table: table.trim().to_owned(), key })
+    }
 }
 
 /// A migration as its file says it.
@@ -46,6 +82,8 @@ pub(crate) struct Migration {
     pub(crate) irreversible: bool,
     /// All statements in one transaction.
     pub(crate) transaction: bool,
+    /// The whole text of the safe form, if this is one and not what the file says.
+    pub(crate) form: Option<String>,
 }
 
 /// Reads all migrations of a store, in order; files that do not end in `.sql` are left alone.
@@ -83,6 +121,17 @@ pub(crate) fn read(files: &[MigrationFile], dialect: Dialect) -> Result<Vec<Migr
             Ok(migration)
         })
         .collect()
+}
+
+/// The safe form of a migration from its text; it stands for the same file.
+///
+/// # Errors
+///
+/// `Invalid`: the text is not a migration.
+pub(crate) fn read_form(of: &Migration, text: &str, dialect: Dialect) -> Result<Migration, Error> {
+    let file = MigrationFile::new(of.path.clone(), text);
+    let form = parse(of.version, &file, dialect, "")?;
+    Ok(Migration { checksum: of.checksum.clone(), form: Some(text.to_owned()), ..form })
 }
 
 /// The number that comes next.
@@ -140,15 +189,29 @@ fn parse(version: u64, file: &MigrationFile, dialect: Dialect, previous: &str) -
         down: None,
         irreversible: false,
         transaction: true,
+        form: None,
     };
     let mut up_at = None;
+    let mut batched = None;
     for piece in pieces {
         match piece {
-            Piece::Statement { line, text, .. } => match &mut migration.down {
-                Some(down) => down.push(Sql { line, text }),
-                None => migration.up.push(Sql { line, text }),
-            },
+            Piece::Statement { line, text, .. } => {
+                let sql = Sql { line, text, batched: batched.take() };
+                if sql.batched.is_some() != sql.text.contains(BATCH) {
+                    return Err(invalid(line, format!("`{BATCH}` and `-- steward: batched` belong together")).hint(
+                        "write `-- steward: batched orders by id` before the statement, and in it `WHERE … AND {{batch}}`",
+                    ));
+                }
+                migration.down.as_mut().unwrap_or(&mut migration.up).push(sql);
+            }
             Piece::Directive { line, text } => match text.as_str() {
+                words if words.starts_with("batched ") => {
+                    batched = Batched::read(&words["batched ".len()..]);
+                    if batched.is_none() {
+                        return Err(invalid(line, format!("`-- steward: {words}` cannot be read"))
+                            .hint("write it as `-- steward: batched orders by id`"));
+                    }
+                }
                 "up" => {
                     if up_at.is_some() || migration.down.is_some() || !migration.up.is_empty() {
                         return Err(invalid(
@@ -178,6 +241,11 @@ fn parse(version: u64, file: &MigrationFile, dialect: Dialect, previous: &str) -
         return Err(invalid(up_at.unwrap_or(1), "the migration has no statement".into())
             .hint("write the way there under `-- steward: up`, and the way back under `-- steward: down`"));
     }
+    let in_batches = |list: &[Sql]| list.iter().find(|sql| sql.batched.is_some()).map(|sql| sql.line);
+    if let Some(line) = in_batches(&migration.up).filter(|_| migration.transaction) {
+        return Err(invalid(line, "batches need `-- steward: no-transaction`".into())
+            .hint("each batch is a transaction of its own"));
+    }
     if migration.irreversible && migration.down.is_some() {
         return Err(invalid(1, "the migration says `irreversible` and has a `down` section".into()));
     }
@@ -206,8 +274,8 @@ mod tests {
         let read = read(&files, Dialect::Sqlite).unwrap();
         assert_eq!(read.len(), 2);
         assert_eq!(read[0].name, "0001_a");
-        assert_eq!(read[0].up, [Sql { line: 3, text: "SELECT 1".into() }]);
-        assert_eq!(read[0].down, Some(vec![Sql { line: 5, text: "SELECT -1".into() }]));
+        assert_eq!(read[0].up, [Sql::new(3, "SELECT 1")]);
+        assert_eq!(read[0].down, Some(vec![Sql::new(5, "SELECT -1")]));
         assert!(!read[1].transaction && read[1].down.is_none());
     }
 

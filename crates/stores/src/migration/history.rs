@@ -8,6 +8,8 @@ use serde_json::{Value, json};
 use super::file::Migration;
 use crate::inquiry::{Inquiry, as_u64, placeholder};
 
+/// Columns of the table.
+pub(crate) const COLUMNS: u64 = 7;
 /// More migrations than any store has.
 const ROWS_MAX: usize = 100_000;
 
@@ -43,6 +45,9 @@ pub(crate) struct Record {
     /// Statements that have run in this direction.
     pub(crate) statements_done: u64,
     pub(crate) applied_at: String,
+    /// The text of the safe form in which it was begun, if it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) form: Option<String>,
 }
 
 /// The table's name as statements write it.
@@ -56,26 +61,32 @@ pub(crate) fn table(dialect: Dialect) -> &'static str {
 /// What the store remembers, by version; `None` when it has no such table yet.
 pub(crate) async fn read(inquiry: &mut Inquiry<'_>) -> Result<Option<Vec<Record>>, Error> {
     let dialect = inquiry.dialect()?;
-    let exists = match dialect {
-        Dialect::Postgres => {
-            "SELECT count(*) FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace \
-             WHERE n.nspname = 'steward' AND c.relname = 'steward_migrations'"
-        }
-        Dialect::Sqlite => {
-            "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'steward_migrations'"
-        }
-    };
-    if inquiry.number(exists.to_owned(), Limits::default().statement_timeout).await?.0 == 0 {
+    let columns = columns(inquiry).await?;
+    if columns == 0 {
         return Ok(None);
     }
+    let form = if columns < COLUMNS { "NULL" } else { "form" };
     let mut query = Query::new(format!(
-        "SELECT version, name, checksum, state, statements_done, CAST(applied_at AS TEXT) AS applied_at FROM {} \
-         ORDER BY version",
+        "SELECT version, name, checksum, state, statements_done, CAST(applied_at AS TEXT) AS applied_at, {form} AS form \
+         FROM {} ORDER BY version",
         table(dialect)
     ));
     query.limits = Limits { rows_max: ROWS_MAX, bytes_max: usize::MAX, ..Limits::default() };
     let (rows, _) = inquiry.rows(&query).await?;
     rows.rows.iter().map(|row| record(inquiry, row)).collect::<Result<_, _>>().map(Some)
+}
+
+/// How many columns the table has: 0 when there is none, fewer than [`COLUMNS`] when an earlier version made it.
+pub(crate) async fn columns(inquiry: &mut Inquiry<'_>) -> Result<u64, Error> {
+    let sql = match inquiry.dialect()? {
+        Dialect::Postgres => {
+            "SELECT count(*) FROM pg_catalog.pg_attribute AS a JOIN pg_catalog.pg_class AS c ON c.oid = a.attrelid \
+             JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace \
+             WHERE n.nspname = 'steward' AND c.relname = 'steward_migrations' AND a.attnum > 0 AND NOT a.attisdropped"
+        }
+        Dialect::Sqlite => "SELECT count(*) FROM pragma_table_info('steward_migrations')",
+    };
+    Ok(inquiry.number(sql.to_owned(), Limits::default().statement_timeout).await?.0)
 }
 
 fn record(inquiry: &Inquiry<'_>, row: &[Value]) -> Result<Record, Error> {
@@ -88,6 +99,7 @@ fn record(inquiry: &Inquiry<'_>, row: &[Value]) -> Result<Record, Error> {
             state: serde_json::from_value(row.get(3)?.clone()).ok()?,
             statements_done: as_u64(row.get(4)?)?,
             applied_at: text(5)?,
+            form: text(6),
         })
     };
     parse().ok_or_else(|| {
@@ -112,15 +124,45 @@ pub(crate) fn create(dialect: Dialect) -> Vec<Statement> {
             Statement::new(
                 "CREATE TABLE IF NOT EXISTS steward.steward_migrations (version bigint PRIMARY KEY, name text NOT NULL, \
                  checksum text NOT NULL, state text NOT NULL, statements_done bigint NOT NULL, \
-                 applied_at timestamptz NOT NULL)",
+                 applied_at timestamptz NOT NULL, form text)",
             ),
         ],
         Dialect::Sqlite => vec![Statement::new(
             "CREATE TABLE IF NOT EXISTS steward_migrations (version INTEGER PRIMARY KEY, name TEXT NOT NULL, \
              checksum TEXT NOT NULL, state TEXT NOT NULL, statements_done INTEGER NOT NULL, \
-             applied_at TEXT NOT NULL)",
+             applied_at TEXT NOT NULL, form TEXT)",
         )],
     }
+}
+
+/// What gives a table of an earlier version the column for safe forms.
+pub(crate) fn complete(dialect: Dialect) -> Statement {
+    Statement::new(format!("ALTER TABLE {} ADD COLUMN form text", table(dialect)))
+}
+
+/// Remembers that a migration has begun in this safe form, and that none of its statements has run.
+pub(crate) fn begin(dialect: Dialect, migration: &Migration, form: &str) -> Statement {
+    let p = |n| placeholder(dialect, n);
+    Statement::with_parameters(
+        format!(
+            "INSERT INTO {} (version, name, checksum, state, statements_done, applied_at, form) \
+             VALUES ({}, {}, {}, {}, 0, {}, {})",
+            table(dialect),
+            p(1),
+            p(2),
+            p(3),
+            p(4),
+            now(dialect),
+            p(5)
+        ),
+        vec![
+            json!(migration.version),
+            json!(migration.name),
+            json!(migration.checksum),
+            json!(State::Begun.as_str()),
+            json!(form),
+        ],
+    )
 }
 
 fn now(dialect: Dialect) -> &'static str {
@@ -246,6 +288,7 @@ mod tests {
             state: State::Applied,
             statements_done: 1,
             applied_at: "2026-01-01".into(),
+            form: None,
         }
     }
 

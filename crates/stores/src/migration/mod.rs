@@ -10,9 +10,11 @@ mod file;
 pub(crate) mod history;
 mod plan;
 pub(crate) mod risk;
+mod safe;
 pub(crate) mod split;
+mod summary;
 
-use contract::{Context, Error, ErrorKind, Finding, Outcome, Plan, Severity, StoreDirectory};
+use contract::{Context, Error, ErrorKind, Finding, LockHolder, Outcome, Plan, Severity, StoreDirectory};
 use serde_json::json;
 
 pub use file::MigrationFile;
@@ -21,10 +23,15 @@ pub use plan::{plan_apply, plan_rollback};
 
 use crate::inquiry::Inquiry;
 use crate::request::{
-    ApplyMigrations, MigrationStatus, NewMigration, PlanMigrations, default_lock_timeout_ms,
-    default_statement_timeout_ms,
+    ApplyMigrations, MigrationStatus, NewMigration, PlanMigrations, RewriteMigration, default_lock_attempts,
+    default_lock_timeout_ms, default_statement_timeout_ms,
 };
+use crate::steps::holders;
 use crate::text;
+use safe::Rewritten;
+
+/// A transaction that has run for longer makes a strong lock wait, and everybody else behind it.
+const TRANSACTION_LONG_MS: u64 = 5_000;
 
 /// The next migration file: its name in `migrations/<store>/` and its content. Writes nothing.
 ///
@@ -54,7 +61,8 @@ pub fn new_file(files: &[MigrationFile], request: &NewMigration) -> Result<Migra
 /// Shows which migrations the store has and which are pending.
 ///
 /// Value: `store`, `applied[] {version, name, checksum, state, statements_done, applied_at}` (all that were begun),
-/// `pending[] {version, name}`, `last_applied`. Finding: `migration_cut_short`.
+/// `pending[] {version, name}`, `last_applied`, `batches[] {step, rows_seen, rows_expected, …}` of statements that run in
+/// batches and have not ended. Finding: `migration_cut_short`.
 ///
 /// # Errors
 ///
@@ -83,8 +91,21 @@ pub async fn status(
     } else {
         text::table(&["migration".into(), "state".into(), "when".into()], &rows)
     };
+    let batches = inquiry.execute()?.batches_begun(ctx).await?;
+    let mut text = text;
+    for one in &batches {
+        let share = one.percent().map(|percent| format!(", about {percent} %")).unwrap_or_default();
+        text.push_str(&format!(
+            "\n{}: {} done in {}{share}, the last one at {}",
+            one.step,
+            text::count(one.rows_seen, "row"),
+            text::count(one.batches, "batch"),
+            one.updated_at
+        ));
+    }
     let value = json!({
         "store": request.store,
+        "batches": batches,
         "applied": records,
         "pending": pending
             .iter()
@@ -124,7 +145,10 @@ pub async fn status(
 /// Shows what the pending migrations would do.
 ///
 /// Value: `plan` (the whole plan), `digest`, `pending[]` names, `destructive`, `reversible`, `risks[] {migration, file,
-/// line, statement, rule, severity, note, advice}`. Finding: `risky_migration` per risk that is more than a note.
+/// line, statement, rule, severity, note, advice}`, `summary` (type, tables, volume, downtime, rollback, validation,
+/// impact), with `safe` also `safe[] {migration, statements[] {line, statement, becomes[], note, unsafe_still}, file}`.
+/// Findings: `risky_migration` per risk that is more than a note, `not_made_safe` per statement that has no safe form,
+/// `long_transaction` per session whose transaction would hold a step up.
 ///
 /// # Errors
 ///
@@ -138,6 +162,8 @@ pub async fn preview(
     let apply = ApplyMigrations {
         store: request.store.clone(),
         to: request.to.clone(),
+        safe: request.safe,
+        lock_attempts: default_lock_attempts(),
         lock_timeout_ms: default_lock_timeout_ms(),
         statement_timeout_ms: default_statement_timeout_ms(),
     };
@@ -149,15 +175,33 @@ pub async fn preview(
         0.0,
     );
     let risks = risks(&plan);
-    let value = json!({
+    let schema = inquiry.schema().await?.0;
+    let summary = summary::of(&plan, &schema);
+    let safe: Vec<Rewritten> = serde_json::from_value(plan.predicted["safe"].clone()).unwrap_or_default();
+    let mut value = json!({
         "plan": plan,
         "digest": plan.digest(),
         "pending": plan.predicted["migrations"],
         "destructive": plan.destructive(),
         "reversible": plan.reversible(),
         "risks": plan.predicted["risks"],
+        "summary": summary,
     });
-    let mut outcome = Outcome::new(value, crate::plan_text(&plan));
+    if request.safe {
+        value["safe"] = json!(safe);
+    }
+    let mut text = crate::plan_text(&plan);
+    if !plan.steps.is_empty() {
+        text.push_str(&format!("\n\n{}", summary.text()));
+    }
+    for file in safe.iter().filter_map(|form| form.file.as_deref()) {
+        text.push_str(&format!(
+            "\n\nsafe form, as a file (`steward migration rewrite` puts it there):\n\n{file}"
+        ));
+    }
+    let holders = holders(ctx, &*inquiry.store, &plan).await;
+    let waiting = inquiry.note("lock holders", json!(holders), 0.0);
+    let mut outcome = Outcome::new(value, text);
     outcome.findings = risks
         .into_iter()
         .filter(|placed| placed.risk.severity > Severity::Info)
@@ -171,8 +215,94 @@ pub async fn preview(
             escalate: None,
         })
         .collect();
+    outcome.findings.extend(safe.iter().flat_map(|form| {
+        let evidence = &evidence;
+        form.statements.iter().filter(|part| part.unsafe_still).map(move |part| Finding {
+            code: "not_made_safe".into(),
+            severity: Severity::Warning,
+            title: format!("`{}`, line {}: {}", form.migration, part.line, part.note),
+            object: form.migration.clone(),
+            recommendation: None,
+            evidence: vec![evidence.clone()],
+            escalate: None,
+        })
+    }));
+    outcome.findings.extend(long_transactions(&holders, &waiting));
     outcome.evidence = inquiry.evidence;
     Ok(outcome)
+}
+
+/// Sessions whose transactions a step with a strong lock would wait for, and everybody else behind it.
+fn long_transactions(holders: &[LockHolder], evidence: &str) -> Vec<Finding> {
+    holders
+        .iter()
+        .filter(|holder| {
+            !holder.waiting && holder.transaction_age_ms.is_some_and(|age| age >= TRANSACTION_LONG_MS)
+        })
+        .map(|holder| Finding {
+            code: "long_transaction".into(),
+            severity: Severity::Warning,
+            title: holder.to_string(),
+            object: holder.table.clone(),
+            recommendation: Some(format!("wait for it, or `steward session end STORE {}`", holder.pid)),
+            evidence: vec![evidence.to_owned()],
+            escalate: None,
+        })
+        .collect()
+}
+
+/// The safe form of one pending migration, and the path of the file that it may replace.
+///
+/// # Errors
+///
+/// `NotFound`: no such migration. `Conflict`: it has been begun or applied. `Invalid`: there is nothing to rewrite.
+pub async fn safe_file(
+    ctx: &Context,
+    stores: &dyn StoreDirectory,
+    files: &[MigrationFile],
+    request: &RewriteMigration,
+) -> Result<MigrationFile, Error> {
+    let mut inquiry = Inquiry::open(ctx, stores, &request.store).await?;
+    let (path, rewritten) = plan::rewrite_one(&mut inquiry, files, &request.migration).await?;
+    match rewritten.file {
+        Some(text) => Ok(MigrationFile::new(path, text)),
+        None => Err(Error::new(ErrorKind::Invalid, "nothing in this migration has a safer form")
+            .with("file", path)
+            .hint(format!(
+                "`steward migration plan {} --safe` says why, statement by statement",
+                request.store
+            ))),
+    }
+}
+
+/// The summary for the PM, as the store is now.
+pub(crate) fn summary_of(plan: &Plan, schema: &schema::Schema) -> (serde_json::Value, String) {
+    let summary = summary::of(plan, schema);
+    (json!(summary), summary.text())
+}
+
+/// What of a plan is not in the store as it should be: an index that is not usable, a constraint that is not validated.
+pub(crate) fn not_valid(plan: &Plan, schema: &schema::Schema) -> Vec<String> {
+    let texts: Vec<&str> =
+        plan.steps.iter().flat_map(|step| &step.statements).map(|statement| statement.sql.as_str()).collect();
+    let named = |name: &str, verb: &str| {
+        texts.iter().any(|text| {
+            text.to_ascii_uppercase().contains(verb)
+                && text.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == name)
+        })
+    };
+    let mut problems = Vec::new();
+    for table in &schema.tables {
+        for index in table.indexes.iter().filter(|index| !index.valid && named(&index.name, "INDEX")) {
+            problems.push(format!("the index `{}` is not usable", index.name));
+        }
+        let keys = table.foreign_keys.iter().filter(|key| !key.validated).map(|key| &key.name);
+        let checks = table.checks.iter().filter(|check| !check.validated).map(|check| &check.name);
+        for name in keys.chain(checks).filter(|name| named(name, "VALIDATE CONSTRAINT")) {
+            problems.push(format!("the constraint `{name}` of `{}` is not validated", table.name));
+        }
+    }
+    problems
 }
 
 /// The risks that a plan carries.

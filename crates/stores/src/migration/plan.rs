@@ -3,18 +3,21 @@
 use std::collections::BTreeSet;
 
 use contract::{
-    Context, Error, ErrorKind, Limits, Plan, PlanStep, Query, Retry, Severity, Statement, StepMode,
-    StoreDirectory,
+    Batches, Context, Error, ErrorKind, Limits, Plan, PlanStep, Query, Retry, Severity, Statement, StepMode,
+    StoreDirectory, sha256_hex,
 };
 use schema::{Dialect, Schema};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::file::{Migration, MigrationFile, Sql, read};
+use super::file::{Migration, MigrationFile, Sql, read, read_form};
 use super::history::{self, Record, State};
 use super::risk::{Judge, Risk, resolve, stronger};
+use super::safe::{self, Rewritten};
 use super::split::words;
 use crate::inquiry::{Inquiry, quoted_literal};
+use crate::lint::operation::{Kind, Operation};
+use crate::lint::read_statement;
 use crate::prestate::Scope;
 use crate::request::{ApplyMigrations, RollbackMigrations};
 use crate::text;
@@ -110,12 +113,39 @@ pub async fn plan_apply(
     if progress.history.is_none() && !pending.is_empty() {
         builder.create_history().await?;
     }
+    let begun_form = progress.unfinished().and_then(|record| record.form.as_deref());
+    let mut forms = Vec::new();
     for (i, migration) in pending.iter().enumerate() {
-        let done = if i == 0 { done } else { 0 };
-        builder
-            .add(migration, Direction::Up, done, request.lock_timeout_ms, request.statement_timeout_ms)
-            .await?;
+        let (done, mut form) = (if i == 0 { done } else { 0 }, None);
+        if i == 0
+            && let Some(text) = begun_form
+        {
+            // However it is asked for: what was begun in its safe form ends in it, as it was then.
+            form = Some(read_form(migration, text, builder.schema.dialect)?);
+        } else if request.safe && done == 0 {
+            let rewritten = builder.rewrite(migration).await?;
+            if let Some(text) = rewritten.text() {
+                form = Some(read_form(migration, text, builder.schema.dialect)?);
+                builder.begin(migration, text).await?;
+            }
+            forms.push(rewritten);
+        }
+        if let Some(form) = &form {
+            builder.destructive_anyway = builder.is_destructive(migration);
+            builder.begun = true;
+            builder
+                .add(form, Direction::Up, done, request.lock_timeout_ms, request.statement_timeout_ms)
+                .await?;
+            builder.destructive_anyway = false;
+            builder.begun = false;
+        } else {
+            builder
+                .add(migration, Direction::Up, done, request.lock_timeout_ms, request.statement_timeout_ms)
+                .await?;
+        }
+        builder.new_tables_of(migration);
     }
+    builder.forms = forms;
     let summary = match pending {
         [] => format!(
             "{}: nothing to apply; {} applied before",
@@ -132,6 +162,38 @@ pub async fn plan_apply(
         ),
     };
     builder.finish("migration.apply", json!(request), &request.store, summary, pending).await
+}
+
+/// The safe form of one pending migration: what became of each statement, and the file's path.
+///
+/// # Errors
+///
+/// As [`plan_apply`]; `Conflict`: the migration has been begun or applied. `Invalid`: there is nothing to rewrite.
+pub(crate) async fn rewrite_one(
+    inquiry: &mut Inquiry<'_>,
+    files: &[MigrationFile],
+    wanted: &str,
+) -> Result<(String, Rewritten), Error> {
+    let progress = Progress::read(inquiry, files).await?;
+    let at = target(&progress, wanted)?;
+    let Some(migration) = at.checked_sub(1).map(|at| &progress.files[at]) else {
+        return Err(Error::new(ErrorKind::NotFound, format!("no migration `{wanted}`")));
+    };
+    if at <= progress.records().len() {
+        return Err(Error::new(
+            ErrorKind::Conflict,
+            format!("migration `{}` has been applied or begun", migration.name),
+        )
+        .with("file", &migration.path)
+        .with_retry(Retry::Never)
+        .hint("a file that a store has applied stays as it is; put the change into a new migration"));
+    }
+    let mut builder = Builder::new(inquiry).await?;
+    for earlier in &progress.files[progress.applied()..at - 1] {
+        builder.new_tables_of(earlier);
+    }
+    let rewritten = builder.rewrite(migration).await?;
+    Ok((migration.path.clone(), rewritten))
 }
 
 /// Plans the way back through the `down` sections, the newest migration first.
@@ -238,6 +300,12 @@ struct Builder<'a, 'c> {
     steps: Vec<PlanStep>,
     tables: Option<BTreeSet<String>>,
     new_tables: BTreeSet<String>,
+    /// What became of each migration in its safe form.
+    forms: Vec<Rewritten>,
+    /// The history knows the migration before its first statement: it was begun in its safe form.
+    begun: bool,
+    /// What it was rewritten from loses data.
+    destructive_anyway: bool,
 }
 
 impl<'a, 'c> Builder<'a, 'c> {
@@ -250,7 +318,57 @@ impl<'a, 'c> Builder<'a, 'c> {
             steps: Vec::new(),
             tables: Some(BTreeSet::new()),
             new_tables: BTreeSet::new(),
+            forms: Vec::new(),
+            begun: false,
+            destructive_anyway: false,
         })
+    }
+
+    async fn rewrite(&mut self, migration: &Migration) -> Result<Rewritten, Error> {
+        safe::rewrite(self.inquiry, &self.schema, &self.new_tables, migration).await
+    }
+
+    /// The step that remembers the safe form, so that the next start goes on in it.
+    async fn begin(&mut self, migration: &Migration, form: &str) -> Result<(), Error> {
+        let dialect = self.schema.dialect;
+        let mut statements = Vec::new();
+        // A table that this plan makes has the column.
+        let columns = history::columns(self.inquiry).await?;
+        if columns > 0
+            && columns < history::COLUMNS
+            && !self.steps.iter().any(|step| step.id.ends_with("/begin"))
+        {
+            statements.push(history::complete(dialect));
+        }
+        statements.push(history::begin(dialect, migration, form));
+        self.steps.push(PlanStep {
+            id: format!("{}/begin", migration.name),
+            title: format!("remember that `{}` begins in its safe form", migration.name),
+            mode: StepMode::Transaction,
+            statements,
+            is_done: None,
+            clean_up: Vec::new(),
+            undo: vec![history::forget(dialect, migration)],
+            destructive: false,
+            reversible: true,
+            lock: None,
+        });
+        Ok(())
+    }
+
+    /// Whether the migration as its file says it loses data.
+    fn is_destructive(&self, migration: &Migration) -> bool {
+        let mut judge = Judge::new(&self.schema, self.new_tables.clone());
+        migration.up.iter().any(|sql| judge.judge(&sql.readable()).destructive)
+    }
+
+    /// Remembers the tables that a migration makes, for the ones after it.
+    fn new_tables_of(&mut self, migration: &Migration) {
+        let mut judge = Judge::new(&self.schema, std::mem::take(&mut self.new_tables));
+        for sql in &migration.up {
+            judge.judge(&sql.readable());
+        }
+        self.new_tables = judge.into_new_tables();
     }
 
     /// The first step of the first migration: the table of the history, which the reader may read.
@@ -304,7 +422,7 @@ impl<'a, 'c> Builder<'a, 'c> {
             Direction::Down => ("take back", "/down"),
         };
         let id = format!("{}{suffix}", migration.name);
-        let destructive_any = judged.iter().any(|one| one.0);
+        let destructive_any = judged.iter().any(|one| one.0) || self.destructive_anyway;
         // Data that a way back would have to bring back is gone; of a way back itself, the way forth is the undo.
         let has_way_back = direction == Direction::Down || migration.down.is_some();
         let reversible = has_way_back && !destructive_any && !migration.irreversible;
@@ -319,10 +437,12 @@ impl<'a, 'c> Builder<'a, 'c> {
             }
             Direction::Down => migration.up.iter().map(|sql| Statement::new(&sql.text)).collect(),
         };
+        let begun = self.begun;
         let remember = |done: usize| match direction {
             Direction::Up => {
                 let state = if done == list.len() { State::Applied } else { State::Begun };
-                history::remember(dialect, migration, done == 1 || migration.transaction, state, done)
+                let first = !begun && (done == 1 || migration.transaction);
+                history::remember(dialect, migration, first, state, done)
             }
             Direction::Down if done == list.len() => history::forget(dialect, migration),
             Direction::Down => history::remember(dialect, migration, false, State::Undoing, done),
@@ -372,6 +492,19 @@ impl<'a, 'c> Builder<'a, 'c> {
                 lock: lock.map(ToOwned::to_owned),
             };
             let title = format!("{verb} `{}`, statement {number} of {}", migration.name, list.len());
+            if let Some(batched) = &sql.batched {
+                let mut batches = Batches::new(&batched.table, batched.key.clone());
+                batches.finish = vec![remember(number)];
+                let text = sha256_hex(sql.text.as_bytes());
+                batches.resume = Some(format!("{id}/{number} {} {}", migration.checksum, &text[..12]));
+                let mut statements = settings.clone();
+                statements.push(Statement::new(&sql.text));
+                let mode = StepMode::Batched(Box::new(batches));
+                let mut step = step(format!("{id}/{number}"), title, mode, statements);
+                step.destructive = *destructive || self.destructive_anyway;
+                self.steps.push(step);
+                continue;
+            }
             match self.apart(migration, sql)? {
                 Apart::Transaction => {
                     let mut statements = settings.clone();
@@ -381,7 +514,13 @@ impl<'a, 'c> Builder<'a, 'c> {
                 }
                 Apart::Autocommit { is_done, clean_up } => {
                     if !self.is_done_already(is_done.as_ref()).await? {
-                        let statements = vec![Statement::new(&sql.text)];
+                        let mut statements = Vec::new();
+                        if words(&sql.text, dialect).iter().any(|word| word == "CONCURRENTLY") {
+                            // It waits for the transactions that are under way, and nobody waits behind it.
+                            statements
+                                .push(Statement::new(format!("SET lock_timeout = {statement_timeout_ms}")));
+                        }
+                        statements.push(Statement::new(&sql.text));
                         let mut step =
                             step(format!("{id}/{number}"), title, StepMode::Autocommit, statements);
                         step.is_done = is_done;
@@ -410,9 +549,14 @@ impl<'a, 'c> Builder<'a, 'c> {
         let schema = &self.schema;
         let mut judge = Judge::new(schema, std::mem::take(&mut self.new_tables));
         let mut judged = Vec::with_capacity(list.len());
+        let mut before = "";
         for sql in list {
             refuse_foreign(migration, sql, schema.dialect)?;
-            let judgement = judge.judge(&sql.text);
+            let mut judgement = judge.judge(&sql.readable());
+            if migration.form.is_some() {
+                judgement.risks.retain(|risk| !safe::is_settled(&risk.rule, before, &sql.text));
+            }
+            before = &sql.text;
             match (&mut self.tables, judgement.tables) {
                 (Some(all), Some(tables)) => all.extend(tables),
                 (all, _) => *all = None,
@@ -452,6 +596,12 @@ impl<'a, 'c> Builder<'a, 'c> {
             .with("line", sql.line)
             .with("statement", text::plain(&sql.text, 100))
             .hint("put it into a migration of its own that says `-- steward: no-transaction`"))
+    }
+
+    /// Where an index lies that is named without its namespace.
+    fn namespace_of_index(&self, index: &str) -> &str {
+        let owner = self.schema.tables.iter().find(|table| table.indexes.iter().any(|one| one.name == index));
+        owner.map_or("public", |table| &table.name.namespace)
     }
 
     fn apart(&self, migration: &Migration, sql: &Sql) -> Result<Apart, Error> {
@@ -499,21 +649,19 @@ impl<'a, 'c> Builder<'a, 'c> {
                     clean_up: vec![Statement::new(format!("DROP INDEX CONCURRENTLY IF EXISTS {quoted}"))],
                 })
             }
-            ["DROP", "INDEX", ..] if concurrently => Ok(match super::risk::parse(&sql.text, dialect) {
-                Some(sqlparser::ast::Statement::Drop { names, .. }) if names.len() == 1 => {
-                    let name = super::risk::name_parts(&names[0], dialect);
-                    let (namespace, name) = match name.as_slice() {
-                        [namespace, name] => (namespace.clone(), name.clone()),
-                        [name] => ("public".to_owned(), name.clone()),
-                        _ => return Err(invalid("this name cannot be read", "write `schema.index`")),
-                    };
-                    Apart::Autocommit {
-                        is_done: Some(index_is_gone(&namespace, &name)?),
-                        clean_up: Vec::new(),
-                    }
-                }
-                _ => return Err(invalid("this statement cannot be read", "drop one index per statement")),
-            }),
+            ["DROP", "INDEX", ..] if concurrently => {
+                // The other parser does not know the word.
+                let operations = read_statement(sql.line, 0, sql.text.clone()).operations;
+                let [Operation::Drop { kind: Kind::Index, object, .. }] = operations.as_slice() else {
+                    return Err(invalid("this statement cannot be read", "drop one index per statement"));
+                };
+                let namespace =
+                    object.namespace.as_deref().unwrap_or_else(|| self.namespace_of_index(&object.name));
+                Ok(Apart::Autocommit {
+                    is_done: Some(index_is_gone(namespace, &object.name)?),
+                    clean_up: Vec::new(),
+                })
+            }
             _ if runs_alone(&words, dialect) => Err(invalid(
                 "this statement cannot be resumed when it is cut short, so it cannot be part of a migration",
                 "run it by hand, with a plan for what to do when it fails half-way",
@@ -549,6 +697,10 @@ impl<'a, 'c> Builder<'a, 'c> {
             "risks": self.judged,
             "risks_critical": critical,
         });
+        let mut predicted = predicted;
+        if !self.forms.is_empty() {
+            predicted["safe"] = json!(self.forms);
+        }
         let pre_state = self.inquiry.pre_state(&scope, &self.steps).await?;
         Ok(Plan {
             request: request.into(),

@@ -598,7 +598,7 @@ const HARMLESS_FUNCTIONS: [&str; 14] = [
 ];
 
 /// Names of the functions that are called, last part, in lower case.
-fn functions<V: sqlparser::ast::Visit>(node: &V) -> Vec<String> {
+pub(super) fn functions<V: sqlparser::ast::Visit>(node: &V) -> Vec<String> {
     let mut names = Vec::new();
     walked(visit_expressions(node, |expression| {
         if let Expr::Function(function) = expression {
@@ -653,7 +653,7 @@ fn judge_data(statement: &Statement, lock: &'static str, out: &mut Judgement) {
     }
 }
 
-fn required_without_default(column: &ColumnDef) -> bool {
+pub(super) fn required_without_default(column: &ColumnDef) -> bool {
     let has = |test: &dyn Fn(&ColumnOption) -> bool| column.options.iter().any(|option| test(&option.option));
     has(&|option| matches!(option, ColumnOption::NotNull | ColumnOption::PrimaryKey(_)))
         && !has(&|option| {
@@ -665,7 +665,7 @@ fn required_without_default(column: &ColumnDef) -> bool {
         && !is_serial(column)
 }
 
-fn is_serial(column: &ColumnDef) -> bool {
+pub(super) fn is_serial(column: &ColumnDef) -> bool {
     matches!(
         column.data_type.to_string().to_ascii_lowercase().as_str(),
         "serial" | "bigserial" | "smallserial" | "serial4" | "serial8" | "serial2"
@@ -673,7 +673,7 @@ fn is_serial(column: &ColumnDef) -> bool {
 }
 
 /// Why adding this column rewrites a PostgreSQL table, if it does.
-fn rewriting_column(column: &ColumnDef) -> Option<&'static str> {
+pub(super) fn rewriting_column(column: &ColumnDef) -> Option<&'static str> {
     if is_serial(column) {
         return Some("a serial column");
     }
@@ -697,7 +697,7 @@ fn rewriting_column(column: &ColumnDef) -> Option<&'static str> {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum TypeChange {
+pub(super) enum TypeChange {
     /// Only the catalog changes.
     Free,
     /// Every value fits and is written anew.
@@ -710,7 +710,7 @@ enum TypeChange {
 ///
 /// Measured on PostgreSQL 15: longer varchar, varchar to text and more numeric digits at one scale change only the
 /// catalog; all else is written anew.
-fn type_change(from: Option<&str>, to: &str, using: bool) -> TypeChange {
+pub(super) fn type_change(from: Option<&str>, to: &str, using: bool) -> TypeChange {
     let Some(from) = from else { return TypeChange::Narrower };
     let ((from, from_size), (to, to_size)) = (type_parts(from), type_parts(to));
     if using {

@@ -1,0 +1,199 @@
+//! What a PM wants to know of a change: type, tables, volume, downtime, rollback, validation, impact.
+
+use contract::{Plan, StepMode};
+use schema::Schema;
+use serde::{Deserialize, Serialize};
+
+use super::risk::resolve;
+use super::risks;
+use crate::text;
+
+/// How long others would wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Downtime {
+    /// Nobody waits.
+    None,
+    /// As long as a change of the catalog takes, once the lock is there.
+    Brief,
+    /// As long as reading or writing a table takes.
+    Long,
+}
+
+/// A table and what is in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Volume {
+    pub(crate) table: String,
+    /// `None`: the table is not there yet.
+    pub(crate) rows: Option<u64>,
+    pub(crate) size_bytes: Option<u64>,
+}
+
+/// A migration in a PM's words.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Summary {
+    /// `schema`, `data`, `schema and data` or `nothing`.
+    #[serde(rename = "type")]
+    pub(crate) kind: String,
+    pub(crate) tables: Vec<Volume>,
+    pub(crate) rows: u64,
+    pub(crate) size_bytes: u64,
+    pub(crate) downtime: Downtime,
+    /// Why that long.
+    pub(crate) downtime_why: Vec<String>,
+    pub(crate) rollback: String,
+    /// Whether the way back brings everything back.
+    pub(crate) rollback_complete: bool,
+    /// What is looked at afterwards.
+    pub(crate) validation: Vec<String>,
+    /// What running code meets.
+    pub(crate) impact: Vec<String>,
+}
+
+/// Rules whose statements keep others waiting while a table is read or written.
+const LONG: [&str; 4] = ["index_blocks_writes", "index_under_lock", "rewrite", "scan_under_lock"];
+/// Rules about code that was released before.
+const BREAKING: [&str; 6] = [
+    "rename_breaks_application",
+    "breaks_readers",
+    "data_loss",
+    "fails_on_rows",
+    "guard_removed",
+    "changes_rights",
+];
+
+/// The summary of a plan of migrations for a store with this schema.
+pub(crate) fn of(plan: &Plan, schema: &Schema) -> Summary {
+    let risks = risks(plan);
+    let rows = plan.predicted["table_rows"].as_object().cloned().unwrap_or_default();
+    // Not part of the plan: sizes change with every row, and what was approved would no longer be what is asked for.
+    let size = |name: &str| {
+        let parts: Vec<String> = name.split('.').map(ToOwned::to_owned).collect();
+        resolve(schema, &parts)?.size_bytes
+    };
+    let tables: Vec<Volume> = rows
+        .iter()
+        .map(|(table, rows)| Volume { table: table.clone(), rows: rows.as_u64(), size_bytes: size(table) })
+        .collect();
+    let first_word = |sql: &str| sql.split_whitespace().next().unwrap_or_default().to_ascii_uppercase();
+    let of_migrations =
+        plan.steps.iter().filter(|step| step.id != "steward_migrations" && !step.id.ends_with("/begin"));
+    let words: Vec<String> = of_migrations
+        .clone()
+        .flat_map(|step| &step.statements)
+        .filter(|statement| {
+            !statement.sql.contains("steward_migrations") && !statement.sql.starts_with("SET ")
+        })
+        .map(|statement| first_word(&statement.sql))
+        .collect();
+    let data =
+        words.iter().any(|word| ["INSERT", "UPDATE", "DELETE", "MERGE", "TRUNCATE"].contains(&word.as_str()));
+    let schema =
+        words.iter().any(|word| ["CREATE", "ALTER", "DROP", "REINDEX", "REFRESH"].contains(&word.as_str()));
+    let kind = match (schema, data) {
+        (true, true) => "schema and data",
+        (true, false) => "schema",
+        (false, true) => "data",
+        (false, false) => "nothing",
+    };
+    let in_use = tables.iter().any(|table| table.rows.is_some());
+    let mut why: Vec<String> = risks
+        .iter()
+        .filter(|placed| {
+            LONG.contains(&placed.risk.rule.as_str()) && placed.risk.severity > contract::Severity::Info
+        })
+        .map(|placed| placed.risk.note.clone())
+        .collect();
+    let mut downtime = if why.is_empty() { Downtime::None } else { Downtime::Long };
+    let strong = of_migrations
+        .clone()
+        .filter(|step| {
+            step.lock.as_deref().is_some_and(|lock| {
+                lock.contains("EXCLUSIVE") && lock != "ROW EXCLUSIVE" && lock != "SHARE UPDATE EXCLUSIVE"
+            })
+        })
+        .count();
+    if downtime == Downtime::None && strong > 0 && in_use {
+        downtime = Downtime::Brief;
+        why.push(format!(
+            "{} for a strong lock, each held only while the catalog changes",
+            if strong == 1 { "1 step asks".to_owned() } else { format!("{strong} steps ask") }
+        ));
+    }
+    if downtime == Downtime::None {
+        why.push("nothing waits for a lock on a table in use".into());
+    }
+    let complete = plan.reversible();
+    let rollback = match (complete, of_migrations.clone().any(|step| !step.undo.is_empty())) {
+        (true, _) => "`steward migration rollback` runs the down section and brings everything back",
+        (false, true) => {
+            "`steward migration rollback` runs the down section; values that were lost stay lost"
+        }
+        (false, false) => "there is no way back but a restored backup",
+    };
+    let mut validation = vec!["the store's history shows the migration as applied".to_owned()];
+    if schema {
+        validation.push("no index that the store had or gets is left unusable".into());
+        validation.push("every constraint that is to be validated is".into());
+    }
+    if of_migrations.clone().any(|step| matches!(step.mode, StepMode::Batched(_))) {
+        validation.push("every batch is recorded together with its rows, so each row is changed once".into());
+    }
+    let mut impact: Vec<String> = risks
+        .iter()
+        .filter(|placed| BREAKING.contains(&placed.risk.rule.as_str()))
+        .map(|placed| placed.risk.note.clone())
+        .collect();
+    impact.dedup();
+    if impact.is_empty() {
+        impact.push("none known: code that was released before goes on as it is".into());
+    }
+    Summary {
+        kind: kind.into(),
+        rows: tables.iter().filter_map(|table| table.rows).sum(),
+        size_bytes: tables.iter().filter_map(|table| table.size_bytes).sum(),
+        tables,
+        downtime,
+        downtime_why: why,
+        rollback: rollback.into(),
+        rollback_complete: complete,
+        validation,
+        impact,
+    }
+}
+
+impl Summary {
+    /// The summary for people.
+    pub(crate) fn text(&self) -> String {
+        let tables: Vec<String> = self
+            .tables
+            .iter()
+            .map(|table| match (table.rows, table.size_bytes) {
+                (None, _) => format!("{} (new)", table.table),
+                (Some(rows), None) => format!("{} ({})", table.table, text::count(rows, "row")),
+                (Some(rows), Some(bytes)) => {
+                    format!("{} ({}, {})", table.table, text::count(rows, "row"), text::size(bytes))
+                }
+            })
+            .collect();
+        let tables = if tables.is_empty() { "none".to_owned() } else { tables.join(", ") };
+        let downtime = match self.downtime {
+            Downtime::None => "none",
+            Downtime::Brief => "brief",
+            Downtime::Long => "LONG",
+        };
+        let volume = match self.size_bytes {
+            0 => text::count(self.rows, "row"),
+            bytes => format!("{}, {}", text::count(self.rows, "row"), text::size(bytes)),
+        };
+        format!(
+            "summary\n  type        {}\n  tables      {tables}\n  volume      {volume}\n  downtime    {downtime}: {}\n  \
+             rollback    {}\n  validation  {}\n  impact      {}",
+            self.kind,
+            self.downtime_why.join("; "),
+            self.rollback,
+            self.validation.join("; "),
+            self.impact.join("; "),
+        )
+    }
+}

@@ -1,0 +1,304 @@
+//! The safe form of a migration: it ends where the original does, can be cut short anywhere, and says what it cannot do.
+
+use contract::{ErrorKind, Plan};
+use serde_json::{Value, json};
+use stores::migration::MigrationFile;
+use stores::{ApplyMigrations, InspectStore, PlanMigrations, RewriteMigration, RollbackMigrations};
+
+use crate::world::{World, request};
+
+/// Tables that the cases change; every case has its own.
+const SETUP: &str = "CREATE TABLE people (id integer PRIMARY KEY, name text NOT NULL, team integer);\n\
+    INSERT INTO people SELECT n, 'person ' || n, n % 7 FROM generate_series(1, 3000) AS n;\n\
+    CREATE TABLE teams (id integer PRIMARY KEY);\nINSERT INTO teams SELECT n FROM generate_series(0, 6) AS n;\n";
+
+/// What a case needs, and the migration that it applies.
+struct Case {
+    name: &'static str,
+    setup: &'static str,
+    up: &'static str,
+    /// Parts of statements of the safe form, in their order.
+    becomes: &'static [&'static str],
+}
+
+const fn case(
+    name: &'static str,
+    setup: &'static str,
+    up: &'static str,
+    becomes: &'static [&'static str],
+) -> Case {
+    Case { name, setup, up, becomes }
+}
+
+/// `{t}` is a table of the case's own, like `people`.
+const CASES: &[Case] = &[
+    case("index", "", "CREATE INDEX ON {t} (team)", &["CREATE INDEX CONCURRENTLY {t}_team_idx ON {t}"]),
+    case(
+        "unique index",
+        "",
+        "CREATE UNIQUE INDEX {t}_names ON {t} (lower(name), id) WHERE team > 2",
+        &["CREATE UNIQUE INDEX CONCURRENTLY {t}_names"],
+    ),
+    case(
+        "drop index",
+        "CREATE INDEX {t}_x ON {t} (team)",
+        "DROP INDEX {t}_x",
+        &["DROP INDEX CONCURRENTLY {t}_x"],
+    ),
+    case(
+        "foreign key",
+        "",
+        "ALTER TABLE {t} ADD FOREIGN KEY (team) REFERENCES teams (id) ON DELETE CASCADE",
+        &[
+            "FOREIGN KEY (team) REFERENCES teams(id) ON DELETE CASCADE NOT VALID",
+            "VALIDATE CONSTRAINT {t}_team_fkey",
+        ],
+    ),
+    case(
+        "check",
+        "",
+        "ALTER TABLE {t} ADD CHECK (team >= 0)",
+        &["CHECK (team >= 0) NOT VALID", "VALIDATE CONSTRAINT {t}_team_check"],
+    ),
+    case(
+        "check of two columns",
+        "",
+        "ALTER TABLE {t} ADD CHECK (team >= 0 AND id > 0)",
+        &["NOT VALID", "VALIDATE CONSTRAINT {t}_check"],
+    ),
+    case(
+        "unique constraint",
+        "",
+        "ALTER TABLE {t} ADD UNIQUE (name)",
+        &["CREATE UNIQUE INDEX CONCURRENTLY {t}_name_key", "UNIQUE USING INDEX {t}_name_key"],
+    ),
+    case(
+        "primary key",
+        "ALTER TABLE {t} DROP CONSTRAINT {t}_pkey;\nALTER TABLE {t} ALTER COLUMN id DROP NOT NULL",
+        "ALTER TABLE {t} ADD PRIMARY KEY (id)",
+        &[
+            "CHECK (id IS NOT NULL) NOT VALID",
+            "VALIDATE",
+            "SET NOT NULL",
+            "DROP CONSTRAINT",
+            "CONCURRENTLY",
+            "PRIMARY KEY USING INDEX",
+        ],
+    ),
+    case(
+        "not null",
+        "",
+        "ALTER TABLE {t} ALTER COLUMN team SET NOT NULL",
+        &[
+            "CHECK (team IS NOT NULL) NOT VALID",
+            "VALIDATE CONSTRAINT steward_team_not_null",
+            "SET NOT NULL",
+            "DROP CONSTRAINT",
+        ],
+    ),
+    case(
+        "volatile default",
+        "",
+        "ALTER TABLE {t} ADD COLUMN token uuid NOT NULL DEFAULT gen_random_uuid()",
+        &[
+            "ADD COLUMN token UUID",
+            "SET DEFAULT gen_random_uuid()",
+            "SET token = DEFAULT WHERE token IS NULL AND {{batch}}",
+            "NOT VALID",
+            "VALIDATE",
+            "SET NOT NULL",
+            "DROP CONSTRAINT",
+        ],
+    ),
+    case(
+        "serial",
+        "",
+        "ALTER TABLE {t} ADD COLUMN number serial",
+        &[
+            "CREATE SEQUENCE {t}_number_seq AS integer",
+            "ADD COLUMN number integer",
+            "OWNED BY",
+            "SET DEFAULT nextval",
+            "{{batch}}",
+            "NOT VALID",
+            "VALIDATE",
+            "SET NOT NULL",
+            "DROP CONSTRAINT",
+        ],
+    ),
+    case("constant default", "", "ALTER TABLE {t} ADD COLUMN seen boolean NOT NULL DEFAULT false", &[]),
+    case("time default", "", "ALTER TABLE {t} ADD COLUMN made timestamptz DEFAULT now()", &[]),
+    case(
+        "column with its constraints",
+        "",
+        "ALTER TABLE {t} ADD COLUMN boss integer REFERENCES people (id), ADD COLUMN rank integer CHECK (rank > 0), \
+         ADD COLUMN code text UNIQUE",
+        &[
+            "ADD COLUMN boss",
+            "NOT VALID",
+            "VALIDATE CONSTRAINT {t}_boss_fkey",
+            "ADD COLUMN rank",
+            "NOT VALID",
+            "VALIDATE CONSTRAINT {t}_rank_check",
+            "ADD COLUMN code",
+            "CONCURRENTLY {t}_code_key",
+            "USING INDEX",
+        ],
+    ),
+    case(
+        "several actions",
+        "",
+        "ALTER TABLE {t} ADD COLUMN note text, ALTER COLUMN team SET NOT NULL, ALTER COLUMN team SET DEFAULT 0",
+        &["ADD COLUMN note", "NOT VALID", "VALIDATE", "SET NOT NULL", "DROP CONSTRAINT", "SET DEFAULT 0"],
+    ),
+    case("update", "", "UPDATE {t} SET name = name || '!'", &["WHERE {{batch}}"]),
+    case(
+        "update of some",
+        "",
+        "UPDATE {t} AS p SET team = 0 WHERE p.team = 1 OR p.team = 2",
+        &["WHERE (p.team = 1 OR p.team = 2) AND {{batch}}"],
+    ),
+    case("update of one", "", "UPDATE {t} SET team = 0 WHERE id = 7", &[]),
+    case("delete", "", "DELETE FROM {t} WHERE team = 3", &["WHERE (team = 3) AND {{batch}}"]),
+    case(
+        "refresh",
+        "CREATE MATERIALIZED VIEW {t}_v AS SELECT team, count(*) AS n FROM {t} GROUP BY team;\n\
+         CREATE UNIQUE INDEX {t}_vi ON {t}_v (team);\nINSERT INTO {t} VALUES (-1, 'new', 9)",
+        "REFRESH MATERIALIZED VIEW {t}_v",
+        &["REFRESH MATERIALIZED VIEW CONCURRENTLY"],
+    ),
+    case(
+        "index of partitions",
+        "CREATE TABLE {t}_p (id integer, day date NOT NULL) PARTITION BY RANGE (day);\n\
+         CREATE TABLE {t}_p1 PARTITION OF {t}_p FOR VALUES FROM ('2026-01-01') TO ('2026-02-01');\n\
+         CREATE TABLE {t}_p2 PARTITION OF {t}_p FOR VALUES FROM ('2026-02-01') TO ('2026-03-01')",
+        "CREATE INDEX {t}_days ON {t}_p (day, id)",
+        &[
+            "CREATE INDEX {t}_days ON ONLY {t}_p",
+            "CONCURRENTLY {t}_p1_day_id_idx",
+            "ATTACH",
+            "CONCURRENTLY {t}_p2_day_id_idx",
+            "ATTACH",
+        ],
+    ),
+    case(
+        "attach",
+        "CREATE TABLE {t}_p (id integer, day date NOT NULL) PARTITION BY RANGE (day);\n\
+         CREATE TABLE {t}_p1 (id integer, day date NOT NULL);\nINSERT INTO {t}_p1 VALUES (1, '2026-01-05')",
+        "ALTER TABLE {t}_p ATTACH PARTITION {t}_p1 FOR VALUES FROM ('2026-01-01') TO ('2026-02-01')",
+        &[
+            "CHECK (day IS NOT NULL AND day >= '2026-01-01' AND day < '2026-02-01') NOT VALID",
+            "VALIDATE",
+            "ATTACH PARTITION",
+            "DROP CONSTRAINT",
+        ],
+    ),
+    case(
+        "new table",
+        "",
+        "CREATE TABLE {t}_n (id integer PRIMARY KEY, person integer REFERENCES {t} (id));\nCREATE INDEX ON {t}_n (person)",
+        &[],
+    ),
+];
+
+fn table(index: usize) -> String {
+    format!("people{index}")
+}
+
+fn files(list: &[(String, String)]) -> Vec<MigrationFile> {
+    list.iter()
+        .map(|(name, sql)| MigrationFile::new(format!("migrations/shop/{name}"), sql.as_str()))
+        .collect()
+}
+
+async fn set_up(world: &World) {
+    world.run(SETUP.trim_end_matches(";\n")).await;
+    for (i, case) in CASES.iter().enumerate() {
+        let t = table(i);
+        let mut sql =
+            format!("CREATE TABLE {t} (LIKE people INCLUDING ALL);\nINSERT INTO {t} SELECT * FROM people");
+        if !case.setup.is_empty() {
+            sql.push_str(&format!(";\n{}", case.setup.replace("{t}", &t)));
+        }
+        world.run(&sql).await;
+    }
+    world.run("ANALYZE").await;
+}
+
+fn cases() -> Vec<(String, String)> {
+    CASES
+        .iter()
+        .enumerate()
+        .map(|(i, case)| {
+            (
+                format!("{:04}_{}.sql", i + 1, case.name.replace(' ', "_")),
+                format!("{};\n", case.up.replace("{t}", &table(i))),
+            )
+        })
+        .collect()
+}
+
+async fn plan(world: &World, files: &[MigrationFile], arguments: Value) -> Plan {
+    let apply: ApplyMigrations = request(arguments);
+    stores::migration::plan_apply(&world.ctx(), world, files, &apply).await.unwrap()
+}
+
+/// Structure of all tables, by name; and the rows of those whose content does not depend on chance.
+async fn end(world: &World) -> Vec<(String, Value)> {
+    let inspect: InspectStore = request(json!({"store": "shop"}));
+    let schema = stores::inspect(&world.ctx(), world, &inspect).await.unwrap().value;
+    let schema: schema::Schema = serde_json::from_value(schema).unwrap();
+    let structure = schema.structure();
+    let mut end: Vec<(String, Value)> =
+        structure.tables.iter().map(|table| (table.name.to_string(), json!(table))).collect();
+    end.push(("others".into(), json!([structure.others, structure.views])));
+    for (i, case) in CASES.iter().enumerate() {
+        if !case.up.contains("uuid") && !case.up.contains("now()") {
+            let sql = format!("SELECT md5(string_agg(t::text, ',' ORDER BY id)) FROM {} AS t", table(i));
+            let rows =
+                world.store.relational().unwrap().query(&world.ctx(), &contract::Query::new(sql)).await;
+            end.push((format!("rows of {}", case.name), rows.unwrap().rows[0][0].clone()));
+        }
+    }
+    end
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn safe_form_ends_where_the_original_does() {
+    let (original, safe) = (World::postgres("safe_original").await, World::postgres("safe_form").await);
+    set_up(&original).await;
+    set_up(&safe).await;
+    let files = files(&cases());
+    original.execute(&plan(&original, &files, json!({"store": "shop"})).await).await.unwrap();
+
+    let preview: PlanMigrations = request(json!({"store": "shop", "safe": true}));
+    let preview = stores::migration::preview(&safe.ctx(), &safe, &files, &preview).await.unwrap();
+    for (i, case) in CASES.iter().enumerate() {
+        let form = &preview.value["safe"][i];
+        let becomes: Vec<&str> = form["statements"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .flat_map(|part| part["becomes"].as_array().unwrap())
+            .map(|text| text.as_str().unwrap())
+            .collect();
+        assert_eq!(becomes.len(), case.becomes.len(), "{}: {form:#}", case.name);
+        for (text, expected) in becomes.iter().zip(case.becomes) {
+            assert!(
+                text.contains(&expected.replace("{t}", &table(i))),
+                "{}: `{expected}` in {becomes:#?}",
+                case.name
+            );
+        }
+        assert_eq!(form["file"].is_null(), case.becomes.is_empty(), "{}", case.name);
+    }
+    assert_eq!(preview.findings.iter().filter(|finding| finding.code == "not_made_safe").count(), 0);
+
+    let outcome =
+        safe.execute(&plan(&safe, &files, json!({"store": "shop", "safe": true})).await).await.unwrap();
+    assert_eq!(outcome.value["verified"], json!(true), "{}", outcome.text);
+    for (ended, expected) in end(&safe).await.iter().zip(&end(&original).await) {
+        assert_eq!(ended, expected);
+    }
+    assert_eq!(plan(&safe, &files, json!({"store": "shop"})).await.steps, [], "both forms are one migration");
+}
