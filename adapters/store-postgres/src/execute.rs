@@ -29,8 +29,17 @@ const COMMIT_TIMEOUT: Duration = Duration::from_mins(1);
 const ROLLBACK_TIMEOUT: Duration = Duration::from_secs(5);
 /// Attempts at it.
 const ROLLBACKS_MAX: usize = 3;
-/// The request whose plans are carried out by the administering login.
+/// The request whose plans are always carried out by the administering login.
 const SETUP: &str = "store.setup";
+/// Requests whose plans say which login carries them out: the writing one where it may, else the administering one.
+const BY_EITHER: &[&str] =
+    &["access.grant", "access.revoke", "index.rebuild", "session.end", "store.configure", "store.vacuum"];
+
+/// The login that carries the plan out.
+fn purpose_of(plan: &Plan) -> Purpose {
+    let by_admin = BY_EITHER.contains(&plan.request.as_str()) && plan.predicted["login"] == "admin";
+    if plan.request == SETUP || by_admin { Purpose::Administer } else { Purpose::Write }
+}
 
 type Secrets = BTreeMap<String, SecretString>;
 
@@ -39,7 +48,7 @@ impl Execute for PostgresStore {
     async fn progress(&self, ctx: &Context, plan: &Plan) -> Result<Vec<StepState>, Error> {
         let states = self
             .within(ctx, async {
-                let session = self.open_for_record(ctx, plan.request == SETUP).await?;
+                let session = self.open_for_record(ctx, purpose_of(plan) == Purpose::Administer).await?;
                 states(&session.client, &plan.digest()).await
             })
             .await?;
@@ -74,13 +83,14 @@ impl Execute for PostgresStore {
         secrets: Arc<dyn SecretSource>,
     ) -> Result<Box<dyn Execution + 'a>, Error> {
         self.check(ctx, permit, plan)?;
-        let purpose = if plan.request == SETUP { Purpose::Administer } else { Purpose::Write };
+        let purpose = purpose_of(plan);
         let session = self
             .within(ctx, async {
                 let session = self.opener.open(ctx, purpose).await?;
                 lock(&session.client).await?;
                 if !record_is_current(&session.client).await? {
-                    session.client.batch_execute(include_str!("sql/steps.sql")).await.map_err(|error| {
+                    let sql = self.record_for(&session, plan).await?;
+                    session.client.batch_execute(&sql).await.map_err(|error| {
                         translate(&error).hint(format!(
                             "the record of steps needs a schema `steward`: `steward store setup {}` makes it",
                             self.name()
@@ -136,6 +146,24 @@ impl PostgresStore {
             .hint(format!("ask for a plan whose target is `{here}`")))
     }
 
+    /// The statements that make the record. It belongs to the writing login, once there is one: what an administering
+    /// login does first must not keep that one from its own records later.
+    async fn record_for(&self, session: &Session, plan: &Plan) -> Result<String, Error> {
+        let make = include_str!("sql/steps.sql");
+        let writer = self.opener.login(Purpose::Write).map(|writer| writer.user.as_str());
+        let (true, Some(writer)) = (session.rights.login.superuser && plan.request != SETUP, writer) else {
+            return Ok(make.to_owned());
+        };
+        if !role_exists(&session.client, writer).await? {
+            return Ok(make.to_owned());
+        }
+        let writer = quote_identifier(writer);
+        Ok(format!(
+            "CREATE SCHEMA IF NOT EXISTS steward AUTHORIZATION {writer};\n{make}\n; \
+             ALTER TABLE steward.steward_steps OWNER TO {writer}"
+        ))
+    }
+
     /// A session that may read the record: of the first login that is let in, as the writing one may not exist yet.
     async fn open_for_record(&self, ctx: &Context, setup: bool) -> Result<Session, Error> {
         let order = if setup {
@@ -180,6 +208,11 @@ async fn record_exists(client: &Client) -> Result<bool, Error> {
 }
 
 /// The record with all its columns: one that an earlier version made may lack some.
+async fn role_exists(client: &Client, name: &str) -> Result<bool, Error> {
+    let row = client.query_opt("SELECT FROM pg_catalog.pg_roles WHERE rolname = $1", &[&name]).await;
+    Ok(row.map_err(|error| translate(&error))?.is_some())
+}
+
 async fn record_is_current(client: &Client) -> Result<bool, Error> {
     let row = client.query_one(include_str!("sql/steps_current.sql"), &[]).await;
     Ok(row.map_err(|error| translate(&error))?.get(0))
@@ -468,13 +501,7 @@ impl PostgresExecution<'_> {
         else {
             return Ok(());
         };
-        let exists = self
-            .session
-            .client
-            .query_opt("SELECT FROM pg_catalog.pg_roles WHERE rolname = $1", &[&writer.user])
-            .await
-            .map_err(|error| translate(&error))?;
-        if exists.is_none() {
+        if !role_exists(&self.session.client, &writer.user).await? {
             return Ok(());
         }
         let writer = quote_identifier(&writer.user);

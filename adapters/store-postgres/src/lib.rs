@@ -1,20 +1,31 @@
 //! PostgreSQL behind the store contract.
 
+mod access;
+mod access_change;
+mod access_review;
+mod activity;
 mod batch;
 mod catalog;
 mod config;
+mod configure;
 mod error;
 mod execute;
 mod explain;
 mod health;
 mod integrity;
+<<<<<<< HEAD
 mod rowset;
+=======
+mod operate;
+mod rebuild;
+>>>>>>> 7f8043a (store-postgres: rights, sessions, vacuum, rebuilds and settings through plans)
 mod scram;
 mod session;
 mod slow;
 mod statement;
 mod store;
 mod tls;
+mod vacuum;
 mod value;
 
 pub use config::{Config, LoginConfig, Tls};

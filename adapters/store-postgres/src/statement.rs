@@ -80,6 +80,101 @@ pub(crate) fn quote_identifier(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
+/// The statement with `?` for every literal and without comments, so that it tells what is done and not to whom.
+///
+/// Also of a statement that the server cut off in the middle. Where it cannot be told where a literal ends, all that
+/// follows is left out.
+pub(crate) fn without_literals(sql: &str) -> String {
+    let mut out = String::with_capacity(sql.len());
+    let mut rest = sql;
+    while let Some(c) = rest.chars().next() {
+        let is_word = |c: char| c.is_alphanumeric() || c == '_' || c == '$';
+        if let Some(comment) = rest.strip_prefix("--") {
+            rest = comment.find(['\n', '\r']).map_or("", |end| &comment[end..]);
+        } else if let Some(comment) = rest.strip_prefix("/*") {
+            rest = after_block_comment(comment);
+        } else if c == '"' {
+            let end = rest[1..].find('"').map_or(rest.len(), |end| end + 2);
+            out.push_str(&rest[..end]);
+            rest = &rest[end..];
+        } else if c == '\'' {
+            let backslashes = out.ends_with(['e', 'E'])
+                && !out[..out.len() - 1].ends_with(|c: char| c.is_alphanumeric() || c == '_');
+            out.push('?');
+            match after_string(&rest[1..], backslashes) {
+                Some(after) => rest = after,
+                None => {
+                    out.push('…');
+                    break;
+                }
+            }
+        } else if c == '$'
+            && let Some(tag) = dollar_tag(rest)
+        {
+            out.push('?');
+            let body = &rest[tag.len()..];
+            rest = body.find(tag).map_or("", |end| &body[end + tag.len()..]);
+        } else if c == '$' && rest[1..].starts_with(|c: char| c.is_ascii_digit()) {
+            let end = rest[1..].find(|c: char| !c.is_ascii_digit()).map_or(rest.len(), |end| end + 1);
+            out.push_str(&rest[..end]);
+            rest = &rest[end..];
+        } else if c.is_ascii_digit() || c == '.' && rest[1..].starts_with(|c: char| c.is_ascii_digit()) {
+            let bytes = rest.as_bytes();
+            let mut end = 1;
+            while end < bytes.len() {
+                let sign = matches!(bytes[end], b'+' | b'-')
+                    && matches!(bytes[end - 1], b'e' | b'E')
+                    && !rest.starts_with("0x");
+                if !(bytes[end].is_ascii_alphanumeric() || matches!(bytes[end], b'.' | b'_') || sign) {
+                    break;
+                }
+                end += 1;
+            }
+            out.push('?');
+            rest = &rest[end..];
+        } else if is_word(c) {
+            let end = rest.find(|c: char| !is_word(c)).unwrap_or(rest.len());
+            out.push_str(&rest[..end]);
+            rest = &rest[end..];
+        } else {
+            out.push(c);
+            rest = &rest[c.len_utf8()..];
+        }
+    }
+    out
+}
+
+/// What comes after a literal whose opening quote has been read; `None` where its end cannot be told.
+fn after_string(text: &str, backslashes: bool) -> Option<&str> {
+    let mut chars = text.char_indices().peekable();
+    let mut after_backslash = false;
+    while let Some((at, c)) = chars.next() {
+        match c {
+            '\\' if backslashes => {
+                chars.next();
+            }
+            '\'' if chars.peek().is_some_and(|(_, next)| *next == '\'') => {
+                chars.next();
+            }
+            // With `standard_conforming_strings` off this quote would not end it.
+            '\'' if after_backslash => return None,
+            '\'' => return Some(&text[at + 1..]),
+            _ => {}
+        }
+        after_backslash = c == '\\' && !backslashes;
+    }
+    Some("")
+}
+
+/// The opening mark of a dollar-quoted text, such as `$$` or `$body$`.
+fn dollar_tag(text: &str) -> Option<&str> {
+    let end = text[1..].find('$')? + 1;
+    let name = &text[1..end];
+    let fits = name.chars().all(|c| c.is_alphanumeric() || c == '_')
+        && !name.starts_with(|c: char| c.is_ascii_digit());
+    fits.then(|| &text[..=end])
+}
+
 /// A text as a literal, whatever is in it but NUL.
 pub(crate) fn quote_literal(text: &str) -> String {
     let doubled = text.replace('\'', "''");
@@ -230,6 +325,27 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn literals_are_left_out_of_statements() {
+        for (sql, without) in [
+            ("SELECT 1", "SELECT ?"),
+            ("SELECT 'it''s', E'a\\'b', x FROM t1 WHERE a = $1", "SELECT ?, E?, x FROM t1 WHERE a = $1"),
+            (
+                "UPDATE t SET a = 1.5e-7, b = .5, c=-3 WHERE \"odd'5\" = 'x'",
+                "UPDATE t SET a = ?, b = ?, c=-? WHERE \"odd'5\" = ?",
+            ),
+            ("DO $x$ secret $$ 5 $x$ LANGUAGE plpgsql", "DO ? LANGUAGE plpgsql"),
+            ("SELECT $$secret", "SELECT ?"),
+            ("SELECT /* anna */ a -- bob\nFROM t", "SELECT  a \nFROM t"),
+            ("SELECT 'cut off in the mid", "SELECT ?"),
+            ("SELECT 'a\\' , 'b' secret", "SELECT ?…"),
+            ("SELECT 0xff, 1_000, a1b FROM t_2", "SELECT ?, ?, a1b FROM t_2"),
+            ("SELECT type'5', 'ä€'", "SELECT type?, ?"),
+        ] {
+            assert_eq!(without_literals(sql), without, "{sql}");
+        }
+    }
 
     #[test]
     fn first_words_are_found_behind_comments() {

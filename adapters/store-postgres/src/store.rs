@@ -6,8 +6,13 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use contract::{
+<<<<<<< HEAD
     Capabilities, Capability, Context, Error, ErrorKind, Execute, Explain, Health, Integrity, Login, Probe,
     Query, Relational, RowSets, Rows, SecretSource, SlowStatements, Store, Truncation,
+=======
+    Access, Capabilities, Capability, Context, Error, ErrorKind, Execute, Explain, Health, Integrity, Login,
+    Operate, Probe, Query, Relational, Rows, SecretSource, SlowStatements, Store, Truncation,
+>>>>>>> 7f8043a (store-postgres: rights, sessions, vacuum, rebuilds and settings through plans)
 };
 use futures::StreamExt;
 use schema::{Dialect, Schema};
@@ -276,6 +281,14 @@ impl Store for PostgresStore {
     }
 
     fn integrity(&self) -> Option<&dyn Integrity> {
+        Some(self)
+    }
+
+    fn access(&self) -> Option<&dyn Access> {
+        Some(self)
+    }
+
+    fn operate(&self) -> Option<&dyn Operate> {
         Some(self)
     }
 
