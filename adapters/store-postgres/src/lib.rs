@@ -13,12 +13,9 @@ mod execute;
 mod explain;
 mod health;
 mod integrity;
-<<<<<<< HEAD
-mod rowset;
-=======
 mod operate;
 mod rebuild;
->>>>>>> 7f8043a (store-postgres: rights, sessions, vacuum, rebuilds and settings through plans)
+mod rowset;
 mod scram;
 mod session;
 mod slow;

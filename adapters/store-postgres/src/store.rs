@@ -6,13 +6,8 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use contract::{
-<<<<<<< HEAD
-    Capabilities, Capability, Context, Error, ErrorKind, Execute, Explain, Health, Integrity, Login, Probe,
-    Query, Relational, RowSets, Rows, SecretSource, SlowStatements, Store, Truncation,
-=======
     Access, Capabilities, Capability, Context, Error, ErrorKind, Execute, Explain, Health, Integrity, Login,
-    Operate, Probe, Query, Relational, Rows, SecretSource, SlowStatements, Store, Truncation,
->>>>>>> 7f8043a (store-postgres: rights, sessions, vacuum, rebuilds and settings through plans)
+    Operate, Probe, Query, Relational, RowSets, Rows, SecretSource, SlowStatements, Store, Truncation,
 };
 use futures::StreamExt;
 use schema::{Dialect, Schema};
