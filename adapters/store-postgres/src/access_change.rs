@@ -57,6 +57,8 @@ fn pairs(row: &Row, column: &str) -> Vec<(String, String)> {
 /// Something that rights are on.
 struct Object {
     name: String,
+    /// A function with its types alone.
+    typed: String,
     sql: String,
     owner: String,
     /// Quoted columns, for a part of a table.
@@ -190,6 +192,7 @@ async fn objects(
         .iter()
         .map(|row| Object {
             name: row.get("name"),
+            typed: row.get("typed"),
             sql: row.get("sql_name"),
             owner: row.get("owner"),
             column: None,
@@ -223,6 +226,7 @@ async fn objects(
                 })?;
             parts.push(Object {
                 name: format!("{}.{column}", table.name),
+                typed: String::new(),
                 sql: table.sql.clone(),
                 owner: table.owner.clone(),
                 column: Some(quote_identifier(column)),
@@ -272,10 +276,13 @@ async fn check_names(
             }
             continue;
         }
+        let packed = |name: &str| name.replace(' ', "");
         let fits = |object: &&Object| {
             let plain = object.name.split('(').next().unwrap_or_default();
             let last = plain.rsplit_once('.').map_or(plain, |(_, last)| last);
-            object.name == *name || plain == name || last == name || name.contains('(')
+            let typed = packed(&object.typed);
+            let ends = typed.split_once('.').is_some_and(|(_, rest)| rest == packed(name));
+            object.name == *name || plain == name || last == name || typed == packed(name) || ends
         };
         let meant: Vec<&Object> = found.iter().filter(fits).collect();
         let exact = meant.iter().filter(|object| object.name == *name).count() == 1;
@@ -288,7 +295,7 @@ async fn check_names(
                 .hint("`steward store inspect` shows tables; write a function with its types"));
             }
             1 => {}
-            _ if exact || name.contains('(') => {}
+            _ if exact => {}
             _ => {
                 let names: Vec<&str> = meant.iter().map(|object| object.name.as_str()).collect();
                 return Err(Error::new(ErrorKind::Invalid, format!("`{name}` can mean several things"))
@@ -312,8 +319,9 @@ fn sentences(
     forth: impl Fn(&str, &str, bool) -> String,
     back: impl Fn(&str, &str, bool) -> String,
 ) -> Sentences {
-    // Rights with the same ending, such as `WITH GRANT OPTION`, on the same column.
-    let mut alike: BTreeMap<(bool, Vec<String>, Option<&String>), Vec<&str>> = BTreeMap::new();
+    /// Rights with the same ending, such as `WITH GRANT OPTION`, on the same column.
+    type Alike<'a> = (bool, Vec<String>, Option<&'a String>);
+    let mut alike: BTreeMap<Alike<'_>, Vec<&str>> = BTreeMap::new();
     for (object, rights) in todo {
         for flag in [false, true] {
             let words: Vec<String> =

@@ -16,7 +16,7 @@ pub(crate) fn denied(message: &str, who_could: &str) -> Error {
 #[async_trait]
 impl Operate for PostgresStore {
     async fn activity(&self, ctx: &Context) -> Result<Activity, Error> {
-        self.within(ctx, self.look_at_activity(ctx)).await
+        self.within(ctx, Box::pin(self.look_at_activity(ctx))).await
     }
 
     async fn prepare(&self, ctx: &Context, operation: &Operation) -> Result<Prepared, Error> {
@@ -42,7 +42,7 @@ impl Operate for PostgresStore {
         predicted: &Value,
         baseline: &Value,
     ) -> Result<Vec<String>, Error> {
-        self.within(ctx, async {
+        let look = Box::pin(async {
             match operation {
                 Operation::EndSession { how, .. } => self.unended(ctx, predicted, *how).await,
                 Operation::Vacuum { full, .. } => self.unvacuumed(ctx, predicted, baseline, *full).await,
@@ -57,8 +57,8 @@ impl Operate for PostgresStore {
                         .collect())
                 }
             }
-        })
-        .await
+        });
+        self.within(ctx, look).await
     }
 }
 

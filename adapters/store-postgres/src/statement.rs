@@ -101,13 +101,11 @@ pub(crate) fn without_literals(sql: &str) -> String {
             let backslashes = out.ends_with(['e', 'E'])
                 && !out[..out.len() - 1].ends_with(|c: char| c.is_alphanumeric() || c == '_');
             out.push('?');
-            match after_string(&rest[1..], backslashes) {
-                Some(after) => rest = after,
-                None => {
-                    out.push('…');
-                    break;
-                }
-            }
+            let Some(after) = after_string(&rest[1..], backslashes) else {
+                out.push('…');
+                break;
+            };
+            rest = after;
         } else if c == '$'
             && let Some(tag) = dollar_tag(rest)
         {
