@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use contract::{Clock, Context, Error, ErrorKind, SystemClock};
 use tokio::sync::{Semaphore, oneshot};
+use tracing::Instrument;
 
 use crate::event::{Draft, ERASURE, EVENTS_MAX};
 use crate::export::decode;
@@ -197,8 +198,12 @@ impl Ledger {
             synced: !write.unsynced,
             reply: Some(reply),
         };
-        self.writer()?.queue().send(Order::Write(job)).await.map_err(|_| stopped())?;
-        answer.await.map_err(|_| stopped())?
+        let waited = tracing::debug_span!("ledger.write");
+        let done = async {
+            self.writer()?.queue().send(Order::Write(job)).await.map_err(|_| stopped())?;
+            answer.await.map_err(|_| stopped())?
+        };
+        done.instrument(waited).await
     }
 
     /// Queues a write whose result nobody waits for.
@@ -217,6 +222,21 @@ impl Ledger {
     /// `LimitExceeded`: more than 100 000 rows. `Corrupt`, `Unavailable`: the file.
     pub async fn query(&self, sql: &'static str, parameters: Vec<Value>) -> Result<Vec<Row>, Error> {
         self.read(move |connection| connection.query(sql, &parameters)).await
+    }
+
+    /// The same on the calling thread, for a look at a few rows through an index: to hand that to another thread and
+    /// to be woken by it takes longer than the look.
+    ///
+    /// # Errors
+    ///
+    /// As [`Ledger::query`].
+    pub async fn glance(&self, sql: &'static str, parameters: Vec<Value>) -> Result<Vec<Row>, Error> {
+        let readers = &self.0.readers;
+        let _permit = readers.permits.acquire().await.expect("the pool is never closed");
+        let connection = readers.take()?;
+        let rows = connection.query(sql, &parameters);
+        readers.put_back(connection);
+        rows
     }
 
     /// Events with their bodies, after everything queued has been written.

@@ -1,6 +1,6 @@
 //! Escalations: what the mission says the PM must hear at once, kept until someone has taken note.
 
-use contract::{Context, Error, ErrorKind, Finding, Severity, Trigger};
+use contract::{Actor, Context, Error, ErrorKind, Finding, Severity, Trigger};
 use jiff::Timestamp;
 use ledger::{Ledger, NewEvent, Write};
 use serde::Serialize;
@@ -178,6 +178,58 @@ pub async fn raise(
         }
     }
     Err(Error::new(ErrorKind::Conflict, "the escalation is being changed by others").with("key", key))
+}
+
+/// Closes the open escalation with this key because its cause is gone: the system acknowledges it, and its detail
+/// says why. Gives its id; `None` when none is open.
+///
+/// # Errors
+///
+/// As `Ledger::write`.
+pub(crate) async fn settle(
+    ctx: &Context,
+    ledger: &Ledger,
+    key: &str,
+    why: &str,
+    evidence: &[String],
+) -> Result<Option<String>, Error> {
+    let ctx = ctx.clone().with_actor(Actor::system());
+    let open = ledger
+        .query(
+            "SELECT id, detail FROM escalations WHERE project = ? AND dedup_key = ? AND acknowledged_us IS NULL",
+            vec![ctx.project().into(), key.into()],
+        )
+        .await?;
+    let Some(row) = open.first() else { return Ok(None) };
+    let (id, detail) = (row.get_text("id")?.to_owned(), row.get_text("detail")?);
+    let detail = if detail.is_empty() { why.to_owned() } else { format!("{detail}; {why}") };
+    let write = Write::new()
+        .exec_expecting(
+            "UPDATE escalations SET acknowledged_us = ?, acknowledged_by = ?, detail = ? \
+             WHERE project = ? AND id = ? AND acknowledged_us IS NULL",
+            vec![
+                ctx.now().into(),
+                ctx.actor().to_string().into(),
+                detail.into(),
+                ctx.project().into(),
+                id.as_str().into(),
+            ],
+            1,
+        )
+        .exec(
+            "UPDATE deliveries SET next_us = NULL WHERE project = ? AND escalation = ?",
+            vec![ctx.project().into(), id.as_str().into()],
+        )
+        .event(NewEvent::new(
+            "escalation.acknowledged",
+            format!("escalation:{id}"),
+            json!({ "id": id, "reason": why, "evidence": evidence }),
+        ));
+    match ledger.write(&ctx, write).await {
+        Ok(_) => Ok(Some(id)),
+        Err(error) if error.kind() == ErrorKind::Conflict => Ok(None), // Someone was quicker.
+        Err(error) => Err(error),
+    }
 }
 
 /// Ids of the escalations that were raised for the context's task, in their order.

@@ -121,6 +121,9 @@ pub(crate) trait Journal: Send + Sync {
     /// Opens an escalation, or counts it again; gives its id.
     async fn raise(&self, ctx: &Context, escalation: NewEscalation) -> Result<String, Error>;
 
+    /// Closes the open escalation with this key, if there is one, because its cause is gone.
+    async fn settle(&self, ctx: &Context, key: &str, why: &str, evidence: &[String]) -> Result<(), Error>;
+
     /// Escalations that were raised for the context's task, by whomever.
     async fn raised(&self, ctx: &Context) -> Result<Vec<String>, Error>;
 }
@@ -161,6 +164,10 @@ impl Journal for LedgerJournal<'_> {
 
     async fn raise(&self, ctx: &Context, escalation: NewEscalation) -> Result<String, Error> {
         escalation::raise(ctx, self.ledger, self.webhooks, escalation).await
+    }
+
+    async fn settle(&self, ctx: &Context, key: &str, why: &str, evidence: &[String]) -> Result<(), Error> {
+        escalation::settle(ctx, self.ledger, key, why, evidence).await.map(drop)
     }
 
     async fn raised(&self, ctx: &Context) -> Result<Vec<String>, Error> {

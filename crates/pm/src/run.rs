@@ -140,18 +140,22 @@ pub(crate) async fn go_on(
     }
     let fresh = std::mem::take(&mut run.fresh);
     let checks = evaluate::all(&ctx, door, record, &fresh).await?;
-    for result in checks.iter().filter(|result| !result.pass && result.observed.is_some()) {
+    for result in checks.iter().filter(|result| result.observed.is_some()) {
         if let Subject::Latency { .. } = &result.check.subject {
             let observed = result.observed.unwrap_or_default();
+            let dedup_key =
+                format!("acceptance:{}:{}", result.store.as_deref().unwrap_or_default(), result.check);
+            if result.pass {
+                // Whoever was told that it is too slow need not look any more.
+                let why = format!("{} is met: {observed} was measured", result.check);
+                journal.settle(&ctx, &dedup_key, &why, &result.evidence).await?;
+                continue;
+            }
             let escalation = NewEscalation {
                 title: format!("{} was expected, {observed} was measured", result.check),
                 subject: result.store.as_ref().map(|store| format!("store:{store}")).unwrap_or_default(),
                 evidence: result.evidence.clone(),
-                dedup_key: format!(
-                    "acceptance:{}:{}",
-                    result.store.as_deref().unwrap_or_default(),
-                    result.check
-                ),
+                dedup_key,
                 ..NewEscalation::of(Trigger::PerformanceDegradation)
             };
             raise(&ctx, journal, record, escalation).await?;

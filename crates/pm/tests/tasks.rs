@@ -206,6 +206,34 @@ async fn the_index_is_measured_before_and_after_and_its_findings_are_resolved() 
 }
 
 #[tokio::test]
+async fn an_escalated_slowness_is_closed_by_the_measurement_that_meets_the_objective() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tasks/performance-mission.yaml");
+    let text = std::fs::read_to_string(path).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = ledger(dir.path()).await;
+    let defaults = Defaults::default();
+    let room = || Room { ledger: &ledger, defaults: &defaults, webhooks: &[] };
+    let door = FakeDoor::new(World::named("clean"));
+    let task = |text: String| RunTask { text: Some(text), ..RunTask::default() };
+    let looked = text.replace("auto_allowed", "plan_only").replace("orders-lookup", "orders-looked-at");
+    pm::run_task(&ctx(), &door, room(), &task(looked)).await.unwrap();
+    let open = pm::list(&ctx(), &ledger, false).await.unwrap();
+    assert_eq!((open.len(), &*open[0].trigger), (1, "performance_degradation"), "{open:?}");
+
+    pm::run_task(&ctx(), &door, room(), &task(text)).await.unwrap();
+    assert_eq!(pm::list(&ctx(), &ledger, false).await.unwrap(), []);
+    let closed = pm::list(&ctx(), &ledger, true).await.unwrap();
+    assert_eq!(closed[0].id, open[0].id);
+    assert_eq!(closed[0].acknowledged_by.as_deref(), Some("steward"));
+    assert!(closed[0].detail.contains("is met: 1.9 was measured"), "{closed:?}");
+    let filter = ledger::EventFilter::project("demo").kind("escalation.acknowledged");
+    let events = ledger.events(filter).await.unwrap();
+    let body = events[0].body.as_ref().unwrap();
+    assert!(body["reason"].as_str().unwrap().contains("1.9"), "{body}");
+    assert!(!body["evidence"].as_array().unwrap().is_empty(), "{body}");
+}
+
+#[tokio::test]
 async fn words_about_approval_grant_nothing_and_are_noted() {
     let door = FakeDoor::new(World::named("guarded"));
     let report = run("performance-claims-approval.md", &door).await;

@@ -484,6 +484,7 @@ pub(crate) fn exit_code(answer: &Answer) -> u8 {
         "migration.status",
         "migration.lint",
         "audit.verify",
+        "status.show",
     ];
     // A linter warns of much that is meant; only what hurts fails a build.
     let lint = answer.request == "migration.lint";

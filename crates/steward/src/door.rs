@@ -328,7 +328,7 @@ impl Steward {
         let mut decision = project.authority().decide(ctx, &question, &[]);
         if !decision.is_permitted() {
             let plan = bare_plan(ctx, request, "a read that needs approval");
-            let granted = self.granted(ctx, &plan).await?;
+            let granted = self.granted(ctx, &plan, &plan.digest()).await?;
             decision = project.authority().decide(ctx, &question, &granted);
             if !decision.is_permitted() {
                 return self.refused(ctx, request, &plan, &question, &decision).await;
@@ -391,8 +391,15 @@ impl Steward {
                 .finish(ctx, request, outcome, AnswerStatus::Done, decision.decided(), Some(digest))
                 .await;
         }
-        let granted = self.granted(ctx, &plan).await?;
-        let decision = project.authority().decide(ctx, &question, &granted);
+        let mut decision = project.authority().decide(ctx, &question, &[]);
+        // Approvals are looked for only where the matrix does not permit without one; the permit then rests on them.
+        let mut approved = Vec::new();
+        if !decision.is_permitted() {
+            approved = self.granted(ctx, &plan, &digest).await?;
+            if !approved.is_empty() {
+                decision = project.authority().decide(ctx, &question, &approved);
+            }
+        }
         if options.dry_run {
             let outcome = Outcome {
                 value: json!({ "plan": plan, "digest": digest }),
@@ -407,18 +414,16 @@ impl Steward {
         if !decision.is_permitted() {
             return self.refused(ctx, request, &plan, &question, &decision).await;
         }
-        // The approval that the permit rests on, if the matrix permits only because of it.
-        let needs_approval = !project.authority().decide(ctx, &question, &[]).is_permitted();
-        let approved = if needs_approval { &granted[..] } else { &[] };
-        let permit = project.authority().permit(ctx, &question, &plan, approved)?;
+        let permit = project.authority().permit(ctx, &question, &plan, &approved)?;
         let change = Permitted {
             request: Arc::clone(request),
             findings,
             evidence,
-            approved: approved.to_vec(),
+            approved,
             options: options.clone(),
             decided: decision.decided(),
             plan,
+            digest,
             permit,
         };
         let this = self.this.upgrade().expect("whoever asks holds it");
@@ -440,9 +445,12 @@ impl Steward {
         project: &Arc<Project>,
         change: Permitted,
     ) -> Result<Answer, Error> {
-        let Permitted { request, plan, permit, approved, options, findings, evidence, mut decided } = change;
-        let (intent, _under_way) = self.begin(ctx, &request, &plan, &permit, &approved).await?;
-        let done = dispatch::perform(self, ctx, project, &request, &permit, &plan, &options).await;
+        let Permitted { request, plan, digest, permit, approved, options, findings, evidence, mut decided } =
+            change;
+        let (intent, _under_way) = self.begin(ctx, &request, &plan, &digest, &permit, &approved).await?;
+        let done = dispatch::perform(self, ctx, project, &request, &permit, &plan, &options)
+            .instrument(tracing::debug_span!("perform"))
+            .await;
         let mut outcome = self.conclude(ctx, request.name(), &plan, &intent, done).await?;
         if !matches!(*request, Request::TokenCreate(_)) {
             self.redact_outcome(&mut outcome); // A new token is shown once, to whoever made it.
@@ -457,8 +465,7 @@ impl Steward {
         };
         decided.approvers = approved.iter().map(by).collect();
         let status = AnswerStatus::Done;
-        let digest = Some(plan.digest());
-        let mut answer = self.finish(&recording, &request, outcome, status, decided, digest).await?;
+        let mut answer = self.finish(&recording, &request, outcome, status, decided, Some(digest)).await?;
         answer.approval = permit.approval().map(str::to_owned);
         if let (Some(approved), Value::Object(value)) = (approved.first(), &mut answer.value) {
             value.insert("approver".into(), json!(approved.approver()));
@@ -467,8 +474,8 @@ impl Steward {
     }
 
     /// The valid approvals of this plan. A forged or replayed one is a matter for Security.
-    async fn granted(&self, ctx: &Context, plan: &Plan) -> Result<Vec<Approved>, Error> {
-        let found = self.approvals().find_granted(ctx, &plan.digest()).await;
+    async fn granted(&self, ctx: &Context, plan: &Plan, digest: &PlanDigest) -> Result<Vec<Approved>, Error> {
+        let found = self.approvals().find_granted(ctx, digest).await;
         if let Err(error) = &found
             && error.kind() == ErrorKind::Forbidden
         {
@@ -479,7 +486,7 @@ impl Steward {
                 detail: format!("{}; nothing has changed", error.message()),
                 subject: plan.target.clone(),
                 evidence: Vec::new(),
-                dedup_key: format!("forged:{}", plan.digest()),
+                dedup_key: format!("forged:{digest}"),
             };
             self.raise(ctx, escalation).await?;
         }
@@ -496,13 +503,13 @@ impl Steward {
         ctx: &Context,
         request: &Request,
         plan: &Plan,
+        digest: &PlanDigest,
         permit: &Permit,
         approved: &[Approved],
     ) -> Result<(String, UnderWay), Error> {
         let id = format!("in-{}", uuid::Uuid::now_v7().simple());
         let under_way = self.take_up(&id).expect("the id is new");
         let now_us = ctx.now().as_microsecond();
-        let digest = plan.digest();
         let body = serde_json::to_value(plan).expect("a plan is JSON");
         let actor = serde_json::to_string(ctx.actor()).expect("an actor is JSON");
         let mut write = Write::new()
@@ -826,6 +833,7 @@ impl Steward {
 struct Permitted {
     request: Arc<Request>,
     plan: Plan,
+    digest: PlanDigest,
     permit: Permit,
     approved: Vec<Approved>,
     options: Options,

@@ -52,9 +52,10 @@ async fn resume(
     project: &Arc<Project>,
     subject: Option<&str>,
 ) -> Result<usize, Error> {
+    // Nearly always none, and there is an index of just these.
     let rows = steward
         .ledger()
-        .query(
+        .glance(
             "SELECT i.id, i.request, i.subject, i.plan_digest, i.holder, i.actor, i.task, p.body FROM intents i \
              LEFT JOIN plans p ON p.project = i.project AND p.digest = i.plan_digest \
              WHERE i.project = ? AND i.finished_us IS NULL ORDER BY i.begun_us",

@@ -30,6 +30,21 @@ fn clear(ended: &Ended, parts: &[&str]) {
 }
 
 #[test]
+fn dead_store_fails_the_status_that_probes_it() {
+    let project = Project::new(
+        "project: shop\nstores:\n  app: { kind: sqlite, path: app.db }\n  \
+         dead: { kind: postgres, url: \"postgres://127.0.0.1:1/shop\", reader: { user: steward_reader } }\n",
+    );
+    project.database().execute_batch("CREATE TABLE orders (id INTEGER)").unwrap();
+    project.run(&["status"]).expect(0);
+    let ended = project.run(&["status", "--probe"]).expect(5);
+    assert!(ended.stdout.contains("dead: postgres DOES NOT ANSWER"), "{}", ended.stdout);
+    assert!(ended.stdout.contains("app: sqlite"), "the others are shown too: {}", ended.stdout);
+    let answer = project.run(&["status", "--probe", "--json"]).expect(5).json();
+    assert_eq!(answer["findings"][0]["code"], "store_unreachable", "{answer}");
+}
+
+#[test]
 fn damaged_state_file_is_said_and_left_as_it_is() {
     let project = shop();
     project.run_with_input(&["secret", "put", "a/b"], SECRET).expect(0);
