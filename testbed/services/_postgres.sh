@@ -1,11 +1,19 @@
-# Shared by postgresNN.sh, which set: ver, suite, port
-about="PostgreSQL $ver with its contributed extensions; TLS with a certificate authority of its own (real)"
-pg=$H/deb/$name/usr/lib/postgresql/$ver/bin
-install() { deb_tree "$name" "$suite" "postgresql-$ver" openssl; }
+# Shared by postgres*.sh, which set: ver, suite, port; and, where they differ from the fast server that most tests use:
+# tree (whose packages to use), about, new (options of initdb), rules (pg_hba.conf), settings (of the server)
+about=${about:-"PostgreSQL $ver with its contributed extensions; TLS with a certificate authority of its own (real)"}
+tree=${tree:-$name}
+pg=$H/deb/$tree/usr/lib/postgresql/$ver/bin
+install() { deb_tree "$tree" "$suite" "postgresql-$ver" openssl; }
+
+# The superuser needs no password; every other role proves who it is.
+rules=${rules:-"host all postgres 127.0.0.1/32 trust
+host all all      127.0.0.1/32 scram-sha-256"}
+[ -n "${settings:-}" ] || settings=(-c fsync=off -c full_page_writes=off -c max_connections=200
+  -c shared_preload_libraries=pg_stat_statements -c compute_query_id=on)
 
 # A certificate for 127.0.0.1, signed by an authority that only the tests know: tls/ca.crt.
 certificates() {
-  local t=$data/tls openssl=$H/deb/$name/usr/bin/openssl
+  local t=$data/tls openssl=$H/deb/$tree/usr/bin/openssl
   [ -f "$t/server.crt" ] && return
   mkdir -p "$t"
   cat >"$t/openssl.cnf" <<'CONF'
@@ -31,17 +39,13 @@ start() {
   certificates
   own "$data"
   if [ ! -f "$data/db/PG_VERSION" ]; then
-    as_user "$pg/initdb" -D "$data/db" -U postgres -A trust -E UTF8 --no-locale --no-sync >>"$log" ||
+    # shellcheck disable=SC2086 # Options are words.
+    as_user "$pg/initdb" -D "$data/db" -U postgres -A trust -E UTF8 --no-locale --no-sync ${new:-} >>"$log" ||
       { tail -n 30 "$log" >&2; die "initdb failed"; }
   fi
-  # The superuser needs no password; every other role proves who it is.
-  as_user tee "$data/db/pg_hba.conf" >/dev/null <<'HBA'
-host all postgres 127.0.0.1/32 trust
-host all all      127.0.0.1/32 scram-sha-256
-HBA
+  as_user tee "$data/db/pg_hba.conf" >/dev/null <<<"$rules"
   spawn bash -c "$(declare -f as_user); as_user \"\$@\"" - "$pg/postgres" -D "$data/db" \
-    -p "$port" -h 127.0.0.1 -c unix_socket_directories= -c fsync=off -c full_page_writes=off -c max_connections=200 \
-    -c shared_preload_libraries=pg_stat_statements -c compute_query_id=on \
+    -p "$port" -h 127.0.0.1 -c unix_socket_directories= "${settings[@]}" \
     -c ssl=on -c ssl_cert_file="$data/tls/server.crt" -c ssl_key_file="$data/tls/server.key"
 }
 ready() { "$pg/pg_isready" -q -h 127.0.0.1 -p "$port"; }

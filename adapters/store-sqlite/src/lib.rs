@@ -6,6 +6,7 @@ mod catalog;
 mod config;
 mod error;
 mod execute;
+mod health;
 mod rowset;
 mod session;
 mod store;

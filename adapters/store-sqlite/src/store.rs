@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use contract::{
-    Capabilities, Capability, Context, Error, ErrorKind, Execute, Explain, Integrity, IntegrityProblem,
-    Login, Probe, Query, Relational, RowSets, Rows, Store, TableScan, Truncation,
+    Capabilities, Capability, Context, Error, ErrorKind, Execute, Explain, Health, Integrity,
+    IntegrityProblem, Login, Probe, Query, Relational, RowSets, Rows, Store, TableScan, Truncation,
 };
 use rusqlite::Connection;
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
@@ -58,7 +58,7 @@ pub struct SqliteStore {
     pub(crate) name: String,
     pub(crate) file: File,
     pub(crate) statement_timeout: Duration,
-    rows_counted_max: u64,
+    pub(crate) rows_counted_max: u64,
     pub(crate) closed: CancellationToken,
 }
 
@@ -147,6 +147,10 @@ impl Store for SqliteStore {
     }
 
     fn row_sets(&self) -> Option<&dyn RowSets> {
+        Some(self)
+    }
+
+    fn health(&self) -> Option<&dyn Health> {
         Some(self)
     }
 
@@ -314,7 +318,7 @@ fn class(value: ValueRef<'_>) -> Option<&'static str> {
     }
 }
 
-fn to_json(value: ValueRef<'_>) -> Value {
+pub(crate) fn to_json(value: ValueRef<'_>) -> Value {
     match value {
         ValueRef::Null => Value::Null,
         ValueRef::Integer(number) if number.abs_diff(0) > JSON_INTEGER_MAX.unsigned_abs() => {

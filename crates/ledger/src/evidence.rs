@@ -70,6 +70,35 @@ impl Ledger {
         rows.first().map(|row| self.evidence_of(project, row)).transpose()
     }
 
+    /// The project's newest evidence from `source` for requests of these names, the oldest first; at most 1,000 of each.
+    ///
+    /// # Errors
+    ///
+    /// `Corrupt`: it is not what was recorded.
+    pub async fn evidence_of_source(
+        &self,
+        project: &str,
+        source: &str,
+        requests: &[&str],
+    ) -> Result<Vec<Evidence>, Error> {
+        self.settle().await;
+        let mut found = Vec::new();
+        for request in requests {
+            let rows = self
+                .query(
+                    "SELECT id, source, statement, answer, digest, taken_us, elapsed_us FROM evidence \
+                     WHERE project = ? AND source = ? AND request = ? ORDER BY taken_us DESC LIMIT 1000",
+                    vec![project.into(), source.into(), (*request).into()],
+                )
+                .await?;
+            for row in &rows {
+                found.push(self.evidence_of(project, row)?);
+            }
+        }
+        found.sort_by_key(|item: &Evidence| item.taken_at);
+        Ok(found)
+    }
+
     fn evidence_of(&self, project: &str, row: &Row) -> Result<Evidence, Error> {
         let id = row.get_text("id")?;
         let damaged = || {

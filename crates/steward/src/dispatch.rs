@@ -8,7 +8,7 @@ use contract::{
     Context, Error, ErrorKind, Evidence, Finding, Outcome, Permit, Plan, PlanStep, Severity, StepMode,
     StepState, Trigger,
 };
-use ledger::{Event, EventFilter};
+use ledger::{Event, EventFilter, Ledger};
 use serde_json::json;
 use stores::migration;
 
@@ -82,6 +82,11 @@ pub(crate) async fn read(
         Request::StoreCompare(request) => {
             stores::compare(ctx, directory, &project.loaded().config.checks, request).await
         }
+        Request::StoreSlow(request) => {
+            let own = own_times(ctx, ledger, &request.store).await?;
+            let objective_ms = project.loaded().config.objectives.query_p95_ms;
+            stores::slow(ctx, directory, &own, objective_ms, request).await
+        }
         Request::IndexAdvise(request) => stores::advise(ctx, directory, request).await,
         Request::MigrationStatus(request) => {
             let files = project.migrations(&request.store)?;
@@ -150,6 +155,28 @@ pub(crate) async fn read(
         Request::DocsCapabilities(_) => reference::capabilities(),
         _ => Err(wrong_way(request)),
     }
+}
+
+/// What the ledger knows of the time that statements on this store took: each query, and each run of a measurement.
+async fn own_times(ctx: &Context, ledger: &Ledger, store: &str) -> Result<Vec<stores::OwnTime>, Error> {
+    let source = format!("store:{store}");
+    let recorded =
+        ledger.evidence_of_source(ctx.project(), &source, &["store.query", "store.measure"]).await?;
+    let mut own = Vec::new();
+    for item in recorded {
+        let time = |elapsed_ms| stores::OwnTime {
+            statement: item.statement.clone(),
+            elapsed_ms,
+            evidence: item.id.clone(),
+        };
+        match item.answer["runs_ms"].as_array() {
+            Some(runs) => own.extend(runs.iter().filter_map(serde_json::Value::as_f64).map(time)),
+            // The plan of a measured statement is no run of it.
+            None if item.answer.get("rows").is_some() => own.push(time(item.elapsed_ms)),
+            None => {}
+        }
+    }
+    Ok(own)
 }
 
 /// The mission's threshold: a query slower than the objective is something that the PM must hear of.

@@ -72,6 +72,7 @@ requests! {
     StoreConsistency(stores::CheckConsistency),
     StoreHealth(stores::CheckHealth),
     StoreCompare(stores::CompareStores),
+    StoreSlow(stores::SlowStatements),
     StoreSetup(stores::SetupStore),
     StoreLocks(stores::StoreLocks),
     StoreVacuum(stores::VacuumStore),

@@ -24,6 +24,7 @@ mod prestate;
 mod query;
 mod request;
 pub mod setup;
+mod slow;
 mod steps;
 mod text;
 
@@ -48,3 +49,4 @@ pub use request::{
     AdviseIndexes, ApplyMigrations, CreateIndex, DropIndex, MigrationStatus, NewMigration, PlanMigrations,
     RewriteMigration, RollbackMigrations, SetupStore,
 };
+pub use slow::{OwnTime, SlowStatements, slow};

@@ -158,7 +158,7 @@ impl Inquiry<'_> {
 }
 
 /// The smallest value that at least `percent` of all values do not exceed (nearest rank).
-fn percentile(sorted: &[f64], percent: usize) -> f64 {
+pub(crate) fn percentile(sorted: &[f64], percent: usize) -> f64 {
     let rank = (sorted.len() * percent).div_ceil(100).max(1);
     sorted[rank - 1]
 }

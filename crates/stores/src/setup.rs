@@ -115,6 +115,14 @@ pub async fn plan(ctx: &Context, stores: &dyn StoreDirectory, request: &SetupSto
             Statement::new(format!(
                 "ALTER DEFAULT PRIVILEGES FOR ROLE {writer} IN SCHEMA {schema} GRANT SELECT ON TABLES TO {reader}"
             )),
+            // Without it nobody sees that a sequence is near its end; the numbers themselves are in the tables.
+            Statement::new(format!("GRANT SELECT ON ALL SEQUENCES IN SCHEMA {schema} TO {reader}")),
+            Statement::new(format!(
+                "ALTER DEFAULT PRIVILEGES IN SCHEMA {schema} GRANT SELECT ON SEQUENCES TO {reader}"
+            )),
+            Statement::new(format!(
+                "ALTER DEFAULT PRIVILEGES FOR ROLE {writer} IN SCHEMA {schema} GRANT SELECT ON SEQUENCES TO {reader}"
+            )),
         ]);
         writing.push(Statement::new(format!("GRANT USAGE, CREATE ON SCHEMA {schema} TO {writer}")));
         match &request.owner {
@@ -156,6 +164,14 @@ pub async fn plan(ctx: &Context, stores: &dyn StoreDirectory, request: &SetupSto
     };
     let mut roles = role(reader_name, &reader, "reader")?;
     roles.extend(role(writer_name, &writer, "writer")?);
+    // Not `pg_monitor`: it would also let the login scan tables under locks and list the server's files, which no check
+    // of health needs. Before PostgreSQL 16 whoever may make roles may grant this; later only who was given it to grant.
+    let statistics = |verb: &str, preposition: &str, otherwise: &str| {
+        Statement::new(format!(
+            "DO $steward$ BEGIN {verb} pg_read_all_stats {preposition} {reader}; \
+             EXCEPTION WHEN insufficient_privilege THEN RAISE NOTICE '{otherwise}'; END $steward$"
+        ))
+    };
     let steps = vec![
         step(
             "roles",
@@ -165,6 +181,16 @@ pub async fn plan(ctx: &Context, stores: &dyn StoreDirectory, request: &SetupSto
         ),
         step("reader", format!("let `{reader_name}` read"), reading, vec![format!("DROP OWNED BY {reader}")]),
         step("writer", format!("let `{writer_name}` work"), writing, vec![format!("DROP OWNED BY {writer}")]),
+        step(
+            "statistics",
+            format!("let `{reader_name}` see what other sessions do and what statements cost"),
+            vec![statistics(
+                "GRANT",
+                "TO",
+                "not granted: `steward store health` says what it then cannot see",
+            )],
+            vec![statistics("REVOKE", "FROM", "not revoked").sql],
+        ),
         step("own", "make the namespace `steward` for Steward's own records".into(), own, Vec::new()),
     ];
     let scope = Scope { tables: Some(Vec::new()), history: false };

@@ -64,11 +64,17 @@ impl Drop for Dropped {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
                 let client = connect("postgres").await;
-                let drop_all = [
-                    format!("DROP DATABASE {name} WITH (FORCE)"),
-                    format!("DROP ROLE {name}_reader"),
-                    format!("DROP ROLE {name}_writer"),
-                ];
+                // A case may have made roles of its own; their names begin as the database's does.
+                let roles = client
+                    .query(
+                        "SELECT format('%I', rolname) FROM pg_roles WHERE starts_with(rolname, $1 || '_')",
+                        &[&name],
+                    )
+                    .await
+                    .unwrap();
+                let drop_all = [format!("DROP DATABASE {name} WITH (FORCE)")]
+                    .into_iter()
+                    .chain(roles.iter().map(|row| format!("DROP ROLE {}", row.get::<_, String>(0))));
                 for sql in drop_all {
                     if let Err(error) = client.batch_execute(&sql).await {
                         eprintln!("{sql}: {error:?}");

@@ -1,7 +1,7 @@
 -- Indexes that cannot be used, without those that are being built right now.
 SELECT
   t.full_name AS table_name, format('%I.%I', t.nspname, ic.relname) AS name, i.indisunique AS is_unique,
-  i.indisready AS is_maintained, pg_get_indexdef(i.indexrelid) AS definition,
+  i.indisready AS is_maintained,
   (SELECT format('%I', con.conname) FROM pg_constraint con WHERE con.conindid = i.indexrelid AND con.conrelid = i.indrelid LIMIT 1)
     AS constraint_name
 FROM pg_index i
