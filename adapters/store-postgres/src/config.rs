@@ -13,14 +13,18 @@ use url::Url;
 pub struct Config {
     /// Where the server is, without credentials: `postgres://host:5432/database`.
     pub url: String,
+    /// The same database past a pooler that shares sessions, such as PgBouncer in transaction mode; changes go this way.
+    /// Default: none, for an `url` that leads to the server itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub direct_url: Option<String>,
     /// The login that reads: `store inspect`, `store query`. It should be neither superuser nor owner;
     /// `steward store setup` makes such a login.
     pub reader: LoginConfig,
     /// The login that changes: migrations, indexes. Without it the store cannot be changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub writer: Option<LoginConfig>,
-    /// The login that makes the other two; used by `steward store setup` and for the corruption check, for nothing
-    /// else.
+    /// The login that makes the other two: for `steward store setup`, the corruption check, to see what other sessions
+    /// do, and for changes of rights, settings and sessions that the writing login may not make.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub admin: Option<LoginConfig>,
     /// Encryption: `disable`, `prefer`, `require` or `verify`. Default: `verify`; on a loopback address `prefer`.
@@ -119,6 +123,7 @@ impl Config {
     pub fn new(url: &str, reader: LoginConfig) -> Self {
         Self {
             url: url.to_owned(),
+            direct_url: None,
             reader,
             writer: None,
             admin: None,
@@ -138,6 +143,7 @@ impl Config {
     /// `Invalid`: names the key in its context and says in the hint what to write instead.
     pub fn validate(&self) -> Result<(), Error> {
         self.address()?;
+        self.direct_address()?;
         for (key, login) in [
             ("reader.user", Some(&self.reader)),
             ("writer.user", self.writer.as_ref()),
@@ -164,7 +170,7 @@ impl Config {
                     .hint("write milliseconds from 1 to 2147483647 (about 24 days)"));
             }
         }
-        if self.tls_ca_file.is_some() && self.tls_mode()? != Tls::Verify {
+        if self.tls_ca_file.is_some() && self.tls_mode(&self.address()?) != Tls::Verify {
             return Err(invalid("tls_ca_file", "`tls_ca_file` is used by `tls: verify` alone")
                 .hint("write `tls: verify`, or remove `tls_ca_file`"));
         }
@@ -173,44 +179,52 @@ impl Config {
 
     /// The address without credentials.
     pub(crate) fn address(&self) -> Result<Address, Error> {
-        const SHAPE: &str = "write `postgres://host:5432/database`";
-        let url = Url::parse(&self.url).map_err(|error| {
-            invalid("url", format!("`url` is not an address: {}", error.to_string().to_lowercase()))
-                .hint(SHAPE)
-        })?;
-        if !matches!(url.scheme(), "postgres" | "postgresql") {
-            return Err(invalid("url", format!("`url` begins with `{}:`", url.scheme())).hint(SHAPE));
-        }
-        if url.password().is_some() {
-            return Err(invalid("url", "`url` contains a password").hint(
-                "move it to the vault with `steward secret put NAME`, then set `reader.password_secret: NAME`",
-            ));
-        }
-        if !url.username().is_empty() {
-            return Err(invalid("url", "`url` contains a user").hint("write the user as `reader.user`"));
-        }
-        if let Some((key, _)) = url.query_pairs().next() {
-            return Err(invalid("url", format!("`url` contains the option `{key}`"))
-                .hint("options have keys of their own, such as `tls` and `connect_timeout_ms`"));
-        }
-        let host = url.host_str().unwrap_or_default();
-        let host = host.trim_start_matches('[').trim_end_matches(']');
-        if host.is_empty() {
-            return Err(invalid("url", "`url` names no host").hint(SHAPE));
-        }
-        let database = percent_decoded(url.path().trim_start_matches('/'))
-            .ok_or_else(|| invalid("url", "the database in `url` is not UTF-8").hint(SHAPE))?;
-        if database.is_empty() || database.contains(['/', '\0']) {
-            return Err(invalid("url", "`url` names no database").hint(SHAPE));
-        }
-        Ok(Address { host: host.to_owned(), port: url.port().unwrap_or(5432), database })
+        address("url", &self.url)
     }
 
-    /// The encryption that applies to this address.
-    pub(crate) fn tls_mode(&self) -> Result<Tls, Error> {
-        let loopback = self.address()?.is_loopback();
-        Ok(self.tls.unwrap_or(if loopback { Tls::Prefer } else { Tls::Verify }))
+    /// The address past a pooler, if one is configured.
+    pub(crate) fn direct_address(&self) -> Result<Option<Address>, Error> {
+        self.direct_url.as_deref().map(|url| address("direct_url", url)).transpose()
     }
+
+    /// The encryption that applies to an address.
+    pub(crate) fn tls_mode(&self, address: &Address) -> Tls {
+        self.tls.unwrap_or(if address.is_loopback() { Tls::Prefer } else { Tls::Verify })
+    }
+}
+
+/// Takes an address apart and refuses what does not belong into it.
+fn address(key: &'static str, text: &str) -> Result<Address, Error> {
+    const SHAPE: &str = "write `postgres://host:5432/database`";
+    let url = Url::parse(text).map_err(|error| {
+        invalid(key, format!("`{key}` is not an address: {}", error.to_string().to_lowercase())).hint(SHAPE)
+    })?;
+    if !matches!(url.scheme(), "postgres" | "postgresql") {
+        return Err(invalid(key, format!("`{key}` begins with `{}:`", url.scheme())).hint(SHAPE));
+    }
+    if url.password().is_some() {
+        return Err(invalid(key, format!("`{key}` contains a password")).hint(
+            "move it to the vault with `steward secret put NAME`, then set `reader.password_secret: NAME`",
+        ));
+    }
+    if !url.username().is_empty() {
+        return Err(invalid(key, format!("`{key}` contains a user")).hint("write the user as `reader.user`"));
+    }
+    if let Some((option, _)) = url.query_pairs().next() {
+        return Err(invalid(key, format!("`{key}` contains the option `{option}`"))
+            .hint("options have keys of their own, such as `tls` and `connect_timeout_ms`"));
+    }
+    let host = url.host_str().unwrap_or_default();
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    if host.is_empty() {
+        return Err(invalid(key, format!("`{key}` names no host")).hint(SHAPE));
+    }
+    let database = percent_decoded(url.path().trim_start_matches('/'))
+        .ok_or_else(|| invalid(key, format!("the database in `{key}` is not UTF-8")).hint(SHAPE))?;
+    if database.is_empty() || database.contains(['/', '\0']) {
+        return Err(invalid(key, format!("`{key}` names no database")).hint(SHAPE));
+    }
+    Ok(Address { host: host.to_owned(), port: url.port().unwrap_or(5432), database })
 }
 
 fn percent_decoded(text: &str) -> Option<String> {
@@ -303,7 +317,7 @@ mod tests {
             let config = Config::new(url, login("steward_reader"));
             config.validate().unwrap();
             assert_eq!(config.address().unwrap().to_string(), address);
-            assert_eq!(config.tls_mode().unwrap(), tls, "{url}");
+            assert_eq!(config.tls_mode(&config.address().unwrap()), tls, "{url}");
         }
     }
 

@@ -87,6 +87,8 @@ impl Execute for PostgresStore {
         let session = self
             .within(ctx, async {
                 let session = self.opener.open(ctx, purpose).await?;
+                self.refuse_shared(&session)?;
+                self.refuse_unchangeable(ctx, &session).await?;
                 lock(&session.client).await?;
                 if !record_is_current(&session.client).await? {
                     let sql = self.record_for(&session, plan).await?;
@@ -176,7 +178,7 @@ impl PostgresStore {
             if self.opener.login(purpose).is_none() {
                 continue;
             }
-            match self.opener.open(ctx, purpose).await {
+            match self.open_to_look(ctx, purpose).await {
                 Err(error) if matches!(error.kind(), ErrorKind::Denied | ErrorKind::NotFound) => {
                     refused.get_or_insert(error);
                 }
@@ -413,6 +415,7 @@ impl PostgresExecution<'_> {
                 self.batch("RESET SESSION AUTHORIZATION; RESET ROLE").await?;
                 self.share_record().await?;
                 self.record_done(step, rows).await?;
+                self.holds_lock().await?;
                 Ok(Some(rows))
             })
             .await?;
@@ -459,6 +462,7 @@ impl PostgresExecution<'_> {
                 self.execute(statement, &secrets).await?;
             }
         }
+        self.holds_lock().await?;
         let sql = include_str!("sql/step_started.sql");
         let started = self.session.client.execute(sql, &[&self.plan.0, &step.id]).await;
         started.map_err(|error| translate(&error))?;
@@ -470,6 +474,20 @@ impl PostgresExecution<'_> {
         self.share_record().await?;
         self.record_done(step, rows).await?;
         Ok(rows)
+    }
+
+    /// Refuses when the change lock is not this session's any more: something may be changing the store beside us.
+    pub(crate) async fn holds_lock(&self) -> Result<(), Error> {
+        let row = self.session.client.query_one(include_str!("sql/holds_lock.sql"), &[&LOCK_KEY]).await;
+        if row.map_err(|error| translate(&error))?.get(0) {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Conflict, "the change lock is not held any more")
+            .with_retry(contract::Retry::Never)
+            .hint(
+                "a statement of the plan gave it back, or something in between exchanged the session: set `direct_url` \
+                 to the server itself",
+            ))
     }
 
     pub(crate) async fn batch(&self, sql: &str) -> Result<(), Error> {

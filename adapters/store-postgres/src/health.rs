@@ -267,9 +267,10 @@ fn at_rest() -> HealthCheck {
 /// Runs one statement in a read-only transaction of its own.
 async fn ask(session: &Session, sql: &str) -> Result<Rows, Error> {
     let begin = format!(
-        "BEGIN READ ONLY; SET LOCAL statement_timeout = {}; SET LOCAL lock_timeout = {}; SET LOCAL timezone = 'UTC'",
+        "BEGIN READ ONLY; SET LOCAL statement_timeout = {}; SET LOCAL lock_timeout = {}; SET LOCAL timezone = 'UTC'{}",
         milliseconds(CHECK_TIMEOUT),
-        milliseconds(LOCK_TIMEOUT)
+        milliseconds(LOCK_TIMEOUT),
+        session.prelude
     );
     session.client.batch_execute(&begin).await.map_err(|error| translate(&error))?;
     let limits = Limits { rows_max: ROWS_MAX, bytes_max: BYTES_MAX, statement_timeout: CHECK_TIMEOUT };

@@ -24,6 +24,7 @@ impl Integrity for PostgresStore {
             Purpose::Read
         };
         let session = self.within(ctx, self.opener.open(ctx, purpose)).await?;
+        self.refuse_shared(&session)?;
         let answer = self.within(ctx, check(&session)).await;
         if answer.is_err() {
             session.stopper().stop().await;

@@ -65,7 +65,7 @@ impl Operate for PostgresStore {
 impl PostgresStore {
     async fn prepare_operation(&self, ctx: &Context, operation: &Operation) -> Result<Prepared, Error> {
         let session = self.open_to_look(ctx, Purpose::Read).await?;
-        self.refuse_unchangeable(&session).await?;
+        self.refuse_unchangeable(ctx, &session).await?;
         match operation {
             Operation::EndSession { pid, backend_start, how, protected } => {
                 self.prepare_end(ctx, *pid, backend_start, *how, *protected).await
@@ -101,8 +101,35 @@ impl PostgresStore {
     }
 
     /// Refuses where no change can be made: on a copy that only reads.
-    pub(crate) async fn refuse_unchangeable(&self, _session: &Session) -> Result<(), Error> {
-        Ok(())
+    pub(crate) async fn refuse_unchangeable(&self, ctx: &Context, session: &Session) -> Result<(), Error> {
+        if !session.rights.standby {
+            return Ok(());
+        }
+        let standby = self.look_at_standby(ctx, session).await?;
+        let error = Error::new(ErrorKind::Denied, "the server is a standby: it takes no changes of its own")
+            .with("address", &self.opener.address);
+        Err(match standby.primary {
+            Some(primary) => error
+                .with("primary", &primary)
+                .hint(format!("change the primary, {primary}: point `url` (or `direct_url`) of this store to it")),
+            None => error.hint(
+                "point `url` (or `direct_url`) of this store to the primary; a login in pg_read_all_stats sees which it is",
+            ),
+        })
+    }
+
+    /// Refuses a session that is not ours alone: the change lock and the settings of a step would be somebody else's.
+    pub(crate) fn refuse_shared(&self, session: &Session) -> Result<(), Error> {
+        let Some(how) = &session.pooler else { return Ok(()) };
+        Err(Error::new(
+            ErrorKind::Unsupported,
+            "changes need a session of their own, and a pooler in between shares sessions",
+        )
+        .with("address", &self.opener.address)
+        .with("pooler", how)
+        .hint(
+            "set `direct_url: postgres://host:5432/database` of this store to the server behind the pooler",
+        ))
     }
 
     /// The logins that may carry out plans, in the order in which they are tried: their keys in the configuration and

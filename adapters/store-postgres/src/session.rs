@@ -1,14 +1,14 @@
 //! Connections: opening one with a login, knowing its rights, stopping what it runs.
 
 use std::error::Error as _;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use contract::{Context, Error, ErrorKind, Login, Retry, SecretSource};
 use secrecy::ExposeSecret;
 use tokio::sync::OnceCell;
 use tokio_postgres::config::SslMode;
-use tokio_postgres::{CancelToken, Client};
+use tokio_postgres::{CancelToken, Client, SimpleQueryMessage};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::config::{Address, Config, LoginConfig, Tls};
@@ -34,7 +34,10 @@ pub(crate) enum Purpose {
 pub(crate) struct Opener {
     pub(crate) config: Config,
     pub(crate) address: Address,
-    mode: Tls,
+    /// Past a pooler, for what needs a session of its own.
+    direct: Option<Address>,
+    /// How we know that something in front of `address` shares sessions, once we know.
+    pooler: Mutex<Option<String>>,
     secrets: Arc<dyn SecretSource>,
     connector: OnceCell<MakeRustlsConnect>,
 }
@@ -45,6 +48,10 @@ pub(crate) struct Session {
     pub(crate) rights: Rights,
     pub(crate) connect_ms: f64,
     pub(crate) idle_since: Instant,
+    /// Something in between hands each transaction to any session of the server; how we know.
+    pub(crate) pooler: Option<String>,
+    /// What a transaction begins with, besides its own: settings that behind a pooler the session cannot hold.
+    pub(crate) prelude: String,
     connector: MakeRustlsConnect,
 }
 
@@ -58,13 +65,21 @@ pub(crate) struct Rights {
     pub(crate) version: String,
     /// Such as 170004.
     pub(crate) version_num: i32,
+    /// The server is a copy that only reads.
+    pub(crate) standby: bool,
 }
 
 impl Opener {
     pub(crate) fn new(config: Config, secrets: Arc<dyn SecretSource>) -> Result<Self, Error> {
         config.validate()?;
-        let (address, mode) = (config.address()?, config.tls_mode()?);
-        Ok(Self { config, address, mode, secrets, connector: OnceCell::new() })
+        let (address, direct) = (config.address()?, config.direct_address()?);
+        let pooler = Mutex::new(None);
+        Ok(Self { config, address, direct, pooler, secrets, connector: OnceCell::new() })
+    }
+
+    /// Where sessions for a purpose lead: only reading ones may be shared with others.
+    pub(crate) fn address_for(&self, purpose: Purpose) -> &Address {
+        self.direct.as_ref().filter(|_| purpose != Purpose::Read).unwrap_or(&self.address)
     }
 
     /// The login for a purpose, if it is configured.
@@ -91,26 +106,32 @@ impl Opener {
         match tokio::time::timeout(timeout, self.connect(ctx, login, purpose)).await {
             Ok(answer) => answer,
             Err(_) => Err(Error::new(ErrorKind::Unavailable, "the server does not answer")
-                .with("address", &self.address)
+                .with("address", self.address_for(purpose))
                 .with("connect_timeout_ms", self.config.connect_timeout_ms)
                 .hint("check that the address is right and that no firewall is in between")),
         }
     }
 
     async fn connect(&self, ctx: &Context, login: &LoginConfig, purpose: Purpose) -> Result<Session, Error> {
+        let address = self.address_for(purpose);
+        let mode = self.config.tls_mode(address);
+        let known = if address == &self.address {
+            self.pooler.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        } else {
+            None
+        };
         let mut config = tokio_postgres::Config::new();
         config
-            .host(&self.address.host)
-            .port(self.address.port)
-            .dbname(&self.address.database)
+            .host(&address.host)
+            .port(address.port)
+            .dbname(&address.database)
             .user(&login.user)
             .application_name("steward")
-            .ssl_mode(match self.mode {
+            .ssl_mode(match mode {
                 Tls::Disable => SslMode::Disable,
                 Tls::Prefer => SslMode::Prefer,
                 Tls::Require | Tls::Verify => SslMode::Require,
-            })
-            .options(self.options(purpose));
+            });
         if let Some(name) = &login.password_secret {
             let password = self.secrets.secret(ctx, name).await.map_err(|error| {
                 if error.kind() != ErrorKind::NotFound || purpose == Purpose::Administer || self.config.admin.is_none() {
@@ -123,15 +144,31 @@ impl Opener {
             config.password(password.expose_secret());
         }
         let connector = self.connector.get_or_try_init(|| async {
-            let (mode, file) = (self.mode, self.config.tls_ca_file.clone());
+            let file = self.config.tls_ca_file.clone();
             tokio::task::spawn_blocking(move || tls::connector(mode, file.as_deref()))
                 .await
                 .map_err(|error| Error::new(ErrorKind::Other, "cannot set up TLS").because(error))?
         });
         let connector = connector.await?.clone();
         let started = Instant::now();
-        let (client, connection) =
-            config.connect(connector.clone()).await.map_err(|error| self.cannot_connect(&error, login))?;
+        let settings = self.settings(purpose);
+        let mut pooler = known;
+        let without = config.clone();
+        if pooler.is_none() {
+            let options: Vec<String> =
+                settings.iter().map(|(name, value)| format!("-c {name}={value}")).collect();
+            config.options(options.join(" "));
+        }
+        let mut answer = config.connect(connector.clone()).await;
+        // Settings at the start of a session are refused where the session is not ours alone.
+        if let Err(error) = &answer
+            && let Some(server) = error.as_db_error()
+            && server.message().contains("unsupported startup parameter")
+        {
+            pooler = Some(format!("it answers: {}", server.message()));
+            answer = without.connect(connector.clone()).await;
+        }
+        let (client, connection) = answer.map_err(|error| self.cannot_connect(&error, login, address))?;
         let version = connection.parameter("server_version").unwrap_or_default().to_owned();
         let number = version.split([' ', '.']).next().and_then(|major| major.parse::<u32>().ok());
         // Ends by itself when the client is dropped.
@@ -145,48 +182,82 @@ impl Opener {
                 ErrorKind::Unsupported,
                 format!("the server is too old: PostgreSQL {version}"),
             )
-            .with("address", &self.address)
+            .with("address", address)
             .hint(format!("PostgreSQL {VERSION_MIN} or later is needed")));
         }
-        let row = client
-            .query_one(include_str!("sql/session.sql"), &[])
-            .await
-            .map_err(|error| translate(&error).with("address", &self.address))?;
+        // The simple protocol: one message, which no pooler can spread over two sessions.
+        let failed = |error: tokio_postgres::Error| translate(&error).with("address", address);
+        let answers = client.simple_query(include_str!("sql/session.sql")).await.map_err(failed)?;
+        let row = answers
+            .iter()
+            .find_map(|answer| match answer {
+                SimpleQueryMessage::Row(row) => Some(row),
+                _ => None,
+            })
+            .ok_or_else(|| Error::new(ErrorKind::Denied, "the server does not know our login"))?;
+        let text = |name: &str| row.get(name).unwrap_or_default();
+        let holds = |name: &str| text(name) == "t";
         let rights = Rights {
             login: Login {
-                user: row.get("user"),
-                superuser: row.get("superuser"),
-                owner: row.get("owner"),
-                can_write: row.get("can_write"),
+                user: text("user").to_owned(),
+                superuser: holds("superuser"),
+                owner: holds("owner"),
+                can_write: holds("can_write"),
             },
-            reaching_roles: row.get("reaching_roles"),
-            encrypted: row.get("encrypted"),
+            reaching_roles: text("reaching_roles").split_whitespace().map(ToOwned::to_owned).collect(),
+            encrypted: holds("encrypted"),
             version: version.split(' ').next().unwrap_or_default().to_owned(),
-            version_num: row.get("version_num"),
+            version_num: text("version_num").parse().unwrap_or_default(),
+            standby: holds("standby"),
+        };
+        if pooler.is_none() && !holds("settings_hold") {
+            pooler = Some("settings at the start of the session did not arrive at the server".to_owned());
+        }
+        if address == &self.address {
+            self.pooler.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&pooler);
+        }
+        let prelude = if pooler.is_some() {
+            let mut prelude = String::new();
+            for (name, value) in settings.iter().filter(|(name, _)| *name != "default_transaction_read_only")
+            {
+                prelude.push_str(&format!("; SET LOCAL {name} = '{value}'"));
+            }
+            format!("{prelude}; {}", include_str!("sql/leftovers.sql"))
+        } else {
+            String::new()
         };
         let connect_ms = started.elapsed().as_secs_f64() * 1e3;
-        Ok(Session { client, rights, connect_ms, idle_since: Instant::now(), connector })
+        Ok(Session { client, rights, connect_ms, idle_since: Instant::now(), pooler, prelude, connector })
     }
 
     /// Settings of the session: texts in one form on every server, and in reading sessions no writes.
-    fn options(&self, purpose: Purpose) -> String {
+    fn settings(&self, purpose: Purpose) -> Vec<(&'static str, String)> {
         let purpose = match purpose {
-            Purpose::Observe => return "-c default_transaction_read_only=on".to_owned(),
-            Purpose::Read => "default_transaction_read_only=on",
-            // A limit set for the role would cut index builds; each transaction sets its own.
-            Purpose::Write | Purpose::Administer => "statement_timeout=0",
+            Purpose::Observe => return vec![("default_transaction_read_only", "on".into())],
+            Purpose::Read => vec![("default_transaction_read_only", "on".into())],
+            // A limit set for the role would cut index builds; each transaction sets its own. A database that is set to
+            // read only must still be set back by us.
+            Purpose::Write | Purpose::Administer => {
+                vec![("statement_timeout", "0".into()), ("default_transaction_read_only", "off".into())]
+            }
         };
-        format!(
-            "-c datestyle=ISO,YMD -c intervalstyle=iso_8601 -c timezone=UTC -c bytea_output=hex -c extra_float_digits=1 \
-             -c standard_conforming_strings=on -c idle_in_transaction_session_timeout=60000 -c lock_timeout={} \
-             -c {purpose}",
-            self.config.lock_timeout_ms
-        )
+        let mut settings: Vec<(&'static str, String)> = vec![
+            ("datestyle", "ISO,YMD".into()),
+            ("intervalstyle", "iso_8601".into()),
+            ("timezone", "UTC".into()),
+            ("bytea_output", "hex".into()),
+            ("extra_float_digits", "1".into()),
+            ("standard_conforming_strings", "on".into()),
+            ("idle_in_transaction_session_timeout", "60000".into()),
+            ("lock_timeout", self.config.lock_timeout_ms.to_string()),
+        ];
+        settings.extend(purpose);
+        settings
     }
 
-    fn cannot_connect(&self, error: &tokio_postgres::Error, login: &LoginConfig) -> Error {
+    fn cannot_connect(&self, error: &tokio_postgres::Error, login: &LoginConfig, address: &Address) -> Error {
         let translated = translate(error);
-        let about = |error: Error| error.with("address", &self.address).with("user", &login.user);
+        let about = |error: Error| error.with("address", address).with("user", &login.user);
         if error.as_db_error().is_some() {
             if translated.kind() == ErrorKind::Denied {
                 let error = about(Error::new(

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use contract::{
     Access, Capabilities, Capability, Context, Error, ErrorKind, Execute, Explain, Health, Integrity, Login,
-    Operate, Probe, Query, Relational, RowSets, Rows, SecretSource, SlowStatements, Store, Truncation,
+    Operate, Probe, Query, Relational, RowSets, Rows, SecretSource, SlowStatements, Standby, Store,
+    Truncation,
 };
 use futures::StreamExt;
 use schema::{Dialect, Schema};
@@ -158,6 +159,7 @@ impl PostgresStore {
         }
         let session = self.opener.open(ctx, Purpose::Read).await?;
         let session = reading.session.insert(session);
+        let begin = format!("{begin}{}", session.prelude);
         session.client.batch_execute(&begin).await.map_err(|error| translate(&error))?;
         Ok(reading)
     }
@@ -182,13 +184,27 @@ impl PostgresStore {
         let tidy =
             reading.session().client.batch_execute("ROLLBACK; SELECT pg_catalog.pg_advisory_unlock_all()");
         let tidy = matches!(tokio::time::timeout(TIDY_TIMEOUT, tidy).await, Ok(Ok(())));
+        // Behind a pooler the next transaction would run in another session, which does not know what this one prepared.
         if let Some(mut session) = reading.session.take()
             && tidy
+            && session.pooler.is_none()
             && !self.closed.is_cancelled()
         {
             session.idle_since = Instant::now();
             self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(session);
         }
+    }
+
+    /// How the copy follows its source; with the administering login where the reading one may not see the source.
+    pub(crate) async fn look_at_standby(&self, ctx: &Context, session: &Session) -> Result<Standby, Error> {
+        let mut standby = standby(session).await?;
+        if standby.primary.is_none()
+            && self.opener.login(Purpose::Administer).is_some()
+            && let Ok(admin) = self.open_to_look(ctx, Purpose::Administer).await
+        {
+            standby = self::standby(&admin).await?;
+        }
+        Ok(standby)
     }
 
     pub(crate) fn refuse_powerful_login(&self, session: &Session) -> Result<(), Error> {
@@ -238,14 +254,12 @@ impl Store for PostgresStore {
 
     async fn probe(&self, ctx: &Context) -> Result<Probe, Error> {
         self.within(ctx, async {
-            let reader = self.opener.open(ctx, Purpose::Read).await?;
+            let reader = self.open_to_look(ctx, Purpose::Read).await?;
+            let read_only = read_only_by_default(&reader).await?;
+            let standby =
+                if reader.rights.standby { Some(self.look_at_standby(ctx, &reader).await?) } else { None };
+            // Last, as it may end the transaction.
             let identity = identity(&reader).await?;
-            let read_only = reader
-                .client
-                .query_one("SELECT pg_catalog.current_setting('transaction_read_only') = 'on'", &[])
-                .await
-                .map_err(|error| translate(&error))?
-                .get::<_, bool>(0);
             let writer = match self.opener.login(Purpose::Write) {
                 None => None,
                 // It may not exist yet, or not may connect; that is what `None` says.
@@ -255,8 +269,8 @@ impl Store for PostgresStore {
                 version: reader.rights.version.clone(),
                 address: self.opener.address.to_string(),
                 identity,
-                pooler: None,
-                standby: None,
+                pooler: reader.pooler.clone(),
+                standby,
                 read_only_by: read_only_by(read_only, &reader.rights.login),
                 encrypted: reader.rights.encrypted,
                 connect_ms: reader.connect_ms,
@@ -314,6 +328,27 @@ fn read_only_by(session: bool, login: &Login) -> String {
     }
 }
 
+async fn standby(session: &Session) -> Result<Standby, Error> {
+    let row = session.client.query_one(include_str!("sql/standby.sql"), &[]).await;
+    let row = row.map_err(|error| translate(&error))?;
+    Ok(Standby {
+        primary: row.get("primary"),
+        lag_bytes: row.get::<_, Option<i64>>("lag_bytes").and_then(|bytes| u64::try_from(bytes).ok()),
+        lag_ms: row.get("lag_ms"),
+        streaming: row.get("streaming"),
+    })
+}
+
+/// Whether a transaction of the session reads only without saying so.
+async fn read_only_by_default(session: &Session) -> Result<bool, Error> {
+    let row = session
+        .client
+        .query_one("SELECT pg_catalog.current_setting('default_transaction_read_only') = 'on'", &[])
+        .await
+        .map_err(|error| translate(&error))?;
+    Ok(row.get(0))
+}
+
 /// The cluster's own identifier and the database's number in it; where the server hides the identifier, the time at
 /// which it was started.
 async fn identity(session: &Session) -> Result<String, Error> {
@@ -321,6 +356,8 @@ async fn identity(session: &Session) -> Result<String, Error> {
     match identity {
         Ok(row) => Ok(row.get(0)),
         Err(error) if translate(&error).kind() == ErrorKind::Denied => {
+            let again = format!("ROLLBACK; BEGIN READ ONLY{}", session.prelude);
+            session.client.batch_execute(&again).await.map_err(|error| translate(&error))?;
             let row = session.client.query_one(include_str!("sql/identity_without_control.sql"), &[]).await;
             Ok(row.map_err(|error| translate(&error))?.get(0))
         }

@@ -31,7 +31,7 @@ impl Request for CheckStore {
 /// Connects with each configured login and reports what is unsafe.
 ///
 /// Value: `store`, `kind`, `capabilities[]` and the fields of [`Probe`]. Findings: `superuser_reader`,
-/// `owner_reader`, `reader_can_write`, `unencrypted`, `no_writer`.
+/// `owner_reader`, `reader_can_write`, `unencrypted`, `no_writer`, `pooler_between`, `standby`, `standby_not_streaming`.
 ///
 /// # Errors
 ///
@@ -69,7 +69,7 @@ fn summary(store: &str, kind: &str, probe: &Probe) -> String {
         format!("{} ({rights})", login.user)
     };
     let writer = probe.writer.as_ref().map_or_else(|| "none".to_owned(), rights);
-    [
+    let mut lines = vec![
         format!("{store}: {kind} {}", probe.version),
         format!("  address    {}", probe.address),
         format!("  identity   {}", probe.identity),
@@ -78,8 +78,18 @@ fn summary(store: &str, kind: &str, probe: &Probe) -> String {
         format!("  read-only  by {}", probe.read_only_by),
         format!("  encrypted  {}", if probe.encrypted { "yes" } else { "no" }),
         format!("  connected  in {}", text::millis(probe.connect_ms)),
-    ]
-    .join("\n")
+    ];
+    if let Some(standby) = &probe.standby {
+        let of = standby.primary.as_deref().unwrap_or("a server that our login may not see");
+        let behind = standby.lag_ms.map_or_else(|| "unknown".to_owned(), text::millis);
+        let bytes =
+            standby.lag_bytes.map_or_else(String::new, |bytes| format!(", {} to apply", text::size(bytes)));
+        lines.push(format!("  standby    of {of}, {behind} behind{bytes}"));
+    }
+    if let Some(how) = &probe.pooler {
+        lines.push(format!("  pooler     in between: {how}"));
+    }
+    lines.join("\n")
 }
 
 fn findings(store: &str, probe: &Probe, is_file: bool, evidence: &str) -> Vec<Finding> {
@@ -138,6 +148,32 @@ fn findings(store: &str, probe: &Probe, is_file: bool, evidence: &str) -> Vec<Fi
                 Some(Trigger::SecurityViolation),
             );
         }
+    }
+    if let Some(how) = &probe.pooler {
+        found(
+            "pooler_between",
+            Severity::Info,
+            format!(
+                "a pooler in between shares sessions ({how}): reads go through it, changes need a way past it"
+            ),
+            "set `direct_url` of this store to the server itself".to_owned(),
+            None,
+        );
+    }
+    if let Some(standby) = &probe.standby {
+        let primary = standby.primary.as_deref().unwrap_or("its primary");
+        let broken = standby.streaming == Some(false);
+        found(
+            if broken { "standby_not_streaming" } else { "standby" },
+            if broken { Severity::Warning } else { Severity::Info },
+            if broken {
+                format!("the server is a standby and is not connected to {primary}: what it shows grows old")
+            } else {
+                format!("the server is a standby of {primary}: it takes no changes")
+            },
+            format!("point `url` (or `direct_url`) of this store to {primary} to change it"),
+            None,
+        );
     }
     if probe.writer.is_none() {
         found(
