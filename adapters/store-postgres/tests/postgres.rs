@@ -753,14 +753,25 @@ async fn explain_names_tables_indexes_and_expected_rows() {
 async fn integrity_without_amcheck_says_what_to_do() {
     let database = database("integrity").await;
     let store = database.store();
-    let (statement, problems) = store.integrity().unwrap().check_integrity(&ctx()).await.unwrap();
+    let contract::IntegrityReport { statement, problems, .. } =
+        store.integrity().unwrap().check_integrity(&ctx(), std::time::Duration::from_mins(5)).await.unwrap();
     assert!(statement.contains("bt_index_check") && statement.contains("verify_heapam"), "{statement}");
     assert_eq!(problems, []);
     let weak = database.store_with(|config| config.admin = None, &[]);
-    let error = weak.integrity().unwrap().check_integrity(&ctx()).await.unwrap_err();
+    let error = weak
+        .integrity()
+        .unwrap()
+        .check_integrity(&ctx(), std::time::Duration::from_mins(5))
+        .await
+        .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
     database.superuser("DROP EXTENSION amcheck").await;
-    let error = store.integrity().unwrap().check_integrity(&ctx()).await.unwrap_err();
+    let error = store
+        .integrity()
+        .unwrap()
+        .check_integrity(&ctx(), std::time::Duration::from_mins(5))
+        .await
+        .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
     assert!(error.hint_text().unwrap().contains("CREATE EXTENSION amcheck"), "{error}");
 }
@@ -782,7 +793,13 @@ async fn integrity_finds_a_broken_index() {
              UPDATE pg_index SET indisready = true, indisvalid = true WHERE indexrelid = 't_id'::regclass",
         )
         .await;
-    let (_, problems) = database.store().integrity().unwrap().check_integrity(&ctx()).await.unwrap();
+    let contract::IntegrityReport { problems, .. } = database
+        .store()
+        .integrity()
+        .unwrap()
+        .check_integrity(&ctx(), std::time::Duration::from_mins(5))
+        .await
+        .unwrap();
     assert_eq!(problems.len(), 1, "{problems:?}");
     assert_eq!(problems[0].object, "public.t_id");
     assert!(problems[0].problem.contains("lacks matching index tuple"), "{problems:?}");

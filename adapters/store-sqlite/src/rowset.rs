@@ -44,6 +44,24 @@ fn affinity(declared: &str) -> Affinity {
     }
 }
 
+/// The storage classes that values of a declared type should have, as a list of literals; `None` where a type says
+/// nothing plain about them, such as `DATETIME`.
+pub(crate) fn classes_of(declared: &str) -> Option<&'static str> {
+    match affinity(declared) {
+        Affinity::Integer => Some("'integer', 'null'"),
+        Affinity::Real => Some("'real', 'integer', 'null'"),
+        Affinity::Text => Some("'text', 'null'"),
+        Affinity::Blob => Some("'blob', 'null'"),
+        Affinity::Numeric => {
+            let declared = declared.to_ascii_uppercase();
+            let is_number =
+                ["NUMERIC", "DECIMAL", "NUMBER", "MONEY"].iter().any(|word| declared.contains(word));
+            is_number.then_some("'integer', 'real', 'null'")
+        }
+        Affinity::Any => None,
+    }
+}
+
 fn describe(connection: &Connection, name: &str) -> Result<RowSetTable, rusqlite::Error> {
     let table = name.strip_prefix("main.").unwrap_or(name);
     let mut found = connection.prepare(

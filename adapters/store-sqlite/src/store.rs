@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use contract::{
     Capabilities, Capability, Context, Error, ErrorKind, Execute, Explain, Health, Integrity,
-    IntegrityProblem, Login, Probe, Query, Relational, RowSets, Rows, Store, TableScan, Truncation,
+    IntegrityProblem, IntegrityReport, Login, Probe, Query, Relational, RowPromise, RowSets, RowTest, Rows,
+    Store, TableScan, Truncation,
 };
 use rusqlite::Connection;
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::types::ValueRef;
-use schema::{Dialect, Schema};
+use schema::{Dialect, Schema, Table};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
@@ -193,11 +194,12 @@ impl Relational for SqliteStore {
 
 #[async_trait]
 impl Integrity for SqliteStore {
-    async fn check_integrity(&self, ctx: &Context) -> Result<(String, Vec<IntegrityProblem>), Error> {
+    /// One limit for the whole file, times ten: the engine does not stop between tables.
+    async fn check_integrity(&self, ctx: &Context, limit: Duration) -> Result<IntegrityReport, Error> {
         let statement = format!("PRAGMA integrity_check({PROBLEMS_MAX})");
         let run = statement.clone();
         let answer = self
-            .read(ctx, None, move |connection, stop| {
+            .read(ctx, Some(limit.saturating_mul(10)), move |connection, stop| {
                 let texts: rusqlite::Result<Vec<String>> = connection
                     .prepare(&run)
                     .and_then(|mut check| check.query_map([], |row| row.get(0))?.collect());
@@ -215,8 +217,65 @@ impl Integrity for SqliteStore {
             .into_iter()
             .filter(|text| text != "ok")
             .map(|problem| IntegrityProblem { object: damaged_object(&problem).to_owned(), problem });
-        Ok((statement, problems.collect()))
+        Ok(IntegrityReport {
+            statement,
+            checked: 1,
+            problems: problems.collect(),
+            unchecked: Vec::new(),
+            checksum_failures: None,
+        })
     }
+
+    fn row_tests(&self, table: &Table) -> Vec<RowTest> {
+        row_tests(table)
+    }
+
+    fn unindexed(&self, table: &str) -> String {
+        format!("{table} NOT INDEXED")
+    }
+}
+
+/// What SQLite promises and does not look at again. It takes NOT NULL for granted when it plans, so the tests ask for the
+/// storage class instead.
+fn row_tests(table: &Table) -> Vec<RowTest> {
+    if table.options.iter().any(|option| option.starts_with("VIRTUAL") || option == "NAME IS NOT UTF-8") {
+        return Vec::new();
+    }
+    let mut tests: Vec<RowTest> = table
+        .checks
+        .iter()
+        .map(|check| RowTest {
+            promise: RowPromise::Check,
+            name: if check.name.is_empty() { check.expression.clone() } else { check.name.clone() },
+            text: check.expression.clone(),
+            broken: format!("({}) IS FALSE", check.expression),
+        })
+        .collect();
+    let strict = table.options.iter().any(|option| option == "STRICT");
+    for column in &table.columns {
+        let quoted = text::quote_identifier(&column.name);
+        let declared = column.native_type.split(" COLLATE ").next().unwrap_or_default();
+        if !column.nullable {
+            tests.push(RowTest {
+                promise: RowPromise::NotNull,
+                name: column.name.clone(),
+                text: "NOT NULL".into(),
+                broken: format!("typeof({quoted}) = 'null'"),
+            });
+        }
+        if strict {
+            continue;
+        }
+        if let Some(classes) = crate::rowset::classes_of(declared) {
+            tests.push(RowTest {
+                promise: RowPromise::Type,
+                name: column.name.clone(),
+                text: declared.to_owned(),
+                broken: format!("typeof({quoted}) NOT IN ({classes})"),
+            });
+        }
+    }
+    tests
 }
 
 /// `row 3 missing from index orders_customer` is about that index; most others name only pages.

@@ -281,7 +281,8 @@ async fn damage_is_found_and_named() {
         )
         .unwrap();
     let integrity = shop.store.integrity().unwrap();
-    let (statement, problems) = integrity.check_integrity(&ctx()).await.unwrap();
+    let contract::IntegrityReport { statement, problems, .. } =
+        integrity.check_integrity(&ctx(), std::time::Duration::from_mins(5)).await.unwrap();
     assert!(statement.starts_with("PRAGMA integrity_check"));
     assert!(problems.iter().any(|problem| problem.object == "t_name"), "{problems:?}");
 
@@ -291,7 +292,8 @@ async fn damage_is_found_and_named() {
         bytes[page * 4096..page * 4096 + 512].fill(0xa5);
     }
     std::fs::write(shop.path(), bytes).unwrap();
-    let (_, problems) = integrity.check_integrity(&ctx()).await.unwrap();
+    let contract::IntegrityReport { problems, .. } =
+        integrity.check_integrity(&ctx(), std::time::Duration::from_mins(5)).await.unwrap();
     assert!(!problems.is_empty());
     let error = shop.query("SELECT count(name), max(name || 'x') FROM t").await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
@@ -361,7 +363,12 @@ async fn write_that_died_is_rolled_back_by_the_next_read() {
 
     let rows = store(&dead).relational().unwrap().query(&ctx(), &query).await.unwrap();
     assert_eq!(rows.rows, [[json!(0)]]);
-    let (_, problems) = store(&dead).integrity().unwrap().check_integrity(&ctx()).await.unwrap();
+    let contract::IntegrityReport { problems, .. } = store(&dead)
+        .integrity()
+        .unwrap()
+        .check_integrity(&ctx(), std::time::Duration::from_mins(5))
+        .await
+        .unwrap();
     assert_eq!(problems, []);
 }
 
@@ -611,7 +618,13 @@ async fn steps_may_use_all_of_the_ddl() {
         let outcome = shop.run(StepMode::Transaction, &[hostile, "UPDATE sqlite_schema SET sql = 'x'"]).await;
         assert!(outcome.is_err(), "{hostile}");
     }
-    let (_, problems) = shop.store.integrity().unwrap().check_integrity(&ctx()).await.unwrap();
+    let contract::IntegrityReport { problems, .. } = shop
+        .store
+        .integrity()
+        .unwrap()
+        .check_integrity(&ctx(), std::time::Duration::from_mins(5))
+        .await
+        .unwrap();
     assert_eq!(problems, []);
 }
 
@@ -770,7 +783,13 @@ async fn killed_process_leaves_nothing_and_no_lock() {
         assert_eq!(rows, 4, "{label}");
         assert_eq!(run(&shop.store, &plan).await.expect(&label), 0, "{label}");
         assert_eq!(shop.query("SELECT count(*) FROM t").await.expect(&label).rows, [[json!(5)]], "{label}");
-        let (_, problems) = shop.store.integrity().unwrap().check_integrity(&ctx()).await.unwrap();
+        let contract::IntegrityReport { problems, .. } = shop
+            .store
+            .integrity()
+            .unwrap()
+            .check_integrity(&ctx(), std::time::Duration::from_mins(5))
+            .await
+            .unwrap();
         assert_eq!(problems, [], "{label}");
     }
 }
@@ -864,4 +883,28 @@ proptest::proptest! {
         let found: String = connection.query_row("SELECT name FROM pragma_table_info('t')", [], |row| row.get(0)).unwrap();
         proptest::prop_assert_eq!(found, name);
     }
+}
+
+#[tokio::test]
+async fn null_that_a_declaration_forbids_is_seen_by_its_storage_class() {
+    let shop =
+        shop("CREATE TABLE t (id INTEGER PRIMARY KEY, a TEXT); INSERT INTO t VALUES (1, 'x'), (2, NULL)");
+    // What `.recover` of a damaged file or a program that edits the schema leaves behind.
+    shop.admin()
+        .execute_batch(
+            "PRAGMA writable_schema = ON; UPDATE sqlite_schema SET sql = replace(sql, 'a TEXT', 'a TEXT NOT NULL')",
+        )
+        .unwrap();
+    let table = shop.store.relational().unwrap().inspect(&ctx()).await.unwrap().tables.remove(0);
+    let tests = shop.store.integrity().unwrap().row_tests(&table);
+    let not_null =
+        tests.iter().find(|test| test.promise == contract::RowPromise::NotNull && test.name == "a").unwrap();
+    let rows = shop
+        .query(&format!("SELECT sum(CASE WHEN {} THEN 1 ELSE 0 END) FROM t", not_null.broken))
+        .await
+        .unwrap();
+    assert_eq!(rows.rows[0][0], 1);
+    // The engine itself would say that there is none.
+    let rows = shop.query("SELECT count(*) FROM t WHERE a IS NULL").await.unwrap();
+    assert_eq!(rows.rows[0][0], 0);
 }

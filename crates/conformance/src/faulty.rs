@@ -7,10 +7,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use contract::{
     Access, Batch, BatchProgress, Capabilities, Context, Error, ErrorKind, Execute, Execution, Explain,
-    Health, HealthCheck, HealthScope, Integrity, IntegrityProblem, LockHolder, Operate, Permit, Plan, Probe,
-    Query, Relational, ReplicaLag, RowSets, Rows, SecretSource, SlowAnswer, SlowStatements, StepState, Store,
+    Health, HealthCheck, HealthScope, Integrity, IntegrityReport, LockHolder, Operate, Permit, Plan, Probe,
+    Query, Relational, ReplicaLag, RowSets, RowTest, Rows, SecretSource, SlowAnswer, SlowStatements,
+    StepState, Store,
 };
-use schema::{Dialect, Schema};
+use schema::{Dialect, Schema, Table};
 use serde_json::Value;
 
 /// What goes wrong in the next call.
@@ -196,9 +197,17 @@ impl<S: Store> SlowStatements for Faulty<S> {
 
 #[async_trait]
 impl<S: Store> Integrity for Faulty<S> {
-    async fn check_integrity(&self, ctx: &Context) -> Result<(String, Vec<IntegrityProblem>), Error> {
+    async fn check_integrity(&self, ctx: &Context, limit: Duration) -> Result<IntegrityReport, Error> {
         let inner = self.inner.integrity().expect("the wrapper has the roles of what it wraps");
-        self.call(ctx, inner.check_integrity(ctx)).await
+        self.call(ctx, inner.check_integrity(ctx, limit)).await
+    }
+
+    fn row_tests(&self, table: &Table) -> Vec<RowTest> {
+        self.inner.integrity().map(|inner| inner.row_tests(table)).unwrap_or_default()
+    }
+
+    fn unindexed(&self, table: &str) -> String {
+        self.inner.integrity().map_or_else(|| table.to_owned(), |inner| inner.unindexed(table))
     }
 }
 

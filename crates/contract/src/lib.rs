@@ -46,6 +46,7 @@ pub use rowset::{
 pub use secret::SecretSource;
 pub use slow::{SlowAnswer, SlowStatements, StatementStatistics};
 pub use store::{
-    Capabilities, Capability, Execute, Execution, Explain, Integrity, IntegrityProblem, Limits, Login, Probe,
-    Query, Relational, Rows, Standby, StepState, Store, StoreDirectory, TableScan, Truncation,
+    Capabilities, Capability, Execute, Execution, Explain, Integrity, IntegrityProblem, IntegrityReport,
+    Limits, Login, Probe, Query, Relational, RowPromise, RowTest, Rows, Standby, StepState, Store,
+    StoreDirectory, TableScan, Truncation,
 };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use schema::{Dialect, Schema};
+use schema::{Dialect, Schema, Table};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -294,15 +294,68 @@ pub struct IntegrityProblem {
     pub problem: String,
 }
 
-/// The engine's own corruption check.
+/// What the engine's own check found.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct IntegrityReport {
+    /// The statements that were run.
+    pub statement: String,
+    /// Tables and indexes that were checked to their end; the whole file counts as one.
+    pub checked: u64,
+    /// What is broken.
+    pub problems: Vec<IntegrityProblem>,
+    /// What was not checked to its end, and why: a time limit, a lock.
+    pub unchecked: Vec<IntegrityProblem>,
+    /// Pages whose checksum did not fit when they were read, as the server counted them for this database; `None` where
+    /// pages have no checksums.
+    pub checksum_failures: Option<u64>,
+}
+
+/// Which kind of promise a test of rows is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RowPromise {
+    /// A CHECK constraint.
+    Check,
+    /// NOT NULL.
+    NotNull,
+    /// The declared type, where the engine takes values of others.
+    Type,
+}
+
+/// A promise of the schema that rows can break.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RowTest {
+    /// Which kind.
+    pub promise: RowPromise,
+    /// The column or the constraint.
+    pub name: String,
+    /// What is promised, in the engine's words.
+    pub text: String,
+    /// An expression of SQL that is true for a row that breaks it, and that the engine does not answer from the promise
+    /// itself.
+    pub broken: String,
+}
+
+/// The engine's own corruption check, and what must be asked of rows because the engine takes its promises for granted.
 #[async_trait]
 pub trait Integrity: Send + Sync {
-    /// Runs it and gives what it found, and the statement that was run.
+    /// Runs it, at most `limit` for each table and index, and gives what it found.
     ///
     /// # Errors
     ///
-    /// `Unavailable`, `Denied`, `TimedOut`, `Canceled`.
-    async fn check_integrity(&self, ctx: &Context) -> Result<(String, Vec<IntegrityProblem>), Error>;
+    /// `Unsupported`: the engine's check is not installed. `Unavailable`, `Denied`, `TimedOut`, `Canceled`.
+    async fn check_integrity(&self, ctx: &Context, limit: Duration) -> Result<IntegrityReport, Error>;
+
+    /// The promises that rows of this table can break unseen.
+    fn row_tests(&self, table: &Table) -> Vec<RowTest> {
+        let _ = table;
+        Vec::new()
+    }
+
+    /// The quoted table as it stands in FROM when no index may answer for it.
+    fn unindexed(&self, table: &str) -> String {
+        table.to_owned()
+    }
 }
 
 /// What the store itself says of a step.

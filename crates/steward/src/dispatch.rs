@@ -74,7 +74,14 @@ pub(crate) async fn read(
             outcome.findings.extend(below_objective(&outcome, project.loaded().config.objectives));
             Ok(outcome)
         }
-        Request::StoreConsistency(request) => stores::consistency(ctx, directory, request).await,
+        Request::StoreConsistency(request) => {
+            let mut outcome = stores::consistency(ctx, directory, request).await?;
+            if request.tables.is_empty() {
+                let declared = &project.loaded().config.checks;
+                stores::compare_declared(ctx, directory, declared, &request.store, &mut outcome).await;
+            }
+            Ok(outcome)
+        }
         Request::StoreLocks(request) => stores::locks(ctx, directory, request).await,
         Request::AccessList(request) => stores::access::list(ctx, directory, request).await,
         Request::AccessReview(request) => stores::access::review(ctx, directory, request).await,

@@ -832,8 +832,57 @@ fn written(comparison: &Comparison) -> String {
     lines.join("\n")
 }
 
+/// Runs the declared checks that involve a store, and adds what they find to the outcome of its consistency check.
+///
+/// A check that cannot be run, for one because the other store does not answer, is a finding.
+pub async fn compare_declared(
+    ctx: &Context,
+    stores: &dyn StoreDirectory,
+    declared: &BTreeMap<String, RowCheck>,
+    store: &str,
+    outcome: &mut Outcome,
+) {
+    let mut across = Vec::new();
+    for check in checks_of(declared, store) {
+        let request = CompareStores {
+            checks: vec![check.clone()],
+            list_max: default_list_max(),
+            timeout_ms: default_timeout_ms(),
+            ..CompareStores::default()
+        };
+        match compare(ctx, stores, declared, &request).await {
+            Ok(compared) => {
+                let equal = compared.value["equal"] == json!(true);
+                across.push(json!({"check": check, "equal": equal}));
+                if !equal {
+                    outcome.value["consistent"] = json!(false);
+                }
+                outcome.text = format!("{}\n{}", outcome.text, compared.text);
+                outcome.findings.extend(compared.findings);
+                outcome.evidence.extend(compared.evidence);
+            }
+            Err(error) => {
+                across.push(json!({"check": check, "error": error.message()}));
+                outcome.text = format!("{}\n{check}: could not be run: {}", outcome.text, error.message());
+                outcome.findings.push(Finding {
+                    code: "check_not_run".into(),
+                    severity: Severity::Warning,
+                    title: format!("the check `{check}` could not be run: {}", error.message()),
+                    object: check.clone(),
+                    recommendation: error.hint_text().map(ToOwned::to_owned),
+                    evidence: Vec::new(),
+                    escalate: None,
+                });
+            }
+        }
+    }
+    if !across.is_empty() {
+        outcome.value["checks_across_stores"] = json!(across);
+    }
+}
+
 /// Names of the declared checks that involve a store.
-pub fn checks_of(declared: &BTreeMap<String, RowCheck>, store: &str) -> Vec<String> {
+fn checks_of(declared: &BTreeMap<String, RowCheck>, store: &str) -> Vec<String> {
     let is = |at: &str| at.split_once('.').is_some_and(|(name, _)| name == store);
     declared
         .iter()

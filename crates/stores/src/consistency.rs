@@ -80,9 +80,11 @@ struct Reference<'a> {
 ///
 /// Value: `store`, `consistent`, `orphans[]` ([`Orphans`], only those with rows), `references[] {table, columns,
 /// parent, declared, rows_orphaned}`, `duplicates[] {table, columns, keys}`, `null_keys[] {table, columns, rows}`,
-/// `not_validated[]`, `integrity {checked, problems[]}`. Findings: `orphan_rows`, `undeclared_reference`,
-/// `duplicate_rows`, `null_in_key`, `not_validated`, `foreign_keys_unenforced`, `integrity_not_checked`, `corruption`; broken promises
-/// escalate as data corruption.
+/// `broken[] {table, promise, name, rows}`, `not_validated[]`, `integrity {checked, problems[], unchecked[],
+/// checksum_failures}`, `checks_across_stores[]`. Findings: `orphan_rows`, `undeclared_reference`, `duplicate_rows`,
+/// `null_in_key`, `check_violated`, `null_violated`, `type_mismatch`, `promise_not_checked`, `not_validated`,
+/// `foreign_keys_unenforced`, `integrity_not_checked`, `corruption`, `page_checksum_failures`; broken promises escalate as
+/// data corruption.
 ///
 /// # Errors
 ///
@@ -107,6 +109,7 @@ pub async fn consistency(
             inquiry.check_reference(&reference, timeout, &inspected, &mut report).await?;
         }
         inquiry.check_keys(table, timeout, &mut report).await?;
+        inquiry.check_rows(table, timeout, &mut report).await?;
         if schema.dialect == Dialect::Postgres {
             report.note_unvalidated(table, &inspected);
         }
@@ -124,7 +127,14 @@ pub async fn consistency(
             escalate: None,
         });
     }
-    inquiry.check_engine(&mut report).await?;
+    if !inquiry.check_engine(timeout, &mut report).await? {
+        // Nobody has looked into the indexes, so their promises are asked of the rows themselves.
+        for table in &tables {
+            for index in table.indexes.iter().filter(|index| index.unique && index.valid) {
+                inquiry.check_unique(table, index, timeout, &mut report).await?;
+            }
+        }
+    }
     let consistent = report.findings.iter().all(|finding| finding.severity == Severity::Info);
     let value = json!({
         "store": request.store,
@@ -133,6 +143,7 @@ pub async fn consistency(
         "references": report.references,
         "duplicates": report.duplicates,
         "null_keys": report.null_keys,
+        "broken": report.broken,
         "not_validated": report.not_validated,
         "integrity": report.integrity,
     });
@@ -143,14 +154,15 @@ pub async fn consistency(
 }
 
 #[derive(Default)]
-struct Report {
+pub(crate) struct Report {
     orphans: Vec<Orphans>,
     references: Vec<Value>,
-    duplicates: Vec<Value>,
+    pub(crate) duplicates: Vec<Value>,
     null_keys: Vec<Value>,
+    pub(crate) broken: Vec<Value>,
     not_validated: Vec<String>,
     integrity: Value,
-    findings: Vec<Finding>,
+    pub(crate) findings: Vec<Finding>,
 }
 
 impl Report {
@@ -332,55 +344,20 @@ impl Inquiry<'_> {
                 }
             }
         }
-        for index in
-            table.indexes.iter().filter(|index| index.unique && !index.valid && index.predicate.is_none())
-        {
-            if !index.columns.iter().all(|name| table.columns.iter().any(|column| column.name == *name)) {
-                continue;
-            }
-            let columns = self.quoted_list(&index.columns)?;
-            let tests: Vec<String> = index
-                .columns
-                .iter()
-                .map(|name| Ok(format!("{} IS NOT NULL", self.quoted(name)?)))
-                .collect::<Result<_, Error>>()?;
-            let sql = format!(
-                "SELECT count(*) FROM (SELECT 1 FROM {quoted_table} WHERE {} GROUP BY {columns} HAVING count(*) > 1) AS twice",
-                tests.join(" AND ")
-            );
-            let (keys, evidence) = self.number(sql, timeout).await?;
-            if keys > 0 {
-                report
-                    .duplicates
-                    .push(json!({"table": table.name.to_string(), "columns": index.columns, "keys": keys}));
-                report.findings.push(Finding {
-                    code: "duplicate_rows".into(),
-                    severity: Severity::Critical,
-                    title: format!(
-                        "{} of `{}` occur more than once in ({}), which `{}` says are unique",
-                        text::count(keys, "key"),
-                        table.name,
-                        index.columns.join(", "),
-                        index.name
-                    ),
-                    object: format!("{}.{}", table.name, index.columns.join(",")),
-                    recommendation: Some("merge the rows, then build the unique index again".into()),
-                    evidence: vec![evidence],
-                    escalate: Some(Trigger::DataCorruption),
-                });
-            }
+        for index in table.indexes.iter().filter(|index| index.unique && !index.valid) {
+            self.check_unique(table, index, timeout, report).await?;
         }
         Ok(())
     }
 
-    /// Asks the engine for its own check, where it has one.
-    async fn check_engine(&mut self, report: &mut Report) -> Result<(), Error> {
+    /// Asks the engine for its own check, where it has one; says whether that ran.
+    async fn check_engine(&mut self, timeout: Duration, report: &mut Report) -> Result<bool, Error> {
         let started = std::time::Instant::now();
         let Some(integrity) = self.store.integrity() else {
             report.integrity = json!({"checked": false, "problems": []});
-            return Ok(());
+            return Ok(false);
         };
-        let (statement, problems) = match integrity.check_integrity(self.ctx).await {
+        let checked = match integrity.check_integrity(self.ctx, timeout).await {
             Ok(checked) => checked,
             Err(error) if matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::Denied) => {
                 let reason = error.context().iter().find(|(name, _)| *name == "reason");
@@ -397,12 +374,12 @@ impl Inquiry<'_> {
                     escalate: None,
                 });
                 report.integrity = json!({"checked": false, "reason": reason, "problems": []});
-                return Ok(());
+                return Ok(false);
             }
             Err(error) => return Err(error),
         };
-        let evidence = self.note(&statement, json!(problems), millis_since(started));
-        for problem in &problems {
+        let evidence = self.note(&checked.statement, json!(checked), millis_since(started));
+        for problem in &checked.problems {
             report.findings.push(Finding {
                 code: "corruption".into(),
                 severity: Severity::Critical,
@@ -413,14 +390,59 @@ impl Inquiry<'_> {
                 ),
                 object: problem.object.clone(),
                 recommendation: Some(
-                    "stop writing, keep a copy of the files, and restore a verified backup".into(),
+                    "stop writing, keep a copy of the files, and restore a verified backup; a broken index alone is built \
+                     again with REINDEX"
+                        .into(),
                 ),
                 evidence: vec![evidence.clone()],
                 escalate: Some(Trigger::DataCorruption),
             });
         }
-        report.integrity = json!({"checked": true, "statement": statement, "problems": problems});
-        Ok(())
+        if let Some(failures) = checked.checksum_failures.filter(|failures| *failures > 0) {
+            report.findings.push(Finding {
+                code: "page_checksum_failures".into(),
+                severity: Severity::Critical,
+                title: format!("the server has read {} whose checksum does not fit", text::count(failures, "page")),
+                object: String::new(),
+                recommendation: Some(
+                    "the disk or the memory damages data: keep a copy, look into the server's log for the blocks, and \
+                     restore a verified backup on other hardware"
+                        .into(),
+                ),
+                evidence: vec![evidence.clone()],
+                escalate: Some(Trigger::DataCorruption),
+            });
+        }
+        if !checked.unchecked.is_empty() {
+            let named: Vec<String> = checked
+                .unchecked
+                .iter()
+                .take(SAMPLE_KEYS)
+                .map(|one| format!("{} ({})", one.object, text::plain(&one.problem, 80)))
+                .collect();
+            report.findings.push(Finding {
+                code: "integrity_not_checked".into(),
+                severity: Severity::Info,
+                title: format!(
+                    "the engine's own check left out {}, such as {}",
+                    text::count(checked.unchecked.len() as u64, "relation"),
+                    named.join(", ")
+                ),
+                object: String::new(),
+                recommendation: Some("check again at a quiet time with a larger `--timeout-ms`".into()),
+                evidence: vec![evidence.clone()],
+                escalate: None,
+            });
+        }
+        report.integrity = json!({
+            "checked": true,
+            "statement": checked.statement,
+            "relations": checked.checked,
+            "problems": checked.problems,
+            "unchecked": checked.unchecked,
+            "checksum_failures": checked.checksum_failures,
+        });
+        Ok(true)
     }
 }
 

@@ -21,6 +21,7 @@ pub mod operate;
 mod pace;
 mod plan_text;
 mod prestate;
+mod promise;
 mod query;
 mod request;
 pub mod setup;
@@ -32,7 +33,8 @@ pub use access::{AccessOn, GrantAccess, ListAccess, ReviewAccess, RevokeAccess};
 pub use advise::advise;
 pub use check::{CheckStore, check};
 pub use compare::{
-    CompareStores, ComparedColumn, Comparison, Difference, DifferentValue, RowCheck, checks_of, compare,
+    CompareStores, ComparedColumn, Comparison, Difference, DifferentValue, RowCheck, compare,
+    compare_declared,
 };
 pub use consistency::{CheckConsistency, Orphans, consistency};
 pub use drift::{DiffStore, diff};

@@ -53,6 +53,131 @@ on_every_store! {
     failed_migration_leaves_nothing
     statements_apart_are_resumed_by_a_new_plan
     odd_names_are_quoted_everywhere
+    clean_store_keeps_all_its_promises
+}
+
+async fn clean_store_keeps_all_its_promises(world: World) {
+    world
+        .run(
+            "CREATE TABLE t (id INTEGER PRIMARY KEY, a INTEGER NOT NULL CHECK (a > 0), b TEXT, price NUMERIC(10, 2), \
+             CONSTRAINT named CHECK (b <> '' OR a IS NULL));\n\
+             CREATE UNIQUE INDEX t_b ON t (lower(b)) WHERE a > 1;\n\
+             INSERT INTO t VALUES (1, 1, 'x', 1.5), (2, 1, 'X', NULL), (3, 2, NULL, 3), (4, 2, 'y', 4)",
+        )
+        .await;
+    if world.store.kind() == "postgres" {
+        world.run_as_superuser("CREATE EXTENSION amcheck").await;
+    }
+    let found = stores::consistency(&world.ctx(), &world, &request(json!({"store": "shop"}))).await.unwrap();
+    assert_eq!(found.value["consistent"], json!(true), "{}", found.text);
+    assert!(found.findings.is_empty(), "{:?}", found.findings);
+    assert_eq!(found.value["integrity"]["checked"], json!(true));
+}
+
+fn codes(found: &contract::Outcome) -> Vec<String> {
+    found.findings.iter().map(|finding| format!("{} {}", finding.code, finding.object)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_that_break_promises_of_sqlite_are_counted() {
+    let world = World::sqlite();
+    world
+        .run(
+            "CREATE TABLE t (id INTEGER PRIMARY KEY, a INTEGER CHECK (a > 0), b TEXT NOT NULL, c REAL, d DECIMAL, e DATE);\n\
+             CREATE TABLE s (id INTEGER PRIMARY KEY, a ANY) STRICT;\n\
+             PRAGMA ignore_check_constraints = ON;\n\
+             INSERT INTO t VALUES (1, -1, 'x', 1.0, 2, '2026-01-01'), (2, 'many', 'x', 'no', '12,5', 'never'), \
+             (3, 2.5, x'00', 1, 1.5, NULL)",
+        )
+        .await;
+    let found = stores::consistency(&world.ctx(), &world, &request(json!({"store": "shop"}))).await.unwrap();
+    let rows = |name: &str, promise: &str| {
+        let broken = found.value["broken"].as_array().unwrap();
+        let one = broken.iter().find(|one| one["name"] == name && one["promise"] == promise);
+        one.map_or(0, |one| one["rows"].as_u64().unwrap())
+    };
+    assert_eq!(rows("a > 0", "check"), 1, "{}", found.text);
+    assert_eq!((rows("a", "type"), rows("b", "type"), rows("c", "type"), rows("d", "type")), (2, 1, 1, 1));
+    assert_eq!(rows("e", "type"), 0, "a DATE may be anything");
+    assert_eq!(found.value["consistent"], json!(false));
+    let escalated: Vec<&str> = found
+        .findings
+        .iter()
+        .filter(|finding| finding.escalate == Some(Trigger::DataCorruption))
+        .map(|finding| &*finding.code)
+        .collect();
+    assert_eq!(escalated, ["check_violated"], "{:?}", codes(&found));
+    assert!(found.findings.iter().all(|finding| !finding.evidence.is_empty()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_that_break_promises_of_postgres_are_counted() {
+    let world = World::postgres("promises").await;
+    // A function that lies about being immutable breaks a check and a unique index that were sound before.
+    world
+        .run(
+            "CREATE FUNCTION least_price() RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT 1';\n\
+             CREATE FUNCTION code_of(v text) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT v';\n\
+             CREATE TABLE t (id int PRIMARY KEY, price int CHECK (price >= least_price()), v text NOT NULL);\n\
+             CREATE UNIQUE INDEX t_code ON t (code_of(v)) WHERE id > 0;\n\
+             INSERT INTO t SELECT n, n, 'v' || n FROM generate_series(1, 100) n;\n\
+             ALTER TABLE t ADD CONSTRAINT late CHECK (id > 5) NOT VALID;\n\
+             CREATE OR REPLACE FUNCTION least_price() RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT 11';\n\
+             CREATE OR REPLACE FUNCTION code_of(v text) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT left(v, 2)'",
+        )
+        .await;
+    let check = request(json!({"store": "shop"}));
+    // Without amcheck nobody looks into the index, so its promise is asked of the rows.
+    let found = stores::consistency(&world.ctx(), &world, &check).await.unwrap();
+    let rows = |found: &contract::Outcome, name: &str| {
+        let broken = found.value["broken"].as_array().unwrap();
+        broken.iter().find(|one| one["name"] == name).map_or(0, |one| one["rows"].as_u64().unwrap())
+    };
+    assert_eq!(rows(&found, "t_price_check"), 10, "{}", found.text);
+    assert_eq!(rows(&found, "late"), 5, "{}", found.text);
+    assert_eq!(found.value["duplicates"][0]["keys"], json!(9), "{}", found.text);
+    let of = |code: &str, object: &str| {
+        found.findings.iter().find(|finding| finding.code == code && finding.object == object).unwrap()
+    };
+    assert_eq!(of("check_violated", "t.t_price_check").escalate, Some(Trigger::DataCorruption));
+    // It was never promised that old rows keep it.
+    assert_eq!(of("check_violated", "t.late").severity, Severity::Warning);
+    assert!(
+        of("integrity_not_checked", "").recommendation.as_ref().unwrap().contains("CREATE EXTENSION amcheck")
+    );
+
+    world.run_as_superuser("CREATE EXTENSION amcheck").await;
+    let found = stores::consistency(&world.ctx(), &world, &check).await.unwrap();
+    let corrupt: Vec<&contract::Finding> =
+        found.findings.iter().filter(|finding| finding.code == "corruption").collect();
+    assert!(corrupt.iter().any(|finding| finding.object.contains("t_code")), "{:?}", codes(&found));
+    assert!(corrupt.iter().all(|finding| finding.escalate == Some(Trigger::DataCorruption)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn damaged_page_of_a_table_is_found_on_disk() {
+    let sound = World::postgres("page_sound").await;
+    sound
+        .run(
+            "CREATE TABLE t (id int PRIMARY KEY, v text);\n\
+             INSERT INTO t SELECT n, 'value ' || n FROM generate_series(1, 3000) n",
+        )
+        .await;
+    // The file of the table gets other bytes in its third page; a copy of the database made file by file reads them from
+    // the disk, not from the server's memory.
+    let damaged = sound.copy_with_damaged_page("t").await;
+    let found =
+        stores::consistency(&damaged.ctx(), &damaged, &request(json!({"store": "shop", "tables": ["t"]})))
+            .await;
+    match found {
+        Ok(found) => {
+            let corrupt = found.findings.iter().find(|finding| finding.code == "corruption");
+            let corrupt = corrupt.unwrap_or_else(|| panic!("{}", found.text));
+            assert_eq!(corrupt.escalate, Some(Trigger::DataCorruption));
+        }
+        // With checksums the page cannot be read at all.
+        Err(error) => assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}"),
+    }
 }
 
 async fn reads_say_what_is_there(world: World) {

@@ -86,7 +86,8 @@ pub async fn integrity_of_a_sound_store_is_clean(opened: &Opened) {
     assert_eq!(role.is_some(), opened.declares(Capability::Integrity));
     let Some(integrity) = role else { return };
     opened.make_victim().await;
-    let (statement, problems) = integrity.check_integrity(&opened.ctx()).await.unwrap();
+    let contract::IntegrityReport { statement, problems, .. } =
+        integrity.check_integrity(&opened.ctx(), std::time::Duration::from_mins(5)).await.unwrap();
     assert!(!statement.is_empty());
     assert_eq!(problems, []);
 }

@@ -50,12 +50,13 @@ impl Drop for Guard {
         let cleaned = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
+                let (database, version) = parts(&name);
                 for sql in [
-                    format!("DROP DATABASE {name} WITH (FORCE)"),
-                    format!("DROP ROLE IF EXISTS {name}_reader"),
-                    format!("DROP ROLE IF EXISTS {name}_writer"),
+                    format!("DROP DATABASE {database} WITH (FORCE)"),
+                    format!("DROP ROLE IF EXISTS {database}_reader"),
+                    format!("DROP ROLE IF EXISTS {database}_writer"),
                 ] {
-                    administer(&sql).await;
+                    administer(version, &sql).await;
                 }
             });
         });
@@ -80,31 +81,44 @@ impl StoreDirectory for World {
 
 /// The store at an address of [`World`], as another process opens it.
 pub(crate) fn open(address: &str) -> Arc<dyn Store> {
+    open_as(address, parts(address).0)
+}
+
+/// The same with the logins of another database.
+fn open_as(address: &str, owner: &str) -> Arc<dyn Store> {
     if address.starts_with('/') {
         return Arc::new(
             store_sqlite::open("shop", &store_sqlite::Config::new(address), "/".as_ref()).unwrap(),
         );
     }
+    let (database, version) = parts(address);
     let login = |role: &str| LoginConfig {
-        user: format!("{address}_{role}"),
-        password_secret: Some(format!("shop/{address}_{role}")),
+        user: format!("{owner}_{role}"),
+        password_secret: Some(format!("shop/{owner}_{role}")),
     };
-    let mut config = store_postgres::Config::new(&server(address), login("reader"));
+    let mut config = store_postgres::Config::new(&server(version, database), login("reader"));
     config.writer = Some(login("writer"));
     config.admin = Some(superuser());
     config.tls = Some(Tls::Disable); // The adapter's own tests are about that; here it only costs time.
-    Arc::new(store_postgres::open("shop", config, "/".as_ref(), Arc::new(secrets(address))).unwrap())
+    Arc::new(store_postgres::open("shop", config, "/".as_ref(), Arc::new(secrets(owner))).unwrap())
+}
+
+/// A database's name and, behind an `@`, the version of its server if it is not the run's.
+fn parts(address: &str) -> (&str, Option<&str>) {
+    address.split_once('@').map_or((address, None), |(database, version)| (database, Some(version)))
 }
 
 pub(crate) fn secrets(address: &str) -> Secrets {
+    let (database, _) = parts(address);
     Secrets::new(&[
-        (&format!("shop/{address}_reader"), PASSWORD),
-        (&format!("shop/{address}_writer"), PASSWORD),
+        (&format!("shop/{database}_reader"), PASSWORD),
+        (&format!("shop/{database}_writer"), PASSWORD),
     ])
 }
 
-fn server(database: &str) -> String {
-    let mut url = url::Url::parse(&conformance::postgres()).unwrap();
+fn server(version: Option<&str>, database: &str) -> String {
+    let of_version = |version: &str| conformance::server(&format!("STEWARD_TEST_POSTGRES{version}_URL"));
+    let mut url = url::Url::parse(&version.map_or_else(conformance::postgres, of_version)).unwrap();
     url.set_username("").unwrap();
     url.set_path(database);
     if let Ok(line) = std::env::var(LINE) {
@@ -119,8 +133,8 @@ fn superuser() -> LoginConfig {
 }
 
 /// Runs one statement as the superuser, in the server's own database.
-async fn administer(sql: &str) {
-    let mut config = store_postgres::Config::new(&server("postgres"), superuser());
+async fn administer(version: Option<&str>, sql: &str) {
+    let mut config = store_postgres::Config::new(&server(version, "postgres"), superuser());
     config.admin = Some(superuser());
     config.tls = Some(Tls::Disable);
     let store = store_postgres::open("shop", config, "/".as_ref(), Arc::new(secrets(""))).unwrap();
@@ -191,10 +205,16 @@ impl World {
 
     /// A new, empty PostgreSQL database whose logins `store.setup` made.
     pub(crate) async fn postgres(case: &str) -> World {
+        Self::postgres_of(case, None).await
+    }
+
+    /// The same on the server of a certain version.
+    pub(crate) async fn postgres_of(case: &str, version: Option<&str>) -> World {
         let name = conformance::namespace(case);
-        administer(&format!("CREATE DATABASE {name} TEMPLATE template0")).await;
+        administer(version, &format!("CREATE DATABASE {name} TEMPLATE template0")).await;
+        let address = version.map_or_else(|| name.clone(), |version| format!("{name}@{version}"));
         let world =
-            World { store: open(&name), address: name.clone(), _guard: Guard::Database(name.clone()) };
+            World { store: open(&address), address: address.clone(), _guard: Guard::Database(address) };
         let setup: SetupStore = request(json!({
             "store": "shop", "reader": format!("{name}_reader"), "writer": format!("{name}_writer")}));
         let plan = stores::setup::plan(&world.ctx(), &world, &setup).await.unwrap();
@@ -239,6 +259,39 @@ impl World {
     pub(crate) async fn run(&self, sql: &str) {
         let statements: Vec<String> = sql.split(";\n").map(ToOwned::to_owned).collect();
         change(&*self.store, "test", &statements, secrets(&self.address)).await.unwrap();
+    }
+
+    /// Runs statements in this database as the superuser.
+    pub(crate) async fn run_as_superuser(&self, sql: &str) {
+        let (database, version) = parts(&self.address);
+        let mut config = store_postgres::Config::new(&server(version, database), superuser());
+        config.writer = Some(LoginConfig { user: "nobody".into(), password_secret: None });
+        config.admin = Some(superuser());
+        let store = store_postgres::open("shop", config, "/".as_ref(), Arc::new(secrets(""))).unwrap();
+        let statements: Vec<String> = sql.split(";\n").map(ToOwned::to_owned).collect();
+        change(&store, "store.setup", &statements, secrets("")).await.unwrap();
+    }
+
+    /// A copy of the database whose table has a page of garbage on disk. Both live on the run's own server.
+    pub(crate) async fn copy_with_damaged_page(&self, table: &str) -> World {
+        let (database, version) = parts(&self.address);
+        self.store.close().await;
+        // The large object holds the file as it is on disk, with the third page overwritten, and is written over it.
+        self.run_as_superuser(&format!(
+            "CREATE TABLE damage AS SELECT pg_relation_filepath('{table}') AS path, 0::oid AS object;\n\
+             CHECKPOINT;\n\
+             UPDATE damage SET object = lo_from_bytea(0, overlay(pg_read_binary_file(path) PLACING \
+             decode(repeat('a5', 4000), 'hex') FROM 2 * 8192 + 2000));\n\
+             SELECT lo_export(object, current_setting('data_directory') || '/' || path) FROM damage;\n\
+             DROP TABLE damage;\n\
+             CREATE EXTENSION amcheck"
+        ))
+        .await;
+        let copy = format!("{database}_d");
+        administer(version, &format!("CREATE DATABASE {copy} TEMPLATE {database} STRATEGY FILE_COPY")).await;
+        let address = version.map_or_else(|| copy.clone(), |version| format!("{copy}@{version}"));
+        let store = open_as(&address, database);
+        World { store, address: address.clone(), _guard: Guard::Database(address) }
     }
 
     /// The single number that a query answers; `None` when the store refuses it.
