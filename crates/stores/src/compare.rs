@@ -115,9 +115,6 @@ pub struct RowCheck {
     /// How rows are hashed. Default: `fast`.
     #[serde(default)]
     pub hash: RowHash,
-    /// When `steward up` runs it: five fields as in `schedules`. Default: only when asked.
-    #[serde(default)]
-    pub schedule: Option<String>,
 }
 
 /// One column of a comparison.
