@@ -756,3 +756,110 @@ async fn settings_are_changed_and_taken_back() {
         prepare(&without, &setting("work_mem", Some("1MB"), SettingLevel::Server, None)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
 }
+
+// --- review ------------------------------------------------------------------------
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rights_that_are_more_than_needed_are_found_with_the_command_that_ends_them() {
+    let database = database("review").await;
+    database.admin(SHOP).await;
+    database.admin("CREATE TABLE more (id int); REVOKE ALL ON orders FROM PUBLIC").await;
+    // The server's own databases and roles are shared with other tests: only what is named after this one counts.
+    let mine = database.name();
+    let found = async || {
+        let store = database.store();
+        let access = store.access().unwrap();
+        let map = access.access(&ctx()).await.unwrap();
+        let (problems, not_seen) = access.review(&ctx(), &map).await.unwrap();
+        assert!(
+            not_seen.iter().any(|what| what.contains("pg_stat_statements")),
+            "no extension is said: {not_seen:?}"
+        );
+        problems
+            .into_iter()
+            .filter(|problem| {
+                problem.title.contains(&mine)
+                    || problem.title.contains("everyone") && !problem.fix.contains("ct_")
+            })
+            .collect::<Vec<_>>()
+    };
+    let before = found().await;
+    assert!(before.iter().all(|problem| problem.severity == Severity::Info), "{before:#?}");
+
+    let roles = Roles::create(
+        &database,
+        &[
+            ("app", "LOGIN"),
+            ("boss", "LOGIN SUPERUSER"),
+            ("maker", "LOGIN CREATEROLE"),
+            ("g", ""),
+            ("idle", ""),
+            ("old", "LOGIN VALID UNTIL '2020-01-01'"),
+        ],
+    )
+    .await;
+    let [app, _boss, maker, g, idle, _old] = [0, 1, 2, 3, 4, 5].map(|index| roles.names[index].as_str());
+    let reader = database.reader();
+    database
+        .admin(&format!(
+            "GRANT CREATE ON SCHEMA public TO PUBLIC; GRANT INSERT ON more TO PUBLIC; \
+             GRANT ALL ON orders TO {app}; GRANT SELECT ON more TO {app} WITH GRANT OPTION; \
+             GRANT DELETE ON orders TO {reader}; GRANT SELECT ON more TO {idle}; \
+             CREATE SCHEMA closed; CREATE TABLE closed.inner (id int); GRANT SELECT ON closed.inner TO {app}; \
+             CREATE FUNCTION act() RETURNS int LANGUAGE sql SECURITY DEFINER AS 'SELECT 1'; \
+             GRANT SELECT ON ALL TABLES IN SCHEMA public TO {maker}"
+        ))
+        .await;
+    database
+        .superuser(&format!(
+            "GRANT {g} TO {app} WITH ADMIN OPTION; GRANT pg_execute_server_program TO {app}; \
+             CREATE TABLE made_by_app (id int); ALTER TABLE made_by_app OWNER TO {app}"
+        ))
+        .await;
+    let problems = found().await;
+    for (code, severity, words) in [
+        ("superuser_login", Severity::Warning, "NOSUPERUSER"),
+        ("far_reaching_attribute", Severity::Warning, "NOCREATEROLE"),
+        ("far_reaching_membership", Severity::Critical, "--member-of pg_execute_server_program`"),
+        ("admin_option", Severity::Warning, "--only-option`"),
+        ("owner_logs_in", Severity::Warning, "REASSIGN OWNED BY"),
+        (
+            "public_can_create",
+            Severity::Warning,
+            "revoke orders PUBLIC --privileges create --on schema --objects public`",
+        ),
+        (
+            "public_rights",
+            Severity::Critical,
+            "revoke orders PUBLIC --privileges insert --on table --objects public.more`",
+        ),
+        ("public_definer_function", Severity::Warning, "--on function --objects 'public.act()'`"),
+        ("grant_option", Severity::Warning, "--only-option --cascade`"),
+        (
+            "write_right_of_a_reader",
+            Severity::Warning,
+            "--privileges delete --on table --objects public.orders`",
+        ),
+        ("over_broad_grant", Severity::Warning, "--privileges truncate"),
+        ("missing_default_privileges", Severity::Warning, "--with-defaults --owner"),
+        ("grant_without_effect", Severity::Info, "--privileges usage --on schema --objects closed`"),
+        ("unused_role", Severity::Info, "DROP ROLE"),
+        ("expired_login", Severity::Info, "renew it"),
+    ] {
+        let found = problems.iter().find(|problem| problem.code == code);
+        let problem = found.unwrap_or_else(|| panic!("`{code}` was not found: {problems:#?}"));
+        assert_eq!(problem.severity, severity, "{problem:?}");
+        assert!(problem.fix.contains(words), "`{words}` is missing: {problem:?}");
+    }
+    // What a command ends is not found again.
+    let store = database.store();
+    carry_out(
+        &database,
+        &store,
+        &Operation::Revoke(on("PUBLIC", &["insert"], AccessTarget::Table, &["public.more"])),
+    )
+    .await
+    .unwrap();
+    assert!(!found().await.iter().any(|problem| problem.code == "public_rights"));
+    roles.drop().await;
+}
