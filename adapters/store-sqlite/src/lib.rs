@@ -7,6 +7,7 @@ mod config;
 mod error;
 mod execute;
 mod health;
+mod operate;
 mod rowset;
 mod session;
 mod store;

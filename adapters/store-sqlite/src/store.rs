@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use contract::{
     Capabilities, Capability, Context, Error, ErrorKind, Execute, Explain, Health, Integrity,
-    IntegrityProblem, IntegrityReport, Login, Probe, Query, Relational, RowPromise, RowSets, RowTest, Rows,
-    Store, TableScan, Truncation,
+    IntegrityProblem, IntegrityReport, Login, Operate, Probe, Query, Relational, RowPromise, RowSets,
+    RowTest, Rows, Store, TableScan, Truncation,
 };
 use rusqlite::Connection;
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
@@ -152,6 +152,10 @@ impl Store for SqliteStore {
     }
 
     fn health(&self) -> Option<&dyn Health> {
+        Some(self)
+    }
+
+    fn operate(&self) -> Option<&dyn Operate> {
         Some(self)
     }
 
