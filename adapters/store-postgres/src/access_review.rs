@@ -422,7 +422,7 @@ impl PostgresStore {
         }
         add_from_catalog(client, &mut review).await?;
         let mut problems = review.problems;
-        problems.sort_by(|a, b| b.severity.cmp(&a.severity));
+        problems.sort_by_key(|problem| std::cmp::Reverse(problem.severity));
         Ok((problems, not_seen))
     }
 
@@ -519,14 +519,12 @@ async fn statements_that_read(client: &Client) -> Result<Option<Vec<(String, i64
     let schema = quote_identifier(&extension.get::<_, String>(0));
     let sql = include_str!("sql/review_statements.sql").replace("{schema}", &schema);
     client.batch_execute("SAVEPOINT steward_try").await.map_err(failed)?;
-    match client.query(&sql, &[]).await {
-        Ok(rows) => Ok(Some(rows.iter().map(|row| (row.get(0), row.get(1))).collect())),
-        // The extension is there, its library is not loaded.
-        Err(_) => {
-            client.batch_execute("ROLLBACK TO steward_try").await.map_err(failed)?;
-            Ok(None)
-        }
+    if let Ok(rows) = client.query(&sql, &[]).await {
+        return Ok(Some(rows.iter().map(|row| (row.get(0), row.get(1))).collect()));
     }
+    // The extension is there, its library is not loaded.
+    client.batch_execute("ROLLBACK TO steward_try").await.map_err(failed)?;
+    Ok(None)
 }
 
 #[cfg(test)]

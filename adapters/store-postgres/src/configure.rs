@@ -84,7 +84,7 @@ fn refuse_dangerous(name: &str, value: Option<&str>) -> Result<(), Error> {
             value.eq_ignore_ascii_case(bad) || truth(bad).is_some() && truth(value) == truth(bad)
         })
     };
-    if !values.is_empty() && !values.iter().any(|bad| is_one(bad)) {
+    if !values.is_empty() && !values.iter().any(is_one) {
         return Ok(());
     }
     let value = value.map_or_else(String::new, |value| format!(" = {value}"));

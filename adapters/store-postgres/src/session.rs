@@ -1,6 +1,7 @@
 //! Connections: opening one with a login, knowing its rights, stopping what it runs.
 
 use std::error::Error as _;
+use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -103,7 +104,7 @@ impl Opener {
                 .hint(format!("set `{key}: {{ user: …, password_secret: … }}` for this store")));
         };
         let timeout = Duration::from_millis(self.config.connect_timeout_ms);
-        match tokio::time::timeout(timeout, self.connect(ctx, login, purpose)).await {
+        match tokio::time::timeout(timeout, Box::pin(self.connect(ctx, login, purpose))).await {
             Ok(answer) => answer,
             Err(_) => Err(Error::new(ErrorKind::Unavailable, "the server does not answer")
                 .with("address", self.address_for(purpose))
@@ -168,7 +169,7 @@ impl Opener {
             pooler = Some(format!("it answers: {}", server.message()));
             answer = without.connect(connector.clone()).await;
         }
-        let (client, connection) = answer.map_err(|error| self.cannot_connect(&error, login, address))?;
+        let (client, connection) = answer.map_err(|error| Self::cannot_connect(&error, login, address))?;
         let version = connection.parameter("server_version").unwrap_or_default().to_owned();
         let number = version.split([' ', '.']).next().and_then(|major| major.parse::<u32>().ok());
         // Ends by itself when the client is dropped.
@@ -220,7 +221,7 @@ impl Opener {
             let mut prelude = String::new();
             for (name, value) in settings.iter().filter(|(name, _)| *name != "default_transaction_read_only")
             {
-                prelude.push_str(&format!("; SET LOCAL {name} = '{value}'"));
+                write!(prelude, "; SET LOCAL {name} = '{value}'").expect("writing to a string does not fail");
             }
             format!("{prelude}; {}", include_str!("sql/leftovers.sql"))
         } else {
@@ -255,7 +256,7 @@ impl Opener {
         settings
     }
 
-    fn cannot_connect(&self, error: &tokio_postgres::Error, login: &LoginConfig, address: &Address) -> Error {
+    fn cannot_connect(error: &tokio_postgres::Error, login: &LoginConfig, address: &Address) -> Error {
         let translated = translate(error);
         let about = |error: Error| error.with("address", address).with("user", &login.user);
         if error.as_db_error().is_some() {
