@@ -107,10 +107,21 @@ pub(crate) async fn read(
                 })?;
                 given.push(migration::MigrationFile::new(path, bytes));
             }
-            let migrations = match &request.store {
-                Some(store) if request.pending => project.migrations(store)?,
-                _ => Vec::new(),
-            };
+            // Pending ones, or without a store those before the files given.
+            let mut folders: Vec<&str> = request.store.as_deref().into_iter().collect();
+            folders.extend(
+                request
+                    .files
+                    .iter()
+                    .filter_map(|path| path.strip_prefix("migrations/")?.split_once('/'))
+                    .map(|it| it.0),
+            );
+            folders.sort_unstable();
+            folders.dedup();
+            let mut migrations = Vec::new();
+            for store in folders {
+                migrations.extend(project.migrations(store)?);
+            }
             stores::lint::lint(ctx, directory, &given, &migrations, request).await
         }
         Request::MigrationPlan(request) => {

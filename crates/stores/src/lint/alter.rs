@@ -280,6 +280,7 @@ impl Judge<'_> {
             {
                 effects.lock(&child, Lock::AccessExclusive);
                 if change == TypeChange::Rewrite
+                    && constraint.validated
                     && let Some(found) = self.world.relation(&child)
                 {
                     effects.work(&child, Work::Scan, found.weight());
@@ -324,7 +325,8 @@ impl Judge<'_> {
             _ => {}
         }
         if !relation.new {
-            if found.as_ref().is_none_or(|column| !column.has_default) {
+            // Where a check proves it, the application gives the value already.
+            if found.as_ref().is_none_or(|column| !column.has_default) && !relation.proven_not_null(column) {
                 effects.breaks(&object, format!("inserts that leave `{object}` out fail"));
             }
             if !relation.proven_not_null(column) {
@@ -376,7 +378,7 @@ impl Judge<'_> {
                     ));
                 }
                 if !relation.new && !constraint.not_enforced {
-                    effects.breaks(name, format!("writes that do not fit `{}` fail", state.name));
+                    effects.may_break(name, format!("writes that do not fit `{}` fail", state.name));
                 }
             }
             Demand::NotNull { column } => {
@@ -544,7 +546,7 @@ impl Judge<'_> {
                 Some(format!("CREATE INDEX CONCURRENTLY ON {name} ({})", list(columns)));
         }
         if !relation.new {
-            effects.breaks(name, format!("writes to `{name}` whose reference leads nowhere fail"));
+            effects.may_break(name, format!("writes to `{name}` whose reference leads nowhere fail"));
         }
     }
 

@@ -147,6 +147,11 @@ impl Effects {
         self.remark("old_code_breaks", Severity::Warning, object, message);
     }
 
+    /// What breaks only those who write what no longer fits.
+    pub(super) fn may_break(&mut self, object: &str, message: String) {
+        self.remark("old_code_breaks", Severity::Info, object, message);
+    }
+
     pub(super) fn loses(&mut self, object: &str, message: String) {
         self.remark("data_loss", Severity::Warning, object, message);
     }
@@ -179,15 +184,7 @@ pub(crate) fn judge(script: &Script, world: &mut World) -> Vec<Verdict> {
             [Operation::Transaction { step: TransactionStep::Begin | TransactionStep::Commit }]
         )
     });
-    let mut judge = Judge {
-        world,
-        held: None,
-        held_on_indexes: None,
-        exclusive: BTreeSet::new(),
-        unchecked: BTreeSet::new(),
-        new_values: Vec::new(),
-        new_types: BTreeSet::new(),
-    };
+    let mut judge = Judge::new(world);
     if script.transaction && !own_control {
         judge.begin();
     }
@@ -198,6 +195,15 @@ pub(crate) fn judge(script: &Script, world: &mut World) -> Vec<Verdict> {
     }
     allow(script, &mut verdicts);
     verdicts
+}
+
+/// Takes in what files that ran before have made.
+pub(crate) fn replay(script: &Script, world: &mut World) {
+    let mut judge = Judge::new(world);
+    for statement in &script.statements {
+        judge.statement(statement);
+    }
+    world.settle();
 }
 
 /// A file that cannot be cut into statements.
@@ -251,7 +257,19 @@ fn one_line(sql: &str, chars_max: usize) -> String {
     text::plain(&words, chars_max)
 }
 
-impl Judge<'_> {
+impl<'a> Judge<'a> {
+    fn new(world: &'a mut World) -> Self {
+        Self {
+            world,
+            held: None,
+            held_on_indexes: None,
+            exclusive: BTreeSet::new(),
+            unchecked: BTreeSet::new(),
+            new_values: Vec::new(),
+            new_types: BTreeSet::new(),
+        }
+    }
+
     fn begin(&mut self) {
         self.held = Some(BTreeMap::new());
         self.end_of_locks();
@@ -565,6 +583,8 @@ impl Judge<'_> {
                 partition_of,
                 default_partition,
                 partitioned,
+                bound,
+                unlogged,
                 inherits,
                 ..
             } => {
@@ -610,14 +630,17 @@ impl Judge<'_> {
                     return;
                 }
                 let mut relation =
-                    Relation::made(if *partitioned { Shape::Partitioned } else { Shape::Table });
+                    Relation::made(if partitioned.is_some() { Shape::Partitioned } else { Shape::Table });
+                relation.partition_key.clone_from(partitioned);
+                relation.unlogged = *unlogged;
                 relation.columns = columns.iter().map(|column| self.column_state(column)).collect();
                 relation.complete = !columns.is_empty() && partition_of.is_none() && inherits.is_empty();
                 if let Some((parent_name, parent)) = parent_key {
                     relation.columns.clone_from(&parent.columns);
                     relation.complete = parent.complete;
                     relation.parent = Some(parent_name);
-                    relation.bound = default_partition.then(|| "DEFAULT".to_owned());
+                    relation.bound =
+                        if *default_partition { Some("DEFAULT".to_owned()) } else { bound.clone() };
                 }
                 for constraint in constraints.iter().chain(columns.iter().flat_map(|it| &it.constraints)) {
                     let state = constraint_state(&name, constraint);
@@ -1096,10 +1119,21 @@ impl Judge<'_> {
                     let mut made = Relation::made(Shape::View);
                     made.complete = false;
                     self.world.insert(&name, made);
+                    let words: BTreeSet<&str> =
+                        statement.sql.split(|c: char| !(c.is_alphanumeric() || c == '_')).collect();
                     for source in &statement.reads {
                         let view = name.clone();
                         if let Some(relation) = self.world.relation_mut(&key(source)) {
-                            relation.viewed.push((view, String::new()));
+                            relation.viewed.push((view.clone(), String::new()));
+                            let used: Vec<String> = relation
+                                .columns
+                                .iter()
+                                .map(|column| column.name.clone())
+                                .filter(|column| {
+                                    words.contains(column.as_str()) || statement.sql.contains('*')
+                                })
+                                .collect();
+                            relation.viewed.extend(used.into_iter().map(|column| (view.clone(), column)));
                         }
                     }
                 }
@@ -1331,7 +1365,8 @@ impl Judge<'_> {
                 if self.world.connected && !self.world.has_type(&name) {
                     effects.fail(format!("type `{name}` does not exist"));
                 }
-                effects.breaks(&name, format!("statements that write values of `{name}` whole may fail"));
+                effects.lock(&name, Lock::AccessExclusive);
+                effects.may_break(&name, format!("statements that write values of `{name}` whole may fail"));
             }
             Operation::CreateType { type_name, values } => {
                 let name = key(type_name);
@@ -1423,7 +1458,9 @@ impl Judge<'_> {
                 }
             }
             Operation::CreateFunction { function, .. } => {
-                self.world.add_function(&function.name);
+                let sql = statement.sql.to_ascii_uppercase();
+                let steady = sql.contains(" STABLE") || sql.contains(" IMMUTABLE");
+                self.world.add_function(&function.name, !steady);
             }
             Operation::SetExtension { extension, if_not_exists, create } => {
                 if *create {

@@ -14,5 +14,5 @@ mod world;
 pub use judge::{RelationLock, Remark, Verdict, Work};
 pub use lock::{Blocking, Lock};
 pub use parse::{read, read_statement};
-pub use request::{LintFormat, LintMigrations, lint, lint_text};
+pub use request::{Catalog, LintFormat, LintMigrations, lint, lint_text};
 pub use rules::{RULES, Rule, rule_of};

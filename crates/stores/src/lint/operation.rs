@@ -164,7 +164,7 @@ impl TypeName {
             inside.split(',').filter_map(|part| part.trim().parse().ok()).collect();
         let words = format!("{head} {tail}");
         let words = words.split_whitespace().collect::<Vec<_>>().join(" ");
-        let words = words.strip_prefix("pg_catalog.").unwrap_or(&words);
+        let words = words.strip_prefix("pg_catalog.").or(words.strip_prefix("public.")).unwrap_or(&words);
         let base = match words {
             "int" | "int4" => "integer",
             "int8" => "bigint",
@@ -445,8 +445,12 @@ pub enum Operation {
         partition_of: Option<Name>,
         /// It becomes the default partition.
         default_partition: bool,
-        /// It is partitioned itself.
-        partitioned: bool,
+        /// It is partitioned itself: strategy and columns as written, such as `RANGE (day)`.
+        partitioned: Option<String>,
+        /// The bound of a partition as written.
+        bound: Option<String>,
+        /// Not in the log.
+        unlogged: bool,
         /// Tables it inherits from.
         inherits: Vec<Name>,
         /// Made from a query, with its rows.

@@ -323,7 +323,13 @@ fn create_table(node: &SyntaxNode) -> Operation {
         constraints: parts().filter_map(|part| constraint(&part, None)).collect(),
         partition_of: child(node, K::PARTITION_OF).map(|of| named(&of, K::TABLE_NAME_REF)),
         default_partition: child(node, K::PARTITION_DEFAULT).is_some(),
-        partitioned: child(node, K::PARTITION_BY).is_some(),
+        partitioned: child(node, K::PARTITION_BY)
+            .map(|by| text(&by).split_once("BY").map_or_else(|| text(&by), |(_, key)| key.trim().to_owned())),
+        bound: child(node, K::PARTITION_OF)
+            .and_then(|of| of.next_sibling())
+            .filter(|bound| text(bound).to_ascii_uppercase().starts_with("FOR VALUES"))
+            .map(|bound| text(&bound)),
+        unlogged: child(node, K::UNLOGGED).is_some(),
         inherits: child(node, K::INHERITS)
             .map(|list| all_named(&list, K::TABLE_NAME_REF))
             .unwrap_or_default(),
@@ -407,7 +413,9 @@ fn query(node: &SyntaxNode) -> Vec<Operation> {
             constraints: Vec::new(),
             partition_of: None,
             default_partition: false,
-            partitioned: false,
+            partitioned: None,
+            bound: None,
+            unlogged: false,
             inherits: Vec::new(),
             from_query: true,
         });

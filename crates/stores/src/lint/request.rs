@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::judge::{Verdict, judge};
+use super::judge::{Verdict, judge, replay};
 use super::lock::Blocking;
 use super::operation::{Operation, Script};
 use super::parse::read;
@@ -80,15 +80,62 @@ pub(crate) struct Judged {
     pub(crate) idle_allowances: Vec<usize>,
 }
 
-/// Judges one file by its text alone. `version`: the server's major version, if known.
-pub fn lint_text(text: &str, version: Option<u32>) -> Vec<Verdict> {
-    judge(&read(text), &mut World::offline(version))
+/// Judges one file without a store. `version`: the server's major version, if known. `before`: the files that ran
+/// before it, which say what there is, but not how large.
+pub fn lint_text(text: &str, version: Option<u32>, before: &[&str]) -> Vec<Verdict> {
+    let mut world = World::offline(version);
+    for text in before {
+        replay(&read(text), &mut world);
+    }
+    judge(&read(text), &mut world)
+}
+
+/// A live catalog, read once, by which any number of texts can be judged.
+#[derive(Debug, Clone)]
+pub struct Catalog {
+    world: World,
+}
+
+impl Catalog {
+    /// Reads the catalog of a PostgreSQL store, with what the texts will need of it: how volatile the functions are that
+    /// they call, and how many rows the planner expects of their conditions.
+    ///
+    /// # Errors
+    ///
+    /// As `Relational::inspect` and `Relational::query`.
+    pub async fn read(
+        ctx: &Context,
+        stores: &dyn StoreDirectory,
+        store: &str,
+        texts: &[&str],
+    ) -> Result<Self, Error> {
+        let mut inquiry = Inquiry::open(ctx, stores, store).await?;
+        let scripts: Vec<(String, Script)> = texts.iter().map(|text| (String::new(), read(text))).collect();
+        Ok(Self { world: read_world(&mut inquiry, &scripts).await? })
+    }
+
+    /// Judges a text as if nothing had run since the catalog was read.
+    pub fn lint(&self, text: &str) -> Vec<Verdict> {
+        judge(&read(text), &mut self.world.clone())
+    }
+}
+
+async fn read_world(inquiry: &mut Inquiry<'_>, scripts: &[(String, Script)]) -> Result<World, Error> {
+    let calls: BTreeSet<String> = scripts
+        .iter()
+        .flat_map(|(_, script)| &script.statements)
+        .flat_map(|statement| statement.calls.iter().cloned())
+        .collect();
+    let mut world = World::read(inquiry, &calls).await?;
+    estimate_rows(inquiry, scripts, &mut world).await;
+    Ok(world)
 }
 
 /// Judges migration files, each statement by its own lock, work and class.
 ///
-/// With a store its catalog is read once, and the files are judged as if they ran one after the other; without one
-/// each file stands alone, every table that it does not make exists and is large.
+/// With a store its catalog is read once, and the files are judged as if they ran one after the other. Without one
+/// each file is judged by what the files before it in its folder made (`migrations`): types, keys, indexes, but no
+/// sizes; a table that they do not make exists, and all are large.
 ///
 /// Value: `files[] {path, verdicts[] {line, range, statement, blocking, locks[], work[], remarks[], assumed[]}}`,
 /// `worst`, `connected`, `server_version`. Findings: one for each remark that no `-- steward: allow` allows.
@@ -138,19 +185,24 @@ pub async fn lint(
                     "steward migration plan",
                 ));
             }
-            let calls: BTreeSet<String> = scripts
-                .iter()
-                .flat_map(|(_, script)| &script.statements)
-                .flat_map(|statement| statement.calls.iter().cloned())
-                .collect();
-            let mut world = World::read(inquiry, &calls).await?;
-            estimate_rows(inquiry, &scripts, &mut world).await;
+            let mut world = read_world(inquiry, &scripts).await?;
             let judged = scripts.iter().map(|(path, script)| judged(path, script, &mut world)).collect();
             (true, world.version, judged, std::mem::take(&mut world.evidence))
         }
         None => {
             let version = request.server_version;
-            let each = |(path, script): &(String, Script)| judged(path, script, &mut World::offline(version));
+            let history: Vec<(&str, Script)> = migrations
+                .iter()
+                .filter_map(|file| Some((file.path.as_str(), read(std::str::from_utf8(&file.content).ok()?))))
+                .collect();
+            let each = |(path, script): &(String, Script)| {
+                let mut world = World::offline(version);
+                // Numbers have leading zeros, so that the order of names is the order of files.
+                for (_, before) in history.iter().filter(|(before, _)| is_before(before, path)) {
+                    replay(before, &mut world);
+                }
+                judged(path, script, &mut world)
+            };
             (false, version, scripts.iter().map(each).collect::<Vec<_>>(), Vec::new())
         }
     };
@@ -174,6 +226,19 @@ pub async fn lint(
     outcome.findings = findings;
     outcome.evidence = inquiry.map(|inquiry| inquiry.evidence).unwrap_or_default();
     Ok(outcome)
+}
+
+/// Whether a migration of the same folder comes before another, by its number.
+fn is_before(before: &str, path: &str) -> bool {
+    let parts = |path: &str| {
+        let (folder, file) = path.rsplit_once('/').unwrap_or(("", path));
+        let number = file.split('_').next().and_then(|number| number.parse::<u64>().ok());
+        (folder.to_owned(), number)
+    };
+    match (parts(before), parts(path)) {
+        ((folder, Some(number)), (other, Some(this))) => folder == other && number < this,
+        _ => false,
+    }
 }
 
 fn judged(path: &str, script: &Script, world: &mut World) -> Judged {

@@ -91,6 +91,7 @@ pub(crate) struct Relation {
     pub(crate) new: bool,
     /// Rows, where known.
     pub(crate) rows: Option<u64>,
+    rows_estimated: bool,
     /// All columns, constraints and indexes are known.
     pub(crate) complete: bool,
     pub(crate) columns: Vec<ColumnState>,
@@ -113,6 +114,7 @@ impl Relation {
             shape,
             new: false,
             rows: None,
+            rows_estimated: false,
             complete: false,
             columns: Vec::new(),
             constraints: Vec::new(),
@@ -355,6 +357,7 @@ impl World {
         };
         let mut relation = Relation::new(shape);
         relation.rows = Some(table.rows);
+        relation.rows_estimated = table.rows_estimated;
         relation.complete = true;
         relation.unlogged = table.options.iter().any(|option| option == "UNLOGGED");
         if let Some(partition) = partition {
@@ -427,7 +430,7 @@ impl World {
                 "r" => {
                     if let Some(relation) = self.relations.get_mut(name) {
                         // A table that was never analyzed has no rows by the planner's record, and its file knows better.
-                        if relation.rows.is_some_and(|rows| rows == 0) {
+                        if relation.rows_estimated && relation.rows.is_some_and(|rows| rows == 0) {
                             relation.rows = Some(count);
                         }
                     }
@@ -674,8 +677,17 @@ impl World {
         calls.iter().find(|call| self.own_functions.contains(*call)).map(String::as_str)
     }
 
-    pub(crate) fn add_function(&mut self, name: &str) {
+    pub(crate) fn add_function(&mut self, name: &str, volatile: bool) {
         self.own_functions.insert(name.to_owned());
+        self.volatility.insert(name.to_owned(), volatile);
+    }
+
+    /// What the files before have made is used by others and of unknown size.
+    pub(crate) fn settle(&mut self) {
+        for relation in self.relations.values_mut() {
+            relation.new = false;
+            relation.rows = None;
+        }
     }
 }
 

@@ -7,10 +7,11 @@ WITH mine AS (
 SELECT 'setting' AS fact, '' AS namespace, s.name, '' AS detail, s.setting AS text, 0::float8 AS number
 FROM pg_catalog.pg_settings s WHERE s.name IN ('server_version_num', 'TimeZone')
 UNION ALL
--- Relations that are no tables, with the rows that the planner believes in, and tables with the size of their file.
+-- Relations that are no tables, and the rows of tables: the planner's record, or by the size of a file that it never looked at.
 SELECT 'relation', m.nspname, c.relname, c.relkind::text,
   CASE WHEN c.relkind = 'm' AND NOT c.relispopulated THEN 'unpopulated' ELSE c.relpersistence::text END,
-  CASE WHEN c.relkind IN ('r', 'm') THEN pg_catalog.pg_relation_size(c.oid) / 120.0 ELSE 0 END
+  CASE WHEN c.relkind NOT IN ('r', 'm') THEN 0 WHEN c.reltuples >= 0 THEN c.reltuples
+    ELSE pg_catalog.pg_relation_size(c.oid) / 40.0 END
 FROM pg_catalog.pg_class c JOIN mine m ON m.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f', 'i', 'I')
 UNION ALL

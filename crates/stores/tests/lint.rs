@@ -1,0 +1,291 @@
+//! The linter against real servers: every case of `tests/lint` is run, measured and judged.
+//!
+//! `STEWARD_LINT_RECORD=1` writes what the server did to `tests/lint/truth-<version>.tsv` instead of comparing with it.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "lint/measure.rs"]
+mod measure;
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use conformance::Secrets;
+use contract::{Actor, ActorKind, Context, Error, ErrorKind, Role, Store, StoreDirectory};
+use measure::{Case, Truth, cases, connect, measure, rows};
+use serde_json::json;
+use store_postgres::{LoginConfig, Tls};
+use stores::lint::{Blocking, Catalog, LintMigrations, Lock, lint, lint_text};
+use stores::migration::MigrationFile;
+
+const WORLD: &str = include_str!("lint/world.sql");
+const APPLICATION: &str = include_str!("lint/application.sql");
+
+/// A database on the server of this run, and a login that only reads.
+struct Server {
+    version: String,
+    template: String,
+    reader: String,
+}
+
+fn url(database: &str) -> String {
+    let mut url = url::Url::parse(&conformance::postgres()).unwrap();
+    url.set_path(database);
+    url.to_string()
+}
+
+impl Server {
+    async fn start() -> Server {
+        let version = std::env::var("STEWARD_TEST_POSTGRES").unwrap_or_else(|_| "17".into());
+        let template = conformance::namespace("lint");
+        let reader = format!("{template}_reader");
+        let admin = connect(&url("postgres")).await;
+        admin.batch_execute(&format!("CREATE DATABASE {template} TEMPLATE template0")).await.unwrap();
+        let role = format!(
+            "CREATE ROLE {reader} LOGIN PASSWORD 'pa55word'; GRANT pg_read_all_data, pg_read_all_stats TO {reader}"
+        );
+        admin.batch_execute(&role).await.unwrap();
+        connect(&url(&template)).await.batch_execute(WORLD).await.unwrap();
+        let server = Server { version, template, reader };
+        server.free(&admin).await;
+        server
+    }
+
+    /// Waits until nobody is connected to the template: a server drops a session a moment after the client left.
+    async fn free(&self, admin: &tokio_postgres::Client) {
+        let query = format!(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = '{}' AND backend_type = 'client backend'",
+            self.template
+        );
+        while rows(admin, &query).await[0][0] != "0" {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    }
+
+    /// A copy of the world.
+    async fn copy(&self, name: &str) -> String {
+        let admin = connect(&url("postgres")).await;
+        let copy = format!("{}_{name}", self.template);
+        let sql = format!("CREATE DATABASE {copy} TEMPLATE {}", self.template);
+        admin.batch_execute(&sql).await.unwrap();
+        copy
+    }
+
+    async fn drop_database(&self, name: &str) {
+        let admin = connect(&url("postgres")).await;
+        admin.batch_execute(&format!("DROP DATABASE {name} WITH (FORCE)")).await.unwrap();
+    }
+
+    async fn stop(self) {
+        self.drop_database(&self.template).await;
+        let admin = connect(&url("postgres")).await;
+        admin.batch_execute(&format!("DROP ROLE {}", self.reader)).await.unwrap();
+    }
+}
+
+/// A project whose only store is a database of the server.
+struct Project(Arc<dyn Store>);
+
+impl Project {
+    fn open(server: &Server, database: &str) -> Project {
+        let mut address = url::Url::parse(&url(database)).unwrap();
+        address.set_username("").unwrap();
+        let login = LoginConfig { user: server.reader.clone(), password_secret: Some("lint".into()) };
+        let mut config = store_postgres::Config::new(address.as_str(), login);
+        config.tls = Some(Tls::Disable);
+        let secrets = Arc::new(Secrets::new(&[("lint", "pa55word")]));
+        Project(Arc::new(store_postgres::open("shop", config, "/".as_ref(), secrets).unwrap()))
+    }
+}
+
+#[async_trait]
+impl StoreDirectory for Project {
+    fn list(&self, _: &Context) -> Vec<(String, String)> {
+        vec![("shop".into(), self.0.kind().into())]
+    }
+
+    async fn open(&self, _: &Context, name: &str) -> Result<Arc<dyn Store>, Error> {
+        match name {
+            "shop" => Ok(Arc::clone(&self.0)),
+            _ => Err(Error::new(ErrorKind::NotFound, format!("no store `{name}`"))),
+        }
+    }
+}
+
+fn ctx() -> Context {
+    Context::new("shop", Actor::new(ActorKind::Person, "anna", [Role::Requester]))
+}
+
+fn request(value: serde_json::Value) -> LintMigrations {
+    serde_json::from_value(value).unwrap()
+}
+
+/// What the judge says of a file: its worst class, its strongest lock and whether it breaks old code.
+#[derive(Debug, Clone, PartialEq)]
+struct Judged {
+    class: Blocking,
+    lock: Option<Lock>,
+    breaks: bool,
+    why: String,
+}
+
+fn summary(verdicts: &serde_json::Value) -> Judged {
+    let verdicts = verdicts.as_array().unwrap();
+    let class = verdicts
+        .iter()
+        .map(|verdict| serde_json::from_value::<Blocking>(verdict["blocking"].clone()).unwrap());
+    let lock = verdicts
+        .iter()
+        .flat_map(|verdict| verdict["locks"].as_array().unwrap())
+        .map(|held| serde_json::from_value::<Lock>(held["lock"].clone()).unwrap());
+    let remarks: Vec<&serde_json::Value> =
+        verdicts.iter().filter_map(|verdict| verdict["remarks"].as_array()).flatten().collect();
+    Judged {
+        class: class.max().unwrap_or(Blocking::None),
+        lock: lock.max(),
+        breaks: remarks
+            .iter()
+            .any(|remark| remark["rule"] == "old_code_breaks" && remark["severity"] == "warning"),
+        why: remarks.iter().map(|remark| remark["message"].as_str().unwrap()).collect::<Vec<_>>().join("; "),
+    }
+}
+
+/// How often a yes or no was right.
+#[derive(Default)]
+struct Score {
+    hit: u32,
+    false_alarm: u32,
+    miss: u32,
+    wrong: String,
+}
+
+impl Score {
+    fn take(&mut self, name: &str, truth: bool, said: bool, why: &str) {
+        match (truth, said) {
+            (true, true) => self.hit += 1,
+            (false, true) => self.false_alarm += 1,
+            (true, false) => self.miss += 1,
+            (false, false) => {}
+        }
+        if truth != said {
+            let kind = if said { "false alarm" } else { "miss" };
+            writeln!(self.wrong, "    {kind}: {name}: {why}").unwrap();
+        }
+    }
+
+    fn precision(&self) -> f64 {
+        f64::from(self.hit) / f64::from((self.hit + self.false_alarm).max(1))
+    }
+
+    fn recall(&self) -> f64 {
+        f64::from(self.hit) / f64::from((self.hit + self.miss).max(1))
+    }
+}
+
+fn recorded(version: &str, set: &str) -> String {
+    let path = format!("{}/tests/lint/{set}-{version}.tsv", env!("CARGO_MANIFEST_DIR"));
+    std::fs::read_to_string(path).unwrap_or_default()
+}
+
+#[derive(Default)]
+struct Scores {
+    connected: Score,
+    offline: Score,
+    alone: Score,
+    breaks: Score,
+    locks: (u32, u32),
+    lock_text: String,
+}
+
+/// Measures and judges the cases of one set, and compares with the record.
+async fn run(server: &Server, set: &str, text: &str) -> Scores {
+    let cases = cases(text);
+    assert_eq!(measure::doubled(&cases), [""; 0]);
+    let application: Vec<String> =
+        stores::lint::read(APPLICATION).statements.into_iter().map(|statement| statement.sql).collect();
+    let version: u32 = server.version.parse().unwrap();
+    let shared = server.copy(set).await;
+    let project = Project::open(server, &shared);
+    let texts: Vec<&str> = cases.iter().map(|case| case.text.as_str()).collect();
+    let catalog = Catalog::read(&ctx(), &project, "shop", &texts).await.unwrap();
+    let mut scores = Scores::default();
+    let mut lines = String::new();
+    for case in &cases {
+        let own = case.text.contains("no-transaction");
+        let database = if own { server.copy(&case.name).await } else { shared.clone() };
+        let truth = measure(&url(&database), case, &application).await;
+        if own {
+            server.drop_database(&database).await;
+        }
+        writeln!(lines, "{}", truth.line(&case.name)).unwrap();
+        let judge = summary(&serde_json::to_value(catalog.lint(&case.text)).unwrap());
+        score(&mut scores, case, &truth, &judge, version);
+    }
+    project.0.close().await;
+    server.drop_database(&shared).await;
+    if std::env::var_os("STEWARD_LINT_RECORD").is_some() {
+        let path = format!("{}/tests/lint/{set}-{version}.tsv", env!("CARGO_MANIFEST_DIR"));
+        std::fs::write(path, &lines).unwrap();
+    }
+    assert_eq!(lines, recorded(&server.version, set), "the server does something else than what is recorded");
+    scores
+}
+
+fn score(scores: &mut Scores, case: &Case, truth: &Truth, judge: &Judged, version: u32) {
+    let name = &case.name;
+    let said = format!("measured {:?}, judged {:?}: {}", truth.class, judge.class, judge.why);
+    scores.connected.take(name, truth.class.hurts(), judge.class.hurts(), &said);
+    let alone = serde_json::to_value(lint_text(&case.text, Some(version), &[])).unwrap();
+    scores.alone.take(name, truth.class.hurts(), summary(&alone).class.hurts(), "");
+    let offline = serde_json::to_value(lint_text(&case.text, Some(version), &[WORLD])).unwrap();
+    let offline = summary(&offline);
+    let said = format!("measured {:?}, judged {:?}: {}", truth.class, offline.class, offline.why);
+    scores.offline.take(name, truth.class.hurts(), offline.class.hurts(), &said);
+    if truth.class != Blocking::Fails {
+        scores.breaks.take(name, !truth.broken.is_empty(), judge.breaks, &judge.why);
+        scores.locks.1 += 1;
+        if truth.lock == judge.lock {
+            scores.locks.0 += 1;
+        } else {
+            writeln!(scores.lock_text, "    {name}: measured {:?}, judged {:?}", truth.lock, judge.lock)
+                .unwrap();
+        }
+    }
+}
+
+fn table(set: &str, version: &str, scores: &Scores) -> String {
+    let locks = f64::from(scores.locks.0) / f64::from(scores.locks.1.max(1));
+    format!(
+        "{set}, PostgreSQL {version}\n  connected: precision {:.3}, recall {:.3}\n{}  offline: precision {:.3}, recall {:.3}\n{}  offline, the text alone: precision {:.3}, recall {:.3}\n  strongest lock exact: {locks:.3} of {}\n{}  old code breaks: precision {:.3}, recall {:.3}\n{}",
+        scores.connected.precision(),
+        scores.connected.recall(),
+        scores.connected.wrong,
+        scores.offline.precision(),
+        scores.offline.recall(),
+        scores.offline.wrong,
+        scores.alone.precision(),
+        scores.alone.recall(),
+        scores.locks.1,
+        scores.lock_text,
+        scores.breaks.precision(),
+        scores.breaks.recall(),
+        scores.breaks.wrong,
+    )
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn verdicts_agree_with_what_the_server_does() {
+    let server = Server::start().await;
+    let sets =
+        [("cases", include_str!("lint/cases.sql")), ("held_out", include_str!("lint/held_out.sql"))];
+    for (set, text) in sets {
+        let scores = run(&server, set, text).await;
+        let text = table(set, &server.version, &scores);
+        println!("{text}");
+        assert!(scores.connected.precision() >= 0.95 && scores.connected.recall() >= 0.95, "{text}");
+        assert!(scores.offline.precision() >= 0.85 && scores.offline.recall() >= 0.85, "{text}");
+        assert!(scores.locks.0 * 100 >= scores.locks.1 * 95, "{text}");
+    }
+    server.stop().await;
+}
