@@ -277,8 +277,7 @@ fn table(set: &str, version: &str, scores: &Scores) -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn verdicts_agree_with_what_the_server_does() {
     let server = Server::start().await;
-    let sets =
-        [("cases", include_str!("lint/cases.sql")), ("held_out", include_str!("lint/held_out.sql"))];
+    let sets = [("cases", include_str!("lint/cases.sql")), ("held_out", include_str!("lint/held_out.sql"))];
     for (set, text) in sets {
         let scores = run(&server, set, text).await;
         let text = table(set, &server.version, &scores);
@@ -288,4 +287,60 @@ async fn verdicts_agree_with_what_the_server_does() {
         assert!(scores.locks.0 * 100 >= scores.locks.1 * 95, "{text}");
     }
     server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_are_answered_as_text_and_sarif() {
+    let nobody = Nobody;
+    let text = "-- steward: allow index_blocks_writes at night\nCREATE INDEX i ON orders (a);\n\nDO $$ BEGIN END $$;\n";
+    let files = [MigrationFile::new("migrations/shop/0002 ä.sql", text)];
+    let before = [MigrationFile::new("migrations/shop/0001_a.sql", "CREATE TABLE orders (a int);")];
+    let outcome = lint(&ctx(), &nobody, &files, &before, &request(json!({}))).await.unwrap();
+    assert!(outcome.text.contains("allowed index_blocks_writes"), "{}", outcome.text);
+    let codes: Vec<&str> = outcome.findings.iter().map(|finding| finding.code.as_str()).collect();
+    assert_eq!(codes, ["unjudged_code"]);
+    assert!(outcome.findings[0].escalate.is_some());
+    assert_eq!(outcome.value["worst"], "unjudged");
+
+    let outcome = lint(&ctx(), &nobody, &files, &before, &request(json!({"format": "sarif"}))).await.unwrap();
+    let sarif: serde_json::Value = serde_json::from_str(&outcome.text).unwrap();
+    assert_eq!((&sarif["version"], sarif["runs"].as_array().unwrap().len()), (&json!("2.1.0"), 1));
+    let driver = &sarif["runs"][0]["tool"]["driver"];
+    let results = sarif["runs"][0]["results"].as_array().unwrap();
+    assert_eq!(results.len(), 2, "{sarif:#}");
+    for result in results {
+        // Required by the schema: a message; a rule index that fits its id; lines and columns from 1; a URI without
+        // spaces and letters beyond ASCII.
+        assert!(result["message"]["text"].as_str().is_some_and(|text| !text.is_empty()));
+        assert!(["none", "note", "warning", "error"].contains(&result["level"].as_str().unwrap()));
+        let index = usize::try_from(result["ruleIndex"].as_u64().unwrap()).unwrap();
+        assert_eq!(driver["rules"][index]["id"], result["ruleId"]);
+        let place = &result["locations"][0]["physicalLocation"];
+        assert_eq!(place["artifactLocation"]["uri"], "migrations/shop/0002%20%C3%A4.sql");
+        let region = &place["region"];
+        assert!(region["startLine"].as_u64() <= region["endLine"].as_u64());
+        assert!(region["startColumn"].as_u64() >= Some(1) && region["endColumn"].as_u64() >= Some(1));
+    }
+    assert_eq!(results[0]["suppressions"], json!([{"kind": "inSource", "justification": "at night"}]));
+    assert_eq!(results[0]["locations"][0]["physicalLocation"]["region"]["startLine"], 2);
+    assert!(results[1].get("suppressions").is_none());
+
+    for wrong in [json!({}), json!({"pending": true})] {
+        let error = lint(&ctx(), &nobody, &[], &[], &request(wrong)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+    }
+}
+
+/// A project without stores.
+struct Nobody;
+
+#[async_trait]
+impl StoreDirectory for Nobody {
+    fn list(&self, _: &Context) -> Vec<(String, String)> {
+        Vec::new()
+    }
+
+    async fn open(&self, _: &Context, name: &str) -> Result<Arc<dyn Store>, Error> {
+        Err(Error::new(ErrorKind::NotFound, format!("no store `{name}`")))
+    }
 }

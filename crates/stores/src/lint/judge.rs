@@ -304,9 +304,7 @@ impl<'a> Judge<'a> {
 
     /// Relations read by queries, and functions that they call.
     fn reads(&mut self, statement: &Statement, effects: &mut Effects) {
-        let defines_only = statement.operations.iter().all(|operation| {
-            matches!(operation, Operation::CreateView { .. } | Operation::CreateFunction { .. })
-        });
+        let defines_only = statement.operations.iter().all(defines);
         for name in &statement.reads {
             let relation = key(name);
             let known = self.world.relation(&relation);
@@ -508,6 +506,23 @@ impl<'a> Judge<'a> {
             work: long_names(&effects.work),
             remarks: effects.remarks,
             assumed: effects.assumed.into_iter().collect(),
+        }
+    }
+
+    /// The view reads its sources, and the columns of theirs that its text names.
+    fn note_view(&mut self, view: &str, statement: &Statement) {
+        let words: BTreeSet<&str> =
+            statement.sql.split(|c: char| !(c.is_alphanumeric() || c == '_')).collect();
+        for source in &statement.reads {
+            let Some(relation) = self.world.relation_mut(&key(source)) else { continue };
+            relation.viewed.push((view.to_owned(), String::new()));
+            let used: Vec<String> = relation
+                .columns
+                .iter()
+                .map(|column| column.name.clone())
+                .filter(|column| words.contains(column.as_str()))
+                .collect();
+            relation.viewed.extend(used.into_iter().map(|column| (view.to_owned(), column)));
         }
     }
 
@@ -1119,23 +1134,7 @@ impl<'a> Judge<'a> {
                     let mut made = Relation::made(Shape::View);
                     made.complete = false;
                     self.world.insert(&name, made);
-                    let words: BTreeSet<&str> =
-                        statement.sql.split(|c: char| !(c.is_alphanumeric() || c == '_')).collect();
-                    for source in &statement.reads {
-                        let view = name.clone();
-                        if let Some(relation) = self.world.relation_mut(&key(source)) {
-                            relation.viewed.push((view.clone(), String::new()));
-                            let used: Vec<String> = relation
-                                .columns
-                                .iter()
-                                .map(|column| column.name.clone())
-                                .filter(|column| {
-                                    words.contains(column.as_str()) || statement.sql.contains('*')
-                                })
-                                .collect();
-                            relation.viewed.extend(used.into_iter().map(|column| (view.clone(), column)));
-                        }
-                    }
+                    self.note_view(&name, statement);
                 }
             }
             Operation::CreateMaterializedView { view, if_not_exists, with_data } => {
@@ -1152,6 +1151,7 @@ impl<'a> Judge<'a> {
                 made.complete = false;
                 made.populated = *with_data;
                 self.world.insert(&name, made);
+                self.note_view(&name, statement);
             }
             Operation::Refresh { view, concurrently, with_data } => {
                 if let Some((name, relation)) = self.table(view, statement, effects) {
@@ -1502,7 +1502,11 @@ impl<'a> Judge<'a> {
             }
             Operation::ChangeRights { revoke, tables } => {
                 for table in tables {
-                    self.table(table, statement, effects);
+                    if let Some((name, _)) = self.table(table, statement, effects)
+                        && self.world.version.is_some_and(|version| version >= 18)
+                    {
+                        effects.lock(&name, Lock::AccessShare);
+                    }
                 }
                 if *revoke {
                     effects.breaks(&names(tables), "statements of those who lose the right fail".into());
@@ -1577,6 +1581,16 @@ impl<'a> Judge<'a> {
             }
         }
     }
+}
+
+/// Makes something without reading a row.
+fn defines(operation: &Operation) -> bool {
+    matches!(
+        operation,
+        Operation::CreateView { .. }
+            | Operation::CreateFunction { .. }
+            | Operation::CreateTable { from_query: false, .. }
+    )
 }
 
 /// Functions that a query of a migration may call without being taken for the worst.
@@ -1663,5 +1677,100 @@ pub(super) fn index_of(name: &str, constraint: &NewConstraint) -> IndexState {
         valid: true,
         plain: true,
         backs_constraint: true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lint::lint_text;
+    use crate::lint::parse::read;
+
+    fn rules(text: &str) -> Vec<Vec<&'static str>> {
+        lint_text(text, None, &[])
+            .iter()
+            .map(|verdict| verdict.remarks.iter().map(|remark| remark.rule).collect())
+            .collect()
+    }
+
+    #[test]
+    fn what_nobody_can_judge_is_never_passed() {
+        for sql in [
+            "FROBNICATE orders",
+            "ALTER TABLE orders FROBNICATE",
+            "ALTER SYSTEM SET work_mem = '1GB'",
+            "DO $$ BEGIN EXECUTE 'DROP TABLE orders'; END $$",
+            "CALL clean_up()",
+            "SELECT fix_everything()",
+            "COPY orders FROM PROGRAM 'curl x'",
+            "ALTER EXTENSION postgis UPDATE",
+            "SELECT 'an open string",
+        ] {
+            let verdicts = lint_text(sql, None, &[]);
+            let verdict = verdicts.last().unwrap();
+            assert!(verdict.blocking >= Blocking::Unjudged, "{sql}: {verdict:?}");
+            assert!(
+                verdict.remarks.iter().any(|remark| remark.severity == Severity::Critical),
+                "{sql}: {verdict:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_lock_held_from_before_counts() {
+        let text = "ALTER TABLE a ADD COLUMN b int;\nUPDATE c SET d = 1;";
+        assert!(rules(text)[1].contains(&"lock_held_during_work"), "{:?}", rules(text));
+        let apart = format!("-- steward: no-transaction\n{text}");
+        assert!(!rules(&apart)[1].contains(&"lock_held_during_work"));
+    }
+
+    #[test]
+    fn an_allowance_counts_for_the_next_statement_and_its_rule() {
+        let text = "-- steward: allow index_blocks_writes nobody writes at night\n\
+                    CREATE INDEX i ON a (b);\nCREATE INDEX j ON a (c);";
+        let verdicts = lint_text(text, None, &[]);
+        let allowed: Vec<Option<&str>> = verdicts
+            .iter()
+            .flat_map(|verdict| &verdict.remarks)
+            .filter(|remark| remark.rule == "index_blocks_writes")
+            .map(|remark| remark.allowed.as_deref())
+            .collect();
+        assert_eq!(allowed, [Some("nobody writes at night"), None]);
+    }
+
+    #[test]
+    fn a_table_that_others_hold_is_told() {
+        let mut world = World::offline(Some(17));
+        world.busy.push(crate::lint::world::Busy {
+            relation: "orders".into(),
+            application: "report".into(),
+            state: "idle in transaction".into(),
+            seconds: 300,
+        });
+        let verdicts = judge(&read("ALTER TABLE orders ADD COLUMN a int"), &mut world);
+        let busy = verdicts[0].remarks.iter().find(|remark| remark.rule == "busy_table").unwrap();
+        assert_eq!(
+            busy.message,
+            "a transaction of `report` (idle in transaction) has held a lock on `orders` for 300 s"
+        );
+    }
+
+    #[test]
+    fn a_new_table_is_free_to_change() {
+        let text = "CREATE TABLE fresh (id int, a text);\nCREATE INDEX i ON fresh (a);\n\
+                    ALTER TABLE fresh ADD COLUMN b int NOT NULL;\nALTER TABLE fresh ALTER a TYPE varchar(5);";
+        for verdict in lint_text(text, None, &[]) {
+            assert_eq!(verdict.blocking, Blocking::None, "{verdict:?}");
+        }
+    }
+
+    #[test]
+    fn every_rule_is_known() {
+        let codes: Vec<&str> = crate::lint::RULES.iter().map(|rule| rule.code).collect();
+        assert!(codes.is_sorted());
+        let source = concat!(include_str!("judge.rs"), include_str!("alter.rs"));
+        for code in codes {
+            assert!(source.contains(&format!("\"{code}\"")), "`{code}` is never found");
+        }
     }
 }

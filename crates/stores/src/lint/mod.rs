@@ -15,4 +15,4 @@ pub use judge::{RelationLock, Remark, Verdict, Work};
 pub use lock::{Blocking, Lock};
 pub use parse::{read, read_statement};
 pub use request::{Catalog, LintFormat, LintMigrations, lint, lint_text};
-pub use rules::{RULES, Rule, rule_of};
+pub use rules::{RULES, Rule, rule_of, rules_page};

@@ -187,6 +187,11 @@ fn reads(node: &SyntaxNode) -> Vec<Name> {
         K::COPY if child(node, K::COPY_FROM).is_none() => {
             out.extend(child(node, K::COPY_TABLE).map(|table| named(&table, K::TABLE_NAME_REF)));
         }
+        K::CREATE_TABLE => out.extend(
+            node.descendants()
+                .filter(|found| found.kind() == K::LIKE_CLAUSE)
+                .map(|like| named(&like, K::RELATION_NAME_REF)),
+        ),
         K::TABLE => out.extend(
             node.descendants()
                 .filter(|found| matches!(found.kind(), K::RELATION_NAME_REF | K::TABLE_NAME_REF))

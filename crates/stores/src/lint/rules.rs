@@ -172,3 +172,36 @@ pub const RULES: [Rule; 25] = [
 pub fn rule_of(code: &str) -> Option<&'static Rule> {
     RULES.iter().find(|rule| rule.code == code)
 }
+
+/// The page of the rules, as `docs/reference/lint-rules.md` has it.
+pub fn rules_page() -> String {
+    let mut out = String::from(
+        "# Rules of `migration lint`\n\nGenerated from the code; do not edit. `-- steward: allow RULE reason` before a \
+         statement allows one.\nAn error ends the command with exit code 5.\n\n\
+         | rule | at most | what it says | instead |\n| --- | --- | --- | --- |\n",
+    );
+    for rule in RULES {
+        let level = match rule.severity {
+            Severity::Critical => "error",
+            Severity::Warning => "warning",
+            Severity::Info => "note",
+        };
+        out.push_str(&format!("| `{}` | {level} | {} | {} |\n", rule.code, rule.summary, rule.instead));
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_of_the_rules_is_up_to_date() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/reference/lint-rules.md");
+        if std::env::var_os("STEWARD_UPDATE").is_some() {
+            std::fs::write(path, rules_page()).unwrap();
+        }
+        let page = std::fs::read_to_string(path).unwrap_or_default();
+        assert_eq!(page, rules_page(), "run `STEWARD_UPDATE=1 cargo test -p stores --lib lint`");
+    }
+}

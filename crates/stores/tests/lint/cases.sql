@@ -449,3 +449,22 @@ ALTER TYPE spot ADD ATTRIBUTE z integer;
 ALTER TABLE orders ADD COLUMN extra integer, ALTER COLUMN remark SET DEFAULT '', ALTER COLUMN hint TYPE varchar(50);
 --- case many_actions_one_scan
 ALTER TABLE orders ADD COLUMN extra integer, ADD CONSTRAINT total_ok CHECK (total >= 0);
+--- case column_generated_virtual
+ALTER TABLE orders ADD COLUMN tripled integer GENERATED ALWAYS AS (price * 3) VIRTUAL;
+--- case column_generated_unsaid
+ALTER TABLE scratch ADD COLUMN twice integer GENERATED ALWAYS AS (id * 2) STORED;
+--- case not_null_as_constraint
+ALTER TABLE customers ADD CONSTRAINT nick_present NOT NULL nick;
+--- case not_null_as_constraint_not_valid
+ALTER TABLE customers ADD CONSTRAINT nick_present NOT NULL nick NOT VALID;
+--- case check_not_enforced
+ALTER TABLE orders ADD CONSTRAINT total_ok CHECK (total >= 0) NOT ENFORCED;
+--- case foreign_key_not_enforced
+ALTER TABLE lines ADD CONSTRAINT lines_order FOREIGN KEY (order_id) REFERENCES orders (id) NOT ENFORCED;
+--- case foreign_key_not_valid_partitioned
+ALTER TABLE events ADD CONSTRAINT events_order FOREIGN KEY (id) REFERENCES orders (id) NOT VALID;
+--- case set_expression
+ALTER TABLE orders ALTER COLUMN doubled SET EXPRESSION AS (price * 4);
+--- case detach_concurrently
+-- steward: no-transaction
+ALTER TABLE events DETACH PARTITION events_1 CONCURRENTLY;
