@@ -18,7 +18,7 @@ fn list(columns: &[String]) -> String {
 }
 
 impl Judge<'_> {
-    pub(super) fn column_state(&self, column: &NewColumn) -> ColumnState {
+    pub(super) fn column_state(column: &NewColumn) -> ColumnState {
         let type_name = column.type_name.clone().unwrap_or_else(|| TypeName::read("text"));
         let serial = type_name.serial().is_some();
         ColumnState {
@@ -123,8 +123,7 @@ impl Judge<'_> {
             effects.instead(format!(
                 "{reason}: ALTER TABLE {table} ADD COLUMN {quoted} without it, fill the rows in batches, then set the default"
             ));
-        } else if column.generated == Some(Generated::Virtual) && column.not_null
-            || column.generated == Some(Generated::Unsaid) && column.not_null
+        } else if matches!(column.generated, Some(Generated::Virtual | Generated::Unsaid)) && column.not_null
         {
             effects.work(name, Work::Scan, weight);
         }
@@ -146,7 +145,7 @@ impl Judge<'_> {
                         effects.fail(format!("all rows of `{name}` would have the same `{}`", column.name));
                     }
                     if matches!(constraint.demand, Demand::PrimaryKey { .. }) {
-                        self.one_primary_key(name, relation, effects);
+                        Self::one_primary_key(name, relation, effects);
                     }
                 }
                 Demand::ForeignKey { parent, .. } => {
@@ -162,7 +161,7 @@ impl Judge<'_> {
                 _ => {}
             }
         }
-        let state = self.column_state(column);
+        let state = Self::column_state(column);
         if let Some(changed) = self.world.relation_mut(name) {
             changed.columns.push(state);
             for constraint in &column.constraints {
@@ -172,7 +171,7 @@ impl Judge<'_> {
         }
     }
 
-    fn one_primary_key(&self, name: &str, relation: &Relation, effects: &mut Effects) {
+    fn one_primary_key(name: &str, relation: &Relation, effects: &mut Effects) {
         if relation.constraints.iter().any(|known| known.kind == ConstraintKind::PrimaryKey) {
             effects.fail(format!("`{name}` has a primary key already"));
         }
@@ -189,7 +188,7 @@ impl Judge<'_> {
         collate: bool,
         effects: &mut Effects,
     ) {
-        let found = self.column(relation, name, column, effects);
+        let found = Self::column(relation, name, column, effects);
         if effects.fails.is_some() {
             return;
         }
@@ -244,9 +243,8 @@ impl Judge<'_> {
             .iter()
             .any(|index| index.columns.iter().any(|part| part == column || mentions(part, column)));
         match change {
-            TypeChange::Same | TypeChange::Catalog => {}
             TypeChange::Indexes if indexed => effects.work(name, Work::IndexBuild, weight),
-            TypeChange::Indexes => {}
+            TypeChange::Same | TypeChange::Catalog | TypeChange::Indexes => {}
             TypeChange::NoCast => {
                 let from = base.map(|base| base.to_string()).unwrap_or_default();
                 effects.fail(format!("`{object}` cannot be cast from {from} to {to} without USING"));
@@ -255,8 +253,7 @@ impl Judge<'_> {
             TypeChange::Rewrite => {
                 effects.work(name, Work::Rewrite, weight);
                 effects.instead(format!(
-                    "ALTER TABLE {name} ADD COLUMN {}_new {to}; a trigger writes both; fill it in batches; switch over; drop the old one; `steward migration plan --safe` writes it",
-                    column
+                    "ALTER TABLE {name} ADD COLUMN {column}_new {to}; a trigger writes both; fill it in batches; switch over; drop the old one; `steward migration plan --safe` writes it"
                 ));
             }
         }
@@ -306,7 +303,7 @@ impl Judge<'_> {
         column: &str,
         effects: &mut Effects,
     ) {
-        let found = self.column(relation, name, column, effects);
+        let found = Self::column(relation, name, column, effects);
         let object = format!("{name}.{column}");
         match &found {
             Some(found) if !found.nullable => {
@@ -387,7 +384,7 @@ impl Judge<'_> {
                     return;
                 }
                 if unchecked {
-                    self.column(relation, name, column, effects);
+                    Self::column(relation, name, column, effects);
                 } else {
                     self.set_not_null(name, relation, column, effects);
                 }
@@ -395,13 +392,13 @@ impl Judge<'_> {
             Demand::PrimaryKey { columns, using_index } | Demand::Unique { columns, using_index } => {
                 let primary = matches!(constraint.demand, Demand::PrimaryKey { .. });
                 if primary {
-                    self.one_primary_key(name, relation, effects);
+                    Self::one_primary_key(name, relation, effects);
                 }
                 if let Some(index) = using_index {
-                    self.promote_index(name, relation, index, primary, effects);
+                    Self::promote_index(name, relation, index, primary, effects);
                 } else {
                     for column in columns {
-                        self.column(relation, name, column, effects);
+                        Self::column(relation, name, column, effects);
                     }
                     effects.work(name, Work::IndexBuild, weight);
                     let what = if primary { "PRIMARY KEY" } else { "UNIQUE" };
@@ -449,14 +446,7 @@ impl Judge<'_> {
     }
 
     /// ADD CONSTRAINT … USING INDEX.
-    fn promote_index(
-        &self,
-        name: &str,
-        relation: &Relation,
-        index: &str,
-        primary: bool,
-        effects: &mut Effects,
-    ) {
+    fn promote_index(name: &str, relation: &Relation, index: &str, primary: bool, effects: &mut Effects) {
         effects.index_lock(Lock::AccessExclusive);
         let Some(found) = relation.indexes.iter().find(|known| known.name == index) else {
             if relation.complete {
@@ -506,10 +496,10 @@ impl Judge<'_> {
         };
         self.lock_tree(&parent_name, Lock::ShareRowExclusive, effects);
         for column in columns {
-            self.column(relation, name, column, effects);
+            Self::column(relation, name, column, effects);
         }
         for column in parent_columns {
-            self.column(&parent, &parent_name, column, effects);
+            Self::column(&parent, &parent_name, column, effects);
         }
         if parent.complete && effects.fails.is_none() {
             let keyed = if parent_columns.is_empty() {
@@ -1102,7 +1092,7 @@ impl Judge<'_> {
     }
 
     /// Foreign keys look into the tables that they refer to.
-    pub(super) fn write_relations(&self, name: &str, relation: &Relation, effects: &mut Effects) {
+    pub(super) fn write_relations(name: &str, relation: &Relation, effects: &mut Effects) {
         for (parent, _) in relation.constraints.iter().filter_map(foreign_parent) {
             if parent != name {
                 effects.lock(&parent, Lock::RowShare);

@@ -257,6 +257,7 @@ fn one_line(sql: &str, chars_max: usize) -> String {
     text::plain(&words, chars_max)
 }
 
+#[allow(clippy::single_match_else, reason = "both arms are of one weight")]
 impl<'a> Judge<'a> {
     fn new(world: &'a mut World) -> Self {
         Self {
@@ -573,7 +574,6 @@ impl<'a> Judge<'a> {
     }
 
     pub(super) fn column(
-        &self,
         relation: &Relation,
         table: &str,
         column: &str,
@@ -648,7 +648,7 @@ impl<'a> Judge<'a> {
                     Relation::made(if partitioned.is_some() { Shape::Partitioned } else { Shape::Table });
                 relation.partition_key.clone_from(partitioned);
                 relation.unlogged = *unlogged;
-                relation.columns = columns.iter().map(|column| self.column_state(column)).collect();
+                relation.columns = columns.iter().map(|column| Self::column_state(column)).collect();
                 relation.complete = !columns.is_empty() && partition_of.is_none() && inherits.is_empty();
                 if let Some((parent_name, parent)) = parent_key {
                     relation.columns.clone_from(&parent.columns);
@@ -711,7 +711,7 @@ impl<'a> Judge<'a> {
                         return;
                     }
                     self.lock_tree(&name, Lock::AccessExclusive, effects);
-                    self.column(&relation, &name, from, effects);
+                    Self::column(&relation, &name, from, effects);
                     if relation.column(to).is_some() {
                         effects.fail(format!("column `{to}` of `{name}` exists already"));
                     }
@@ -745,7 +745,7 @@ impl<'a> Judge<'a> {
             Operation::DropNotNull { table, column } => {
                 if let Some((name, relation)) = self.table(table, statement, effects) {
                     self.lock_tree(&name, Lock::AccessExclusive, effects);
-                    self.column(&relation, &name, column, effects);
+                    Self::column(&relation, &name, column, effects);
                     let in_key = relation.constraints.iter().any(|it| it.kind == ConstraintKind::PrimaryKey)
                         && relation.indexes.iter().any(|it| {
                             it.backs_constraint && it.name.ends_with("_pkey") && it.columns.contains(column)
@@ -762,7 +762,7 @@ impl<'a> Judge<'a> {
             Operation::SetDefault { table, column, default } => {
                 if let Some((name, relation)) = self.table(table, statement, effects) {
                     self.lock_tree(&name, Lock::AccessExclusive, effects);
-                    let found = self.column(&relation, &name, column, effects);
+                    let found = Self::column(&relation, &name, column, effects);
                     if default.is_none()
                         && !relation.new
                         && found.as_ref().is_none_or(|column| !column.nullable && column.has_default)
@@ -785,7 +785,7 @@ impl<'a> Judge<'a> {
             Operation::AlterIdentity { table, column } => {
                 if let Some((name, relation)) = self.table(table, statement, effects) {
                     effects.lock(&name, Lock::AccessExclusive);
-                    let found = self.column(&relation, &name, column, effects);
+                    let found = Self::column(&relation, &name, column, effects);
                     let adds = statement.sql.to_ascii_uppercase().contains("ADD GENERATED");
                     if adds && found.as_ref().is_some_and(|column| column.nullable) {
                         effects.fail(format!("column `{column}` of `{name}` must be NOT NULL first"));
@@ -802,7 +802,7 @@ impl<'a> Judge<'a> {
                         effects.fail("SET EXPRESSION needs PostgreSQL 17".into());
                         return;
                     }
-                    let found = self.column(&relation, &name, column, effects);
+                    let found = Self::column(&relation, &name, column, effects);
                     match found.map(|column| column.generated) {
                         Some(None) => effects.fail(format!("column `{column}` of `{name}` is not generated")),
                         Some(Some(generated)) if generated.ends_with("VIRTUAL") => {}
@@ -813,7 +813,7 @@ impl<'a> Judge<'a> {
             Operation::DropExpression { table, column } => {
                 if let Some((name, relation)) = self.table(table, statement, effects) {
                     self.lock_tree(&name, Lock::AccessExclusive, effects);
-                    if let Some(found) = self.column(&relation, &name, column, effects)
+                    if let Some(found) = Self::column(&relation, &name, column, effects)
                         && found.generated.is_none()
                         && !statement.sql.to_ascii_uppercase().contains("IF EXISTS")
                     {
@@ -825,7 +825,7 @@ impl<'a> Judge<'a> {
                 if let Some((name, relation)) = self.table(table, statement, effects) {
                     let lock = if *planner_only { Lock::ShareUpdateExclusive } else { Lock::AccessExclusive };
                     self.lock_tree(&name, lock, effects);
-                    self.column(&relation, &name, column, effects);
+                    Self::column(&relation, &name, column, effects);
                 }
             }
             Operation::AddConstraint { table, constraint } => {
@@ -1068,7 +1068,7 @@ impl<'a> Judge<'a> {
                 }
             }
             Operation::Reindex { target, concurrently } => {
-                self.reindex(target, *concurrently, statement, effects)
+                self.reindex(target, *concurrently, statement, effects);
             }
             Operation::Drop { .. } => self.drop(operation, effects),
             Operation::Rename { kind, object, to, table } => {
@@ -1264,7 +1264,7 @@ impl<'a> Judge<'a> {
             Operation::Insert { table, overwrites, .. } => {
                 if let Some((name, relation)) = self.table(table, statement, effects) {
                     effects.lock(&name, Lock::RowExclusive);
-                    self.write_relations(&name, &relation, effects);
+                    Self::write_relations(&name, &relation, effects);
                     self.uses_new_value(statement, effects);
                     if *overwrites && !relation.new {
                         effects.loses(&name, format!("rows of `{name}` that are there may be overwritten"));
@@ -1274,10 +1274,10 @@ impl<'a> Judge<'a> {
             Operation::Update { table, reach, columns, condition } => {
                 if let Some((name, relation)) = self.table(table, statement, effects) {
                     effects.lock(&name, Lock::RowExclusive);
-                    self.write_relations(&name, &relation, effects);
+                    Self::write_relations(&name, &relation, effects);
                     self.uses_new_value(statement, effects);
                     for column in columns {
-                        self.column(&relation, &name, &column.to_lowercase(), effects);
+                        Self::column(&relation, &name, &column.to_lowercase(), effects);
                     }
                     self.rows_changed(&name, &relation, *reach, condition.as_deref(), effects);
                     if !relation.new {
@@ -1493,13 +1493,6 @@ impl<'a> Judge<'a> {
                 }
                 self.world.add_schema(schema);
             }
-            Operation::CreateStatistics { table } => {
-                if let Some(table) = table
-                    && let Some((name, _)) = self.table(table, statement, effects)
-                {
-                    effects.lock(&name, Lock::ShareUpdateExclusive);
-                }
-            }
             Operation::ChangeRights { revoke, tables } => {
                 for table in tables {
                     if let Some((name, _)) = self.table(table, statement, effects)
@@ -1518,7 +1511,7 @@ impl<'a> Judge<'a> {
                     "who may do what changes".into(),
                 );
             }
-            Operation::Comment { table, .. } => {
+            Operation::Comment { table, .. } | Operation::CreateStatistics { table } => {
                 if let Some(table) = table
                     && let Some((name, _)) = self.table(table, statement, effects)
                 {

@@ -9,37 +9,37 @@ use super::rules::RULES;
 use crate::text;
 
 pub(super) fn text(files: &[Judged], connected: bool, store: Option<&str>) -> String {
-    let mut out = String::new();
+    let mut lines = Vec::new();
     let (mut statements, mut hurting) = (0_u64, 0_u64);
     for file in files {
-        out.push_str(&format!("{}\n", file.path));
+        lines.push(file.path.clone());
         for verdict in &file.verdicts {
             statements += 1;
             hurting += u64::from(verdict.blocking.hurts());
-            statement(&mut out, verdict);
+            statement(&mut lines, verdict);
         }
         for line in &file.idle_allowances {
-            out.push_str(&format!("  {line}: `-- steward: allow` allows nothing\n"));
+            lines.push(format!("  {line}: `-- steward: allow` allows nothing"));
         }
     }
     let with = match (connected, store) {
         (true, Some(store)) => format!("with the catalog of `{store}`"),
         _ => "without a catalog: every table is taken for large; `--store NAME` asks".into(),
     };
-    out.push_str(&format!(
-        "{} in {}, {hurting} of them need a look; judged {with}\n",
+    lines.push(format!(
+        "{} in {}, {hurting} of them need a look; judged {with}",
         text::count(statements, "statement"),
         text::count(files.len() as u64, "file"),
     ));
-    out
+    lines.join("\n") + "\n"
 }
 
-fn statement(out: &mut String, verdict: &Verdict) {
-    out.push_str(&format!("  {}: {}\n", verdict.line, verdict.statement));
+fn statement(lines: &mut Vec<String>, verdict: &Verdict) {
+    lines.push(format!("  {}: {}", verdict.line, verdict.statement));
     let locks: Vec<String> =
         verdict.locks.iter().rev().map(|held| format!("{} {}", held.relation, held.lock)).collect();
     let locks = if locks.is_empty() { String::new() } else { format!("; locks {}", locks.join(", ")) };
-    out.push_str(&format!("     {}{locks}\n", verdict.blocking));
+    lines.push(format!("     {}{locks}", verdict.blocking));
     for remark in &verdict.remarks {
         let level = match (&remark.allowed, remark.severity) {
             (Some(_), _) => "allowed",
@@ -47,17 +47,17 @@ fn statement(out: &mut String, verdict: &Verdict) {
             (None, Severity::Warning) => "warning",
             (None, Severity::Info) => "note",
         };
-        out.push_str(&format!("     {level} {}: {}\n", remark.rule, remark.message));
+        lines.push(format!("     {level} {}: {}", remark.rule, remark.message));
         match (&remark.allowed, &remark.instead) {
-            (Some(reason), _) => out.push_str(&format!("       because: {reason}\n")),
+            (Some(reason), _) => lines.push(format!("       because: {reason}")),
             (None, Some(instead)) if remark.severity > Severity::Info => {
-                out.push_str(&format!("       instead: {instead}\n"));
+                lines.push(format!("       instead: {instead}"));
             }
             _ => {}
         }
     }
     for assumed in &verdict.assumed {
-        out.push_str(&format!("     assumed: {assumed}\n"));
+        lines.push(format!("     assumed: {assumed}"));
     }
 }
 
@@ -88,7 +88,8 @@ pub(super) fn sarif(files: &[Judged], contents: &[&[u8]]) -> Value {
                 let index = RULES.iter().position(|rule| rule.code == remark.rule);
                 let mut message = remark.message.clone();
                 if let Some(instead) = &remark.instead {
-                    message.push_str(&format!(". Instead: {instead}"));
+                    message.push_str(". Instead: ");
+                    message.push_str(instead);
                 }
                 let (end_line, end_column) = end(content, verdict);
                 let mut result = json!({
@@ -130,15 +131,13 @@ pub(super) fn sarif(files: &[Judged], contents: &[&[u8]]) -> Value {
 
 /// A relative path as a URI reference: what is not allowed in one is percent-encoded.
 fn uri(path: &str) -> String {
-    let mut out = String::new();
-    for byte in path.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte) {
-            out.push(char::from(byte));
-        } else {
-            out.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    out
+    path.bytes()
+        .map(|byte| match byte {
+            b'-' | b'.' | b'_' | b'~' | b'/' => char::from(byte).to_string(),
+            byte if byte.is_ascii_alphanumeric() => char::from(byte).to_string(),
+            byte => format!("%{byte:02X}"),
+        })
+        .collect()
 }
 
 fn column_of(content: &[u8], at: usize) -> usize {
