@@ -648,7 +648,7 @@ impl<'a> Judge<'a> {
                     Relation::made(if partitioned.is_some() { Shape::Partitioned } else { Shape::Table });
                 relation.partition_key.clone_from(partitioned);
                 relation.unlogged = *unlogged;
-                relation.columns = columns.iter().map(|column| Self::column_state(column)).collect();
+                relation.columns = columns.iter().map(Self::column_state).collect();
                 relation.complete = !columns.is_empty() && partition_of.is_none() && inherits.is_empty();
                 if let Some((parent_name, parent)) = parent_key {
                     relation.columns.clone_from(&parent.columns);

@@ -152,6 +152,6 @@ fn start_column(content: &[u8], verdict: &Verdict) -> usize {
 /// Line and column behind the statement's last character.
 fn end(content: &[u8], verdict: &Verdict) -> (usize, usize) {
     let range = verdict.range.start.min(content.len())..verdict.range.end.min(content.len());
-    let lines = content[range].iter().filter(|byte| **byte == b'\n').count();
+    let lines = content[range].split(|byte| *byte == b'\n').count() - 1;
     (verdict.line + lines, column_of(content, verdict.range.end))
 }

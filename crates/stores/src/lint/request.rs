@@ -144,6 +144,7 @@ async fn read_world(inquiry: &mut Inquiry<'_>, scripts: &[(String, Script)]) -> 
 ///
 /// `Invalid`: no file, a file that is not UTF-8, or `pending` without a store. `Unsupported`: the store speaks another
 /// SQL than PostgreSQL's. Otherwise as `Relational::inspect` and `Relational::query`.
+#[allow(clippy::single_match_else, reason = "both arms are of one weight")]
 pub async fn lint(
     ctx: &Context,
     stores: &dyn StoreDirectory,
@@ -260,8 +261,8 @@ async fn estimate_rows(inquiry: &mut Inquiry<'_>, scripts: &[(String, Script)], 
     for statement in statements {
         for operation in &statement.operations {
             let (table, condition) = match operation {
-                Operation::Update { table, condition: Some(condition), .. } => (table, condition.as_str()),
-                Operation::Delete { table, condition: Some(condition), .. } => (table, condition.as_str()),
+                Operation::Update { table, condition: Some(condition), .. }
+                | Operation::Delete { table, condition: Some(condition), .. } => (table, condition.as_str()),
                 _ => continue,
             };
             // With another table beside it the condition does not stand alone.

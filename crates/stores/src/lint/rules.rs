@@ -186,7 +186,9 @@ pub fn rules_page() -> String {
             Severity::Warning => "warning",
             Severity::Info => "note",
         };
-        out.push_str(&format!("| `{}` | {level} | {} | {} |\n", rule.code, rule.summary, rule.instead));
+        let code = format!("| `{}`", rule.code);
+        out.push_str(&[&code, level, rule.summary, rule.instead].join(" | "));
+        out.push_str(" |\n");
     }
     out
 }

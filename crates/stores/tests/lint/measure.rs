@@ -10,7 +10,7 @@ use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 const ROWS_LONG: i64 = 10_000;
 /// Bytes from which a file that was written anew counts as long: fewer than 12,000 rows take, more than an empty one.
 const BYTES_LONG: i64 = 200_000;
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 pub(crate) struct Case {
     pub(crate) name: String,
@@ -242,8 +242,8 @@ async fn alone(url: &str, client: &Client, pid: &str, sql: &str, course: &mut Co
     client.batch_execute("SELECT pg_stat_force_next_flush()").await.unwrap();
     client.batch_execute("SELECT 1").await.unwrap();
     let from = relations(&observer, "").await;
-    let hold = format!("BEGIN; LOCK TABLE {tables} IN SHARE UPDATE EXCLUSIVE MODE");
-    blocker.batch_execute(&hold).await.unwrap();
+    let blocking = format!("BEGIN; LOCK TABLE {tables} IN SHARE UPDATE EXCLUSIVE MODE");
+    blocker.batch_execute(&blocking).await.unwrap();
     let mut held = Vec::new();
     let watch = async {
         let until = Instant::now() + PATIENCE;
