@@ -468,7 +468,10 @@ impl PostgresExecution<'_> {
         started.map_err(|error| translate(&error))?;
         let mut rows = 0;
         for statement in &step.statements {
-            rows += self.execute(statement, &secrets).await?;
+            match self.execute(statement, &secrets).await {
+                Ok(affected) => rows += affected,
+                Err(error) => return Err(self.clean_up_after(error, step, &secrets).await),
+            }
         }
         self.refresh().await?;
         self.share_record().await?;
@@ -488,6 +491,26 @@ impl PostgresExecution<'_> {
                 "a statement of the plan gave it back, or something in between exchanged the session: set `direct_url` \
                  to the server itself",
             ))
+    }
+
+    /// What a statement that failed has left behind goes at once, such as the invalid index of a build that ran out of
+    /// disk. Where that fails too, the next attempt does it: the record says `started`.
+    async fn clean_up_after(
+        &self,
+        error: Error,
+        step: &PlanStep,
+        secrets: &HashMap<String, SecretString>,
+    ) -> Error {
+        if !is_from_server(&error) {
+            return error;
+        }
+        for statement in &step.clean_up {
+            if let Err(also) = self.execute(statement, secrets).await {
+                tracing::warn!(step = step.id, error = %also, "what a failed step left behind is still there");
+                return error.with("left_behind", &statement.sql);
+            }
+        }
+        error
     }
 
     pub(crate) async fn batch(&self, sql: &str) -> Result<(), Error> {

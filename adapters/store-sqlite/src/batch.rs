@@ -152,7 +152,7 @@ fn position(connection: &Connection, work: &Work, stop: &Stop) -> Result<(BatchP
         )
         .optional()
         .map_err(failed)?;
-    let Some((own, plan, step, done, text)) = found else {
+    let Some((own, plan, id, done, text)) = found else {
         return Ok((beginning(connection, &work.batches, stop)?, false));
     };
     if done {
@@ -162,7 +162,7 @@ fn position(connection: &Connection, work: &Work, stop: &Stop) -> Result<(BatchP
     if !own {
         tracing::info!(step = record.step, from = plan, rows = position.rows_seen, "batched step taken over");
         let take_over = include_str!("sql/batch_take_over.sql");
-        connection.execute(take_over, (&plan, &step, &record.digest, &record.step)).map_err(failed)?;
+        connection.execute(take_over, (&plan, &id, &record.digest, &record.step)).map_err(failed)?;
     }
     Ok((position, false))
 }

@@ -156,6 +156,7 @@ pub(crate) fn default_lock_attempts() -> u64 {
     5
 }
 
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
 fn is_false(flag: &bool) -> bool {
     !flag
 }

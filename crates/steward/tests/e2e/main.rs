@@ -6,6 +6,7 @@ mod daemon;
 mod doors;
 mod faults;
 mod isolation;
+mod live;
 mod migrations;
 mod program;
 mod project_file;

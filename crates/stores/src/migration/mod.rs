@@ -12,6 +12,8 @@ mod plan;
 pub(crate) mod risk;
 mod safe;
 pub(crate) mod split;
+
+use std::fmt::Write;
 mod summary;
 
 use contract::{Context, Error, ErrorKind, Finding, LockHolder, Outcome, Plan, Severity, StoreDirectory};
@@ -27,7 +29,7 @@ use crate::request::{
     default_lock_timeout_ms, default_statement_timeout_ms,
 };
 use crate::steps::holders;
-use crate::text;
+use crate::text::{self, TO_STRING};
 use safe::Rewritten;
 
 /// A transaction that has run for longer makes a strong lock wait, and everybody else behind it.
@@ -95,13 +97,15 @@ pub async fn status(
     let mut text = text;
     for one in &batches {
         let share = one.percent().map(|percent| format!(", about {percent} %")).unwrap_or_default();
-        text.push_str(&format!(
+        write!(
+            text,
             "\n{}: {} done in {}{share}, the last one at {}",
             one.step,
             text::count(one.rows_seen, "row"),
             text::count(one.batches, "batch"),
             one.updated_at
-        ));
+        )
+        .expect(TO_STRING);
     }
     let value = json!({
         "store": request.store,
@@ -192,12 +196,11 @@ pub async fn preview(
     }
     let mut text = crate::plan_text(&plan);
     if !plan.steps.is_empty() {
-        text.push_str(&format!("\n\n{}", summary.text()));
+        write!(text, "\n\n{}", summary.text()).expect(TO_STRING);
     }
     for file in safe.iter().filter_map(|form| form.file.as_deref()) {
-        text.push_str(&format!(
-            "\n\nsafe form, as a file (`steward migration rewrite` puts it there):\n\n{file}"
-        ));
+        write!(text, "\n\nsafe form, as a file (`steward migration rewrite` puts it there):\n\n{file}")
+            .expect(TO_STRING);
     }
     let holders = holders(ctx, &*inquiry.store, &plan).await;
     let waiting = inquiry.note("lock holders", json!(holders), 0.0);

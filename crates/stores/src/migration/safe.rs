@@ -537,10 +537,10 @@ impl Rewriter<'_> {
         let (mut out, mut notes, mut changed, mut refused) = (Vec::new(), Vec::new(), false, Vec::new());
         for operation in &alter.operations {
             match self.alter_operation(line, alter, operation) {
-                Outcome::Stays => out.push(Sql::new(line, self.alter_one(alter, operation))),
+                Outcome::Stays => out.push(Sql::new(line, alter_one(alter, operation))),
                 Outcome::StaysUnsafe(why) => {
                     refused.push(why);
-                    out.push(Sql::new(line, self.alter_one(alter, operation)));
+                    out.push(Sql::new(line, alter_one(alter, operation)));
                 }
                 Outcome::Becomes(list, note) => {
                     changed = true;
@@ -555,20 +555,7 @@ impl Rewriter<'_> {
             notes.extend(refused);
             return Outcome::Becomes(out, notes.join("; "));
         }
-        match refused.is_empty() {
-            true => Outcome::Stays,
-            false => Outcome::StaysUnsafe(refused.join("; ")),
-        }
-    }
-
-    fn alter_one(&self, alter: &AlterTable, operation: &AlterTableOperation) -> String {
-        format!("{} {operation}", self.alter_head(alter))
-    }
-
-    fn alter_head(&self, alter: &AlterTable) -> String {
-        let exists = if alter.if_exists { "IF EXISTS " } else { "" };
-        let only = if alter.only { "ONLY " } else { "" };
-        format!("ALTER TABLE {exists}{only}{}", alter.name)
+        if refused.is_empty() { Outcome::Stays } else { Outcome::StaysUnsafe(refused.join("; ")) }
     }
 
     fn alter_operation(
@@ -635,7 +622,7 @@ impl Rewriter<'_> {
 
     /// NOT NULL by way of a check that is validated first.
     fn not_null(&mut self, line: usize, alter: &AlterTable, column: &Ident) -> Vec<Sql> {
-        let head = self.alter_head(alter);
+        let head = alter_head(alter);
         let check = quote(&server_name("steward", &fold(column), "not_null"));
         vec![
             Sql::new(line, format!("{head} ADD CONSTRAINT {check} CHECK ({column} IS NOT NULL) NOT VALID")),
@@ -652,7 +639,7 @@ impl Rewriter<'_> {
         table: &str,
         constraint: &TableConstraint,
     ) -> Outcome {
-        let head = self.alter_head(alter);
+        let head = alter_head(alter);
         let partitioned = self.partitions(&alter.name).is_some();
         let mut constraint = constraint.clone();
         let name = match &mut constraint {
@@ -683,7 +670,7 @@ impl Rewriter<'_> {
                     && unique.characteristics.is_none()
                     && unique.nulls_distinct == NullsDistinctOption::None
                     && unique.index_type.is_none();
-                let columns: Vec<String> = unique.columns.iter().map(|column| column.to_string()).collect();
+                let columns: Vec<String> = unique.columns.iter().map(ToString::to_string).collect();
                 let names: Vec<String> =
                     unique.columns.iter().map(|column| plain_name(&column.column.expr)).collect();
                 let name = unique.name.clone();
@@ -701,7 +688,7 @@ impl Rewriter<'_> {
             TableConstraint::PrimaryKey(key) => {
                 let plain =
                     key.index_options.is_empty() && key.characteristics.is_none() && key.index_type.is_none();
-                let columns: Vec<String> = key.columns.iter().map(|column| column.to_string()).collect();
+                let columns: Vec<String> = key.columns.iter().map(ToString::to_string).collect();
                 let names: Vec<String> =
                     key.columns.iter().map(|column| plain_name(&column.column.expr)).collect();
                 let name = key.name.clone();
@@ -759,7 +746,7 @@ impl Rewriter<'_> {
             None if kind == "UNIQUE" => ident(&self.free_name(table, &names.join("_"), "key")),
             None => ident(&self.free_name(table, "", "pkey")),
         };
-        let head = self.alter_head(alter);
+        let head = alter_head(alter);
         let mut out = Vec::new();
         if kind == "PRIMARY KEY" {
             for column in names {
@@ -848,7 +835,7 @@ impl Rewriter<'_> {
         serial: bool,
         key: Option<Batched>,
     ) -> Outcome {
-        let head = self.alter_head(alter);
+        let head = alter_head(alter);
         let name = &column.name;
         let (mut out, mut constraints, mut not_null) = (Vec::new(), Vec::new(), serial);
         let mut plain = column.clone();
@@ -874,7 +861,7 @@ impl Rewriter<'_> {
                 "smallserial" | "serial2" => "smallint",
                 _ => "integer",
             };
-            data_type = integer.to_owned();
+            integer.clone_into(&mut data_type);
             let made = self.free_name(table, &fold(name), "seq");
             let namespace = partitions_namespace(&alter.name, self.schema);
             let quoted = if namespace == "public" {
@@ -886,7 +873,8 @@ impl Rewriter<'_> {
             value = Some(format!("nextval('{}'::regclass)", quoted.replace('\'', "''")));
             sequence = Some(quoted);
         }
-        let options: String = plain.options.iter().map(|option| format!(" {option}")).collect();
+        let options: Vec<String> = plain.options.iter().map(|option| format!(" {option}")).collect();
+        let options = options.concat();
         out.push(Sql::new(line, format!("{head} ADD COLUMN {name} {data_type}{options}")));
         if let Some(sequence) = sequence {
             out.push(Sql::new(line, format!("ALTER SEQUENCE {sequence} OWNED BY {}.{name}", alter.name)));
@@ -1089,6 +1077,16 @@ impl Rewriter<'_> {
     }
 }
 
+fn alter_one(alter: &AlterTable, operation: &AlterTableOperation) -> String {
+    format!("{} {operation}", alter_head(alter))
+}
+
+fn alter_head(alter: &AlterTable) -> String {
+    let exists = if alter.if_exists { "IF EXISTS " } else { "" };
+    let only = if alter.only { "ONLY " } else { "" };
+    format!("ALTER TABLE {exists}{only}{}", alter.name)
+}
+
 /// The condition together with the range of a batch.
 fn with_range(selection: Option<Expr>) -> Expr {
     let mark = Expr::Identifier(Ident::new(MARK));
@@ -1110,7 +1108,7 @@ fn one_row(selection: Option<&Expr>, key: &[String]) -> Option<Outcome> {
         match expression {
             Expr::Nested(inner) => stack.push(inner),
             Expr::BinaryOp { left, op: sqlparser::ast::BinaryOperator::And, right } => {
-                stack.extend([&**left, right])
+                stack.extend([&**left, right]);
             }
             Expr::BinaryOp { left, op: sqlparser::ast::BinaryOperator::Eq, right } => {
                 for (column, value) in [(left, right), (right, left)] {
@@ -1187,10 +1185,10 @@ fn bound_condition(key: &str, bound: &str) -> Option<String> {
             let from = inside(bound[..to].trim().get("FROM".len()..)?)?;
             let upto = inside(&bound[to + " TO ".len()..])?;
             let mut conditions = vec![format!("{column} IS NOT NULL")];
-            if from.to_ascii_uppercase() != "MINVALUE" {
+            if !from.eq_ignore_ascii_case("MINVALUE") {
                 conditions.push(format!("{column} >= {from}"));
             }
-            if upto.to_ascii_uppercase() != "MAXVALUE" {
+            if !upto.eq_ignore_ascii_case("MAXVALUE") {
                 conditions.push(format!("{column} < {upto}"));
             }
             Some(conditions.join(" AND "))

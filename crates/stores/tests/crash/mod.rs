@@ -35,10 +35,12 @@ const HALTED: &str = "halted at the boundary";
 const CREATE: &str = "CREATE TABLE ran (name TEXT NOT NULL);\n\
                       CREATE TABLE big (id INTEGER PRIMARY KEY, word TEXT);\nINSERT INTO ran VALUES ('1');";
 
-/// Each statement in a step of its own; `{alone}` cannot run in a transaction.
+/// Each statement in a step of its own; `{alone}` cannot run in a transaction, and a row that a batch reached twice would
+/// be longer than it should.
 const APART: &str = "-- steward: no-transaction\n\
     INSERT INTO big SELECT n, 'word ' || n FROM (WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < 5000) SELECT n FROM c) AS s;\n\
-    INSERT INTO ran VALUES ('2');\n{alone};\nINSERT INTO ran VALUES ('3');\nCREATE INDEX big_id ON big (id);";
+    INSERT INTO ran VALUES ('2');\n\
+    -- steward: batched big by id\nUPDATE big SET word = word || '!' WHERE {{batch}};\n{alone};\nINSERT INTO ran VALUES ('3');\nCREATE INDEX big_id ON big (id);";
 
 const CHANGE: &str = "ALTER TABLE big ADD COLUMN size INTEGER;\nUPDATE big SET size = length(word) WHERE id > 0;\n\
                       INSERT INTO ran VALUES ('4');";
@@ -301,35 +303,47 @@ async fn postgres_killed_at_points_of_its_talk_is_resumed_by_the_next_start() {
     postgres_at_points(24).await;
 }
 
+/// The step that runs in batches.
+fn batched_step(plan: &Plan) -> usize {
+    plan.steps.iter().position(|step| matches!(step.mode, contract::StepMode::Batched(_))).unwrap()
+}
+
 async fn at_every_boundary(kind: Kind) {
     let mut world = kind.world().await;
-    let steps = plan(&world).await.steps.len();
+    let first = plan(&world).await;
+    let (steps, batched) = (first.steps.len(), batched_step(&first));
     world.execute(&plan(&world).await).await.unwrap();
     let expected = end(&world).await;
     assert_eq!((expected.1, expected.2), (Some(5), Some(5)));
     assert!(steps >= 6, "{steps}");
+    let mut halts = Vec::new();
     for index in 0..steps {
         for (anew, place) in [(false, "before"), (true, "after"), (true, "before"), (false, "after")] {
             if matches!(kind, Kind::Postgres) && anew == (index % 2 == 0) {
                 continue; // Connections are slow to make: half of the cases there, each boundary from both sides.
             }
-            if let Kind::Sqlite = kind {
-                world = kind.world().await;
-            } else {
-                world.clear().await; // Much faster than another database.
-            }
-            let halt = format!("{place} {index}");
-            let interrupted = plan(&world).await;
-            assert_eq!(interrupted.steps.len(), steps, "the database is as new");
-            let (mut child, _plan) = child(&world, &interrupted, &halt);
-            let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-            let halted = lines.map_while(Result::ok).any(|line| line.contains(HALTED));
-            assert!(halted, "the child did not reach `{halt}`");
-            child.kill().unwrap();
-            child.wait().unwrap();
-            next_start(&world, &interrupted, anew).await;
-            assert_eq!(end(&world).await, expected, "{halt}, {}", if anew { "anew" } else { "resumed" });
+            halts.push((anew, format!("{place} {index}")));
         }
+    }
+    for (anew, batch) in [(false, 1), (true, 1), (true, 2)] {
+        halts.push((anew, format!("batch {batch} of {batched}")));
+    }
+    for (anew, halt) in halts {
+        if let Kind::Sqlite = kind {
+            world = kind.world().await;
+        } else {
+            world.clear().await; // Much faster than another database.
+        }
+        let interrupted = plan(&world).await;
+        assert_eq!(interrupted.steps.len(), steps, "the database is as new");
+        let (mut child, _plan) = child(&world, &interrupted, &halt);
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let halted = lines.map_while(Result::ok).any(|line| line.contains(HALTED));
+        assert!(halted, "the child did not reach `{halt}`");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        next_start(&world, &interrupted, anew).await;
+        assert_eq!(end(&world).await, expected, "{halt}, {}", if anew { "anew" } else { "resumed" });
     }
 }
 

@@ -302,3 +302,190 @@ async fn safe_form_ends_where_the_original_does() {
     }
     assert_eq!(plan(&safe, &files, json!({"store": "shop"})).await.steps, [], "both forms are one migration");
 }
+
+/// Statements that keep their form, and a part of the reason.
+const UNSAFE: &[(&str, &str)] = &[
+    ("ALTER TABLE people ALTER COLUMN team TYPE bigint", "expand and contract by hand"),
+    ("ALTER TABLE people DROP COLUMN team", "must no longer name it"),
+    ("ALTER TABLE people RENAME COLUMN team TO squad", "uses the old name"),
+    ("ALTER TABLE people ADD COLUMN n integer NOT NULL", "without a default fails"),
+    ("ALTER TABLE people ADD COLUMN n integer GENERATED ALWAYS AS IDENTITY", "writes the table anew"),
+    ("ALTER TABLE people SET UNLOGGED", "writes the table anew"),
+    ("VACUUM FULL people", "plain VACUUM"),
+    ("TRUNCATE people", "waits for approval"),
+    ("DROP TABLE people", "waits for approval"),
+    ("DO $$ BEGIN PERFORM 1; END $$", "can do anything"),
+    ("UPDATE people SET id = id + 1", "changes the key itself"),
+    ("UPDATE people SET team = (SELECT max(p.team) FROM people AS p)", "see each other's work"),
+    ("UPDATE keyless SET n = 1", "has no primary key"),
+    ("ALTER TABLE keyless ADD COLUMN token uuid DEFAULT gen_random_uuid()", "no primary key to fill it by"),
+    ("INSERT INTO teams SELECT id FROM people", "unknown number of rows"),
+    ("REFRESH MATERIALIZED VIEW per_team", "with a unique index"),
+    ("ALTER TABLE people FROBNICATE", "cannot be read"),
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_has_no_safe_form_is_said_with_the_reason() {
+    let world = World::postgres("safe_refusals").await;
+    world
+        .run(&format!(
+            "{SETUP}CREATE TABLE keyless (n integer);\n\
+             CREATE MATERIALIZED VIEW per_team AS SELECT team, count(*) AS n FROM people GROUP BY team"
+        ))
+        .await;
+    for (sql, reason) in UNSAFE {
+        let one = files(&[("0001_one.sql".into(), format!("-- steward: no-transaction\n{sql};\n"))]);
+        let preview: PlanMigrations = request(json!({"store": "shop", "safe": true}));
+        let preview = stores::migration::preview(&world.ctx(), &world, &one, &preview).await;
+        let preview = preview.unwrap_or_else(|error| panic!("{sql}: {error}"));
+        let part = &preview.value["safe"][0]["statements"][0];
+        assert_eq!((&part["becomes"], &part["unsafe_still"]), (&json!([]), &json!(true)), "{sql}: {part:#}");
+        assert!(part["note"].as_str().unwrap().contains(reason), "{sql}: {part:#}");
+        assert!(preview.findings.iter().any(|finding| finding.code == "not_made_safe"), "{sql}");
+        let rewrite: RewriteMigration = request(json!({"store": "shop", "migration": 1}));
+        let error = stores::migration::safe_file(&world.ctx(), &world, &one, &rewrite).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid, "{sql}: {error}");
+    }
+    // What belongs to one transaction stays in it, whatever else stands there.
+    let bound = files(&[(
+        "0001_bound.sql".into(),
+        "SET search_path = other;\nCREATE INDEX ON people (team);\n".into(),
+    )]);
+    let preview: PlanMigrations = request(json!({"store": "shop", "safe": true}));
+    let preview = stores::migration::preview(&world.ctx(), &world, &bound, &preview).await.unwrap();
+    let note = preview.value["safe"][0]["statements"][1]["note"].as_str().unwrap();
+    assert!(note.contains("`SET search_path = other` sets something for the statements after it"), "{note}");
+}
+
+/// Runs the first steps of a plan and stops, as a process that dies between two of them; `half`: one batch of the next.
+async fn run_steps(world: &World, plan: &Plan, steps: usize, half: bool) {
+    let ctx = world.ctx();
+    let permit = conformance::permit_for(&ctx, plan);
+    let secrets = std::sync::Arc::new(crate::world::secrets(&world.address));
+    let role = world.store.execute().unwrap();
+    let mut execution = role.begin(&ctx, &permit, plan, secrets).await.unwrap();
+    for index in 0..steps {
+        if matches!(plan.steps[index].mode, contract::StepMode::Batched(_)) {
+            while !execution.run_batch(&ctx, &permit, plan, index, 1_000).await.unwrap().done {}
+        } else {
+            execution.run(&ctx, &permit, plan, index).await.unwrap();
+        }
+    }
+    if half {
+        assert!(!execution.run_batch(&ctx, &permit, plan, steps, 1_000).await.unwrap().done);
+        let status: stores::MigrationStatus = request(json!({"store": "shop"}));
+        drop(status);
+        let begun = role.batches_begun(&ctx).await.unwrap();
+        assert_eq!((begun.len(), begun[0].rows_seen, begun[0].rows_expected), (1, 1_000, 3_000), "{begun:?}");
+    }
+    execution.finish(&ctx).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn safe_application_cut_short_is_finished_in_its_form_and_taken_back() {
+    let world = World::postgres("safe_cut").await;
+    world.run(SETUP.trim_end_matches(";\n")).await;
+    let up = "ALTER TABLE {t} ADD COLUMN token uuid NOT NULL DEFAULT gen_random_uuid(), ADD UNIQUE (name);\n\
+              UPDATE {t} SET team = team + 100;\n\
+              -- steward: down\nALTER TABLE {t} DROP COLUMN token;\nALTER TABLE {t} DROP CONSTRAINT {t}_name_key;\n";
+    let mut list = Vec::new();
+    let (mut steps, mut cut) = (usize::MAX, 0);
+    while cut < steps {
+        let t = table(cut);
+        world
+            .run(&format!("CREATE TABLE {t} (LIKE people INCLUDING ALL);\nINSERT INTO {t} SELECT * FROM people;\nANALYZE {t}"))
+            .await;
+        list.push((format!("{:04}_change.sql", cut + 1), up.replace("{t}", &t)));
+        let files = files(&list);
+        let interrupted = plan(&world, &files, json!({"store": "shop", "safe": true})).await;
+        // The first plan also makes the history.
+        let own = interrupted.steps.iter().position(|step| step.id.ends_with("/begin")).unwrap();
+        steps = interrupted.steps.len() - own;
+        let next = own + cut;
+        let half = matches!(interrupted.steps[next].mode, contract::StepMode::Batched(_));
+        run_steps(&world, &interrupted, next, half).await;
+        // Asked for anew, and not even as safe: it ends in the form in which it was begun.
+        let anew = plan(&world, &files, json!({"store": "shop"})).await;
+        if cut > 0 {
+            assert!(anew.steps.len() < steps, "{cut}: {:?}", anew.summary);
+            world.execute(&anew).await.unwrap();
+        } else {
+            world.execute(&interrupted).await.unwrap();
+        }
+        for (sql, expected) in [
+            ("SELECT count(*) FROM {t} WHERE token IS NULL", 0),
+            ("SELECT count(DISTINCT token) FROM {t}", 3_000),
+            ("SELECT count(*) FROM {t} WHERE team BETWEEN 100 AND 106", 3_000),
+            (
+                "SELECT count(*) FROM pg_constraint WHERE conrelid = '{t}'::regclass AND conname LIKE 'steward%'",
+                0,
+            ),
+            (
+                "SELECT count(*) FROM pg_constraint WHERE conrelid = '{t}'::regclass AND conname = '{t}_name_key'",
+                1,
+            ),
+        ] {
+            assert_eq!(world.count(&sql.replace("{t}", &t)).await, Some(expected), "{cut}: {sql}");
+        }
+        cut += 1;
+    }
+    assert!(steps > 10, "{steps}");
+    let files = files(&list);
+    let rewrite: RewriteMigration = request(json!({"store": "shop", "migration": 1}));
+    let error = stores::migration::safe_file(&world.ctx(), &world, &files, &rewrite).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+    let back: RollbackMigrations = request(json!({"store": "shop", "to": 0}));
+    let back = stores::migration::plan_rollback(&world.ctx(), &world, &files, &back).await.unwrap();
+    world.execute(&back).await.unwrap();
+    for i in 0..steps {
+        let columns =
+            format!("SELECT count(*) FROM information_schema.columns WHERE table_name = '{}'", table(i));
+        assert_eq!(world.count(&columns).await, Some(3));
+    }
+    // What was taken back can be applied again, from its beginning.
+    world
+        .execute(&plan(&world, &files, json!({"store": "shop", "safe": true, "to": 1})).await)
+        .await
+        .unwrap();
+    assert_eq!(world.count("SELECT count(*) FROM people0 WHERE team >= 200").await, Some(3_000));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn safe_form_as_a_file_is_a_migration() {
+    let world = World::postgres("safe_file").await;
+    world.run(SETUP.trim_end_matches(";\n")).await;
+    let original = files(&[(
+        "0001_change.sql".into(),
+        "CREATE INDEX ON people (team);\nDELETE FROM people WHERE team = 3;\n-- steward: down\nDROP INDEX people_team_idx;\n"
+            .into(),
+    )]);
+    let rewrite: RewriteMigration = request(json!({"store": "shop", "migration": "0001_change"}));
+    let file = stores::migration::safe_file(&world.ctx(), &world, &original, &rewrite).await.unwrap();
+    insta::assert_snapshot!(String::from_utf8(file.content.clone()).unwrap());
+    let apply: ApplyMigrations = request(json!({"store": "shop"}));
+    let plan = stores::migration::plan_apply(&world.ctx(), &world, &[file], &apply).await.unwrap();
+    assert!(plan.destructive(), "a DELETE loses rows in any form");
+    let outcome = world.execute(&plan).await.unwrap();
+    assert_eq!(outcome.value["summary"]["type"], "schema and data", "{}", outcome.text);
+    assert_eq!(world.count("SELECT count(*) FROM people WHERE team = 3").await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sqlite_changes_many_rows_in_batches() {
+    let world = World::sqlite();
+    world.seed().await;
+    let files = files(&[(
+        "0001_change.sql".into(),
+        "UPDATE orders SET total = total + 1;\nDELETE FROM notes WHERE customer_id IS NULL;\n".into(),
+    )]);
+    let plan = plan(&world, &files, json!({"store": "shop", "safe": true})).await;
+    let batched =
+        plan.steps.iter().filter(|step| matches!(step.mode, contract::StepMode::Batched(_))).count();
+    assert_eq!(batched, 2, "{:#?}", plan.steps);
+    assert!(plan.destructive(), "an UPDATE of all rows loses what they held");
+    let before = world.count("SELECT sum(total) FROM orders").await.unwrap();
+    let outcome = world.execute(&plan).await.unwrap();
+    assert_eq!(world.count("SELECT sum(total) FROM orders").await, Some(before + 20_000));
+    assert_eq!(world.count("SELECT count(*) FROM notes").await, Some(2));
+    assert!(outcome.value["steps"][2]["batches"].as_u64().unwrap() > 2, "{}", outcome.value);
+}
