@@ -130,7 +130,7 @@ impl Execute for Halting {
         secrets: Arc<dyn SecretSource>,
     ) -> Result<Box<dyn Execution + 'a>, Error> {
         let inner = self.inner.execute().unwrap().begin(ctx, permit, plan, secrets).await?;
-        Ok(Box::new(HaltingExecution { inner, halt: &self.halt }))
+        Ok(Box::new(HaltingExecution { inner, halt: &self.halt, looks: 0 }))
     }
     async fn batches_begun(&self, ctx: &Context) -> Result<Vec<BatchProgress>, Error> {
         self.inner.execute().unwrap().batches_begun(ctx).await
@@ -143,6 +143,8 @@ impl Execute for Halting {
 struct HaltingExecution<'a> {
     inner: Box<dyn Execution + 'a>,
     halt: &'a str,
+    /// How often somebody has looked after the replicas.
+    looks: u32,
 }
 
 #[async_trait]
@@ -180,7 +182,14 @@ impl Execution for HaltingExecution<'_> {
         Ok(batch)
     }
     async fn replication(&mut self, ctx: &Context) -> Result<Vec<ReplicaLag>, Error> {
-        self.inner.replication(ctx).await
+        self.looks += 1;
+        let behind = match self.halt {
+            "replica is behind twice" => self.looks <= 2,
+            "replica is behind" => true,
+            _ => return self.inner.replication(ctx).await,
+        };
+        let bytes = if behind { 1 << 40 } else { 0 };
+        Ok(vec![ReplicaLag { replica: "standby1".into(), bytes: Some(bytes), ms: None }])
     }
     async fn finish(self: Box<Self>, ctx: &Context) -> Result<(), Error> {
         self.inner.finish(ctx).await
@@ -521,4 +530,32 @@ async fn pass(meter: &Meter, from: &mut OwnedReadHalf, to: &mut OwnedWriteHalf) 
         }
     }
     drop(to.shutdown().await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn batches_wait_for_a_replica_that_is_behind() {
+    for (halt, wait_ms_max) in [("replica is behind twice", 600_000), ("replica is behind", 0)] {
+        let world = World::sqlite();
+        let mut plan = plan(&world).await;
+        let batched = batched_step(&plan);
+        if let contract::StepMode::Batched(batches) = &mut plan.steps[batched].mode {
+            batches.lag_wait_ms_max = wait_ms_max;
+        }
+        let directory = Alone(Arc::new(Halting { inner: open(&world.address), halt: halt.into() }));
+        let ctx = world.ctx();
+        let secrets = Arc::new(secrets(&world.address));
+        let outcome = stores::execute(&ctx, &permit_for(&ctx, &plan), &plan, &directory, secrets).await;
+        if wait_ms_max > 0 {
+            // Two looks at it, a quarter of a second each.
+            assert_eq!(outcome.unwrap().value["steps"][batched]["replica_wait_ms"], 500);
+        } else {
+            let error = outcome.unwrap_err();
+            assert_eq!(error.kind(), contract::ErrorKind::TimedOut);
+            assert!(error.to_string().starts_with("replica `standby1` does not keep up"), "{error}");
+            assert_eq!(world.count("SELECT count(*) FROM big WHERE word LIKE '%!'").await, Some(1_000));
+            world.execute(&plan).await.unwrap();
+        }
+        assert_eq!(world.count("SELECT count(*) FROM big WHERE word LIKE '%!'").await, Some(5_000));
+        assert_eq!(world.count("SELECT count(*) FROM big WHERE word LIKE '%!!'").await, Some(0));
+    }
 }
