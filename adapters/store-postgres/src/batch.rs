@@ -129,6 +129,7 @@ impl PostgresExecution<'_> {
             .within(ctx, async {
                 let secrets = self.secrets_of(ctx, step.statements.iter().chain(&batches.finish)).await?;
                 self.begin(ctx).await?;
+                self.holds_lock().await?;
                 let client = &self.session.client;
                 let (mut position, done) = self.position(step, batches).await?;
                 let mut batch = Batch {
