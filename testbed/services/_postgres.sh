@@ -1,5 +1,5 @@
 # Shared by postgres*.sh, which set: ver, suite, port; and, where they differ from the fast server that most tests use:
-# tree (whose packages to use), about, new (options of initdb), rules (pg_hba.conf), settings (of the server)
+# tree (whose packages to use), about, new (options of initdb), rules (pg_hba.conf), settings (of the server), standby
 about=${about:-"PostgreSQL $ver with its contributed extensions; TLS with a certificate authority of its own (real)"}
 tree=${tree:-$name}
 pg=$H/deb/$tree/usr/lib/postgresql/$ver/bin
@@ -43,6 +43,7 @@ start() {
     as_user "$pg/initdb" -D "$data/db" -U postgres -A trust -E UTF8 --no-locale --no-sync ${new:-} >>"$log" ||
       { tail -n 30 "$log" >&2; die "initdb failed"; }
   fi
+  [ -z "${standby:-}" ] || as_user touch "$data/db/standby.signal"
   as_user tee "$data/db/pg_hba.conf" >/dev/null <<<"$rules"
   spawn bash -c "$(declare -f as_user); as_user \"\$@\"" - "$pg/postgres" -D "$data/db" \
     -p "$port" -h 127.0.0.1 -c unix_socket_directories= "${settings[@]}" \

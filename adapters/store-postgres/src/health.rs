@@ -63,14 +63,8 @@ struct Check {
 }
 
 macro_rules! check {
-    ($name:literal, $area:ident, [$($need:expr),*], $file:literal, $judge:path) => {
-        Check {
-            name: $name,
-            area: HealthArea::$area,
-            needs: &[$($need),*],
-            sql: include_str!(concat!("sql/health/", $file, ".sql")),
-            judge: $judge,
-        }
+    ($name:literal, $area:ident, [$($need:expr),*], $sql:expr, $judge:path) => {
+        Check { name: $name, area: HealthArea::$area, needs: &[$($need),*], sql: $sql, judge: $judge }
     };
 }
 
@@ -78,60 +72,192 @@ use Need::{Before, Extension, From, Member, Primary, Standby, Superuser};
 
 /// Every check, in the order of the areas.
 const CHECKS: &[Check] = &[
-    check!("checksum_failures", Integrity, [], "checksum_failures", space::checksum_failures),
-    check!("collation_versions", Integrity, [From(150_000)], "collations", shape::collations),
-    check!("collation_versions", Integrity, [Before(150_000)], "collations_14", shape::collations),
-    check!("connections", Connections, [], "connections", activity::connections),
-    check!("transactions", Sessions, [], "transactions", activity::transactions),
-    check!("lock_waits", Sessions, [], "lock_waits", activity::lock_waits),
-    check!("prepared_transactions", Sessions, [], "prepared_transactions", activity::prepared_transactions),
-    check!("replication_slots", Replication, [Primary], "slots", replication::slots),
-    check!("replicas", Replication, [Primary], "replicas", replication::replicas),
-    check!("archiver", Replication, [Primary], "archiver", replication::archiver),
-    check!("standby", Replication, [Standby], "standby", replication::standby),
-    check!("publications", Replication, [], "publications", replication::publications),
-    check!("dead_rows", Vacuum, [], "dead_rows", vacuum::dead_rows),
-    check!("statistics", Vacuum, [], "statistics", vacuum::statistics),
-    check!("autovacuum_of_tables", Vacuum, [], "autovacuum_off", vacuum::autovacuum_off),
-    check!("wraparound", Vacuum, [], "wraparound", vacuum::wraparound),
-    check!("vacuum_horizon", Vacuum, [], "horizon", vacuum::horizon),
-    check!("table_bloat", Bloat, [], "table_bloat", space::table_bloat),
+    check!(
+        "checksum_failures",
+        Integrity,
+        [],
+        include_str!("sql/health/checksum_failures.sql"),
+        space::checksum_failures
+    ),
+    check!(
+        "collation_versions",
+        Integrity,
+        [From(150_000)],
+        include_str!("sql/health/collations.sql"),
+        shape::collations
+    ),
+    check!(
+        "collation_versions",
+        Integrity,
+        [Before(150_000)],
+        include_str!("sql/health/collations_14.sql"),
+        shape::collations
+    ),
+    check!("connections", Connections, [], include_str!("sql/health/connections.sql"), activity::connections),
+    check!("transactions", Sessions, [], include_str!("sql/health/transactions.sql"), activity::transactions),
+    check!("lock_waits", Sessions, [], include_str!("sql/health/lock_waits.sql"), activity::lock_waits),
+    check!(
+        "prepared_transactions",
+        Sessions,
+        [],
+        include_str!("sql/health/prepared_transactions.sql"),
+        activity::prepared_transactions
+    ),
+    check!(
+        "replication_slots",
+        Replication,
+        [Primary],
+        include_str!("sql/health/slots.sql"),
+        replication::slots
+    ),
+    check!(
+        "replicas",
+        Replication,
+        [Primary],
+        include_str!("sql/health/replicas.sql"),
+        replication::replicas
+    ),
+    check!(
+        "archiver",
+        Replication,
+        [Primary],
+        include_str!("sql/health/archiver.sql"),
+        replication::archiver
+    ),
+    check!("standby", Replication, [Standby], include_str!("sql/health/standby.sql"), replication::standby),
+    check!(
+        "publications",
+        Replication,
+        [],
+        include_str!("sql/health/publications.sql"),
+        replication::publications
+    ),
+    check!("dead_rows", Vacuum, [], include_str!("sql/health/dead_rows.sql"), vacuum::dead_rows),
+    check!("statistics", Vacuum, [], include_str!("sql/health/statistics.sql"), vacuum::statistics),
+    check!(
+        "autovacuum_of_tables",
+        Vacuum,
+        [],
+        include_str!("sql/health/autovacuum_off.sql"),
+        vacuum::autovacuum_off
+    ),
+    check!("wraparound", Vacuum, [], include_str!("sql/health/wraparound.sql"), vacuum::wraparound),
+    check!("vacuum_horizon", Vacuum, [], include_str!("sql/health/horizon.sql"), vacuum::horizon),
+    check!("table_bloat", Bloat, [], include_str!("sql/health/table_bloat.sql"), space::table_bloat),
     check!(
         "table_bloat_measured",
         Bloat,
         [Extension("pgstattuple"), Member("pg_stat_scan_tables")],
-        "table_bloat_measured",
+        include_str!("sql/health/table_bloat_measured.sql"),
         space::table_bloat_measured
     ),
-    check!("index_bloat", Bloat, [], "index_bloat", space::index_bloat),
-    check!("invalid_indexes", Indexes, [], "invalid_indexes", index::invalid),
-    check!("duplicate_indexes", Indexes, [], "duplicate_indexes", index::duplicates),
-    check!("unused_indexes", Indexes, [], "unused_indexes", index::unused),
-    check!("foreign_key_indexes", Indexes, [], "foreign_key_indexes", index::foreign_keys),
-    check!("primary_keys", Schema, [], "primary_keys", shape::primary_keys),
-    check!("constraints", Schema, [], "constraints", shape::constraints),
-    check!("foreign_key_types", Schema, [], "foreign_key_types", shape::foreign_key_types),
-    check!("triggers", Schema, [], "triggers_off", shape::triggers),
-    check!("unlogged_tables", Schema, [], "unlogged", shape::unlogged),
-    check!("extensions", Schema, [], "extensions", shape::extensions),
-    check!("sequences", Sequences, [], "sequences", shape::sequences),
-    check!("cache", Cache, [], "database_statistics", space::cache),
-    check!("checkpoints", Cache, [From(170_000)], "checkpoints", space::checkpoints),
-    check!("checkpoints", Cache, [Before(170_000)], "checkpoints_16", space::checkpoints),
-    check!("disk", Disk, [], "disk", space::disk),
-    check!("wal_directory", Disk, [Member("pg_monitor")], "wal_directory", space::wal_directory),
-    check!("settings", Settings, [], "settings", setting::settings),
-    check!("settings_of_roles", Settings, [], "settings_of_roles", setting::of_roles),
-    check!("pending_restart", Settings, [], "pending_restart", setting::pending_restart),
-    check!("encryption_in_transit", Encryption, [], "encryption", setting::encryption),
-    check!("encryption_of_sessions", Encryption, [], "sessions_tls", login::sessions_without_tls),
-    check!("superusers_at_work", Logins, [], "superusers_at_work", login::superusers_at_work),
-    check!("role_attributes", Logins, [], "roles", login::roles),
-    check!("passwords", Logins, [Superuser], "passwords", login::passwords),
-    check!("authentication_rules", Logins, [Superuser], "hba", login::authentication_rules),
-    check!("public_rights", Logins, [], "public_rights", login::public_rights),
-    check!("security_definer_functions", Logins, [], "security_definer", login::security_definer),
-    check!("row_security", Logins, [], "row_security", login::row_security),
+    check!("index_bloat", Bloat, [], include_str!("sql/health/index_bloat.sql"), space::index_bloat),
+    check!("invalid_indexes", Indexes, [], include_str!("sql/health/invalid_indexes.sql"), index::invalid),
+    check!(
+        "duplicate_indexes",
+        Indexes,
+        [],
+        include_str!("sql/health/duplicate_indexes.sql"),
+        index::duplicates
+    ),
+    check!("unused_indexes", Indexes, [], include_str!("sql/health/unused_indexes.sql"), index::unused),
+    check!(
+        "foreign_key_indexes",
+        Indexes,
+        [],
+        include_str!("sql/health/foreign_key_indexes.sql"),
+        index::foreign_keys
+    ),
+    check!("primary_keys", Schema, [], include_str!("sql/health/primary_keys.sql"), shape::primary_keys),
+    check!("constraints", Schema, [], include_str!("sql/health/constraints.sql"), shape::constraints),
+    check!(
+        "foreign_key_types",
+        Schema,
+        [],
+        include_str!("sql/health/foreign_key_types.sql"),
+        shape::foreign_key_types
+    ),
+    check!("triggers", Schema, [], include_str!("sql/health/triggers_off.sql"), shape::triggers),
+    check!("unlogged_tables", Schema, [], include_str!("sql/health/unlogged.sql"), shape::unlogged),
+    check!("extensions", Schema, [], include_str!("sql/health/extensions.sql"), shape::extensions),
+    check!("sequences", Sequences, [], include_str!("sql/health/sequences.sql"), shape::sequences),
+    check!("cache", Cache, [], include_str!("sql/health/database_statistics.sql"), space::cache),
+    check!(
+        "checkpoints",
+        Cache,
+        [From(170_000)],
+        include_str!("sql/health/checkpoints.sql"),
+        space::checkpoints
+    ),
+    check!(
+        "checkpoints",
+        Cache,
+        [Before(170_000)],
+        include_str!("sql/health/checkpoints_16.sql"),
+        space::checkpoints
+    ),
+    check!("disk", Disk, [], include_str!("sql/health/disk.sql"), space::disk),
+    check!(
+        "wal_directory",
+        Disk,
+        [Member("pg_monitor")],
+        include_str!("sql/health/wal_directory.sql"),
+        space::wal_directory
+    ),
+    check!("settings", Settings, [], include_str!("sql/health/settings.sql"), setting::settings),
+    check!(
+        "settings_of_roles",
+        Settings,
+        [],
+        include_str!("sql/health/settings_of_roles.sql"),
+        setting::of_roles
+    ),
+    check!(
+        "pending_restart",
+        Settings,
+        [],
+        include_str!("sql/health/pending_restart.sql"),
+        setting::pending_restart
+    ),
+    check!(
+        "encryption_in_transit",
+        Encryption,
+        [],
+        include_str!("sql/health/encryption.sql"),
+        setting::encryption
+    ),
+    check!(
+        "encryption_of_sessions",
+        Encryption,
+        [],
+        include_str!("sql/health/sessions_tls.sql"),
+        login::sessions_without_tls
+    ),
+    check!(
+        "superusers_at_work",
+        Logins,
+        [],
+        include_str!("sql/health/superusers_at_work.sql"),
+        login::superusers_at_work
+    ),
+    check!("role_attributes", Logins, [], include_str!("sql/health/roles.sql"), login::roles),
+    check!("passwords", Logins, [Superuser], include_str!("sql/health/passwords.sql"), login::passwords),
+    check!(
+        "authentication_rules",
+        Logins,
+        [Superuser],
+        include_str!("sql/health/hba.sql"),
+        login::authentication_rules
+    ),
+    check!("public_rights", Logins, [], include_str!("sql/health/public_rights.sql"), login::public_rights),
+    check!(
+        "security_definer_functions",
+        Logins,
+        [],
+        include_str!("sql/health/security_definer.sql"),
+        login::security_definer
+    ),
+    check!("row_security", Logins, [], include_str!("sql/health/row_security.sql"), login::row_security),
 ];
 
 #[async_trait]
@@ -154,13 +280,14 @@ impl PostgresStore {
         let server = Server::read(objects(&about), scope, self)?;
         let mut checks = vec![];
         for check in CHECKS.iter().filter(|check| scope.wants(check.area)) {
-            // Another version of the same check is made instead.
-            let other_version = check.needs.iter().any(|need| match need {
+            // Another version of the same check is made instead, or there is nothing to look at.
+            let pointless = check.needs.iter().any(|need| match need {
                 From(version) => server.version_num < *version,
                 Before(version) => server.version_num >= *version,
+                Standby => !server.in_recovery,
                 _ => false,
             });
-            if !other_version {
+            if !pointless {
                 checks.push(make(session, check, &server).await?);
             }
         }
@@ -232,7 +359,6 @@ async fn make(session: &Session, check: &Check, server: &Server) -> Result<Healt
 fn missing(need: Need, server: &Server) -> Option<String> {
     match need {
         Primary if server.in_recovery => Some("this server is a standby: ask the primary".to_owned()),
-        Standby if !server.in_recovery => Some("this server is no standby".to_owned()),
         Superuser if !server.superuser => Some(format!(
             "only a superuser may read this, and the login `{}` is none, as it should be",
             server.user

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use async_trait::async_trait;
-use contract::{Context, Error, ErrorKind, SlowAnswer, SlowStatements, StatementStatistics, Store};
+use contract::{Context, Error, ErrorKind, SlowAnswer, SlowStatements, StatementStatistics};
 
 use crate::error::translate;
 use crate::session::{Purpose, Session};
@@ -12,6 +12,13 @@ use crate::store::{CATALOG_TIMEOUT, PostgresStore, milliseconds};
 
 /// Since this version the extension says since when it counts, and how much it has forgotten.
 const INFO_VERSION_NUM: i32 = 140_000;
+
+/// Nothing is counted, or nobody may look.
+fn not_counted(reason: &str, instead: &str) -> Error {
+    Error::new(ErrorKind::Unsupported, "the server has no statistics of statements for this database")
+        .with("reason", reason)
+        .hint(instead)
+}
 
 #[async_trait]
 impl SlowStatements for PostgresStore {
@@ -51,15 +58,13 @@ impl PostgresStore {
         let schema = match (schema, loaded) {
             (Some(schema), true) => schema,
             (None, true) => {
-                return Err(self.unsupported(
-                    "slow_statements",
+                return Err(not_counted(
                     "the server counts statements, and this database has no view of it",
                     "let an administrator run `CREATE EXTENSION pg_stat_statements` in this database; no restart is needed",
                 ));
             }
             (_, false) => {
-                return Err(self.unsupported(
-                    "slow_statements",
+                return Err(not_counted(
                     "the server does not load the extension `pg_stat_statements`, so nothing is counted",
                     "let an administrator run `ALTER SYSTEM SET shared_preload_libraries = 'pg_stat_statements'` (after \
                      what it holds already), restart the server, and run `CREATE EXTENSION pg_stat_statements` in this \

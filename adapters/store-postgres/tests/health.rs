@@ -462,7 +462,6 @@ async fn a_login_without_rights_is_told_what_it_cannot_see() {
         ("table_bloat_measured", "CREATE EXTENSION pgstattuple"),
         ("wal_directory", "GRANT pg_monitor"),
         ("passwords", "superuser"),
-        ("standby", "no standby"),
     ] {
         let check =
             checks.iter().find(|check| check.name == name).unwrap_or_else(|| panic!("no check {name}"));
@@ -661,4 +660,37 @@ async fn every_fault_of_a_server_is_found_by_its_own_code() {
     let rollback = format!("ROLLBACK PREPARED '{gid}'");
     client.batch_execute(&rollback).await.unwrap();
     client.batch_execute("SELECT pg_drop_replication_slot('forgotten')").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_standby_without_its_primary_is_found_and_the_primarys_checks_say_why_they_are_not_made() {
+    if about_17() {
+        return;
+    }
+    let url = conformance::server("STEWARD_TEST_POSTGRES17ORPHAN_URL");
+    let client = superuser_of(&url).await;
+    client.batch_execute("SELECT pg_wal_replay_resume()").await.unwrap();
+    let store = store_of(&url);
+    let scope = HealthScope { areas: vec![HealthArea::Replication], ..HealthScope::default() };
+    let codes = |checks: &[HealthCheck]| found(checks).into_iter().map(|f| f.0).collect::<BTreeSet<_>>();
+    let checks = health(&store, &scope).await;
+    assert!(
+        codes(&checks).contains("standby_disconnected") && !codes(&checks).contains("replay_paused"),
+        "{checks:?}"
+    );
+    for name in ["replication_slots", "replicas", "archiver"] {
+        let check = checks.iter().find(|check| check.name == name).unwrap();
+        let Seen::Nothing { because } = &check.seen else { panic!("{check:?}") };
+        assert!(because.contains("ask the primary"), "{because}");
+    }
+    client.batch_execute("SELECT pg_wal_replay_pause()").await.unwrap();
+    let checks = health(&store, &scope).await;
+    assert!(codes(&checks).contains("replay_paused"), "{checks:?}");
+    client.batch_execute("SELECT pg_wal_replay_resume()").await.unwrap();
+    // Every other check works here too, or says why not.
+    for check in health(&store, &HealthScope::default()).await {
+        if let Seen::Nothing { because } = &check.seen {
+            assert!(!because.contains("the server answers"), "{}: {because}", check.name);
+        }
+    }
 }

@@ -72,7 +72,7 @@ requests! {
     StoreConsistency(stores::CheckConsistency),
     StoreHealth(stores::CheckHealth),
     StoreCompare(stores::CompareStores),
-    StoreSlow(stores::SlowStatements),
+    StoreSlow(stores::ListSlowStatements),
     StoreSetup(stores::SetupStore),
     StoreLocks(stores::StoreLocks),
     StoreVacuum(stores::VacuumStore),

@@ -51,4 +51,4 @@ pub use request::{
     AdviseIndexes, ApplyMigrations, CreateIndex, DropIndex, MigrationStatus, NewMigration, PlanMigrations,
     RewriteMigration, RollbackMigrations, SetupStore,
 };
-pub use slow::{OwnTime, SlowStatements, slow};
+pub use slow::{ListSlowStatements, OwnTime, slow};

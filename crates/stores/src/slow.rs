@@ -30,7 +30,7 @@ const RUNS_FOR_ESTIMATE: u64 = 20;
 /// Arguments of `store.slow`.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct SlowStatements {
+pub struct ListSlowStatements {
     /// The store's name in the project file.
     pub store: String,
     /// Most statements to list, those with the most time first.
@@ -42,7 +42,7 @@ fn default_statements_max() -> u32 {
     20
 }
 
-impl Request for SlowStatements {
+impl Request for ListSlowStatements {
     const NAME: &'static str = "store.slow";
     const SUMMARY: &'static str = "Say which statements take the time, against the objective for p95";
     const EXAMPLE: &'static str = "steward store slow orders";
@@ -113,7 +113,7 @@ pub async fn slow(
     stores: &dyn StoreDirectory,
     own: &[OwnTime],
     objective_ms: f64,
-    request: &SlowStatements,
+    request: &ListSlowStatements,
 ) -> Result<Outcome, Error> {
     if !(1..=STATEMENTS_MAX).contains(&request.statements_max) {
         return Err(Error::new(

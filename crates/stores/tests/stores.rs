@@ -13,9 +13,9 @@ use contract::{ErrorKind, Severity, Trigger};
 use serde_json::{Value, json};
 use stores::migration::MigrationFile;
 use stores::{
-    AdviseIndexes, ApplyMigrations, CheckConsistency, CheckStore, CreateIndex, DiffStore, DropIndex,
-    InspectStore, ListStores, MeasureStore, MigrationStatus, PlanMigrations, QueryStore, RollbackMigrations,
-    SetupStore,
+    AdviseIndexes, ApplyMigrations, CheckConsistency, CheckHealth, CheckStore, CreateIndex, DiffStore,
+    DropIndex, InspectStore, ListSlowStatements, ListStores, MeasureStore, MigrationStatus, OwnTime,
+    PlanMigrations, QueryStore, RollbackMigrations, SetupStore,
 };
 use world::{World, request};
 
@@ -54,6 +54,7 @@ on_every_store! {
     statements_apart_are_resumed_by_a_new_plan
     odd_names_are_quoted_everywhere
     clean_store_keeps_all_its_promises
+    health_tells_the_worst_first_with_its_evidence
 }
 
 async fn clean_store_keeps_all_its_promises(world: World) {
@@ -564,7 +565,7 @@ async fn setup_gives_each_login_what_it_needs_and_no_more() {
         [&format!("shop/{}_reader", world.address), &format!("shop/{}_writer", world.address)]
     );
     let again = world.execute(&plan).await.unwrap();
-    assert_eq!(again.value["steps_run"], json!(4));
+    assert_eq!(again.value["steps_run"], json!(5));
     for evidence in &again.evidence {
         assert!(!format!("{evidence:?}").contains("pa55word"), "{evidence:?}");
     }
@@ -620,4 +621,109 @@ async fn migration_past_its_statement_timeout_leaves_nothing() {
     assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
     let (applied, pending) = status(&world, &world.files(&files)).await;
     assert_eq!((applied.len(), pending.len()), (1, 1));
+}
+
+async fn health_tells_the_worst_first_with_its_evidence(world: World) {
+    world.seed().await;
+    world.run("CREATE TABLE heap (a INTEGER);\nCREATE INDEX one ON orders (total);\nCREATE INDEX two ON orders (total)").await;
+    let ctx = world.ctx();
+    let check: CheckHealth = request(json!({"store": "shop"}));
+    let health = stores::health(&ctx, &world, &check).await.unwrap();
+    let codes: Vec<&str> = health.findings.iter().map(|finding| finding.code.as_str()).collect();
+    for code in ["index_duplicate", "no_primary_key"] {
+        assert!(codes.contains(&code), "{codes:?}");
+    }
+    assert!(health.findings.is_sorted_by_key(|finding| std::cmp::Reverse(finding.severity)), "{codes:?}");
+    assert_eq!(health.value["healthy"], json!(false));
+    for finding in &health.findings {
+        assert_eq!(finding.evidence.len(), 1, "{finding:?}");
+        let of = health.evidence.iter().find(|evidence| evidence.id == finding.evidence[0]).unwrap();
+        assert!(!of.statement.is_empty() && !of.answer["rows"].as_array().unwrap().is_empty(), "{of:?}");
+    }
+    let lines: Vec<&str> = health.text.lines().collect();
+    assert!(lines[0].starts_with("shop ") && lines[0].contains("warning"), "{}", health.text);
+    let first = if health.value["critical"] == json!(0) { "warning" } else { "CRITICAL" };
+    assert!(lines[1].starts_with(first) && lines[2].trim_start().starts_with("fix: "), "{}", health.text);
+    let listed = health.value["checks"].as_array().unwrap();
+    assert!(
+        listed.iter().any(|check| check["seen"] == "nothing" && check["because"].is_string()),
+        "{listed:?}"
+    );
+    // Steward's own tables are nobody's business.
+    assert!(!format!("{:?}", health.findings).contains("steward_"), "{:?}", health.findings);
+
+    let check: CheckHealth = request(json!({"store": "shop", "areas": ["indexes"]}));
+    let some = stores::health(&ctx, &world, &check).await.unwrap();
+    let areas: Vec<&Value> =
+        some.value["checks"].as_array().unwrap().iter().map(|check| &check["area"]).collect();
+    assert!(!areas.is_empty() && areas.iter().all(|area| **area == "indexes"), "{areas:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn logins_that_setup_made_see_what_health_needs() {
+    let world = World::postgres("seeing").await;
+    world.run("CREATE SEQUENCE tickets MAXVALUE 10;\nSELECT setval('tickets', 9)").await;
+    let check: CheckHealth = request(json!({"store": "shop"}));
+    let health = stores::health(&world.ctx(), &world, &check).await.unwrap();
+    assert!(health.findings.iter().any(|finding| finding.code == "sequence_near_end"), "{}", health.text);
+    for check in health.value["checks"].as_array().unwrap() {
+        assert_ne!(check["seen"], "part", "{check}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slow_statements_are_told_without_constants_and_without_our_own() {
+    let world = World::postgres("slow").await;
+    let ctx = world.ctx();
+    let asked: ListSlowStatements = request(json!({"store": "shop"}));
+    let error = stores::slow(&ctx, &world, &[], 50.0, &asked).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert!(error.hint_text().unwrap().contains("CREATE EXTENSION pg_stat_statements"), "{error}");
+
+    world.administer("CREATE EXTENSION pg_stat_statements").await;
+    world.run("CREATE TABLE unheard_of (id INTEGER)").await;
+    world.administer("DO $$ BEGIN PERFORM pg_sleep(0.3); END $$").await;
+    world.administer("SELECT count(*) FROM pg_sleep(0.3), (SELECT 'anna@example.org') AS who").await;
+    world.count("SELECT count(*) AS our_own_question FROM unheard_of").await;
+    let slow = stores::slow(&ctx, &world, &[], 50.0, &asked).await.unwrap();
+    let statements = slow.value["statements"].as_array().unwrap();
+    let texts: Vec<&str> = statements.iter().map(|one| one["text"].as_str().unwrap()).collect();
+    let sleep = statements.iter().find(|one| one["text"].as_str().unwrap().contains("AS who"));
+    let sleep = sleep.unwrap_or_else(|| panic!("{texts:?}"));
+    assert_eq!((&sleep["above_objective"], &sleep["p95_is"]), (&json!(true), &json!("measured")), "{sleep}");
+    assert!(sleep["p95_ms"].as_f64().unwrap() >= 300.0, "{sleep}");
+    assert!(!texts.iter().any(|text| text.contains("unheard_of")), "{texts:?}");
+    assert!(texts.contains(&"DO ?"), "{texts:?}");
+    let everything = format!("{slow:?}");
+    assert!(!everything.contains("anna@") && !everything.contains("PERFORM"), "{everything}");
+    let finding =
+        slow.findings.iter().find(|finding| finding.object == sleep["id"].as_str().unwrap()).unwrap();
+    assert_eq!(
+        (finding.code.as_str(), finding.escalate),
+        ("slow_statement", Some(Trigger::PerformanceDegradation))
+    );
+    // Nobody waits for a `DO`, so it is no finding, however long it takes.
+    assert!(slow.findings.iter().all(|finding| !finding.title.contains("DO ?")), "{:?}", slow.findings);
+}
+
+#[tokio::test]
+async fn files_are_judged_by_what_came_through_our_own_door() {
+    let world = World::sqlite();
+    world.seed().await;
+    let time = |statement: &str, elapsed_ms| OwnTime {
+        statement: statement.into(),
+        elapsed_ms,
+        evidence: "ev-1".into(),
+    };
+    let own =
+        [time("SELECT * FROM orders WHERE id = 7", 80.0), time("SELECT * FROM orders WHERE id = 8", 60.0)];
+    let asked: ListSlowStatements = request(json!({"store": "shop"}));
+    let slow = stores::slow(&world.ctx(), &world, &own, 50.0, &asked).await.unwrap();
+    assert_eq!(
+        (&slow.value["source"], &slow.value["statements"][0]["p95_ms"]),
+        (&json!("own"), &json!(80.0))
+    );
+    assert_eq!(slow.value["statements"][0]["text"], "SELECT * FROM orders WHERE id = ?");
+    assert_eq!(slow.findings[0].code, "slow_statement");
+    assert!(slow.text.contains("not of what the application runs"), "{}", slow.text);
 }

@@ -256,3 +256,45 @@ pub(crate) fn publications(_: &Server, rows: &[Row]) -> Result<Judged, Error> {
     }
     Ok(judged)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::health::judgement::Judge;
+
+    /// Recorded rows with other numbers: copies that are far behind, and slots that lost their log.
+    #[test]
+    fn copies_and_slots_are_judged() {
+        let slot = |status: &str, retained: f64, keep: f64| {
+            json!({"name": "s", "type": "physical", "active": true, "wal_status": status, "retained_bytes": retained,
+                   "max_wal_bytes": 1e9, "keep_max_bytes": keep, "quoted_name": "'s'"})
+        };
+        let replica = |bytes: f64, seconds: f64| {
+            json!({"synchronous_names": "", "pid": 1, "name": "copy", "state": "streaming", "sync_state": "async",
+                   "behind_bytes": bytes, "behind_seconds": seconds})
+        };
+        let archive = json!({"mode": "on", "without_command": true, "failed": 0, "failed_segment": null,
+                             "failing": false, "archived_seconds_ago": null});
+        let standby_row =
+            json!({"paused": false, "receivers": 1, "waiting_bytes": 3e8, "seconds_behind": 120.0});
+        let cases: [(Judge, Value, Option<(&str, Option<Trigger>)>); 8] = [
+            (slots, slot("lost", 0.0, 1e9), Some(("slot_lost", None))),
+            (slots, slot("extended", 2e9, -1.0), Some(("slot_retains_wal", None))),
+            (slots, slot("extended", 9e9, -1.0), Some(("slot_retains_wal", Some(Trigger::DataLossRisk)))),
+            (slots, slot("reserved", 9e8, -1.0), None),
+            (replicas, replica(3e8, 1.0), Some(("replica_behind", None))),
+            (replicas, replica(1e3, 1.0), None),
+            (archiver, archive, Some(("archive_without_command", None))),
+            (standby, standby_row, Some(("standby_behind", None))),
+        ];
+        for (judge, row, expected) in cases {
+            let server = Server { superuser: true, ..Server::default() };
+            let judged = judge(&server, &[row.as_object().expect("an object").clone()]).expect("rows fit");
+            let found: Vec<_> =
+                judged.findings.iter().map(|finding| (finding.code.as_str(), finding.escalate)).collect();
+            assert_eq!(found, Vec::from_iter(expected), "{row}");
+        }
+    }
+}

@@ -461,3 +461,69 @@ pub(crate) fn encryption(_: &Server, rows: &[Row]) -> Result<Judged, Error> {
     }
     Ok(judged)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// Recorded rows with other values: the machine of the tests has one size, and its servers one of each setting.
+    #[test]
+    fn settings_out_of_proportion_are_found() {
+        const GIB: u64 = 1 << 30;
+        let row = |name: &str, value: &str, unit: Option<&str>| {
+            let row = json!({"name": name, "value": value, "unit": unit, "source": "configuration file"});
+            row.as_object().expect("an object").clone()
+        };
+        let server =
+            |memory_bytes, database_bytes| Server { memory_bytes, database_bytes, ..Server::default() };
+        for (server, rows, code) in [
+            (server(None, 0), vec![row("max_connections", "501", None)], Some("max_connections_high")),
+            (server(None, 0), vec![row("max_connections", "500", None)], None),
+            (
+                server(Some(8 * GIB), 0),
+                vec![row("shared_buffers", "655360", Some("8kB"))],
+                Some("shared_buffers_large"),
+            ),
+            (server(Some(8 * GIB), 0), vec![row("shared_buffers", "262144", Some("8kB"))], None),
+            (
+                server(None, 3 * GIB),
+                vec![row("shared_buffers", "16384", Some("8kB"))],
+                Some("shared_buffers_small"),
+            ),
+            (server(None, GIB), vec![row("shared_buffers", "16384", Some("8kB"))], None),
+            (
+                server(None, 0),
+                vec![row("work_mem", "1048576", Some("kB")), row("max_connections", "100", None)],
+                Some("work_mem_exceeds_memory"),
+            ),
+            (
+                server(None, 0),
+                vec![row("work_mem", "4096", Some("kB")), row("max_connections", "100", None)],
+                None,
+            ),
+            (server(None, 0), vec![row("wal_level", "minimal", None)], Some("wal_level_minimal")),
+        ] {
+            let judged = settings(&server, &rows).expect("rows fit");
+            let codes: Vec<&str> = judged.findings.iter().map(|finding| finding.code.as_str()).collect();
+            assert_eq!(codes, Vec::from_iter(code), "{rows:?}");
+        }
+    }
+
+    /// Recorded rows: a server that listens to everyone in the clear is none to leave running.
+    #[test]
+    fn a_server_without_tls_is_judged_by_whom_it_listens_to() {
+        for (listens_on, severity) in
+            [("localhost", Severity::Info), ("127.0.0.1, ::1", Severity::Info), ("*", Severity::Critical)]
+        {
+            let row = json!({"enabled": false, "oldest_version": "TLSv1.2", "listens_on": listens_on});
+            let row = row.as_object().expect("an object").clone();
+            let judged = encryption(&Server::default(), &[row]).expect("rows fit");
+            assert_eq!(
+                (judged.findings[0].code.as_str(), judged.findings[0].severity),
+                ("tls_off", severity)
+            );
+        }
+    }
+}

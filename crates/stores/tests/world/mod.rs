@@ -255,6 +255,11 @@ impl World {
         self.execute(&plan).await
     }
 
+    /// Runs a statement with the login that administers the store.
+    pub(crate) async fn administer(&self, sql: &str) {
+        change(&*self.store, "store.setup", &[sql.to_owned()], secrets(&self.address)).await.unwrap();
+    }
+
     /// Runs statements past the room's own requests.
     pub(crate) async fn run(&self, sql: &str) {
         let statements: Vec<String> = sql.split(";\n").map(ToOwned::to_owned).collect();
