@@ -277,7 +277,7 @@ impl Health for PostgresStore {
 impl PostgresStore {
     async fn check_all(&self, session: &Session, scope: &HealthScope) -> Result<Vec<HealthCheck>, Error> {
         let about = ask(session, include_str!("sql/health/server.sql")).await?;
-        let server = Server::read(objects(&about), scope, self)?;
+        let server = Server::read(&objects(&about), scope, self)?;
         let mut checks = vec![];
         for check in CHECKS.iter().filter(|check| scope.wants(check.area)) {
             // Another version of the same check is made instead, or there is nothing to look at.

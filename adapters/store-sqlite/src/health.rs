@@ -474,7 +474,18 @@ impl Checker<'_> {
                 _ => {}
             }
         }
-        self.add("statistics", HealthArea::Vacuum, &sql, rows, findings);
+        // What was recorded, and how many rows there are now.
+        let mut answer: Vec<Vec<Value>> =
+            rows.rows.into_iter().map(|row| [row, vec![Value::Null]].concat()).collect();
+        answer.extend(
+            schema
+                .tables
+                .iter()
+                .map(|table| vec![json!(table.name.name), Value::Null, Value::Null, json!(table.rows)]),
+        );
+        answer.truncate(ROWS_MAX);
+        let answer = facts(&["table_name", "index_name", "stat", "rows_now"], answer);
+        self.add("statistics", HealthArea::Vacuum, &sql, answer, findings);
         Ok(())
     }
 

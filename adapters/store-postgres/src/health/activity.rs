@@ -87,7 +87,8 @@ struct Transaction {
     user: Option<String>,
     application: Option<String>,
     state: Option<String>,
-    transaction_seconds: f64,
+    #[serde(rename = "transaction_seconds")]
+    open_seconds: f64,
     state_seconds: Option<f64>,
 }
 
@@ -110,8 +111,7 @@ pub(crate) fn transactions(server: &Server, rows: &[Row]) -> Result<Judged, Erro
         let object = format!("pid {}", row.pid);
         let state = row.state.as_deref().unwrap_or_default();
         let idle = state.starts_with("idle in transaction");
-        let age =
-            if idle { row.state_seconds.unwrap_or(row.transaction_seconds) } else { row.transaction_seconds };
+        let age = if idle { row.state_seconds.unwrap_or(row.open_seconds) } else { row.open_seconds };
         if age < most {
             continue;
         }
@@ -251,7 +251,8 @@ const HORIZON_TRANSACTIONS: u64 = 10_000_000;
 #[derive(Deserialize)]
 struct Holder {
     kind: String,
-    holder: String,
+    #[serde(rename = "holder")]
+    name: String,
     age: Option<u64>,
 }
 
@@ -262,17 +263,17 @@ pub(crate) fn horizon(server: &Server, rows: &[Row]) -> Result<Judged, Error> {
             judged.found(
                 "vacuum_held_back",
                 Severity::Warning,
-                &row.holder,
+                &row.name,
                 format!(
                     "the {} `{}` keeps vacuum from removing what died in the last {} transactions",
                     row.kind,
-                    row.holder,
+                    row.name,
                     thousands(age)
                 ),
                 match row.kind.as_str() {
                     "slot" => format!(
                         "SELECT pg_drop_replication_slot('{}'), if nobody needs it",
-                        row.holder.replace('\'', "''")
+                        row.name.replace('\'', "''")
                     ),
                     "standby" => {
                         "end the long query on the standby, or switch `hot_standby_feedback` off there"

@@ -91,8 +91,8 @@ fn strings<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<BTreeSet
 }
 
 impl Server {
-    pub(crate) fn read(rows: Vec<Row>, scope: &HealthScope, store: &PostgresStore) -> Result<Self, Error> {
-        let mut server: Server = read::<Server>(&rows)?
+    pub(crate) fn read(rows: &[Row], scope: &HealthScope, store: &PostgresStore) -> Result<Self, Error> {
+        let mut server: Server = read::<Server>(rows)?
             .pop()
             .ok_or_else(|| Error::new(ErrorKind::Corrupt, "the server says nothing of itself"))?;
         server.transaction_max = scope.transaction_max;
