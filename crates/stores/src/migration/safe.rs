@@ -577,7 +577,7 @@ impl Rewriter<'_> {
                     Some(column) if !column.nullable => Outcome::Stays,
                     _ if self.checked_not_null(&alter.name, column_name) => Outcome::Stays,
                     _ => Outcome::Becomes(
-                        self.not_null(line, alter, column_name),
+                        not_null(line, alter, column_name),
                         "the scan for NULLs runs while others read and write".into(),
                     ),
                 }
@@ -618,18 +618,6 @@ impl Rewriter<'_> {
                 check.validated && wanted.contains(&expression)
             })
         })
-    }
-
-    /// NOT NULL by way of a check that is validated first.
-    fn not_null(&mut self, line: usize, alter: &AlterTable, column: &Ident) -> Vec<Sql> {
-        let head = alter_head(alter);
-        let check = quote(&server_name("steward", &fold(column), "not_null"));
-        vec![
-            Sql::new(line, format!("{head} ADD CONSTRAINT {check} CHECK ({column} IS NOT NULL) NOT VALID")),
-            Sql::new(line, format!("{head} VALIDATE CONSTRAINT {check}")),
-            Sql::new(line, format!("{head} ALTER COLUMN {column} SET NOT NULL")),
-            Sql::new(line, format!("{head} DROP CONSTRAINT {check}")),
-        ]
     }
 
     fn add_constraint(
@@ -753,7 +741,7 @@ impl Rewriter<'_> {
                 let column = ident(column);
                 let known = self.column(&alter.name, &column);
                 if known.is_none_or(|column| column.nullable) {
-                    out.extend(self.not_null(line, alter, &column));
+                    out.extend(not_null(line, alter, &column));
                 }
             }
         }
@@ -837,7 +825,7 @@ impl Rewriter<'_> {
     ) -> Outcome {
         let head = alter_head(alter);
         let name = &column.name;
-        let (mut out, mut constraints, mut not_null) = (Vec::new(), Vec::new(), serial);
+        let (mut out, mut constraints, mut required) = (Vec::new(), Vec::new(), serial);
         let mut plain = column.clone();
         plain.options.retain(|option| match &option.option {
             ColumnOption::Unique(_) | ColumnOption::Check(_) | ColumnOption::ForeignKey(_) => {
@@ -845,7 +833,7 @@ impl Rewriter<'_> {
                 false
             }
             ColumnOption::NotNull if varies || serial => {
-                not_null = true;
+                required = true;
                 false
             }
             ColumnOption::Default(_) => !varies,
@@ -888,8 +876,8 @@ impl Rewriter<'_> {
             });
             notes.push("rows that are there get their value in batches, new rows by the default".to_owned());
         }
-        if not_null {
-            out.extend(self.not_null(line, alter, name));
+        if required {
+            out.extend(not_null(line, alter, name));
         }
         for option in constraints {
             let named = option.name.clone();
@@ -1085,6 +1073,18 @@ fn alter_head(alter: &AlterTable) -> String {
     let exists = if alter.if_exists { "IF EXISTS " } else { "" };
     let only = if alter.only { "ONLY " } else { "" };
     format!("ALTER TABLE {exists}{only}{}", alter.name)
+}
+
+/// NOT NULL by way of a check that is validated first.
+fn not_null(line: usize, alter: &AlterTable, column: &Ident) -> Vec<Sql> {
+    let head = alter_head(alter);
+    let check = quote(&server_name("steward", &fold(column), "not_null"));
+    vec![
+        Sql::new(line, format!("{head} ADD CONSTRAINT {check} CHECK ({column} IS NOT NULL) NOT VALID")),
+        Sql::new(line, format!("{head} VALIDATE CONSTRAINT {check}")),
+        Sql::new(line, format!("{head} ALTER COLUMN {column} SET NOT NULL")),
+        Sql::new(line, format!("{head} DROP CONSTRAINT {check}")),
+    ]
 }
 
 /// The condition together with the range of a batch.
