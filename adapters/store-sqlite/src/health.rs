@@ -178,7 +178,7 @@ impl Checker<'_> {
         let started = Instant::now();
         let read = || -> rusqlite::Result<Rows> {
             let mut statement = self.connection.prepare(sql)?;
-            let columns: Vec<String> = statement.column_names().into_iter().map(str::to_owned).collect();
+            let columns: Vec<String> = statement.column_names().map(str::to_owned).collect();
             let mut out = facts(&[], Vec::new());
             let mut rows = statement.query([])?;
             while let Some(row) = rows.next()? {
@@ -906,6 +906,7 @@ fn permissions(_: &Path) -> Option<(Rows, Vec<HealthFinding>)> {
 
 /// Who else may read or write the file; a folder that lets nobody through protects what is in it.
 #[cfg(unix)]
+#[allow(clippy::unnecessary_wraps)] // Other systems give none.
 fn permissions(path: &Path) -> Option<(Rows, Vec<HealthFinding>)> {
     use std::os::unix::fs::PermissionsExt;
 

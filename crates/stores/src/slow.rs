@@ -127,26 +127,23 @@ pub async fn slow(
         Some(engine) => Some(engine.slow_statements(ctx, request.statements_max).await?),
         None => None,
     };
-    let (mut value, mut statements, asked, elapsed_ms) = match answer {
-        Some(answer) => {
-            let value = json!({
-                "source": "engine", "since": answer.since, "total_ms": answer.total_ms, "forgotten": answer.forgotten,
-                "excluded_users": answer.excluded_users, "hidden": answer.hidden,
-            });
-            let total_ms = answer.total_ms;
-            let statements =
-                answer.statements.into_iter().map(|known| estimated(known, total_ms)).collect::<Vec<_>>();
-            (value, statements, answer.statement, answer.elapsed_ms)
-        }
-        None => {
-            let (statements, total_ms) = measured(own);
-            let value = json!({
-                "source": "own", "since": null, "total_ms": total_ms, "forgotten": 0, "excluded_users": [],
-                "hidden": "this engine counts nothing: these are the times of what came through Steward's own door, not \
-                           of what the application runs",
-            });
-            (value, statements, "times of `store.query` and `store.measure` in the ledger".to_owned(), 0.0)
-        }
+    let (mut value, mut statements, asked, elapsed_ms) = if let Some(answer) = answer {
+        let value = json!({
+            "source": "engine", "since": answer.since, "total_ms": answer.total_ms, "forgotten": answer.forgotten,
+            "excluded_users": answer.excluded_users, "hidden": answer.hidden,
+        });
+        let total_ms = answer.total_ms;
+        let statements =
+            answer.statements.into_iter().map(|known| estimated(known, total_ms)).collect::<Vec<_>>();
+        (value, statements, answer.statement, answer.elapsed_ms)
+    } else {
+        let (statements, total_ms) = measured(own);
+        let value = json!({
+            "source": "own", "since": null, "total_ms": total_ms, "forgotten": 0, "excluded_users": [],
+            "hidden": "this engine counts nothing: these are the times of what came through Steward's own door, not \
+                       of what the application runs",
+        });
+        (value, statements, "times of `store.query` and `store.measure` in the ledger".to_owned(), 0.0)
     };
     for slow in &mut statements {
         slow.above_objective = slow.p95_ms > objective_ms && is_query(&slow.text);
@@ -332,8 +329,7 @@ pub(crate) fn without_constants(sql: &str) -> String {
             '\'' => {
                 // A prefix such as E, B, X or U& belongs to the string; with E, a backslash hides the next character.
                 let escapes = matches!(out.chars().last(), Some('E' | 'e'));
-                let bare = out
-                    .trim_end_matches(|c: char| matches!(c, 'E' | 'e' | 'B' | 'b' | 'X' | 'x' | 'N' | 'n'));
+                let bare = out.trim_end_matches(['E', 'e', 'B', 'b', 'X', 'x', 'N', 'n']);
                 if out.len() - bare.len() == 1 && !bare.ends_with(|c: char| c.is_alphanumeric() || c == '_') {
                     out.truncate(bare.len());
                 }
