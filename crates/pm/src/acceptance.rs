@@ -73,11 +73,38 @@ pub enum Subject {
     MigrationApplied(String),
     /// `integrity.ok`: the engine's own corruption check finds nothing.
     IntegrityOk,
+    /// `health.critical(bloat, …)` or `health.problems(bloat, …)`: findings about the store's health in these areas, the
+    /// critical ones or also the warnings; all areas without any.
+    Health {
+        /// Only critical ones.
+        critical: bool,
+        /// The areas.
+        areas: Vec<String>,
+    },
+    /// `blocked_sessions`: sessions that wait for a lock.
+    BlockedSessions,
+    /// `idle_transactions`: sessions that have a transaction open and do nothing.
+    IdleTransactions,
+    /// `connections_percent`: connections in use, of those that may be.
+    ConnectionsPercent,
 }
 
 impl Subject {
-    fn is_number(&self) -> bool {
-        matches!(self, Subject::Latency { .. } | Subject::Rows(_) | Subject::Orphans(_))
+    pub(crate) fn is_number(&self) -> bool {
+        match self {
+            Subject::Latency { .. }
+            | Subject::Rows(_)
+            | Subject::Orphans(_)
+            | Subject::Health { .. }
+            | Subject::BlockedSessions
+            | Subject::IdleTransactions
+            | Subject::ConnectionsPercent => true,
+            Subject::TableExists(_)
+            | Subject::ColumnExists(..)
+            | Subject::IndexExists(..)
+            | Subject::MigrationApplied(_)
+            | Subject::IntegrityOk => false,
+        }
     }
 }
 
@@ -94,7 +121,7 @@ pub struct Check {
     pub store: Option<String>,
 }
 
-const FUNCTIONS: [&str; 10] = [
+const FUNCTIONS: [&str; 15] = [
     "p95_ms",
     "p50_ms",
     "max_ms",
@@ -105,6 +132,11 @@ const FUNCTIONS: [&str; 10] = [
     "index.exists",
     "migration.applied",
     "integrity.ok",
+    "health.critical",
+    "health.problems",
+    "blocked_sessions",
+    "idle_transactions",
+    "connections_percent",
 ];
 
 impl Check {
@@ -150,6 +182,16 @@ impl fmt::Display for Check {
             Subject::MigrationApplied(name) if name.is_empty() => f.write_str("migration.applied")?,
             Subject::IntegrityOk => f.write_str("integrity.ok")?,
             Subject::MigrationApplied(name) => write!(f, "migration.applied({})", argument(name))?,
+            Subject::Health { critical, areas } => {
+                f.write_str(if *critical { "health.critical" } else { "health.problems" })?;
+                if !areas.is_empty() {
+                    let areas: Vec<String> = areas.iter().map(|area| argument(area)).collect();
+                    write!(f, "({})", areas.join(", "))?;
+                }
+            }
+            Subject::BlockedSessions => f.write_str("blocked_sessions")?,
+            Subject::IdleTransactions => f.write_str("idle_transactions")?,
+            Subject::ConnectionsPercent => f.write_str("connections_percent")?,
         }
         if self.subject.is_number() {
             write!(f, " {} {}", self.comparison.as_str(), self.expected)?;
@@ -419,6 +461,13 @@ impl<'a> Parser<'a> {
             }
             "migration.applied" => Subject::MigrationApplied(one("").unwrap_or_default()),
             "integrity.ok" => Subject::IntegrityOk,
+            "blocked_sessions" => Subject::BlockedSessions,
+            "idle_transactions" => Subject::IdleTransactions,
+            "connections_percent" => Subject::ConnectionsPercent,
+            "health.critical" | "health.problems" => {
+                let areas: Vec<String> = arguments.by_ref().collect();
+                Subject::Health { critical: lower == "health.critical", areas }
+            }
             _ => match name.strip_suffix(".rows") {
                 Some(table) if !table.is_empty() => Subject::Rows(table.to_owned()),
                 _ => {
@@ -500,6 +549,11 @@ mod tests {
             ("not column.exists(orders.legacy)", "column.exists(orders, legacy) == false"),
             ("column.exists(orders, legacy) != true", "column.exists(orders, legacy) == false"),
             ("table.exists(\"odd table\")", "table.exists(\"odd table\")"),
+            ("health.critical( bloat,indexes ) = 0", "health.critical(bloat, indexes) == 0"),
+            ("health.problems == 0 on shop", "health.problems == 0 on shop"),
+            ("blocked_sessions() == 0", "blocked_sessions == 0"),
+            ("idle_transactions < 1", "idle_transactions < 1"),
+            ("connections_percent <= 80", "connections_percent <= 80"),
         ] {
             let check = Check::parse(text).unwrap_or_else(|error| panic!("{text}: {error}"));
             assert_eq!(check.to_string(), canonical, "{text}");
@@ -553,6 +607,11 @@ mod tests {
                 .prop_map(|(table, columns)| Subject::IndexExists(table, columns)),
             text.prop_map(Subject::MigrationApplied),
             Just(Subject::IntegrityOk),
+            (any::<bool>(), prop::collection::vec(text, 0..3))
+                .prop_map(|(critical, areas)| Subject::Health { critical, areas }),
+            Just(Subject::BlockedSessions),
+            Just(Subject::IdleTransactions),
+            Just(Subject::ConnectionsPercent),
         ];
         (subject, comparison, number, any::<bool>(), prop::option::of(text)).prop_map(
             |(subject, comparison, number, truth, store)| {

@@ -1,6 +1,6 @@
 //! Acceptance checks, computed through the door.
 
-use contract::{Answer, AnswerStatus, Context, Door, Error, ErrorKind};
+use contract::{Answer, AnswerStatus, Context, Door, Error, ErrorKind, Severity};
 use serde_json::{Value, json};
 
 use crate::acceptance::{Check, Subject};
@@ -29,7 +29,7 @@ impl Fresh {
     /// The newest answer to the request whose arguments agree in these fields.
     fn find(&self, request: &str, arguments: &Value) -> Option<&Answer> {
         let agrees = |given: &Value| {
-            ["store", "query", "sql"].iter().all(|field| given[*field] == arguments[*field])
+            ["store", "query", "sql", "areas"].iter().all(|field| given[*field] == arguments[*field])
                 && given.get("tables").is_none()
                 && given.get("table").is_none()
         };
@@ -189,6 +189,36 @@ impl Evaluator<'_> {
                 find_table(&answer.value, table).ok_or_else(|| no_table(store, table))?;
                 Ok((truth(index_exists(&answer.value, table, columns)), answer.evidence))
             }
+            Subject::Health { critical, areas } => {
+                let mut arguments = json!({ "store": store });
+                if !areas.is_empty() {
+                    arguments["areas"] = json!(areas);
+                }
+                let answer = self.ask("store.health", arguments).await?;
+                let counts = |severity: Severity| {
+                    severity == Severity::Critical || (!critical && severity == Severity::Warning)
+                };
+                let found = answer.findings.iter().filter(|finding| counts(finding.severity)).count();
+                Ok((number(found), answer.evidence))
+            }
+            Subject::BlockedSessions => {
+                let answer = self.ask("store.locks", json!({ "store": store })).await?;
+                let sessions = answer.value["sessions"].as_array().ok_or_else(|| missing("sessions"))?;
+                let waits = |session: &&Value| !session["blocked_by"].as_array().is_none_or(Vec::is_empty);
+                Ok((number(sessions.iter().filter(waits).count()), answer.evidence))
+            }
+            Subject::IdleTransactions => {
+                let answer = self.ask("store.locks", json!({ "store": store })).await?;
+                let idle = answer.value["idle_in_transaction"].as_array();
+                Ok((number(idle.ok_or_else(|| missing("idle_in_transaction"))?.len()), answer.evidence))
+            }
+            Subject::ConnectionsPercent => {
+                let answer = self.ask("store.locks", json!({ "store": store })).await?;
+                let field = |name: &str| answer.value[name].as_f64().ok_or_else(|| missing(name));
+                let usable = field("connections_max")? - field("connections_reserved")?;
+                let percent = 100.0 * field("connections")? / usable.max(1.0);
+                Ok(((percent * 10.0).round() / 10.0, answer.evidence))
+            }
             Subject::MigrationApplied(name) => {
                 let answer = self.ask("migration.status", json!({ "store": store })).await?;
                 let has = |list: &str, name: &str| {
@@ -288,6 +318,10 @@ impl Evaluator<'_> {
             .collect();
         Ok((rows, if own.is_empty() { answer.evidence } else { own }))
     }
+}
+
+fn number(count: usize) -> f64 {
+    u32::try_from(count).map_or(f64::MAX, f64::from)
 }
 
 fn truth(value: bool) -> f64 {

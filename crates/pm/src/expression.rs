@@ -1,9 +1,9 @@
 //! Expressions in runbooks, over inputs and earlier answers.
 
 use contract::{Error, ErrorKind};
-use minijinja::value::Serde;
+use minijinja::value::{Rest, Serde};
 use minijinja::{Environment, UndefinedBehavior, Value as Jinja};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 /// Most instructions that one expression may take.
 const FUEL: u64 = 1_000_000;
@@ -15,6 +15,11 @@ fn environment<'a>() -> Environment<'a> {
     environment.add_function("has_index", has_index);
     environment.add_function("up_to", up_to);
     environment.add_function("fast_enough", fast_enough);
+    environment.add_function("found", found);
+    environment.add_function("blockers", blockers);
+    environment.add_function("idle_sessions", idle_sessions);
+    environment.add_function("index_columns", index_columns);
+    environment.add_function("references_without_index", references_without_index);
     environment.add_filter("quoted", quoted);
     environment
 }
@@ -45,6 +50,93 @@ fn fast_enough(changes: Jinja, query: &str, limit_ms: f64) -> bool {
         let after = &change["after"];
         after["query"].as_str() == Some(query) && after["p95_ms"].as_f64().is_some_and(|p95| p95 < limit_ms)
     })
+}
+
+/// `found(steps.health.findings, "index_bloat", …)`: the findings with one of these codes, each object once.
+#[allow(clippy::needless_pass_by_value)] // The engine hands values over.
+fn found(findings: Jinja, codes: Rest<String>) -> Jinja {
+    let Ok(Value::Array(findings)) = serde_json::to_value(&findings) else {
+        return Jinja::from(Serde(&[(); 0]));
+    };
+    let mut kept: Vec<Value> = Vec::new();
+    for finding in findings {
+        let is_meant = finding["code"].as_str().is_some_and(|code| codes.iter().any(|wanted| wanted == code));
+        if is_meant && kept.iter().all(|known| known["object"] != finding["object"]) {
+            kept.push(finding);
+        }
+    }
+    Jinja::from(Serde(&kept))
+}
+
+/// What would end a session: a statement that runs is stopped; a session that does nothing can only be closed. `None` for
+/// one that is protected, or that cannot be named for good.
+fn ending(session: &Value) -> Option<Value> {
+    let started = session["backend_start"].as_str().filter(|started| !started.is_empty())?;
+    let how = if session["state"] == "active" { "cancel" } else { "terminate" };
+    session["protected"]
+        .is_null()
+        .then(|| json!({ "pid": session["pid"], "started": started, "how": how, "user": session["user"] }))
+}
+
+/// `blockers(steps.locks.value)`: sessions that hold others up and wait for nobody, the one with most behind it first.
+#[allow(clippy::needless_pass_by_value)] // The engine hands values over.
+fn blockers(locks: Jinja) -> Jinja {
+    let locks = serde_json::to_value(&locks).unwrap_or_default();
+    let sessions = locks["sessions"].as_array().cloned().unwrap_or_default();
+    let roots = locks["tree"].as_array().cloned().unwrap_or_default();
+    let named = |root: &Value| sessions.iter().find(|session| session["pid"] == root["pid"]).and_then(ending);
+    Jinja::from(Serde(&roots.iter().filter_map(named).collect::<Vec<_>>()))
+}
+
+/// `idle_sessions(steps.locks.value, 60000)`: sessions that have had a transaction open and done nothing for so many
+/// milliseconds.
+#[allow(clippy::needless_pass_by_value)] // The engine hands values over.
+fn idle_sessions(locks: Jinja, least_ms: f64) -> Jinja {
+    let locks = serde_json::to_value(&locks).unwrap_or_default();
+    let sessions = locks["sessions"].as_array().cloned().unwrap_or_default();
+    let idle = |session: &&Value| {
+        session["state"].as_str().is_some_and(|state| state.starts_with("idle in transaction"))
+            && session["state_ms"].as_f64().is_some_and(|ms| ms >= least_ms)
+    };
+    Jinja::from(Serde(&sessions.iter().filter(idle).filter_map(ending).collect::<Vec<_>>()))
+}
+
+/// `index_columns(inspected, "orders", "orders_idx")`: the index's columns, in its order.
+#[allow(clippy::needless_pass_by_value)] // The engine hands values over.
+fn index_columns(inspected: Jinja, table: &str, index: &str) -> Vec<String> {
+    let schema = serde_json::to_value(&inspected).unwrap_or_default();
+    let indexes = find_table(&schema, table).and_then(|table| table["indexes"].as_array());
+    let named = indexes.and_then(|indexes| indexes.iter().find(|one| one["name"] == index));
+    let columns = named.and_then(|index| index["columns"].as_array()).into_iter().flatten();
+    columns.filter_map(column_name).map(ToOwned::to_owned).collect()
+}
+
+/// `references_without_index(inspected, 1000)`: foreign keys of tables of at least so many rows whose columns no index
+/// begins with, as table and columns.
+#[allow(clippy::needless_pass_by_value)] // The engine hands values over.
+fn references_without_index(inspected: Jinja, rows_min: u64) -> Jinja {
+    let schema = serde_json::to_value(&inspected).unwrap_or_default();
+    let mut missing: Vec<Value> = Vec::new();
+    for table in schema["tables"].as_array().into_iter().flatten() {
+        let large = table["rows"].as_u64().is_some_and(|rows| rows >= rows_min);
+        let own = table["name"].as_str().unwrap_or_default();
+        let name = match table["namespace"].as_str() {
+            None | Some("" | "main" | "public") => own.to_owned(),
+            Some(namespace) => format!("{namespace}.{own}"),
+        };
+        for key in table["foreign_keys"].as_array().into_iter().flatten().filter(|_| large) {
+            let columns: Vec<String> = key["columns"]
+                .as_array()
+                .map(|list| list.iter().filter_map(column_name).map(ToOwned::to_owned).collect())
+                .unwrap_or_default();
+            let known =
+                missing.iter().any(|one| one["table"] == name.as_str() && one["columns"] == json!(columns));
+            if !columns.is_empty() && !known && !index_exists(&schema, &name, &columns) {
+                missing.push(json!({ "table": name, "columns": columns }));
+            }
+        }
+    }
+    Jinja::from(Serde(&missing))
 }
 
 /// A name as an acceptance check reads it, whatever is in it.
@@ -181,8 +273,6 @@ pub(crate) fn fill(value: &Value, scope: &Map<String, Value>) -> Result<Value, E
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn scope() -> Map<String, Value> {
@@ -220,6 +310,47 @@ mod tests {
     fn an_endless_expression_runs_out_of_fuel() {
         assert!(evaluate("range(10000) | map('string') | list | length * 1", &scope()).is_ok());
         assert!(evaluate("range(9999) | map('int') | sort | join(',') | length", &scope()).is_ok());
+    }
+
+    #[test]
+    fn what_needs_a_change_is_found_in_answers() {
+        let scope = json!({
+            "findings": [{"code": "index_bloat", "object": "a"}, {"code": "dead_rows", "object": "t"},
+                         {"code": "index_bloat", "object": "a"}, {"code": "index_invalid", "object": "b"}],
+            "locks": {"tree": [{"pid": 3}, {"pid": 9}, {"pid": 1}], "sessions": [
+                {"pid": 1, "backend_start": "x", "state": "idle in transaction", "state_ms": 70_000.0, "user": "app"},
+                {"pid": 2, "backend_start": "y", "state": "active", "state_ms": 70_000.0, "user": "app"},
+                {"pid": 3, "backend_start": "z", "state": "active", "state_ms": 1.0, "user": "app"},
+                {"pid": 9, "backend_start": "w", "state": "active", "user": "app", "protected": "replication"},
+                {"pid": 4, "backend_start": "", "state": "idle in transaction", "state_ms": 90_000.0, "user": "app"}]},
+            "inspected": {"tables": [
+                {"namespace": "public", "name": "items", "rows": 5000, "primary_key": {"columns": ["id"]},
+                 "indexes": [{"columns": ["order_id", "at"]}],
+                 "foreign_keys": [{"columns": ["order_id"]}, {"columns": ["product_id"]}, {"columns": ["product_id"]}]},
+                {"namespace": "s", "name": "few", "rows": 9, "foreign_keys": [{"columns": ["x"]}]}]},
+        });
+        let scope = scope.as_object().unwrap();
+        for (text, expected) in [
+            ("found(findings, 'index_bloat') | length", json!(1)),
+            (
+                "found(findings, 'index_bloat', 'index_invalid') | map(attribute='object') | list",
+                json!(["a", "b"]),
+            ),
+            ("found(findings, 'nothing')", json!([])),
+            ("blockers(locks) | map(attribute='pid') | list", json!([3, 1])),
+            ("blockers(locks) | map(attribute='how') | list", json!(["cancel", "terminate"])),
+            ("idle_sessions(locks, 60000) | map(attribute='pid') | list", json!([1])),
+            (
+                "references_without_index(inspected, 1000)",
+                json!([{"table": "items", "columns": ["product_id"]}]),
+            ),
+            (
+                "references_without_index(inspected, 1) | map(attribute='table') | list",
+                json!(["items", "s.few"]),
+            ),
+        ] {
+            assert_eq!(evaluate(text, scope).unwrap(), expected, "{text}");
+        }
     }
 
     #[test]

@@ -70,8 +70,30 @@ struct Vocabulary {
     words: Vec<(String, String, f64)>,
     /// Stems of the phrase, weight.
     phrases: Vec<(Vec<String>, f64)>,
+    /// Stems of the words that name parts of the job.
+    parts: BTreeSet<String>,
     covers: Vec<usize>,
 }
+
+/// Words that a list of parts may hold besides the parts.
+const LIST_WORDS: [&str; 16] = [
+    "the",
+    "its",
+    "all",
+    "with",
+    "of",
+    "for",
+    "and",
+    "including",
+    "also",
+    "plus",
+    "please",
+    "a",
+    "an",
+    "needed",
+    "proper",
+    "everything",
+];
 
 impl Vocabulary {
     fn of(intent: &Intent) -> Self {
@@ -82,15 +104,41 @@ impl Vocabulary {
             .iter()
             .map(|(phrase, weight)| (words::tokens(phrase).into_iter().map(|t| t.stem).collect(), *weight))
             .collect();
-        Self { words, phrases, covers: Vec::new() }
+        let parts = intent.parts.iter().map(|word| words::stem(word)).collect();
+        Self { words, phrases, parts, covers: Vec::new() }
     }
 }
 
 /// Everyday words that stand one letter from a word of ours.
-const NOT_SLIPS: [&str; 24] = [
-    "score", "scores", "stare", "store", "stores", "stored", "shop", "share", "shares", "change", "changes",
-    "state", "states", "phase", "speech", "spend", "simple", "sample", "samples", "server", "service",
-    "serve", "reverse", "contact",
+const NOT_SLIPS: [&str; 28] = [
+    "score",
+    "scores",
+    "stare",
+    "store",
+    "stores",
+    "stored",
+    "shop",
+    "share",
+    "shares",
+    "change",
+    "changes",
+    "state",
+    "states",
+    "phase",
+    "speech",
+    "spend",
+    "simple",
+    "sample",
+    "samples",
+    "server",
+    "service",
+    "serve",
+    "reverse",
+    "contact",
+    "complain",
+    "complaint",
+    "complaints",
+    "complains",
 ];
 
 impl Matcher {
@@ -146,10 +194,10 @@ impl Matcher {
         self.settle(&mut reading);
         for clause in clauses.iter().filter(|clause| clause.len() > 1) {
             let said = spoken(clause);
-            let is_known =
-                reading.jobs.iter().any(|job| self.score(&self.runbooks[job.runbook], clause).0 > 0.0)
-                    || reading.not_ours.iter().any(|other| other.text == said)
-                    || reading.ambiguous.iter().any(|(text, _)| *text == said);
+            let is_known = self.is_part(clause, &reading)
+                || reading.jobs.iter().any(|job| self.score(&self.runbooks[job.runbook], clause).0 > 0.0)
+                || reading.not_ours.iter().any(|other| other.text == said)
+                || reading.ambiguous.iter().any(|(text, _)| *text == said);
             if !is_known && !reading.unread.contains(&said) {
                 reading.unread.push(said);
             }
@@ -211,7 +259,20 @@ impl Matcher {
         (scores, foreign)
     }
 
+    /// Whether the clause only lists parts of a job that was already asked for.
+    fn is_part(&self, clause: &[Token], reading: &Reading) -> bool {
+        reading.jobs.iter().any(|job| {
+            let parts = &self.runbooks[job.runbook].parts;
+            let listed =
+                |token: &Token| LIST_WORDS.contains(&token.raw.as_str()) || parts.contains(&token.stem);
+            clause.iter().any(|token| parts.contains(&token.stem)) && clause.iter().all(listed)
+        })
+    }
+
     fn read_clause(&self, clause: &[Token], reading: &mut Reading) {
+        if self.is_part(clause, reading) {
+            return;
+        }
         let (scores, foreign) = self.scores(clause);
         let said = spoken(clause);
         let jobs = ranked(&scores);

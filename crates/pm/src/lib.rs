@@ -23,7 +23,7 @@ pub use delivery::{Delivered, Sender, Webhook, deliver_due, sign};
 pub use escalation::{Escalation, NewEscalation, acknowledge, list, raise};
 pub use plan::{Defaults, Job, NotOurs, PlannedCheck, Question, TaskPlan, plan};
 pub use record::{StepRecord, StepState, TaskRecord};
-pub use report::{Accepted, Action, Report, ReportedFinding, Status};
+pub use report::{Accepted, Action, MigrationSummary, Report, ReportedFinding, Status};
 pub use request::{
     AcknowledgeEscalation, ListInbox, ListTasks, PlanTask, ReportFormat, ResumeTask, RunTask, ShowReport,
     ShowTask, acknowledge_escalation, list_inbox, list_tasks, plan_task, resume_task, run_task, show_report,

@@ -9,10 +9,18 @@ use serde_json::{Map, Value, json};
 
 use crate::acceptance::Check;
 use crate::expression;
-use crate::intent::{self, Matcher};
+use crate::intent::{self, Matcher, looks_like_sql};
+use crate::run::ends_the_run;
 use crate::runbook::{Criterion, Input, InputKind, Origin, Ruling, Runbook, Step};
 use crate::task::{Autonomy, Item, Task, shorten};
 use crate::{names, runbook};
+
+/// Where queries come from that the store itself found slow.
+const STATISTICS: &str = "the store's own statistics";
+/// Queries that one task looks at when nobody named any.
+const SLOW_QUERIES_MAX: usize = 5;
+/// Share of the whole time from which on a query is worth a look, also where each run is quick.
+const SLOW_SHARE_MIN: f64 = 0.05;
 
 /// What the project file says that a task need not repeat.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -229,6 +237,7 @@ pub async fn plan(
                 queries.iter().filter_map(|(name, sql)| Some((name.clone(), sql.as_str()?.to_owned())));
             plan.queries.extend(texts);
         }
+        plan.notes.extend(runbook.notes.iter().cloned());
         for check in criteria(&runbook.acceptance, &job.inputs, plan.autonomy)? {
             let given = task.acceptance.iter().any(|own| own.same_subject(&check));
             if !given {
@@ -272,6 +281,12 @@ fn criteria(
     Ok(checks)
 }
 
+/// The number as requests take it: without a fraction where it has none.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // Whole, from 0, and small enough.
+fn whole(number: f64) -> Value {
+    if number.fract() == 0.0 && number < 9e15 { json!(number as u64) } else { json!(number) }
+}
+
 /// What Steward can do, in one sentence.
 fn abilities(runbooks: &[Runbook]) -> String {
     let list: Vec<&str> = runbooks.iter().map(|runbook| runbook.does.as_str()).collect();
@@ -312,8 +327,10 @@ impl Known<'_> {
         match input.kind {
             InputKind::Store => self.store(input).await,
             InputKind::Stores => Ok(self.stores(input)),
-            InputKind::Queries => Ok(self.queries(input, store)),
+            InputKind::Queries => self.queries(input, store).await,
             InputKind::Migration => self.migration(input, store).await,
+            InputKind::Number => Ok(self.number(input)),
+            InputKind::Word => Ok(self.word(input)),
         }
     }
 
@@ -372,7 +389,7 @@ impl Known<'_> {
                         }
                     }
                 },
-                Origin::All | Origin::Pending => {}
+                Origin::All | Origin::Pending | Origin::Statistics => {}
             }
         }
         Ok(ask())
@@ -427,15 +444,65 @@ impl Known<'_> {
         }
     }
 
-    fn queries(&self, input: &Input, store: &str) -> Found {
+    fn number(&self, input: &Input) -> Found {
+        match (self.task.keyed(&[&input.name]), &input.default) {
+            (Some(value), _) => {
+                let number = value.as_f64().or_else(|| value.as_str()?.trim().parse().ok());
+                let number = number.filter(|number| number.is_finite() && *number >= 0.0);
+                let ask = || format!("{} `{}` must be a number from 0.", input.question, input.name);
+                number.map(|number| (whole(number), "the task's context".into())).ok_or_else(ask)
+            }
+            (None, Some(default)) => Ok((default.clone(), "usual".into())),
+            (None, None) => Err(input.question.clone()),
+        }
+    }
+
+    fn word(&self, input: &Input) -> Found {
+        match (self.task.keyed(&[&input.name]), &input.default) {
+            (Some(Value::String(word)), _) if !word.trim().is_empty() => {
+                Ok((json!(word.trim().trim_matches('`')), "the task's context".into()))
+            }
+            (Some(_), _) | (None, None) => Err(input.question.clone()),
+            (None, Some(default)) => Ok((default.clone(), "usual".into())),
+        }
+    }
+
+    async fn queries(&self, input: &Input, store: &str) -> Result<Found, Error> {
         let given = names::queries(self.task);
         if !given.is_empty() {
-            return Ok((json!(given), "the task".into()));
+            return Ok(Ok((json!(given), "the task".into())));
         }
         match self.defaults.queries.get(store) {
-            Some(queries) if !queries.is_empty() => Ok((json!(queries), "the project file".into())),
-            _ => Err(input.question.clone()),
+            Some(queries) if !queries.is_empty() => {
+                return Ok(Ok((json!(queries), "the project file".into())));
+            }
+            _ => {}
         }
+        if input.from.contains(&Origin::Statistics) {
+            let counted = self.slowest(store).await?;
+            if !counted.is_empty() {
+                return Ok(Ok((json!(counted), STATISTICS.into())));
+            }
+        }
+        Ok(Err(input.question.clone()))
+    }
+
+    /// The reading statements that take most of the time, by what the store counts; none where it does not count.
+    async fn slowest(&self, store: &str) -> Result<BTreeMap<String, String>, Error> {
+        let answer = match look(self.ctx, self.door, "store.slow", json!({ "store": store })).await {
+            Ok(answer) => answer,
+            Err(error) if ends_the_run(self.ctx, &error) => return Err(error),
+            // It does not count, or may not be asked: then whoever knows is asked.
+            Err(_) => return Ok(BTreeMap::new()),
+        };
+        let statements = answer.value["statements"].as_array().cloned().unwrap_or_default();
+        let slow = statements.iter().filter(|statement| {
+            statement["above_objective"] == json!(true)
+                || statement["share"].as_f64().is_some_and(|share| share >= SLOW_SHARE_MIN)
+        });
+        let texts = slow.filter_map(|statement| statement["text"].as_str());
+        let reads = texts.filter(|text| looks_like_sql(text)).take(SLOW_QUERIES_MAX);
+        Ok(reads.enumerate().map(|(i, text)| (format!("slow_{}", i + 1), text.to_owned())).collect())
     }
 
     async fn migration(&self, input: &Input, store: &str) -> Result<Found, Error> {

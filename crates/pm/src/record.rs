@@ -36,6 +36,9 @@ pub enum StepState {
     Blocked,
 }
 
+/// How the note of a step begins that was skipped because the store or its logins cannot do it.
+pub(crate) const NOT_POSSIBLE: &str = "not possible: ";
+
 impl StepState {
     /// The name in reports, such as `waiting`.
     pub fn as_str(self) -> &'static str {

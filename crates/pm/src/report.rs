@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::evaluate::CheckResult;
 use crate::plan::{NotOurs, Question};
-use crate::record::{StepRecord, StepState, TaskRecord};
+use crate::record::{NOT_POSSIBLE, StepRecord, StepState, TaskRecord};
 use crate::run::exit_code;
 
 /// How a task ended, or where it stands.
@@ -107,6 +107,19 @@ pub struct Action {
     pub evidence: Vec<String>,
 }
 
+/// What a migration means: type, tables, volume, downtime, rollback, validation and impact.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MigrationSummary {
+    /// The store.
+    pub store: String,
+    /// The last migration of the step; empty for all that are pending.
+    pub migration: String,
+    /// `done`, `waiting` or `planned`.
+    pub status: String,
+    /// As `migration.plan` and `migration.apply` answer it.
+    pub summary: Value,
+}
+
 /// An acceptance check with what was observed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Accepted {
@@ -154,6 +167,9 @@ pub struct Report {
     pub recommendations: Vec<String>,
     /// Runbooks that were followed, with version.
     pub runbooks: Vec<String>,
+    /// What each migration means, in the words of whoever must agree to it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub migrations: Vec<MigrationSummary>,
     /// Every request, in its order.
     pub actions: Vec<Action>,
     /// Every check, in its order.
@@ -220,6 +236,7 @@ impl Report {
             recommendations: recommendations(record, &findings),
             findings,
             runbooks: record.plan.jobs.iter().map(|job| job.runbook.clone()).collect(),
+            migrations: migrations(record),
             actions: record
                 .steps
                 .iter()
@@ -232,7 +249,7 @@ impl Report {
             evidence,
             escalations: record.escalations.clone(),
             not_computed: record.task.expected_results.clone(),
-            notes: record.plan.notes.clone(),
+            notes: notes(record),
             created: record.created.to_string(),
             reported: ctx.now().to_string(),
             elapsed_ms: (record.elapsed_ms * 10.0).round() / 10.0,
@@ -320,13 +337,53 @@ fn settled(record: &TaskRecord, step: &StepRecord) -> bool {
     })
 }
 
+/// The summaries that the steps answered, each migration once and as it was told last.
+fn migrations(record: &TaskRecord) -> Vec<MigrationSummary> {
+    let mut list: Vec<MigrationSummary> = Vec::new();
+    for step in &record.steps {
+        let Some(answer) = step.answer.as_ref() else { continue };
+        // A plan that was not carried out holds it a level deeper.
+        let summary = [&answer.value["summary"], &answer.value["plan"]["predicted"]["summary"]];
+        let Some(summary) = summary.into_iter().find(|value| value.is_object()) else { continue };
+        let applies = step.request == "migration.apply";
+        if !applies && step.request != "migration.plan" {
+            continue;
+        }
+        let named = MigrationSummary {
+            store: step.arguments["store"].as_str().unwrap_or_default().to_owned(),
+            migration: step.arguments["to"].as_str().unwrap_or_default().to_owned(),
+            status: if applies { step.state.as_str() } else { "planned" }.to_owned(),
+            summary: summary.clone(),
+        };
+        list.push(named);
+    }
+    // The preview speaks of all that are pending; once each is applied, it speaks for itself.
+    let mut applied = record.steps.iter().filter(|step| step.request == "migration.apply").peekable();
+    if applied.peek().is_some() && applied.all(|step| step.state == StepState::Done) {
+        list.retain(|known| known.status != "planned");
+    }
+    list
+}
+
+/// What was noticed at planning, and what the store could not do.
+fn notes(record: &TaskRecord) -> Vec<String> {
+    let mut notes = record.plan.notes.clone();
+    for step in record.steps.iter().filter(|step| step.note.starts_with(NOT_POSSIBLE)) {
+        let note = format!("`{}` was {}", step.request, step.note);
+        if !notes.contains(&note) {
+            notes.push(note);
+        }
+    }
+    notes
+}
+
 fn accepted(result: CheckResult) -> Accepted {
     let number = |number: f64| {
         let whole = number.fract() == 0.0 && number.abs() < 9e15;
         #[allow(clippy::cast_possible_truncation)] // Whole and small enough.
         if whole { json!(number as i64) } else { json!(number) }
     };
-    let is_truth = !result.check.to_string().contains(['<', '>']) && !is_number(&result.check);
+    let is_truth = !result.check.to_string().contains(['<', '>']) && !result.check.subject.is_number();
     let (expected, observed) = if is_truth {
         (json!(result.check.passes(1.0)), result.observed.map(|observed| json!(observed > 0.0)))
     } else {
@@ -341,11 +398,6 @@ fn accepted(result: CheckResult) -> Accepted {
         reason: result.reason,
         evidence: result.evidence,
     }
-}
-
-fn is_number(check: &crate::Check) -> bool {
-    use crate::acceptance::Subject;
-    matches!(check.subject, Subject::Latency { .. } | Subject::Rows(_) | Subject::Orphans(_))
 }
 
 fn matters(finding: &ReportedFinding) -> bool {
@@ -577,6 +629,8 @@ struct MissionShape<'a> {
     issues: &'a [String],
     #[serde(rename = "Recommendations")]
     recommendations: &'a [String],
+    #[serde(rename = "Migrations", skip_serializing_if = "<[MigrationSummary]>::is_empty")]
+    migrations: &'a [MigrationSummary],
     #[serde(rename = "Actions")]
     actions: &'a [Action],
     #[serde(rename = "Acceptance")]
@@ -611,6 +665,7 @@ impl Report {
             findings: &self.findings,
             issues: &self.issues,
             recommendations: &self.recommendations,
+            migrations: &self.migrations,
             actions: &self.actions,
             acceptance: &self.acceptance,
             evidence: &self.evidence,
@@ -654,6 +709,9 @@ impl Report {
                 writeln!(text, "- {}", cell(line)).expect("writing to a string does not fail");
             }
             none_if(&mut text, list.is_empty());
+        }
+        for migration in &self.migrations {
+            migration_section(&mut text, migration);
         }
         section(&mut text, "Actions");
         if !self.actions.is_empty() {
@@ -782,6 +840,40 @@ fn cell(text: &str) -> String {
         .collect::<String>()
         .replace("```", "'''")
         .replace('|', "\\|")
+}
+
+/// The seven lines that a PM decides by.
+fn migration_section(text: &mut String, migration: &MigrationSummary) {
+    let summary = &migration.summary;
+    let which = if migration.migration.is_empty() { "all that are pending" } else { &migration.migration };
+    section(text, "Migration summary");
+    writeln!(text, "{} on {}: {}\n", cell(which), cell(&migration.store), migration.status)
+        .expect("writing to a string does not fail");
+    let words = |key: &str| match &summary[key] {
+        Value::String(text) => text.clone(),
+        Value::Array(list) => list.iter().filter_map(Value::as_str).collect::<Vec<_>>().join("; "),
+        _ => String::new(),
+    };
+    let tables: Vec<&str> = summary["tables"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|table| table["table"].as_str())
+        .collect();
+    let mebibytes = summary["size_bytes"].as_f64().unwrap_or_default() / 1_048_576.0;
+    let downtime = [words("downtime"), words("downtime_why")].join(": ");
+    text.push_str("| | |\n| --- | --- |\n");
+    for (name, line) in [
+        ("type", words("type")),
+        ("tables", if tables.is_empty() { "none".to_owned() } else { tables.join(", ") }),
+        ("volume", format!("{} rows, {mebibytes:.1} MiB", summary["rows"])),
+        ("downtime", downtime.trim_end_matches(": ").to_owned()),
+        ("rollback", words("rollback")),
+        ("validation", words("validation")),
+        ("impact", words("impact")),
+    ] {
+        writeln!(text, "| {name} | {} |", cell(&line)).expect("writing to a string does not fail");
+    }
 }
 
 /// A measurement in a cell: its numbers by name.

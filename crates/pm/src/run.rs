@@ -13,9 +13,9 @@ use crate::escalation::NewEscalation;
 use crate::evaluate::{self, Fresh};
 use crate::expression;
 use crate::plan::{self, Defaults, Job};
-use crate::record::{self, Journal, LedgerJournal, StepRecord, StepState, TaskRecord};
+use crate::record::{self, Journal, LedgerJournal, NOT_POSSIBLE, StepRecord, StepState, TaskRecord};
 use crate::report::{Report, Status};
-use crate::runbook::{Step, Verify};
+use crate::runbook::{Step, Tolerated, Verify};
 use crate::task::{Autonomy, Task};
 
 /// Most items that one step is done for.
@@ -284,16 +284,18 @@ impl Run<'_> {
         for step in &job.steps {
             let of_step =
                 self.record.steps.iter().filter(|record| record.job == index && record.step == step.id);
-            let mut values = Vec::new();
+            let (mut values, mut findings) = (Vec::new(), Vec::new());
             let (mut done, mut planned) = (0u64, 0u64);
             for record in of_step {
                 done += u64::from(record.state == StepState::Done);
                 planned += u64::from(record.state == StepState::Planned);
                 if let (StepState::Done, Some(answer)) = (record.state, &record.answer) {
                     values.push(answer.value.clone());
+                    findings.extend(answer.findings.iter().cloned());
                 }
             }
-            let mut entry = json!({ "done": done, "planned": planned, "values": values });
+            let mut entry =
+                json!({ "done": done, "planned": planned, "values": values, "findings": findings });
             if let Some(last) = values.last() {
                 entry["value"] = last.clone();
             }
@@ -301,6 +303,7 @@ impl Run<'_> {
         }
         let mut scope = job.inputs.clone();
         scope.insert("steps".into(), Value::Object(steps));
+        scope.insert("origins".into(), json!(job.origins));
         scope
     }
 
@@ -395,7 +398,7 @@ impl Run<'_> {
                     record.answer = Some(answer);
                     record.state = StepState::Done;
                 }
-                None => self.ask(&mut record, known == Some(StepState::Running)).await?,
+                None => self.ask(&mut record, known == Some(StepState::Running), step).await?,
             }
             if let (StepState::Done, Some(verify)) = (record.state, &step.verify) {
                 // A process that ends while verifying is followed by one that verifies, not by one that changes again.
@@ -414,7 +417,7 @@ impl Run<'_> {
     }
 
     /// Asks the door and keeps how it ended.
-    async fn ask(&mut self, record: &mut StepRecord, interrupted: bool) -> Result<(), Error> {
+    async fn ask(&mut self, record: &mut StepRecord, interrupted: bool, step: &Step) -> Result<(), Error> {
         let submitted = self.door.submit(self.ctx, &record.request, record.arguments.clone());
         match self.ctx.run(submitted).await {
             Ok(answer) => {
@@ -436,20 +439,33 @@ impl Run<'_> {
                 } else if record.state == StepState::Done {
                     self.fresh.answered(&record.request, &record.arguments, &answer);
                 }
+                let mut answer = answer;
+                if !step.concerns.is_empty() {
+                    answer.findings.retain(|finding| step.concerns.contains(&finding.code));
+                }
                 record.answer = Some(answer);
                 Ok(())
             }
             Err(error) if ends_the_run(self.ctx, &error) => Err(error),
             Err(error) => {
                 record.note = one_line(&error);
+                let tolerates = &step.tolerates;
                 record.state = match error.kind() {
                     ErrorKind::Forbidden => StepState::Forbidden,
                     ErrorKind::Escalated => StepState::Escalated,
                     ErrorKind::NeedsApproval => StepState::Waiting,
                     // The process ended between the change and its record; the change is there.
                     ErrorKind::AlreadyExists if interrupted => StepState::Done,
+                    ErrorKind::Unsupported if tolerates.contains(&Tolerated::Unsupported) => {
+                        StepState::Skipped
+                    }
+                    ErrorKind::Denied if tolerates.contains(&Tolerated::Denied) => StepState::Skipped,
+                    ErrorKind::NotFound if tolerates.contains(&Tolerated::NotFound) => StepState::Skipped,
                     _ => StepState::Failed,
                 };
+                if record.state == StepState::Skipped {
+                    record.note.insert_str(0, NOT_POSSIBLE);
+                }
                 Ok(())
             }
         }

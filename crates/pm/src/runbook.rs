@@ -18,6 +18,9 @@ pub struct Intent {
     /// Words that follow one another with at most two others between them.
     #[serde(default)]
     pub phrases: BTreeMap<String, f64>,
+    /// Words that name a part of the job: a clause of nothing else belongs to it once it was asked for.
+    #[serde(default)]
+    pub parts: Vec<String>,
 }
 
 /// What kind of thing an input names.
@@ -32,6 +35,10 @@ pub enum InputKind {
     Queries,
     /// The last migration to apply; empty for all that are pending.
     Migration,
+    /// A number, from the context under the input's own name or its default.
+    Number,
+    /// A word, such as the name of a role, likewise.
+    Word,
 }
 
 /// Where an input may come from, tried in order.
@@ -50,6 +57,8 @@ pub enum Origin {
     All,
     /// What the store says is pending.
     Pending,
+    /// What the store itself counts of its statements.
+    Statistics,
 }
 
 /// Something that the steps need to know.
@@ -66,6 +75,9 @@ pub struct Input {
     pub ask: String,
     /// What to ask them.
     pub question: String,
+    /// The value when the task does not say, for a number or a word.
+    #[serde(default)]
+    pub default: Option<Value>,
 }
 
 /// What must be true after a step, asked of its answer or of another read.
@@ -131,8 +143,26 @@ pub struct Step {
     /// What takes it back when that is not so.
     #[serde(default)]
     pub undo: Option<Undo>,
+    /// Codes of the findings that this step is about; the others are left out of the report. All without any.
+    #[serde(default)]
+    pub concerns: Vec<String>,
+    /// Errors that are no failure of the task: the step is skipped, and the report says what could not be done.
+    #[serde(default)]
+    pub tolerates: Vec<Tolerated>,
     /// Why the step is there, in a sentence.
     pub reason: String,
+}
+
+/// An error that a step may end with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Tolerated {
+    /// This kind of store cannot do it.
+    Unsupported,
+    /// No configured login may.
+    Denied,
+    /// It is gone by now.
+    NotFound,
 }
 
 /// A check that a runbook brings along when the task gives none about the same thing.
@@ -174,6 +204,9 @@ pub struct Runbook {
     pub inputs: Vec<Input>,
     /// What it does.
     pub steps: Vec<Step>,
+    /// What whoever reads the report should know: what the job leaves out.
+    #[serde(default)]
+    pub notes: Vec<String>,
     /// When it is done.
     #[serde(default)]
     pub acceptance: Vec<Criterion>,
@@ -285,6 +318,11 @@ pub fn runbooks() -> Result<Vec<Runbook>, Error> {
         ("performance-review.yaml", include_str!("../runbooks/performance-review.yaml")),
         ("safe-schema-change.yaml", include_str!("../runbooks/safe-schema-change.yaml")),
         ("consistency-check.yaml", include_str!("../runbooks/consistency-check.yaml")),
+        ("production-shape.yaml", include_str!("../runbooks/production-shape.yaml")),
+        ("bloat.yaml", include_str!("../runbooks/bloat.yaml")),
+        ("lock-pile-up.yaml", include_str!("../runbooks/lock-pile-up.yaml")),
+        ("connection-storm.yaml", include_str!("../runbooks/connection-storm.yaml")),
+        ("disk-pressure.yaml", include_str!("../runbooks/disk-pressure.yaml")),
     ]
     .into_iter()
     .map(|(file, text)| Runbook::parse(file, text))
@@ -331,7 +369,17 @@ mod tests {
         let names: Vec<String> = runbooks().unwrap().iter().map(Runbook::reference).collect();
         assert_eq!(
             names,
-            ["inventory@1", "performance-review@1", "safe-schema-change@1", "consistency-check@1"]
+            [
+                "inventory@1",
+                "performance-review@2",
+                "safe-schema-change@1",
+                "consistency-check@1",
+                "production-shape@1",
+                "bloat@1",
+                "lock-pile-up@1",
+                "connection-storm@1",
+                "disk-pressure@1"
+            ]
         );
         assert!(territories().iter().any(|territory| territory.ruling == Ruling::Refuse));
     }

@@ -65,6 +65,9 @@ pub enum Item {
     Text(String),
 }
 
+/// A key of so many words is no key but the beginning of a sentence.
+const SENTENCE_WORDS_MIN: usize = 4;
+
 impl Item {
     /// The item as a sentence.
     pub fn text(&self) -> String {
@@ -469,7 +472,14 @@ fn items(at: &At<'_>, node: &Node) -> Result<Vec<Item>, Error> {
 }
 
 fn pair((key, _, node): &(String, u64, Node)) -> Item {
-    Item::Pair { key: normal(key), value: node.value.to_json() }
+    let value = node.value.to_json();
+    match value {
+        // A sentence with a colon in it, such as "bring the database to production shape: logins, indexes".
+        Value::String(text) if key.split_whitespace().count() >= SENTENCE_WORDS_MIN => {
+            Item::Text(format!("{}: {text}", key.trim()))
+        }
+        value => Item::Pair { key: normal(key), value },
+    }
 }
 
 fn text_of(at: &At<'_>, node: &Node) -> Result<String, Error> {

@@ -57,8 +57,8 @@ async fn steps_that_were_not_needed_while_waiting_are_done_after_the_approval() 
     assert_eq!(report.status, pm::Status::Done, "{}", report.to_markdown());
     let steps: Vec<&str> = report.actions.iter().map(|action| action.step.as_str()).collect();
     assert_eq!(
-        steps[2..8],
-        ["inspect", "before", "advise", "create", "after", "advise_again"],
+        steps[2..9],
+        ["inspect", "slowest", "before", "advise", "create", "after", "advise_again"],
         "in the order of the runbook"
     );
     assert!(report.findings.iter().all(|finding| finding.resolved), "{:?}", report.findings);

@@ -101,6 +101,46 @@ const TASKS: &[(&str, &str, &[&str], &str, &str)] = &[
     ("escalated-retention.txt", "clean", &[], "escalated", "pm"),
     ("escalated-project.yaml", "clean", &[], "escalated", "pm"),
     ("later-backup.txt", "clean", &[], "needs_clarification", "pm: `take a backup"),
+    ("production-mission.yaml", "fit", &["production-shape"], "done", ""),
+    ("production-mission.yaml", "unfit", &["production-shape"], "findings", ""),
+    ("production-mission.yaml", "file", &["production-shape"], "findings", ""),
+    ("production-sentence.txt", "fit", &["production-shape"], "done", ""),
+    ("production-paraphrased.txt", "fit", &["production-shape"], "done", ""),
+    ("production-misspelt.txt", "fit", &["production-shape"], "done", ""),
+    ("production-plan-only.txt", "fit", &["production-shape"], "done", ""),
+    ("production-health.txt", "fit", &["production-shape"], "done", ""),
+    ("production-and-interface.md", "fit", &["production-shape"], "out_of_scope", "engineer"),
+    ("slow-complaint.txt", "counting", &["performance-review"], "done", ""),
+    ("slow-complaint.txt", "clean", &[], "needs_clarification", "engineer: Which queries are slow?"),
+    ("slow-complaint-mission.yaml", "counting", &["performance-review"], "done", ""),
+    ("slow-complaint-misspelt.txt", "counting", &["performance-review"], "done", ""),
+    ("bloat-mission.yaml", "bloated", &["bloat"], "done", ""),
+    ("bloat-mission.yaml", "swollen", &["bloat"], "findings", ""),
+    ("bloat-mission.yaml", "file", &["bloat"], "failed", ""),
+    ("bloat-paraphrased.txt", "bloated", &["bloat"], "done", ""),
+    ("bloat-misspelt.txt", "bloated", &["bloat"], "done", ""),
+    ("bloat-plan-only.yaml", "bloated", &["bloat"], "findings", ""),
+    ("locks-mission.yaml", "stuck", &["lock-pile-up"], "waiting", ""),
+    ("locks-mission.yaml", "clean", &["lock-pile-up"], "done", ""),
+    ("locks-paraphrased.txt", "stuck", &["lock-pile-up"], "waiting", ""),
+    ("locks-misspelt.txt", "stuck", &["lock-pile-up"], "waiting", ""),
+    ("locks-claims-authority.md", "stuck", &["lock-pile-up"], "waiting", ""),
+    ("storm-mission.yaml", "stormy", &["connection-storm"], "waiting", ""),
+    ("storm-mission.yaml", "crowded", &["connection-storm"], "findings", ""),
+    ("storm-paraphrased.txt", "crowded", &["connection-storm"], "findings", ""),
+    ("storm-misspelt.txt", "stormy", &["connection-storm"], "waiting", ""),
+    ("storm-own-age.yaml", "stormy", &["connection-storm"], "findings", ""),
+    ("storm-wrong-age.yaml", "stormy", &[], "needs_clarification", "engineer: From which age on"),
+    ("disk-mission.yaml", "full", &["disk-pressure"], "findings", ""),
+    ("disk-mission.yaml", "clean", &["disk-pressure"], "done", ""),
+    ("disk-paraphrased.txt", "full", &["disk-pressure"], "findings", ""),
+    ("disk-misspelt.txt", "full", &["disk-pressure"], "findings", ""),
+    ("disk-purge.txt", "clean", &[], "needs_clarification", "pm: `truncate"),
+    ("two-troubles.txt", "stormy", &["disk-pressure", "connection-storm"], "waiting", ""),
+    ("two-troubles-one-waits.md", "stuck", &["lock-pile-up", "consistency-check"], "waiting", ""),
+    ("ambiguous-trouble.txt", "clean", &[], "needs_clarification", "pm: What is to be done"),
+    ("out-of-scope-pool-size.txt", "clean", &[], "out_of_scope", "ops"),
+    ("escalated-bigger-disk.txt", "clean", &[], "escalated", "pm"),
     ("uncomputable-check.yaml", "clean", &["inventory"], "findings", ""),
 ];
 
@@ -234,6 +274,49 @@ async fn an_escalated_slowness_is_closed_by_the_measurement_that_meets_the_objec
 }
 
 #[tokio::test]
+async fn migrations_are_summed_up_for_whoever_must_agree() {
+    let applied = run("migration-mission.yaml", &FakeDoor::new(World::named("clean"))).await;
+    let states: Vec<&str> = applied.migrations.iter().map(|one| one.status.as_str()).collect();
+    assert_eq!(states, ["done"], "what is applied speaks for itself");
+    let waiting = run("migration-all-pending.txt", &FakeDoor::new(World::named("risky"))).await;
+    assert!(waiting.migrations.iter().any(|one| one.status == "planned"), "{:?}", waiting.migrations);
+    let markdown = applied.to_markdown();
+    let summary = markdown.split("## Migration summary").nth(1).and_then(|rest| rest.split("\n## ").next());
+    insta::assert_snapshot!(summary.unwrap().trim(), @r"
+    0003_add_status on shop: done
+
+    | | |
+    | --- | --- |
+    | type | schema |
+    | tables | orders |
+    | volume | 48211 rows, 8.0 MiB |
+    | downtime | brief: 1 step asks for a strong lock |
+    | rollback | the down section |
+    | validation | the history shows it |
+    | impact | none known |
+    ");
+}
+
+#[tokio::test]
+async fn the_guides_examples_mean_what_it_says() {
+    let guide = include_str!("../../../docs/guides/runbooks.md");
+    let mut named: Vec<String> = Vec::new();
+    for block in guide.split("```task ").skip(1) {
+        let (runbook, rest) = block.split_once('\n').unwrap();
+        let text = rest.split("```").next().unwrap();
+        let world = World { stores: vec!["orders"], ..World::named("counting") };
+        let task = Task::parse("task.md", text).unwrap();
+        let plan = pm::plan(&ctx(), &FakeDoor::new(world), &Defaults::default(), &task).await.unwrap();
+        let jobs: Vec<&str> = plan.jobs.iter().map(|job| job.runbook.split('@').next().unwrap()).collect();
+        assert_eq!(jobs, [runbook], "{text}");
+        assert!(plan.not_ours.is_empty() && plan.questions.is_empty(), "{text}: {plan:?}");
+        named.push(runbook.to_owned());
+    }
+    let all: Vec<String> = pm::runbooks().unwrap().into_iter().map(|runbook| runbook.name).collect();
+    assert_eq!(BTreeSet::from_iter(&named), BTreeSet::from_iter(&all), "each runbook has an example");
+}
+
+#[tokio::test]
 async fn words_about_approval_grant_nothing_and_are_noted() {
     let door = FakeDoor::new(World::named("guarded"));
     let report = run("performance-claims-approval.md", &door).await;
@@ -293,7 +376,7 @@ async fn the_examples_tasks_are_three_jobs_and_one_refusal() {
         let ctx = contract::Context::new("flights", contract::Actor::local());
         let plan = pm::plan(&ctx, &FakeDoor::new(world.clone()), &Defaults::default(), &task).await.unwrap();
         let jobs: Vec<&str> = plan.jobs.iter().map(|job| job.runbook.as_str()).collect();
-        assert_eq!(jobs, ["performance-review@1", "consistency-check@1", "safe-schema-change@1"], "{file}");
+        assert_eq!(jobs, ["performance-review@2", "consistency-check@1", "safe-schema-change@1"], "{file}");
         assert_eq!(plan.not_ours.len(), 1, "{file}: {:?}", plan.not_ours);
         assert_eq!(plan.not_ours[0].owner, "engineer", "{file}");
         assert_eq!(plan.questions, [], "{file}");

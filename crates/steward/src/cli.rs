@@ -54,7 +54,7 @@ const NOUNS: &[(&str, &str)] = &[
     ("audit", "The audit trail"),
     ("evidence", "The statement that a number rests on, and its answer"),
     ("schedule", "Requests that the daemon makes by itself"),
-    ("docs", "The reference, generated from the requests"),
+    ("docs", "The reference, and documents of the data, generated from what is there"),
 ];
 
 /// Nouns that may also be written after another, as in `steward store access list`.

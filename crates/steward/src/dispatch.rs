@@ -169,6 +169,7 @@ pub(crate) async fn read(
         Request::EvidenceShow(request) => audit::show_evidence(ctx, ledger, request).await,
         Request::StatusShow(request) => status::show(ctx, steward, project, request).await,
         Request::ScheduleList(_) => status::schedules(ctx, steward, project).await,
+        Request::ScheduleAdvise(request) => status::advise_schedules(project, request),
         Request::DocsReference(_) => Ok(reference::show(steward.specs())),
         Request::DocsCapabilities(_) => reference::capabilities(),
         _ => Err(wrong_way(request)),
@@ -288,6 +289,7 @@ pub(crate) async fn plan(
             plan.steps[0].reversible = !exists;
             plan.into()
         }
+        Request::DocsSchema(document) => plan_document(ctx, project, request, document).await?,
         Request::ApprovalGrant(grant) => {
             let approval = steward.approvals().get(ctx, &grant.id).await?;
             own_plan(
@@ -416,6 +418,7 @@ pub(crate) async fn perform(
             }
             files::write(dir, request)
         }
+        Request::DocsSchema(request) => write_document(ctx, project, request, plan).await,
         Request::AuditErase(request) => {
             steward.ledger().erase_body(ctx, request.seq, &request.reason).await?;
             Ok(Outcome::new(
@@ -471,6 +474,62 @@ async fn plan_setup(ctx: &Context, project: &Project, request: &stores::SetupSto
         }
     }
     Ok(plan)
+}
+
+/// Plans to write the data architecture document of a store, if it is not there as it would be written.
+async fn plan_document(
+    ctx: &Context,
+    project: &Project,
+    request: &Request,
+    document: &stores::DocumentSchema,
+) -> Result<Planned, Error> {
+    let (content, evidence) = stores::document(ctx, project, document).await?;
+    let (path, dir) = (document.path(), &project.loaded().dir);
+    let before = files::read(dir, &path)?;
+    if before.as_deref() == Some(content.as_bytes()) {
+        let mut plan =
+            crate::door::bare_plan(ctx, request, &format!("nothing to do: {path} is as the store is"));
+        plan.target = format!("path:{path}");
+        return Ok(Planned { evidence, ..plan.into() });
+    }
+    // What someone wrote by hand is not ours to replace.
+    if before.as_ref().is_some_and(|bytes| !bytes.starts_with(stores::document::MARK.as_bytes())) {
+        return Err(Error::new(ErrorKind::Conflict, "another document lies where this one belongs")
+            .with("path", &path)
+            .with_retry(contract::Retry::Never)
+            .hint("move it to another name, and ask again"));
+    }
+    let verb = if before.is_some() { "replace" } else { "write" };
+    let mut plan = own_plan(ctx, request, &format!("{verb} {path}"), files::fingerprint(dir, &path)?);
+    plan.target = format!("path:{path}");
+    plan.predicted = json!({ "sha256": contract::sha256_hex(content.as_bytes()) });
+    Ok(Planned { evidence, ..plan.into() })
+}
+
+/// Writes the document that was planned.
+async fn write_document(
+    ctx: &Context,
+    project: &Project,
+    request: &stores::DocumentSchema,
+    plan: &Plan,
+) -> Result<Outcome, Error> {
+    let (content, evidence) = stores::document(ctx, project, request).await?;
+    let (path, dir) = (request.path(), &project.loaded().dir);
+    let planned = plan.predicted["sha256"].as_str().unwrap_or_default();
+    if files::fingerprint(dir, &path)? != plan.pre_state
+        || contract::sha256_hex(content.as_bytes()) != planned
+    {
+        return Err(Error::new(
+            ErrorKind::Conflict,
+            "the store or the file has changed since the plan was made",
+        )
+        .with("path", &path)
+        .with_retry(contract::Retry::Never)
+        .hint("ask for the change again"));
+    }
+    let mut outcome = files::write(dir, &files::WriteFile { path, content })?;
+    outcome.evidence = evidence;
+    Ok(outcome)
 }
 
 /// Runs a plan of the stores room; passwords that it names and that do not exist yet are made first.

@@ -127,8 +127,10 @@ requests! {
     EvidenceShow(crate::audit::ShowEvidence),
     StatusShow(crate::status::ShowStatus),
     ScheduleList(crate::status::ListSchedules),
+    ScheduleAdvise(crate::status::AdviseSchedules),
     DocsReference(crate::reference::ShowReference),
     DocsCapabilities(crate::reference::ShowCapabilities),
+    DocsSchema(stores::DocumentSchema),
 }
 
 fn read<R: contract::Request>(name: &str, arguments: &Value) -> Result<R, Error> {

@@ -3,12 +3,13 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use contract::{Context, Effect, Error, Outcome, Request, Severity, StoreDirectory};
+use contract::{Context, Effect, Error, ErrorKind, Outcome, Request, Severity, StoreDirectory};
 use futures::future::join_all;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use crate::config::ScheduleConfig;
 use crate::door::Steward;
 use crate::project::Project;
 
@@ -45,6 +46,94 @@ impl Request for ListSchedules {
     const EFFECT: Effect = Effect::Read;
     const ACTION: &'static str = "report.read";
     const POSITIONAL: &'static [&'static str] = &[];
+}
+
+/// Says which schedules watch a store, and which are missing.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct AdviseSchedules {
+    /// The store's name in the project file.
+    pub store: String,
+}
+
+impl Request for AdviseSchedules {
+    const NAME: &'static str = "schedule.advise";
+    const SUMMARY: &'static str = "Says which schedules watch a store, and what to add to steward.yaml";
+    const EXAMPLE: &'static str = "steward schedule advise orders";
+    const EFFECT: Effect = Effect::Read;
+    const ACTION: &'static str = "monitor.read";
+    const POSITIONAL: &'static [&'static str] = &["store"];
+}
+
+/// What watches a store: the request, how often, and what it is for.
+const WATCH: [(&str, &str, &str, &str); 2] = [
+    ("health", "0 * * * *", "store.health", "every hour: connections, locks, bloat, indexes, settings"),
+    ("consistency", "0 3 * * *", "store.consistency", "every night: orphan rows, broken keys, damage"),
+];
+
+/// Which of the schedules that watch a store are there.
+///
+/// Value: `store`, `scheduled[] {name, request, cron}`, `missing[] {name, request, cron}`, `yaml` (what to add to
+/// steward.yaml; empty when nothing is missing). Finding: `not_watched`, with the lines to add.
+///
+/// # Errors
+///
+/// `NotFound`: no such store.
+pub(crate) fn advise_schedules(project: &Project, request: &AdviseSchedules) -> Result<Outcome, Error> {
+    let config = &project.loaded().config;
+    if !config.stores.contains_key(&request.store) {
+        return Err(Error::new(ErrorKind::NotFound, format!("there is no store `{}`", request.store))
+            .hint("`steward store list` shows those of steward.yaml"));
+    }
+    let of_store = |schedule: &ScheduleConfig, wanted: &str| {
+        schedule.request == wanted
+            && schedule.arguments.get("store").and_then(|store| store.as_str()) == Some(&request.store)
+    };
+    let (mut scheduled, mut missing, mut lines, mut text) =
+        (Vec::new(), Vec::new(), Vec::new(), String::new());
+    for (name, cron, wanted, about) in WATCH {
+        if let Some((name, schedule)) = config.schedules.iter().find(|(_, one)| of_store(one, wanted)) {
+            scheduled.push(json!({ "name": name, "request": wanted, "cron": schedule.cron }));
+            writeln!(text, "{wanted}: scheduled as {name} ({} {})", schedule.cron, schedule.zone)
+                .expect("writing to a string does not fail");
+            continue;
+        }
+        let name = format!("{}-{name}", request.store);
+        writeln!(text, "{wanted}: not scheduled; {about}").expect("writing to a string does not fail");
+        missing.push(json!({ "name": name, "request": wanted, "cron": cron }));
+        lines.push(format!(
+            "{name}: {{ cron: \"{cron}\", request: {wanted}, arguments: {{ store: {} }} }}",
+            request.store
+        ));
+    }
+    let mut yaml = String::new();
+    for line in &lines {
+        let head = if yaml.is_empty() && config.schedules.is_empty() { "schedules:\n" } else { "" };
+        write!(yaml, "{head}  {line}\n").expect("writing to a string does not fail");
+    }
+    if !yaml.is_empty() {
+        let place = if config.schedules.is_empty() { "" } else { ", under `schedules`" };
+        write!(text, "\nadd to steward.yaml{place}:\n\n{yaml}").expect("writing to a string does not fail");
+    }
+    let names: Vec<&str> = missing.iter().filter_map(|one| one["request"].as_str()).collect();
+    let value = json!({ "store": request.store, "scheduled": scheduled, "missing": missing, "yaml": yaml });
+    let mut outcome = Outcome::new(value, text);
+    if !names.is_empty() {
+        outcome.findings.push(contract::Finding {
+            code: "not_watched".into(),
+            severity: Severity::Warning,
+            title: format!("nothing asks for {} of `{}` by itself", names.join(" and "), request.store),
+            object: request.store.clone(),
+            // On one line, so that it survives in a report.
+            recommendation: Some(format!(
+                "add under `schedules` in steward.yaml: {{ {} }}",
+                lines.join(", ")
+            )),
+            evidence: Vec::new(),
+            escalate: None,
+        });
+    }
+    Ok(outcome)
 }
 
 /// How everything is.

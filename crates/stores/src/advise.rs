@@ -72,10 +72,13 @@ pub async fn advise(
     let mut advice: Vec<Advice> = Vec::new();
     let mut queries = Vec::new();
     for query in &request.queries {
-        let (explain, explained) = inquiry.explain(query).await?;
+        // Advice is about the statement as it was given, also where it was explained with values.
+        let with_values = inquiry.with_values(query).await?;
+        let explained_as = with_values.as_deref().unwrap_or(query);
+        let (explain, explained) = inquiry.explain(explained_as).await?;
         let (found, note) =
-            inquiry.candidates(&schema, query, &explain, &explained, request.rows_min).await?;
-        advice.extend(found);
+            inquiry.candidates(&schema, explained_as, &explain, &explained, request.rows_min).await?;
+        advice.extend(found.into_iter().map(|advice| Advice { query: query.clone(), ..advice }));
         queries.push(
             json!({"query": query, "full_scans": explain.full_scans, "indexes_used": explain.indexes_used,
                             "cost": explain.cost, "note": note}),

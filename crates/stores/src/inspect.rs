@@ -222,7 +222,7 @@ fn one_line(text: &str) -> String {
 }
 
 /// The schema as a Mermaid entity relationship diagram.
-fn mermaid(schema: &Schema) -> String {
+pub(crate) fn mermaid(schema: &Schema) -> String {
     let mut out = "erDiagram".to_owned();
     for table in &schema.tables {
         for key in &table.foreign_keys {

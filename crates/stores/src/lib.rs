@@ -6,6 +6,7 @@ mod bisect;
 mod check;
 mod compare;
 mod consistency;
+pub mod document;
 mod drift;
 mod execute;
 mod health;
@@ -24,6 +25,7 @@ mod prestate;
 mod promise;
 mod query;
 mod request;
+mod sample;
 pub mod setup;
 mod slow;
 mod steps;
@@ -37,6 +39,7 @@ pub use compare::{
     compare_declared,
 };
 pub use consistency::{CheckConsistency, Orphans, consistency};
+pub use document::{DocumentSchema, document};
 pub use drift::{DiffStore, diff};
 pub use execute::{execute, progress};
 pub use health::{CheckHealth, health};

@@ -59,6 +59,9 @@ impl Request for MeasureStore {
 pub struct Measured {
     /// The statement.
     pub query: String,
+    /// What was run: the statement with a value of the store for each placeholder, where it has any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub with_values: Option<String>,
     /// Runs that count.
     pub runs: u32,
     /// Rows that each run returned.
@@ -112,6 +115,9 @@ impl Inquiry<'_> {
         runs: u32,
         timeout: Duration,
     ) -> Result<(Measured, [String; 2]), Error> {
+        let given = sql;
+        let with_values = self.with_values(given).await?;
+        let sql = with_values.as_deref().unwrap_or(given);
         let mut query = Query::new(sql);
         query.limits = Limits { statement_timeout: timeout, ..Limits::default() };
         let mut times = Vec::with_capacity(runs as usize);
@@ -127,7 +133,8 @@ impl Inquiry<'_> {
         let (explain, explained) = self.explain(sql).await?;
         times.sort_by(f64::total_cmp);
         let measured = Measured {
-            query: sql.to_owned(),
+            query: given.to_owned(),
+            with_values: with_values.clone(),
             runs,
             rows: warm_up.rows.len() as u64,
             p50_ms: percentile(&times, 50),

@@ -29,6 +29,24 @@ pub struct World {
     pub unavailable: Vec<&'static str>,
     /// Indexes that the engine says were made, and that are not there.
     pub index_vanishes: bool,
+    /// The statement statistics name a slow query.
+    pub counts: bool,
+    /// Sessions that hold others up.
+    pub blockers: Vec<i32>,
+    /// Sessions that have forgotten a transaction.
+    pub idle: Vec<i32>,
+    /// Connections in use, of 100.
+    pub connections: u64,
+    /// What is not well: area, code, object, and whether vacuum, a rebuild or a setting mends it.
+    pub ailments: Vec<(&'static str, &'static str, &'static str, bool)>,
+    /// A superfluous index.
+    pub double_index: bool,
+    /// Nothing watches the store.
+    pub unwatched: bool,
+    /// The logins are not there yet.
+    pub no_logins: bool,
+    /// Requests that the store knows nothing of.
+    pub unsupported: Vec<&'static str>,
     /// The advice names a second index that the first one makes superfluous.
     pub advises_two: bool,
 }
@@ -43,8 +61,18 @@ impl World {
             forbidden: Vec::new(),
             unavailable: Vec::new(),
             index_vanishes: false,
+            counts: false,
+            blockers: Vec::new(),
+            idle: Vec::new(),
+            connections: 12,
+            ailments: Vec::new(),
+            double_index: false,
+            unwatched: false,
+            no_logins: false,
+            unsupported: Vec::new(),
             advises_two: false,
         };
+        let no_timeouts = ("settings", "no_timeouts", "idle_in_transaction_session_timeout", true);
         match name {
             "clean" => clean,
             "orphans" => Self { orphans: 12, ..clean },
@@ -58,6 +86,48 @@ impl World {
             "refused" => Self { forbidden: vec!["0003_add_status"], ..clean },
             "down" => Self { unavailable: vec!["store.inspect", "store.consistency"], ..clean },
             "eager" => Self { advises_two: true, ..clean },
+            "counting" => Self { counts: true, ..clean },
+            "stuck" => Self { blockers: vec![4711], needs_approval: vec!["session.end"], ..clean },
+            "stormy" => Self {
+                idle: vec![81, 82],
+                connections: 40,
+                ailments: vec![no_timeouts],
+                needs_approval: vec!["session.end"],
+                ..clean
+            },
+            "crowded" => Self { connections: 97, ..clean },
+            "bloated" => Self {
+                ailments: vec![
+                    ("vacuum", "dead_rows", "public.orders", true),
+                    ("bloat", "index_bloat", "public.orders_pkey", true),
+                ],
+                ..clean
+            },
+            "swollen" => Self { ailments: vec![("bloat", "table_bloat", "public.orders", false)], ..clean },
+            "full" => Self {
+                ailments: vec![("replication", "slot_retains_wal", "old_copy", false)],
+                double_index: true,
+                ..clean
+            },
+            "unfit" => Self {
+                ailments: vec![no_timeouts, ("vacuum", "never_analyzed", "public.orders", true)],
+                unwatched: true,
+                no_logins: true,
+                pending: Vec::new(),
+                ..clean
+            },
+            "fit" => Self { pending: Vec::new(), ..clean },
+            "file" => Self {
+                pending: Vec::new(),
+                unsupported: vec![
+                    "store.health",
+                    "access.review",
+                    "store.locks",
+                    "store.vacuum",
+                    "session.end",
+                ],
+                ..clean
+            },
             "vanishing" => Self { index_vanishes: true, ..clean },
             other => panic!("no world `{other}`"),
         }
@@ -67,6 +137,10 @@ impl World {
 #[derive(Default)]
 struct Happened {
     index: bool,
+    ended: Vec<i64>,
+    /// Objects that were vacuumed, rebuilt, configured or dropped.
+    mended: Vec<String>,
+    logins: bool,
     applied: Vec<String>,
     log: Vec<(String, Value)>,
     evidence: BTreeMap<String, Value>,
@@ -97,10 +171,26 @@ impl FakeDoor {
             "index.advise",
             "migration.status",
             "migration.plan",
+            "store.check",
+            "store.health",
+            "store.slow",
+            "store.locks",
+            "access.review",
+            "schedule.advise",
         ];
         let mut specs: Vec<RequestSpec> = reads.into_iter().map(|name| spec(name, Effect::Read)).collect();
-        specs
-            .extend(["index.create", "index.drop", "migration.apply"].map(|name| spec(name, Effect::Change)));
+        let changes = [
+            "index.create",
+            "index.drop",
+            "index.rebuild",
+            "migration.apply",
+            "store.setup",
+            "store.vacuum",
+            "store.configure",
+            "session.end",
+            "docs.schema",
+        ];
+        specs.extend(changes.map(|name| spec(name, Effect::Change)));
         Self { world, specs, happened: Mutex::default() }
     }
 
@@ -132,8 +222,15 @@ impl FakeDoor {
             return json!({ "tables": [{ "namespace": "main", "name": "invoices", "rows": 310, "rows_estimated": false,
                 "columns": [{"name": "id"}], "indexes": [], "primary_key": {"name": "pk", "columns": ["id"]}, "foreign_keys": [] }] });
         }
-        let indexes = if happened.index && !self.world.index_vanishes {
-            json!([{ "name": "orders_customer_id", "columns": ["customer_id"] }])
+        let mut indexes = Vec::new();
+        if happened.index && !self.world.index_vanishes {
+            indexes.push(json!({ "name": "orders_customer_id", "columns": ["customer_id"] }));
+        }
+        if self.world.double_index && !happened.mended.iter().any(|one| one == "orders_twice") {
+            indexes.push(json!({ "name": "orders_twice", "columns": ["id"] }));
+        }
+        let referring = if happened.mended.iter().any(|one| one == "order_items") {
+            json!([{ "name": "order_items_order_id", "columns": ["order_id"] }])
         } else {
             json!([])
         };
@@ -147,10 +244,18 @@ impl FakeDoor {
             { "namespace": "main", "name": "orders", "rows": 48211, "rows_estimated": false, "columns": columns,
               "indexes": indexes, "primary_key": {"name": "pk", "columns": ["id"]}, "foreign_keys": [] },
             { "namespace": "main", "name": "order_items", "rows": 97003, "rows_estimated": false,
-              "columns": [{"name": "id"}, {"name": "order_id"}], "indexes": [],
+              "columns": [{"name": "id"}, {"name": "order_id"}], "indexes": referring,
               "primary_key": {"name": "pk", "columns": ["id"]}, "foreign_keys": [{"columns": ["order_id"]}] },
         ]})
     }
+}
+
+/// As a migration is summed up.
+fn summary() -> Value {
+    json!({ "type": "schema", "tables": [{ "table": "orders", "rows": 48211, "size_bytes": 8_388_608 }], "rows": 48211,
+            "size_bytes": 8_388_608, "downtime": "brief", "downtime_why": ["1 step asks for a strong lock"],
+            "rollback": "the down section", "rollback_complete": true, "validation": ["the history shows it"],
+            "impact": ["none known"] })
 }
 
 fn finding(code: &str, title: String, object: &str, evidence: &str, severity: Severity) -> Finding {
@@ -184,6 +289,12 @@ impl Door for FakeDoor {
         if name != "store.list" && !self.world.stores.contains(&store.as_str()) {
             return Err(Error::new(ErrorKind::NotFound, format!("there is no store `{store}`")));
         }
+        if self.world.unsupported.contains(&name) {
+            return Err(Error::new(ErrorKind::Unsupported, format!("`{name}` is not what a file can do")));
+        }
+        if self.world.no_logins && !happened.logins && name == "store.check" {
+            return Err(Error::new(ErrorKind::Denied, "the server knows no such login").with("store", store));
+        }
         if self.world.unavailable.contains(&name) {
             return Err(Error::new(ErrorKind::Unavailable, "cannot connect").with("store", store));
         }
@@ -191,7 +302,7 @@ impl Door for FakeDoor {
         let mut findings = Vec::new();
         let changes = self.specs.iter().any(|spec| spec.name == name && spec.effect == Effect::Change);
         let subject = match name {
-            "index.create" => "index.create".to_owned(),
+            "index.create" | "session.end" => name.to_owned(),
             _ => arguments["to"].as_str().unwrap_or_default().to_owned(),
         };
         let mut status = AnswerStatus::Done;
@@ -243,7 +354,7 @@ impl Door for FakeDoor {
                         "explain": { "full_scans": [{"table": "orders", "rows_expected": 48211}] } })
             }
             "index.advise" => {
-                let missing = !happened.index;
+                let missing = !happened.index && arguments["queries"].is_array();
                 if missing {
                     findings.push(finding(
                         "missing_index",
@@ -270,7 +381,14 @@ impl Door for FakeDoor {
                     let second = json!({ "table": "orders", "columns": ["created_at"], "query": arguments["queries"][0] });
                     indexes.as_array_mut().unwrap().push(second);
                 }
-                json!({ "store": store, "indexes": indexes, "rows_read": 48211 })
+                let dropped = happened.mended.iter().any(|one| one == "orders_twice");
+                let redundant = if self.world.double_index && !dropped {
+                    json!([{ "table": "orders", "index": "orders_twice", "covered_by": "pk", "reason": "has the same columns" },
+                           { "table": "orders", "index": "orders_short", "covered_by": "pk", "reason": "begins with its columns" }])
+                } else {
+                    json!([])
+                };
+                json!({ "store": store, "indexes": indexes, "redundant": redundant, "rows_read": 48211 })
             }
             "store.consistency" => {
                 let rows = if store == "shop" { self.world.orphans } else { 0 };
@@ -313,7 +431,11 @@ impl Door for FakeDoor {
                         Severity::Critical,
                     ));
                 }
-                json!({ "store": store, "plan": { "steps": 1 }, "name": "0004_drop_legacy" })
+                json!({ "store": store, "plan": { "steps": 1 }, "name": "0004_drop_legacy", "summary": summary() })
+            }
+            "index.create" if status == AnswerStatus::Done && arguments["table"] == "order_items" => {
+                happened.mended.push("order_items".into());
+                json!({})
             }
             "index.create" if status == AnswerStatus::Done => {
                 assert!(!happened.index, "the index is created twice");
@@ -323,7 +445,104 @@ impl Door for FakeDoor {
             "migration.apply" if status == AnswerStatus::Done => {
                 assert!(!happened.applied.contains(&subject), "{subject} is applied twice");
                 happened.applied.push(subject.clone());
-                json!({ "applied": [subject] })
+                json!({ "applied": [subject], "summary": summary() })
+            }
+            "store.check" => json!({ "store": store, "reader": { "user": "r", "can_write": false } }),
+            "store.slow" => {
+                let statements = json!([
+                    { "text": "UPDATE orders SET total = $1", "calls": 7, "total_ms": 900.5, "mean_ms": 128.6, "share": 0.21, "above_objective": true },
+                    { "text": QUERY, "calls": 40, "total_ms": 3336.0, "mean_ms": 83.4, "share": 0.77, "above_objective": true },
+                    { "text": "SELECT 1 FROM customers", "calls": 9000, "total_ms": 90.0, "mean_ms": 0.01, "share": 0.02, "above_objective": false },
+                ]);
+                json!({ "store": store, "statements": if self.world.counts { statements } else { json!([]) } })
+            }
+            "store.locks" => {
+                let gone = |pid: &&i32| !happened.ended.contains(&i64::from(**pid));
+                let blockers: Vec<&i32> = self.world.blockers.iter().filter(gone).collect();
+                let idle: Vec<&i32> = self.world.idle.iter().filter(gone).collect();
+                let held = |pid: i32, state: &str, behind: &[i32]| {
+                    json!({ "pid": pid, "backend_start": format!("2026-03-04T05:06:07.{pid:06}Z"), "state": state,
+                            "state_ms": 90_000.0, "user": "app", "blocked_by": behind })
+                };
+                let mut sessions: Vec<Value> = Vec::new();
+                for pid in &blockers {
+                    sessions.push(held(**pid, "idle in transaction", &[]));
+                    sessions.push(held(**pid + 1, "active", &[**pid]));
+                    findings.push(finding(
+                        "blocking_session",
+                        format!("session {pid} holds up 1 session"),
+                        &format!("session {pid}"),
+                        &id,
+                        Severity::Warning,
+                    ));
+                }
+                for pid in &idle {
+                    sessions.push(held(**pid, "idle in transaction", &[]));
+                    findings.push(finding(
+                        "idle_in_transaction",
+                        format!("session {pid} forgot its transaction"),
+                        &format!("session {pid}"),
+                        &id,
+                        Severity::Warning,
+                    ));
+                }
+                let connections = self.world.connections - happened.ended.len() as u64;
+                if connections >= 80 {
+                    findings.push(finding(
+                        "connections_nearly_used_up",
+                        format!("{connections} of 100 connections are used"),
+                        "",
+                        &id,
+                        Severity::Critical,
+                    ));
+                }
+                let tree: Vec<Value> =
+                    blockers.iter().map(|pid| json!({ "pid": pid, "sessions_behind": 1 })).collect();
+                json!({ "store": store, "connections_max": 100, "connections_reserved": 0, "connections": connections,
+                        "sessions": sessions, "tree": tree, "idle_in_transaction": idle })
+            }
+            "store.health" => {
+                let areas: Vec<&str> =
+                    arguments["areas"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+                let mut problems = 0;
+                for (area, code, object, mends) in &self.world.ailments {
+                    let mended = *mends && happened.mended.iter().any(|one| one == object);
+                    if mended || !(areas.is_empty() || areas.contains(area)) {
+                        continue;
+                    }
+                    let severity = if *code == "no_timeouts" { Severity::Info } else { Severity::Warning };
+                    problems += u32::from(severity == Severity::Warning);
+                    findings.push(finding(code, format!("`{object}` is not well"), object, &id, severity));
+                }
+                json!({ "store": store, "problems": problems })
+            }
+            "access.review" => json!({ "store": store, "problems": [] }),
+            "schedule.advise" => {
+                if self.world.unwatched {
+                    let title = "nothing asks for store.health by itself".to_owned();
+                    findings.push(finding("not_watched", title, &store, &id, Severity::Warning));
+                }
+                json!({ "store": store, "missing": [] })
+            }
+            "session.end" if status == AnswerStatus::Done => {
+                let pid = arguments["pid"].as_i64().unwrap();
+                assert!(!happened.ended.contains(&pid), "{pid} is ended twice");
+                happened.ended.push(pid);
+                json!({})
+            }
+            "store.setup" if status == AnswerStatus::Done => {
+                happened.logins = true;
+                json!({})
+            }
+            "store.vacuum" | "index.rebuild" | "store.configure" | "index.drop"
+                if status == AnswerStatus::Done =>
+            {
+                let tables = arguments["tables"].as_array().cloned().unwrap_or_default();
+                let named = ["index", "setting"].iter().filter_map(|key| arguments[*key].as_str());
+                happened
+                    .mended
+                    .extend(tables.iter().filter_map(Value::as_str).chain(named).map(ToOwned::to_owned));
+                json!({})
             }
             "store.query" => json!({ "columns": ["rows"], "rows": [[48211]] }),
             _ => json!({}),

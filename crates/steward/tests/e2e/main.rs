@@ -12,5 +12,6 @@ mod program;
 mod project_file;
 mod red;
 mod reference;
+mod runbooks;
 mod secrets;
 mod task;
