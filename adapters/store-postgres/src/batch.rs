@@ -53,10 +53,11 @@ async fn beginning(client: &Client, batches: &Batches) -> Result<BatchPosition, 
         order.join(", ")
     );
     let last = key_row(client, &last, &[], batches.key.len()).await?.map(|(key, _)| key);
-    // An alias may follow the name; then there is no estimate.
+    // An alias may follow the name, which servers before 16 refuse to read as one; then there is no estimate.
+    let named = Some(&batches.table).filter(|table| !table.contains(char::is_whitespace));
     let expected = "SELECT coalesce((SELECT reltuples::bigint FROM pg_catalog.pg_class WHERE oid = \
                     pg_catalog.to_regclass($1)), 0)";
-    let expected = match client.query_one(expected, &[&batches.table]).await {
+    let expected = match client.query_one(expected, &[&named]).await {
         Ok(row) => row.get::<_, i64>(0),
         Err(error) => return Err(translate(&error)),
     };
