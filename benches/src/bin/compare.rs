@@ -48,11 +48,8 @@ async fn run(rows: u64) -> Result<(), Error> {
     writeln!(out, "{rows} rows on each side, 100 differ; made in {:.0} s", started.elapsed().as_secs_f64())
         .map_err(other)?;
 
-    let sqlite = store_sqlite::open(
-        "sqlite",
-        &store_sqlite::Config::new(&file.display().to_string()),
-        Path::new("/"),
-    )?;
+    let sqlite =
+        store_sqlite::open("sqlite", &store_sqlite::Config::new(file.display().to_string()), Path::new("/"))?;
     let stores = Stores(BTreeMap::from([
         ("sqlite", Arc::new(sqlite) as Arc<dyn Store>),
         ("postgres17", postgres("postgres17", &servers[0])?),

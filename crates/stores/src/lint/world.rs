@@ -424,7 +424,7 @@ impl World {
                 self.version = text.parse::<u32>().ok().map(|number| number / 10_000);
             }
             "setting" => {
-                self.utc = matches!(text, "UTC" | "Etc/UTC" | "GMT" | "Etc/GMT" | "Zulu" | "Universal")
+                self.utc = matches!(text, "UTC" | "Etc/UTC" | "GMT" | "Etc/GMT" | "Zulu" | "Universal");
             }
             "relation" => match detail {
                 "r" => {

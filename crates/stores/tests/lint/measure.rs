@@ -163,7 +163,7 @@ impl Course {
 }
 
 fn code(error: &tokio_postgres::Error) -> String {
-    error.code().map(|code| code.code().to_owned()).unwrap_or_else(|| panic!("{error:?}"))
+    error.code().map_or_else(|| panic!("{error:?}"), |code| code.code().to_owned())
 }
 
 /// Runs a migration and says what it did. What a transaction does is rolled back; what runs outside of one stays.
