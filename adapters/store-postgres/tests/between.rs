@@ -1,6 +1,6 @@
 //! What stands between Steward and a server that takes changes: a pooler that shares sessions, a standby that only reads.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test fails by panicking and may print")]
 
 #[allow(dead_code, reason = "shared with the other suites")]
 mod server;
@@ -20,7 +20,7 @@ use store_postgres::{Config, LoginConfig, PostgresStore};
 use tokio_postgres::{Client, NoTls};
 
 /// Longest wait for something that must happen.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 fn ctx() -> Context {
     Context::new("shop", Actor::local())
@@ -69,11 +69,11 @@ async fn a_pooler_is_detected_reads_go_through_and_changes_ask_for_the_way_past_
     database.admin("CREATE TYPE mood AS ENUM ('calm', 'tense'); CREATE TABLE orders (id int PRIMARY KEY, at interval, is_it mood); \
                     INSERT INTO orders VALUES (1, '1 day 02:03', 'calm')").await;
     let pooler = conformance::server("STEWARD_TEST_PGBOUNCER_URL");
-    let pooled = |config: &mut Config| {
+    let behind_it = |config: &mut Config| {
         config.url = format!("{}/{}", pooler.trim_end_matches('/'), database.name());
         config.admin = None;
     };
-    let store = database.store_with(pooled, &[]);
+    let store = database.store_with(behind_it, &[]);
     let probe = store.probe(&ctx()).await.unwrap();
     assert!(probe.pooler.as_ref().unwrap().contains("unsupported startup parameter"), "{probe:?}");
     assert_eq!(probe.version.split('.').next(), Some("17"));
@@ -84,7 +84,7 @@ async fn a_pooler_is_detected_reads_go_through_and_changes_ask_for_the_way_past_
     let expected = rows(&direct, sql).await;
     let many: Vec<_> = (0..12)
         .map(|_| {
-            let store = database.store_with(pooled, &[]);
+            let store = database.store_with(behind_it, &[]);
             let expected = expected.clone();
             tokio::spawn(async move {
                 for _ in 0..5 {
@@ -119,10 +119,10 @@ async fn a_pooler_is_detected_reads_go_through_and_changes_ask_for_the_way_past_
                  WHERE l.locktype = 'advisory' AND d.datname = current_database()";
     assert_eq!(database.text(locks).await, "0");
 
-    // With the way past it, reads stay pooled and changes happen.
+    // With the way past it, reads stay behind_it and changes happen.
     let both = database.store_with(
         |config| {
-            pooled(config);
+            behind_it(config);
             config.direct_url = Some(format!("postgres://{}", database.address()));
         },
         &[],

@@ -1,6 +1,6 @@
 //! Rights, sessions, vacuum, rebuilds and settings on a real server: each change is carried out, taken back and compared.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test fails by panicking and may print")]
 
 #[allow(dead_code, reason = "shared with the other suites")]
 mod server;
@@ -19,7 +19,7 @@ use store_postgres::PostgresStore;
 use tokio_postgres::Client;
 
 /// Longest wait for something that must happen.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 async fn database(case: &str) -> Database {
     Database::create(&conformance::namespace(case)).await

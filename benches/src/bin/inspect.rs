@@ -4,6 +4,7 @@
 //! `cargo build --release && cargo run --release -p benches --bin inspect -- PG_DUMP [PATH-OF-STEWARD]`, with a superuser's
 //! address in `STEWARD_TEST_POSTGRES17_URL`. Makes a database of its own and drops it.
 
+use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -47,13 +48,16 @@ fn schema() -> String {
     let mut script = String::from("BEGIN;\n");
     for table in 0..TABLES {
         let columns: Vec<String> = (1..COLUMNS).map(|n| format!("c{n} {}", TYPES[n % TYPES.len()])).collect();
-        script += &format!("CREATE TABLE t{table} (id bigint PRIMARY KEY, {});\n", columns.join(", "));
-        script += &format!("CREATE INDEX ON t{table} (c1, c2);\n");
+        writeln!(script, "CREATE TABLE t{table} (id bigint PRIMARY KEY, {});", columns.join(", "))
+            .expect("writing to a string does not fail");
+        writeln!(script, "CREATE INDEX ON t{table} (c1, c2);").expect("writing to a string does not fail");
         if table % 2 == 1 {
-            script += &format!("ALTER TABLE t{table} ADD FOREIGN KEY (c4) REFERENCES t{} (id);\n", table - 1);
+            writeln!(script, "ALTER TABLE t{table} ADD FOREIGN KEY (c4) REFERENCES t{} (id);", table - 1)
+                .expect("writing to a string does not fail");
         }
     }
-    script += &format!("GRANT SELECT ON ALL TABLES IN SCHEMA public TO {READER};\nCOMMIT;\nANALYZE;\n");
+    writeln!(script, "GRANT SELECT ON ALL TABLES IN SCHEMA public TO {READER};\nCOMMIT;\nANALYZE;")
+        .expect("writing to a string does not fail");
     script
 }
 

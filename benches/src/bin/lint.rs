@@ -4,6 +4,8 @@
 //! files. squawk is installed into a virtual environment under the target folder; `--no-squawk` leaves it out.
 //! A file counts as flagged by squawk when one of its rules about locks or failure names it; rules of taste do not count.
 
+#![allow(clippy::print_stdout, reason = "a bench prints what it measured")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -109,7 +109,7 @@ pub(crate) fn advise_schedules(project: &Project, request: &AdviseSchedules) -> 
     let mut yaml = String::new();
     for line in &lines {
         let head = if yaml.is_empty() && config.schedules.is_empty() { "schedules:\n" } else { "" };
-        write!(yaml, "{head}  {line}\n").expect("writing to a string does not fail");
+        writeln!(yaml, "{head}  {line}").expect("writing to a string does not fail");
     }
     if !yaml.is_empty() {
         let place = if config.schedules.is_empty() { "" } else { ", under `schedules`" };

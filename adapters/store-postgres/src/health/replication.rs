@@ -264,6 +264,8 @@ mod tests {
     use super::*;
     use crate::health::judgement::Judge;
 
+    type Expected = Option<(&'static str, Option<Trigger>)>;
+
     /// Recorded rows with other numbers: copies that are far behind, and slots that lost their log.
     #[test]
     fn copies_and_slots_are_judged() {
@@ -279,7 +281,7 @@ mod tests {
                              "failing": false, "archived_seconds_ago": null});
         let standby_row =
             json!({"paused": false, "receivers": 1, "waiting_bytes": 3e8, "seconds_behind": 120.0});
-        let cases: [(Judge, Value, Option<(&str, Option<Trigger>)>); 8] = [
+        let cases: [(Judge, Value, Expected); 8] = [
             (slots, slot("lost", 0.0, 1e9), Some(("slot_lost", None))),
             (slots, slot("extended", 2e9, -1.0), Some(("slot_retains_wal", None))),
             (slots, slot("extended", 9e9, -1.0), Some(("slot_retains_wal", Some(Trigger::DataLossRisk)))),

@@ -477,7 +477,7 @@ mod tests {
             row.as_object().expect("an object").clone()
         };
         let server =
-            |memory_bytes, database_bytes| Server { memory_bytes, database_bytes, ..Server::default() };
+            |memory_bytes, database_bytes| Server { database_bytes, memory_bytes, ..Server::default() };
         for (server, rows, code) in [
             (server(None, 0), vec![row("max_connections", "501", None)], Some("max_connections_high")),
             (server(None, 0), vec![row("max_connections", "500", None)], None),
