@@ -66,7 +66,7 @@ impl Shop {
     fn task(&self, text: &str, code: i32) -> Value {
         self.project.write("task.yaml", text);
         report(
-            tokio::task::block_in_place(|| self.project.run(&["task", "run", "task.yaml", "--json"])),
+            &tokio::task::block_in_place(|| self.project.run(&["task", "run", "task.yaml", "--json"])),
             code,
         )
     }
@@ -106,7 +106,7 @@ async fn until(client: &Client, sql: &str) {
     }
 }
 
-fn report(ended: Ended, code: i32) -> Value {
+fn report(ended: &Ended, code: i32) -> Value {
     let report = ended.json()["value"].clone();
     assert_eq!(ended.code, code, "{}{}", ended.stderr, serde_json::to_string_pretty(&report).unwrap());
     report
@@ -143,17 +143,17 @@ async fn lock_pile_up_is_over_and_the_report_says_what_it_cost() {
         .await
         .unwrap();
     blocker.batch_execute("BEGIN; UPDATE orders SET total = 1 WHERE id = 1").await.unwrap();
-    let mut waiting = Vec::new();
+    let mut held_up = Vec::new();
     for _ in 0..2 {
         let client = shop.as_app().await;
-        waiting.push(tokio::spawn(async move {
+        held_up.push(tokio::spawn(async move {
             client.batch_execute("UPDATE orders SET total = total + 10 WHERE id = 1").await
         }));
     }
     let admin = shop.as_admin().await;
-    let blocked = "SELECT count(*) = 2 FROM pg_stat_activity WHERE datname = current_database() \
+    let two_wait = "SELECT count(*) = 2 FROM pg_stat_activity WHERE datname = current_database() \
                    AND cardinality(pg_blocking_pids(pid)) > 0";
-    until(&admin, blocked).await;
+    until(&admin, two_wait).await;
     let task =
         "Context:\n  - store: shop\nTask:\n  - Sessions hang. Find the blocker and get rid of the lock.\n";
     // What was lost is said, and so there is something to look at.
@@ -162,8 +162,8 @@ async fn lock_pile_up_is_over_and_the_report_says_what_it_cost() {
     assert_eq!((states(&report, "end"), states(&report, "after")), (vec!["done"], vec!["done"]), "{report}");
     assert!(passed(&report, "blocked_sessions"), "{report}");
     assert!(report["issues"].to_string().contains("rolled back"), "{report}");
-    for waiting in waiting {
-        waiting.await.unwrap().unwrap();
+    for session in held_up {
+        session.await.unwrap().unwrap();
     }
     let total: i32 = admin.query_one("SELECT total FROM orders", &[]).await.unwrap().get(0);
     assert_eq!(total, 20, "what the blocker had not committed is lost, the others' work is there");
@@ -391,7 +391,7 @@ fn production_shape_of_a_file_says_what_a_file_cannot() {
     std::fs::set_permissions(project.file("app.db"), private).unwrap();
     let task = "Context:\n  - store: app\nTask:\n  - Bring the database to production shape: indexes, monitoring, documentation\n";
     project.write("task.yaml", task);
-    let first = report(project.run(&["task", "run", "task.yaml", "--json"]), 5);
+    let first = report(&project.run(&["task", "run", "task.yaml", "--json"]), 5);
     assert_eq!(states(&first, "indexes"), ["done"], "{first}");
     assert_eq!(states(&first, "documents"), ["done"], "{first}");
     assert_eq!(states(&first, "access"), ["skipped"], "{first}");
@@ -401,7 +401,7 @@ fn production_shape_of_a_file_says_what_a_file_cannot() {
     let advised = project.answer(&["schedule", "advise", "app"]);
     let yaml = std::fs::read_to_string(project.file("steward.yaml")).unwrap();
     project.write("steward.yaml", format!("{yaml}\n{}", advised["value"]["yaml"].as_str().unwrap()));
-    let second = report(project.run(&["task", "run", "task.yaml", "--json"]), 0);
+    let second = report(&project.run(&["task", "run", "task.yaml", "--json"]), 0);
     assert_eq!(second["status"], "done", "{second}");
     assert_eq!(states(&second, "indexes"), ["skipped"], "{second}");
 }
@@ -418,7 +418,7 @@ fn slow_file_is_found_by_what_came_through_the_door() {
         "Context:\n  - store: app\nTask:\n  - The app is slow, please find out why\nacceptance:\n  - \
          p95_ms(slow_1) < 60000\n",
     );
-    let report = report(project.run(&["task", "run", "task.yaml", "--json"]), 0);
+    let report = report(&project.run(&["task", "run", "task.yaml", "--json"]), 0);
     assert_eq!(states(&report, "create"), ["done"], "{report}");
     assert_eq!(project.number("SELECT count(*) FROM sqlite_master WHERE type = 'index'"), 1);
 }
@@ -428,7 +428,7 @@ fn trouble_that_only_a_server_has_fails_on_a_file_with_the_reason() {
     let project = Project::with_sqlite("project: shop", ORDERS);
     for words in ["Sessions hang, find the blocker", "Too many connections are open"] {
         project.write("task.yaml", format!("Context:\n  - store: app\nTask:\n  - {words}\n"));
-        let report = report(project.run(&["task", "run", "task.yaml", "--json"]), 1);
+        let report = report(&project.run(&["task", "run", "task.yaml", "--json"]), 1);
         assert_eq!(report["status"], "failed", "{report}");
         assert!(report["issues"].to_string().contains("not supported"), "{report}");
     }
