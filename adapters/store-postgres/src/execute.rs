@@ -494,7 +494,8 @@ impl PostgresExecution<'_> {
     }
 
     /// What a statement that failed has left behind goes at once, such as the invalid index of a build that ran out of
-    /// disk. Where that fails too, the next attempt does it: the record says `started`.
+    /// disk; unless the effect is there all the same, as when the index that is to be built exists. Where the question
+    /// or the clean-up fails too, the next attempt does it: the record says `started`.
     async fn clean_up_after(
         &self,
         error: Error,
@@ -502,6 +503,10 @@ impl PostgresExecution<'_> {
         secrets: &HashMap<String, SecretString>,
     ) -> Error {
         if !is_from_server(&error) {
+            return error;
+        }
+        let Some(is_done) = &step.is_done else { return error };
+        if !matches!(self.holds(is_done, secrets).await, Ok(false)) {
             return error;
         }
         for statement in &step.clean_up {

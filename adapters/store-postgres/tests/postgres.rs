@@ -930,6 +930,26 @@ async fn waiting_for_a_lock_times_out_and_leaves_nothing() {
     execution.finish(&ctx()).await.unwrap();
 }
 
+/// A build that fails because the index is there already takes nothing away.
+#[tokio::test]
+async fn index_that_was_there_outlives_a_failed_build() {
+    let database = database("outlives").await;
+    database.admin("CREATE TABLE t (id int, n int); CREATE INDEX t_id ON t (n)").await;
+    let store = database.store();
+    let mut build = step("1", StepMode::Autocommit, &["CREATE INDEX CONCURRENTLY t_id ON public.t (id)"]);
+    build.is_done = Some(Statement::with_parameters(
+        "SELECT EXISTS (SELECT FROM pg_index WHERE indexrelid = to_regclass($1) AND indisvalid)",
+        vec![json!("public.t_id")],
+    ));
+    build.clean_up = vec![Statement::new("DROP INDEX CONCURRENTLY IF EXISTS public.t_id")];
+    let plan = plan(&database, vec![build]);
+    let mut execution = begin(&store, &plan).await.unwrap();
+    let error = run(&mut *execution, &plan, 0).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{error}");
+    let schema = store.relational().unwrap().inspect(&ctx()).await.unwrap();
+    assert_eq!(schema.table("t").unwrap().indexes[0].columns, ["n"]);
+}
+
 #[tokio::test]
 async fn failed_concurrent_build_is_cleaned_up_and_built_again() {
     let database = database("concurrently").await;
@@ -947,7 +967,8 @@ async fn failed_concurrent_build_is_cleaned_up_and_built_again() {
     let error = run(&mut *execution, &plan, 0).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{error}");
     let schema = store.relational().unwrap().inspect(&ctx()).await.unwrap();
-    assert!(!schema.table("t").unwrap().indexes[0].valid, "the failed build shows as invalid");
+    assert!(schema.table("t").unwrap().indexes.is_empty(), "the invalid index went at once");
+    assert_eq!(execution.state(&ctx(), &plan, 0).await.unwrap(), StepState::Started);
     database.admin("DELETE FROM t WHERE ctid = '(0,1)'").await;
     run(&mut *execution, &plan, 0).await.unwrap();
     execution.finish(&ctx()).await.unwrap();

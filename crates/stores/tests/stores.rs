@@ -594,12 +594,24 @@ async fn setup_gives_each_login_what_it_needs_and_no_more() {
 async fn invalid_index_of_an_earlier_build_is_replaced() {
     let world = World::postgres("invalid").await;
     let ctx = world.ctx();
+    let indexes = "SELECT count(*) FROM pg_index WHERE indrelid = 't'::regclass";
     world.run("CREATE TABLE t (id INTEGER, word TEXT);\nINSERT INTO t VALUES (1, 'a'), (1, 'b')").await;
     let create: CreateIndex =
         request(json!({"store": "shop", "table": "t", "columns": ["id"], "unique": true}));
     let plan = stores::index::plan_create(&ctx, &world, &create).await.unwrap();
     assert!(plan.steps[0].statements[0].sql.contains("CONCURRENTLY"));
     world.execute(&plan).await.unwrap_err();
+    assert_eq!(world.count(indexes).await, Some(0), "a build that failed leaves nothing");
+    // A build that was cut off leaves an index that nobody keeps.
+    world.run("DELETE FROM t WHERE word = 'b'").await;
+    let plan = stores::index::plan_create(&ctx, &world, &create).await.unwrap();
+    world.execute(&plan).await.unwrap();
+    world
+        .run_as_superuser(
+            "UPDATE pg_index SET indisvalid = false, indisready = false WHERE indrelid = 't'::regclass",
+        )
+        .await;
+    world.run("INSERT INTO t VALUES (1, 'b')").await;
     let check: CheckConsistency = request(json!({"store": "shop"}));
     let found = stores::consistency(&ctx, &world, &check).await.unwrap();
     assert_eq!(found.value["duplicates"][0]["keys"], json!(1), "{}", found.text);

@@ -1099,7 +1099,7 @@ mod tests {
         let parts: Vec<String> = operations
             .iter()
             .filter_map(|operation| prune(serde_json::to_value(operation).unwrap()))
-            .map(|value| value.to_string().replace('"', ""))
+            .map(|value| contract::canonical_json(&value).replace('"', ""))
             .collect();
         parts.join(" + ")
     }

@@ -1276,7 +1276,7 @@ mod tests {
             assert_eq!(server_name(table, columns, suffix), expected);
         }
         let long = server_name(&"t".repeat(50), &"c".repeat(50), "fkey");
-        assert_eq!(long, format!("{}_{}_fkey", "t".repeat(28), "c".repeat(29)));
+        assert_eq!(long, format!("{}_{}_fkey", "t".repeat(29), "c".repeat(28)));
         assert_eq!(long.len(), NAME_BYTES_MAX);
     }
 
