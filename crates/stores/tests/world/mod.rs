@@ -143,12 +143,16 @@ async fn administer(version: Option<&str>, sql: &str) {
     done.unwrap_or_else(|error| panic!("{sql}: {error}"));
 }
 
-/// Tries again while somebody else holds the change lock: another test, or the server for a process that was killed.
+/// Tries again while somebody else holds the change lock: another test, or the server for a process that was killed;
+/// and when a connection is lost, as whoever runs Steward would.
 pub(crate) async fn patiently<T>(attempt: impl AsyncFn() -> Result<T, Error>) -> Result<T, Error> {
     let until = Instant::now() + PATIENCE;
     loop {
         match attempt().await {
-            Err(error) if error.kind() == ErrorKind::Conflict && Instant::now() < until => {
+            Err(error)
+                if matches!(error.kind(), ErrorKind::Conflict | ErrorKind::Unavailable)
+                    && Instant::now() < until =>
+            {
                 // Each attempt waits at the server; this only keeps a store that answers at once from spinning.
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
