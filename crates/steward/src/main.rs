@@ -4,10 +4,6 @@ use std::process::ExitCode;
 
 use steward::Surroundings;
 
-/// Answers are large trees of JSON; the system's allocator takes a third of the time that a large one needs.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     // One provider for every TLS connection; a second one in the graph would make the choice ambiguous.
     let _already_chosen = rustls::crypto::aws_lc_rs::default_provider().install_default();
