@@ -322,8 +322,8 @@ fn fill_sqlite(file: &Path, rows: u64) -> Result<(), Error> {
              CREATE TABLE t (id INTEGER PRIMARY KEY, customer INTEGER NOT NULL, status TEXT NOT NULL, \
                total DECIMAL(12, 2) NOT NULL, ratio REAL NOT NULL, at TEXT NOT NULL, note TEXT NOT NULL, ok BOOLEAN NOT NULL); \
              WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < {rows}) \
-             INSERT INTO t SELECT n, n % 10007, 'state ' || n % 5, n % 100000 / 100.0, n / 8.0, \
-               strftime('%Y-%m-%d %H:%M:%S', 1700000000 + n, 'unixepoch'), 'a note about the row ' || n * 7919 % 1000003, n % 2 FROM c"
+             INSERT INTO t SELECT n, n % 10007, 'state ' || (n % 5), n % 100000 / 100.0, n / 8.0, \
+               strftime('%Y-%m-%d %H:%M:%S', 1700000000 + n, 'unixepoch'), 'a note about the row ' || (n * 7919 % 1000003), n % 2 FROM c"
         ))
         .map_err(other)
 }
