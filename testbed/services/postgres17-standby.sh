@@ -1,6 +1,6 @@
 # A hot standby of PostgreSQL 17 that follows a primary of its own through a physical slot. The primary listens on the
 # next free port; `SELECT setting FROM pg_settings WHERE name = 'primary_conninfo'` on the standby says which.
-about="PostgreSQL 17, a hot standby that streams from a primary of its own (real)" port=25447
+about=${about:-"PostgreSQL 17, a hot standby that streams from a primary of its own (real)"} port=${port:-25447}
 pg=$H/deb/postgres17/usr/lib/postgresql/17/bin
 install() { deb_tree postgres17 trixie postgresql-17 openssl; }
 
@@ -14,9 +14,10 @@ start() {
     echo "$primary" >"$data/primary_port"
   fi
   local common=(-h 127.0.0.1 -c unix_socket_directories= -c fsync=off -c full_page_writes=off -c max_connections=60
-    -c shared_buffers=32MB)
+    -c shared_buffers=32MB ${settings[@]+"${settings[@]}"})
   if [ ! -f "$data/primary/PG_VERSION" ]; then
-    as_user "$pg/initdb" -D "$data/primary" -U postgres -A trust -E UTF8 --no-locale --no-sync >>"$log" ||
+    # shellcheck disable=SC2086 # Options are words.
+    as_user "$pg/initdb" -D "$data/primary" -U postgres -A trust -E UTF8 --no-locale --no-sync ${new:-} >>"$log" ||
       { tail -n 30 "$log" >&2; die "initdb failed"; }
     # The superuser needs no password, also to stream; every other role proves who it is.
     as_user tee "$data/primary/pg_hba.conf" >/dev/null <<'HBA'
@@ -32,7 +33,7 @@ HBA
     if [ ! -f "$data/db/PG_VERSION" ]; then
       "$pg/pg_basebackup" -D "$data/db" -h 127.0.0.1 -p "$primary" -U postgres -R -C -S standby -c fast --no-sync || exit 1
     fi
-    "$pg/postgres" -D "$data/db" -p "$port" "$@" &
+    "$pg/postgres" -D "$data/db" -p "$port" -c cluster_name="standby_$port" "$@" &
     wait' - "$pg" "$data" "$primary" "$port" "${common[@]}"
 }
 ready() { "$pg/pg_isready" -q -h 127.0.0.1 -p "$port"; }

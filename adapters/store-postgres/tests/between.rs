@@ -332,3 +332,124 @@ async fn server_settings_are_changed_reloaded_and_taken_back() {
         assert_eq!(text(&primary, &left).await, "0");
     }
 }
+
+// --- sessions that matter -----------------------------------------------------------
+
+/// The primary whose standby is cut off here, with its superuser as the only login.
+fn behind() -> (String, PostgresStore) {
+    let url = conformance::server("STEWARD_TEST_POSTGRES17_BEHIND_URL");
+    let superuser = || LoginConfig { user: "postgres".into(), password_secret: None };
+    let mut config = Config::new(&url.replace("postgres@", ""), superuser());
+    config.admin = Some(superuser());
+    let store = store_postgres::open("orders", config, Path::new("/"), Arc::new(NoSecrets)).unwrap();
+    (url, store)
+}
+
+/// Number and begin of the one session that meets the condition, once there is one.
+async fn session_that(client: &Client, condition: &str) -> (i32, String) {
+    let sql = format!(
+        "SELECT pid, to_char(backend_start AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') \
+         FROM pg_stat_activity WHERE {condition}"
+    );
+    let began = tokio::time::Instant::now();
+    loop {
+        if let Some(row) = client.query_opt(&sql, &[]).await.unwrap() {
+            return (row.get(0), row.get(1));
+        }
+        assert!(began.elapsed() < PATIENCE, "no session: {condition}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// It is refused with the reason; said twice, it is done.
+async fn end_protected(store: &PostgresStore, pid: i32, backend_start: &str, why: &str) {
+    let operate = store.operate().unwrap();
+    let end = |protected| Operation::EndSession {
+        pid,
+        backend_start: backend_start.to_owned(),
+        how: EndHow::Terminate,
+        protected,
+    };
+    let error = operate.prepare(&ctx(), &end(false)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+    assert!(error.to_string().contains(why), "{error}");
+    let operation = end(true);
+    let prepared = operate.prepare(&ctx(), &operation).await.unwrap();
+    let plan = Plan {
+        request: "session.end".into(),
+        arguments: json!(conformance::namespace("again")),
+        project: "shop".into(),
+        target: "store:orders".into(),
+        summary: prepared.summary.clone(),
+        steps: prepared.steps.clone(),
+        pre_state: String::new(),
+        predicted: json!({"login": prepared.login}),
+        cost_usd_nanos: 0,
+    };
+    let mut execution = begin(store, &plan).await.unwrap();
+    execution.run(&ctx(), &permit_for(&ctx(), &plan), &plan, 0).await.unwrap();
+    execution.finish(&ctx()).await.unwrap();
+    let problems = operate.unfulfilled(&ctx(), &operation, &prepared.predicted, &json!(null)).await.unwrap();
+    assert_eq!(problems, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_is_cut_off_only_when_it_is_said_twice_and_comes_back() {
+    if is_pooled_version() {
+        return;
+    }
+    let (url, store) = behind();
+    let client = connect(&url).await;
+    let (pid, started) =
+        session_that(&client, "backend_type = 'walsender' AND application_name ~ '^standby_'").await;
+    end_protected(&store, pid, &started, "streams changes to a replica").await;
+    let again = format!("backend_type = 'walsender' AND application_name ~ '^standby_' AND pid <> {pid}");
+    session_that(&client, &again).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_vacuum_against_wraparound_is_ended_only_when_it_is_said_twice() {
+    if is_pooled_version() {
+        return;
+    }
+    let (url, _) = behind();
+    let name = conformance::namespace("wraparound");
+    connect(&url).await.batch_execute(&format!("CREATE DATABASE {name}")).await.unwrap();
+    let mut inside = url::Url::parse(&url).unwrap();
+    inside.set_path(&name);
+    inside.set_username("").unwrap();
+    let superuser = || LoginConfig { user: "postgres".into(), password_secret: None };
+    let mut config = Config::new(inside.as_str(), superuser());
+    config.admin = Some(superuser());
+    let store = store_postgres::open("orders", config, Path::new("/"), Arc::new(NoSecrets)).unwrap();
+    inside.set_username("postgres").unwrap();
+    let client = connect(inside.as_str()).await;
+    client
+        .batch_execute(
+            "CREATE TABLE old (id int) WITH (autovacuum_freeze_max_age = 100000); INSERT INTO old VALUES (1); \
+             CREATE TABLE burnt (id int)",
+        )
+        .await
+        .unwrap();
+    // The server's vacuum waits for this lock, which one that is only about dead rows would not.
+    let holder = connect(inside.as_str()).await;
+    holder.batch_execute("BEGIN; LOCK TABLE old IN SHARE UPDATE EXCLUSIVE MODE").await.unwrap();
+    // Each block that catches errors is a transaction of its own to the server: the table is too old at once.
+    client
+        .batch_execute(
+            "DO $$ BEGIN FOR n IN 1..100100 LOOP BEGIN INSERT INTO burnt VALUES (n); \
+             EXCEPTION WHEN division_by_zero THEN NULL; END; END LOOP; END $$",
+        )
+        .await
+        .unwrap();
+    let (pid, started) = session_that(
+        &client,
+        "backend_type = 'autovacuum worker' AND query LIKE '%public.old (to prevent wraparound)' AND wait_event_type = 'Lock'",
+    )
+    .await;
+    end_protected(&store, pid, &started, "vacuums against wraparound").await;
+    holder.batch_execute("ROLLBACK").await.unwrap();
+    drop((client, holder));
+    store.close().await;
+    connect(&url).await.batch_execute(&format!("DROP DATABASE {name} WITH (FORCE)")).await.unwrap();
+}

@@ -694,3 +694,129 @@ async fn a_standby_without_its_primary_is_found_and_the_primarys_checks_say_why_
         }
     }
 }
+
+/// The primary of the server that tests may damage, and a client of its standby.
+async fn primary_and_standby() -> (String, Client, Client) {
+    let url = conformance::server("STEWARD_TEST_POSTGRES17_BEHIND_URL");
+    let primary = superuser_of(&url).await;
+    let name: String =
+        primary.query_one("SELECT application_name FROM pg_stat_replication", &[]).await.unwrap().get(0);
+    let mut standby = url::Url::parse(&url).unwrap();
+    standby.set_port(name.rsplit_once('_').unwrap().1.parse().ok()).unwrap();
+    let standby = superuser_of(standby.as_str()).await;
+    (url, primary, standby)
+}
+
+async fn until_found(store: &PostgresStore, area: HealthArea, code: &str) -> contract::HealthFinding {
+    let scope = HealthScope { areas: vec![area], ..HealthScope::default() };
+    let started = Instant::now();
+    loop {
+        let checks = health(store, &scope).await;
+        if let Some(finding) =
+            checks.iter().flat_map(|check| &check.findings).find(|finding| finding.code == code)
+        {
+            return finding.clone();
+        }
+        assert!(started.elapsed() < PATIENCE, "no {code}: {:#?}", found(&checks));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_that_is_behind_and_a_slot_that_fills_the_disk_are_found() {
+    if about_17() {
+        return;
+    }
+    let (url, primary, standby) = primary_and_standby().await;
+    let slot = conformance::namespace("slot");
+    standby.batch_execute("SELECT pg_wal_replay_pause()").await.unwrap();
+    primary
+        .batch_execute(&format!("SELECT pg_create_physical_replication_slot('{slot}', true)"))
+        .await
+        .unwrap();
+    // Each switch ends a segment of 16 MiB: 272 MiB, more than eight times max_wal_size.
+    for _ in 0..17 {
+        for sql in ["SELECT pg_logical_emit_message(true, 'health', 'x')", "SELECT pg_switch_wal()"] {
+            primary.batch_execute(sql).await.unwrap();
+        }
+    }
+    let store = store_of(&url);
+    let retains = until_found(&store, HealthArea::Replication, "slot_retains_wal").await;
+    assert_eq!((retains.object.as_str(), retains.escalate), (slot.as_str(), Some(Trigger::DataLossRisk)));
+    let behind = until_found(&store, HealthArea::Replication, "replica_behind").await;
+    assert!(behind.object.starts_with("standby_"), "{behind:?}");
+    standby.batch_execute("SELECT pg_wal_replay_resume()").await.unwrap();
+    primary.batch_execute(&format!("SELECT pg_drop_replication_slot('{slot}')")).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_page_idle_connections_and_a_broken_rule_are_found() {
+    if about_17() {
+        return;
+    }
+    let (url, primary, _) = primary_and_standby().await;
+    let name = conformance::namespace("damaged");
+    primary.batch_execute(&format!("CREATE DATABASE {name}")).await.unwrap();
+    let mut inside = url::Url::parse(&url).unwrap();
+    inside.set_path(&name);
+    let client = superuser_of(inside.as_str()).await;
+    // The table's file gets other bytes in its third page, while none of it is in the server's memory: it was never read
+    // in this database, which is made of the files of the first.
+    client
+        .batch_execute(
+            "CREATE TABLE t AS SELECT n AS id, 'value ' || n AS note FROM generate_series(1, 3000) n; \
+             CREATE TABLE damage AS SELECT pg_relation_filepath('t') AS path, 0::oid AS object",
+        )
+        .await
+        .unwrap();
+    for sql in [
+        "CHECKPOINT",
+        "UPDATE damage SET object = lo_from_bytea(0, overlay(pg_read_binary_file(path) PLACING \
+         decode(repeat('a5', 4000), 'hex') FROM 2 * 8192 + 2000))",
+        "SELECT lo_export(object, current_setting('data_directory') || '/' || path) FROM damage",
+    ] {
+        client.batch_execute(sql).await.unwrap();
+    }
+    drop(client);
+    let copy = format!("{name}_copy");
+    let started = Instant::now();
+    // The session that has just gone may still be seen.
+    while let Err(error) =
+        primary.batch_execute(&format!("CREATE DATABASE {copy} TEMPLATE {name} STRATEGY FILE_COPY")).await
+    {
+        assert!(started.elapsed() < PATIENCE, "{error:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    inside.set_path(&copy);
+    let client = superuser_of(inside.as_str()).await;
+    let error = client.batch_execute("SELECT count(note) FROM t").await.unwrap_err();
+    assert_eq!(error.code().unwrap().code(), "XX001", "{error:?}");
+    drop(client);
+
+    let store = store_of(&url);
+    let damaged = until_found(&store, HealthArea::Integrity, "checksum_failures").await;
+    assert_eq!(damaged.escalate, Some(Trigger::DataCorruption), "{damaged:?}");
+
+    let mut idle = Vec::new();
+    for _ in 0..56 {
+        idle.push(superuser_of(&url).await);
+    }
+    until_found(&store, HealthArea::Connections, "idle_connections").await;
+    drop(idle);
+
+    // A line that says nothing, in the file only: the server goes on with the rules that it has read.
+    let rules: String =
+        primary.query_one("SELECT pg_read_file(current_setting('hba_file'))", &[]).await.unwrap().get(0);
+    let write = |text: &str| {
+        format!(
+            "DO $do$ BEGIN EXECUTE format('COPY (SELECT unnest(string_to_array(%L, chr(10)))) TO %L', $text${text}$text$, \
+             current_setting('hba_file')); END $do$"
+        )
+    };
+    primary.batch_execute(&write(&format!("{rules}host all all 127.0.0.1/99 trust"))).await.unwrap();
+    until_found(&store, HealthArea::Logins, "authentication_rule_broken").await;
+    primary.batch_execute(&write(rules.trim_end())).await.unwrap();
+    for database in [&copy, &name] {
+        primary.batch_execute(&format!("DROP DATABASE {database} WITH (FORCE)")).await.unwrap();
+    }
+}

@@ -765,6 +765,27 @@ async fn integrity_without_amcheck_says_what_to_do() {
         .await
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
+    // The hint is a statement that works as it is: EXECUTE alone, and no right on any table.
+    database.admin("CREATE TABLE hidden AS SELECT generate_series(1, 2000) AS id; CREATE INDEX hidden_id ON hidden (id)").await;
+    database.admin(&format!("REVOKE ALL ON hidden FROM {}", database.reader())).await;
+    let hint = error.hint_text().unwrap();
+    let grant = hint.split('`').find(|part| part.starts_with("GRANT EXECUTE")).unwrap();
+    database.superuser(grant).await;
+    let weak = weak.integrity().unwrap();
+    let report = weak.check_integrity(&ctx(), std::time::Duration::from_mins(5)).await.unwrap();
+    assert!(report.checked >= 2 && report.unchecked.is_empty() && report.problems.is_empty(), "{report:?}");
+    let refused = format!("SELECT has_table_privilege('{}', 'hidden', 'SELECT')::text", database.reader());
+    assert_eq!(database.text(&refused).await, "false");
+    database
+        .superuser(
+            "SET allow_system_table_mods = on; \
+             UPDATE pg_index SET indisready = false, indisvalid = false WHERE indexrelid = 'hidden_id'::regclass; \
+             INSERT INTO hidden SELECT generate_series(3001, 4000); \
+             UPDATE pg_index SET indisready = true, indisvalid = true WHERE indexrelid = 'hidden_id'::regclass",
+        )
+        .await;
+    let report = weak.check_integrity(&ctx(), std::time::Duration::from_mins(5)).await.unwrap();
+    assert!(report.problems.iter().any(|problem| problem.object.contains("hidden_id")), "{report:?}");
     database.superuser("DROP EXTENSION amcheck").await;
     let error = store
         .integrity()

@@ -24,30 +24,40 @@ const APPLICATION: &str = include_str!("lint/application.sql");
 
 /// A database on the server of this run, and a login that only reads.
 struct Server {
+    url: String,
     version: String,
     template: String,
     reader: String,
 }
 
 fn url(database: &str) -> String {
-    let mut url = url::Url::parse(&conformance::postgres()).unwrap();
+    at(&conformance::postgres(), database)
+}
+
+/// A database of another server than the run's.
+fn at(server: &str, database: &str) -> String {
+    let mut url = url::Url::parse(server).unwrap();
     url.set_path(database);
     url.to_string()
 }
 
 impl Server {
     async fn start() -> Server {
+        Server::start_at(&conformance::postgres()).await
+    }
+
+    async fn start_at(url: &str) -> Server {
         let version = std::env::var("STEWARD_TEST_POSTGRES").unwrap_or_else(|_| "17".into());
         let template = conformance::namespace("lint");
         let reader = format!("{template}_reader");
-        let admin = connect(&url("postgres")).await;
+        let admin = connect(url).await;
         admin.batch_execute(&format!("CREATE DATABASE {template} TEMPLATE template0")).await.unwrap();
         let role = format!(
             "CREATE ROLE {reader} LOGIN PASSWORD 'pa55word'; GRANT pg_read_all_data, pg_read_all_stats TO {reader}"
         );
         admin.batch_execute(&role).await.unwrap();
-        connect(&url(&template)).await.batch_execute(WORLD).await.unwrap();
-        let server = Server { version, template, reader };
+        connect(&at(url, &template)).await.batch_execute(WORLD).await.unwrap();
+        let server = Server { url: url.to_owned(), version, template, reader };
         server.free(&admin).await;
         server
     }
@@ -65,7 +75,7 @@ impl Server {
 
     /// A copy of the world.
     async fn copy(&self, name: &str) -> String {
-        let admin = connect(&url("postgres")).await;
+        let admin = connect(&self.url).await;
         let copy = format!("{}_{name}", self.template);
         let sql = format!("CREATE DATABASE {copy} TEMPLATE {}", self.template);
         admin.batch_execute(&sql).await.unwrap();
@@ -73,13 +83,13 @@ impl Server {
     }
 
     async fn drop_database(&self, name: &str) {
-        let admin = connect(&url("postgres")).await;
+        let admin = connect(&self.url).await;
         admin.batch_execute(&format!("DROP DATABASE {name} WITH (FORCE)")).await.unwrap();
     }
 
     async fn stop(self) {
         self.drop_database(&self.template).await;
-        let admin = connect(&url("postgres")).await;
+        let admin = connect(&self.url).await;
         admin.batch_execute(&format!("DROP ROLE {}", self.reader)).await.unwrap();
     }
 }
@@ -89,9 +99,13 @@ struct Project(Arc<dyn Store>);
 
 impl Project {
     fn open(server: &Server, database: &str) -> Project {
-        let mut address = url::Url::parse(&url(database)).unwrap();
+        Project::open_at(&url(database), &server.reader)
+    }
+
+    fn open_at(url: &str, reader: &str) -> Project {
+        let mut address = url::Url::parse(url).unwrap();
         address.set_username("").unwrap();
-        let login = LoginConfig { user: server.reader.clone(), password_secret: Some("lint".into()) };
+        let login = LoginConfig { user: reader.into(), password_secret: Some("lint".into()) };
         let mut config = store_postgres::Config::new(address.as_str(), login);
         config.tls = Some(Tls::Disable);
         let secrets = Arc::new(Secrets::new(&[("lint", "pa55word")]));
@@ -329,6 +343,48 @@ async fn requests_are_answered_as_text_and_sarif() {
         let error = lint(&ctx(), &nobody, &[], &[], &request(wrong)).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Invalid);
     }
+}
+
+/// Where the catalog is read from makes no difference: the primary, its standby, a pooler in front.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_standby_and_a_pooler_answer_as_the_server_itself() {
+    if std::env::var("STEWARD_TEST_POSTGRES").is_ok_and(|version| version != "17") {
+        return; // Both are of a 17.
+    }
+    let files = [MigrationFile::new(
+        "migrations/shop/0001_a.sql",
+        "ALTER TABLE customers ALTER COLUMN flags TYPE bigint;\nCREATE INDEX ON customers (email);\n\
+         DELETE FROM orders WHERE id < 10;\nALTER TABLE countries ADD COLUMN flag text;",
+    )];
+    let judged = async |url: &str, reader: &str| {
+        let project = Project::open_at(url, reader);
+        let outcome = lint(&ctx(), &project, &files, &[], &request(json!({"store": "shop"}))).await.unwrap();
+        project.0.close().await;
+        outcome.value
+    };
+    let behind = conformance::server("STEWARD_TEST_POSTGRES17_BEHIND_URL");
+    let server = Server::start_at(&behind).await;
+    let (database, reader) = (server.template.clone(), server.reader.clone());
+    let expected = judged(&at(&behind, &database), &reader).await;
+    assert_eq!((&expected["connected"], &expected["worst"]), (&json!(true), &json!("all")), "{expected:#}");
+    let admin = connect(&behind).await;
+    let replica = rows(&admin, "SELECT application_name FROM pg_stat_replication").await[0][0].clone();
+    let mut standby = url::Url::parse(&behind).unwrap();
+    standby.set_port(replica.rsplit_once('_').unwrap().1.parse().ok()).unwrap();
+    let replayed = "SELECT bool_and(replay_lsn >= pg_current_wal_lsn())::text FROM pg_stat_replication";
+    while rows(&admin, replayed).await[0][0] != "true" {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    assert_eq!(judged(&at(standby.as_str(), &database), &reader).await, expected);
+    server.stop().await;
+
+    let server = Server::start().await;
+    let pooler = conformance::server("STEWARD_TEST_PGBOUNCER_URL");
+    let through = judged(&at(&pooler, &server.template), &server.reader).await;
+    assert_eq!(through, judged(&url(&server.template), &server.reader).await);
+    // Sizes are the planner's, so only the verdicts are the same on both servers.
+    assert_eq!((&through["worst"], &through["connected"]), (&expected["worst"], &expected["connected"]));
+    server.stop().await;
 }
 
 /// A project without stores.

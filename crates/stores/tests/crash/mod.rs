@@ -1,11 +1,13 @@
 //! A process that applies migrations is killed, at every step boundary and at points spread evenly over its work; the
 //! next start resumes, and every statement has run exactly once. `STEWARD_TEST_FULL=1` makes it 1,000 points each.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use conformance::permit_for;
@@ -21,8 +23,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
+use tokio_postgres::{Client, NoTls};
 
-use crate::world::{LINE, World, open, patiently, request, secrets};
+use crate::world::{LINE, PATIENCE, World, open, patiently, request, secrets};
 
 /// Which store the child works on, by which plan, and where it stops: `before 3`, `after 3`, `never`.
 const STORE: &str = "STEWARD_TEST_CRASH_STORE";
@@ -556,6 +559,103 @@ async fn batches_wait_for_a_replica_that_is_behind() {
             world.execute(&plan).await.unwrap();
         }
         assert_eq!(world.count("SELECT count(*) FROM big WHERE word LIKE '%!'").await, Some(5_000));
+        assert_eq!(world.count("SELECT count(*) FROM big WHERE word LIKE '%!!'").await, Some(0));
+    }
+}
+
+/// A client of the superuser.
+async fn superuser(url: &str) -> Client {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client
+}
+
+/// Looks until the query says `true`.
+async fn until(client: &Client, condition: &str) {
+    let looks = async {
+        while !client.query_one(condition, &[]).await.unwrap().get::<_, Option<bool>>(0).unwrap_or(false) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, looks).await.unwrap_or_else(|_| panic!("never so: {condition}"));
+}
+
+/// With the logins that `store setup` makes, of which the writing one may not see how far a replica is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn batches_wait_for_a_standby_that_is_really_behind() {
+    const LAG_MAX: u64 = 100_000;
+    if std::env::var("STEWARD_TEST_POSTGRES").is_ok_and(|version| version != "17") {
+        return; // The standby of the testbed is a 17.
+    }
+    let url = conformance::server("STEWARD_TEST_POSTGRES17_BEHIND_URL");
+    let primary = superuser(&url).await;
+    let replica: String = primary
+        .query_one("SELECT application_name FROM pg_stat_replication WHERE state = 'streaming'", &[])
+        .await
+        .unwrap()
+        .get(0);
+    let mut address = url::Url::parse(&url).unwrap();
+    address.set_port(replica.rsplit_once('_').unwrap().1.parse().ok()).unwrap();
+    let standby = superuser(address.as_str()).await;
+    standby.batch_execute("SELECT pg_wal_replay_resume()").await.unwrap();
+    let world = World::postgres_of("behind", Some("17_BEHIND")).await;
+    let behind = format!(
+        "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), replay_lsn) > {LAG_MAX} FROM pg_stat_replication \
+         WHERE application_name = '{replica}'"
+    );
+    let kept_up = behind.replace('>', "<");
+    let marked = "SELECT count(*) FROM big WHERE word LIKE '%!'";
+
+    for lag_wait_ms_max in [0, 600_000] {
+        world.clear().await;
+        let mut paced = plan(&world).await;
+        let batched = batched_step(&paced);
+        if let contract::StepMode::Batched(batches) = &mut paced.steps[batched].mode {
+            (batches.lag_bytes_max, batches.lag_wait_ms_max) = (LAG_MAX, lag_wait_ms_max);
+        }
+        until(&primary, &kept_up).await;
+        standby.batch_execute("SELECT pg_wal_replay_pause()").await.unwrap();
+        let outcome = async {
+            let secrets = Arc::new(secrets(&world.address));
+            stores::execute(&world.ctx(), &permit_for(&world.ctx(), &paced), &paced, &world, secrets).await
+        };
+        if lag_wait_ms_max == 0 {
+            let error = outcome.await.unwrap_err();
+            assert_eq!(error.kind(), contract::ErrorKind::TimedOut, "{error}");
+            assert!(
+                error.to_string().starts_with(&format!("replica `{replica}` does not keep up")),
+                "{error}"
+            );
+            let done = world.count(marked).await.unwrap();
+            assert!(done > 0 && done < 5_000, "{done} rows");
+            standby.batch_execute("SELECT pg_wal_replay_resume()").await.unwrap();
+            until(&primary, &kept_up).await;
+            world.execute(&plan(&world).await).await.unwrap();
+        } else {
+            let watched = async {
+                until(&primary, &behind).await;
+                // What was under way is done when it looks at the replica for the first time after that; from then on
+                // nothing moves, however often it looks again.
+                let look = "SELECT max(query_start)::text FROM pg_stat_activity \
+                            WHERE query LIKE '%pg_stat_replication%' AND usename LIKE '%behind%writer'";
+                let (mut looks, mut counts) = (BTreeSet::new(), BTreeSet::new());
+                while looks.len() < 4 {
+                    looks.extend(primary.query_one(look, &[]).await.unwrap().get::<_, Option<String>>(0));
+                    if looks.len() > 1 {
+                        counts.insert(world.count(marked).await.unwrap());
+                    }
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                assert!(counts.len() == 1 && counts.iter().all(|rows| *rows < 5_000), "{counts:?}");
+                standby.batch_execute("SELECT pg_wal_replay_resume()").await.unwrap();
+            };
+            let watched = tokio::time::timeout(PATIENCE, watched);
+            let (outcome, watched) = tokio::join!(outcome, watched);
+            watched.expect("it waits and looks again");
+            let waited = &outcome.unwrap().value["steps"][batched]["replica_wait_ms"];
+            assert!(waited.as_u64().unwrap() >= 500, "{waited}");
+        }
+        assert_eq!(world.count(marked).await, Some(5_000));
         assert_eq!(world.count("SELECT count(*) FROM big WHERE word LIKE '%!!'").await, Some(0));
     }
 }

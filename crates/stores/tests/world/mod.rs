@@ -19,7 +19,7 @@ use stores::{ApplyMigrations, SetupStore};
 const PASSWORD: &str = "pa55word-of-the-test";
 
 /// Longest wait for a change lock; far above what it takes on a busy machine.
-const PATIENCE: Duration = Duration::from_mins(2);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(2);
 
 /// The port through which a process that is to be killed reaches the server.
 pub(crate) const LINE: &str = "STEWARD_TEST_CRASH_LINE";
