@@ -10,7 +10,7 @@ use crate::seal::Sealer;
 use crate::sqlite::Connection;
 
 /// One script for each version; never edited once shipped.
-const MIGRATIONS: [&str; 1] = [include_str!("../sql/0001_state.sql")];
+const MIGRATIONS: [&str; 2] = [include_str!("../sql/0001_state.sql"), include_str!("../sql/0002_ai.sql")];
 
 /// The keys by which a state file is recognised, and what to tell whoever has others.
 pub(crate) struct Locks<'a> {

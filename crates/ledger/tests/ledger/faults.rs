@@ -46,7 +46,7 @@ async fn wrong_key_is_refused_and_damages_nothing() {
 async fn file_of_another_kind_or_version_is_refused() {
     let home = Home::with_events(1).await;
     let newer = home.copy();
-    newer.raw().execute_batch("UPDATE meta SET value = '2' WHERE name = 'schema_version'").unwrap();
+    newer.raw().execute_batch("UPDATE meta SET value = '999' WHERE name = 'schema_version'").unwrap();
     let error = refused(&newer.path(), options(&newer.path())).await;
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     assert!(error.to_string().contains("newer version"), "{error}");
