@@ -2,6 +2,7 @@
 
 mod access;
 mod actor;
+pub mod ai;
 mod answer;
 mod batch;
 mod context;

@@ -1,9 +1,12 @@
-//! The HTTP client: deadlines, TLS, redaction; knows no API.
+//! The HTTP clients: deadlines, TLS, redaction; they know no API.
 
 mod address;
 mod client;
 mod failure;
 mod tls;
+mod upstream;
 
 pub use address::shown_url;
 pub use client::{Client, Options, Response};
+pub use hyper::body::Incoming;
+pub use upstream::{Outgoing, SendError, Upstream, UpstreamOptions, retry_after};

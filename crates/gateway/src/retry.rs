@@ -1,0 +1,93 @@
+//! How often and how late the same target is asked again.
+
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::random;
+
+/// Retries that may be saved up, so that a burst after a quiet time is covered.
+const SAVED_MAX: f64 = 20.0;
+/// What a request adds: retries are at most this share of the requests.
+const SHARE: f64 = 0.1;
+/// What a second adds, so that rare requests may be retried too.
+const PER_SECOND: f64 = 0.5;
+
+/// Keeps the retries of a provider below a tenth of its requests: when much fails, asking everything again is what
+/// keeps a provider down. Another target or another key costs nothing here.
+pub struct RetryBudget(Mutex<Saved>);
+
+struct Saved {
+    retries: f64,
+    at: Instant,
+}
+
+impl Default for RetryBudget {
+    fn default() -> Self {
+        Self(Mutex::new(Saved { retries: SAVED_MAX, at: Instant::now() }))
+    }
+}
+
+impl RetryBudget {
+    /// A first attempt was made.
+    pub fn earn(&self) {
+        let mut saved = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        saved.retries = (saved.retries + SHARE).min(SAVED_MAX);
+    }
+
+    /// Takes one retry, if there is one.
+    pub fn take(&self, now: Instant) -> bool {
+        let mut saved = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let passed = now.saturating_duration_since(saved.at).as_secs_f64();
+        saved.at = now;
+        saved.retries = (saved.retries + passed * PER_SECOND).min(SAVED_MAX);
+        if saved.retries < 1.0 {
+            return false;
+        }
+        saved.retries -= 1.0;
+        true
+    }
+}
+
+/// How long to wait before attempt `number` (the first retry is 1): anything from nothing to `base` doubled each time, at
+/// most `cap`. Spread over the whole range, so that clients that failed together do not come back together.
+/// Source: Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015, "full jitter".
+pub(crate) fn backoff(number: u32, base: Duration, cap: Duration) -> Duration {
+    let most = base.saturating_mul(1_u32.checked_shl(number.saturating_sub(1)).unwrap_or(u32::MAX)).min(cap);
+    Duration::from_micros(random::below(u64::try_from(most.as_micros()).unwrap_or(u64::MAX)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn retries_are_a_tenth_of_the_requests() {
+        let budget = RetryBudget::default();
+        let now = Instant::now();
+        let saved = (0..100).filter(|_| budget.take(now)).count();
+        assert_eq!(saved, 20);
+        let mut retries = 0;
+        for _ in 0..1_000 {
+            budget.earn();
+            retries += usize::from(budget.take(now));
+        }
+        assert!((99..=100).contains(&retries), "{retries}");
+        assert!(budget.take(now + Duration::from_secs(3)));
+        assert!(!budget.take(now + Duration::from_secs(3)));
+    }
+
+    #[test]
+    fn waits_are_spread_and_bounded() {
+        let (base, cap) = (Duration::from_millis(100), Duration::from_secs(2));
+        for (number, most) in [(1, 100), (2, 200), (3, 400), (6, 2_000), (90, 2_000)] {
+            let waits: Vec<_> = (0..200).map(|_| backoff(number, base, cap)).collect();
+            let most = Duration::from_millis(most);
+            assert!(waits.iter().all(|wait| *wait <= most), "{number}");
+            assert!(waits.iter().any(|wait| *wait < most / 4), "{number}");
+            assert!(waits.iter().any(|wait| *wait > most * 3 / 4), "{number}");
+        }
+    }
+}

@@ -1,0 +1,774 @@
+//! What the hot path knows: compiled once from configuration, keys and grants, read without locks, replaced as a whole.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::AtomicU32;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use contract::ai::{Call, Operation, Provider};
+use contract::{Error, ErrorKind};
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::{Method, Uri};
+use jiff::Timestamp;
+use outbound::{Upstream, UpstreamOptions};
+use secrecy::{ExposeSecret, SecretString};
+use url::Url;
+use wire::Format;
+
+use crate::breaker::Breaker;
+use crate::config::{
+    AiConfig, Balance, PassThroughConfig, ProviderConfig, ProviderKind, RouteConfig, TargetConfig,
+};
+use crate::fingerprint::{Fingerprint, Fingerprints};
+use crate::pool::{Pool, ProviderKey};
+use crate::retry::RetryBudget;
+use crate::usd::Usd;
+
+/// Routes made for single models that are kept; further ones are made anew for each request.
+const DIRECT_ROUTES_MAX: usize = 1_024;
+
+/// Everything that a request needs to know, for all projects of the daemon.
+pub struct Table {
+    fingerprints: Fingerprints,
+    grants: HashMap<Fingerprint, Arc<Grant>>,
+    projects: Vec<Arc<Project>>,
+}
+
+impl Table {
+    /// A table of these projects and grants.
+    pub fn new(
+        fingerprints: Fingerprints,
+        projects: Vec<Arc<Project>>,
+        grants: impl IntoIterator<Item = (Fingerprint, Grant)>,
+    ) -> Self {
+        let grants = grants.into_iter().map(|(key, grant)| (key, Arc::new(grant))).collect();
+        Self { fingerprints, grants, projects }
+    }
+
+    /// What the holder of this virtual key may do.
+    pub fn grant(&self, key: &[u8]) -> Option<&Arc<Grant>> {
+        self.grants.get(&self.fingerprints.of(key))
+    }
+
+    /// All grants.
+    pub fn grants(&self) -> impl Iterator<Item = &Arc<Grant>> {
+        self.grants.values()
+    }
+
+    /// The projects.
+    pub fn projects(&self) -> &[Arc<Project>] {
+        &self.projects
+    }
+
+    /// The project of this name.
+    pub fn project(&self, name: &str) -> Option<&Arc<Project>> {
+        self.projects.iter().find(|project| &*project.name == name)
+    }
+
+    /// Whether a path belongs to a declared pass-through route of any project.
+    pub fn passes_through(&self, path: &str) -> bool {
+        self.projects.iter().any(|project| project.pass_through_at(path).is_some())
+    }
+}
+
+/// What the holder of a virtual key may do; compiled from the authority matrix.
+pub struct Grant {
+    /// The key's id, such as `vk_…`; never its value.
+    pub id: Arc<str>,
+    /// The key's name.
+    pub name: Arc<str>,
+    /// The person it belongs to.
+    pub person: Option<Arc<str>>,
+    /// Its project.
+    pub project: Arc<Project>,
+    /// Which routes and models it may ask for.
+    pub reach: Reach,
+    /// What it may do with them.
+    pub rights: Rights,
+    /// When it ends.
+    pub expires: Option<Timestamp>,
+    /// How much it may do.
+    pub limits: Limits,
+}
+
+/// What a virtual key may do, whatever the route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Rights {
+    /// Generate, embed, count tokens, and call pass-through routes.
+    pub call: bool,
+    /// Files, batches and training.
+    pub fine_tune: bool,
+}
+
+/// How much a virtual key may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Limits {
+    /// Requests in a minute.
+    pub requests_per_minute: Option<u32>,
+    /// Tokens in a minute.
+    pub tokens_per_minute: Option<u64>,
+    /// Requests at the same time.
+    pub concurrent: Option<u32>,
+}
+
+/// Which routes, models and pass-through routes a virtual key may ask for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reach {
+    /// All of its project.
+    All,
+    /// These: a route's name, `provider/model`, `provider/*`, or a pass-through route's name.
+    Named(BTreeSet<Box<str>>),
+}
+
+impl Reach {
+    /// Whether the name is within reach.
+    pub fn allows(&self, name: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Named(names) => {
+                names.contains(name)
+                    || name.split_once('/').is_some_and(|(provider, _)| {
+                        names.iter().any(|known| known.strip_suffix("/*") == Some(provider))
+                    })
+            }
+        }
+    }
+}
+
+/// A project's providers and routes.
+pub struct Project {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Largest request body, in bytes.
+    pub body_bytes_max: usize,
+    routes: BTreeMap<Box<str>, Arc<Route>>,
+    providers: BTreeMap<Box<str>, Arc<OpenProvider>>,
+    pass_through: Vec<Arc<PassThrough>>,
+    /// Routes for single models, made when first asked for.
+    direct: Mutex<HashMap<Box<str>, Arc<Route>>>,
+    upstreams: BTreeMap<UpstreamKey, Upstream>,
+    health: Mutex<BTreeMap<ModelKey, Health>>,
+}
+
+/// Provider and model.
+type ModelKey = (Box<str>, Box<str>);
+/// Milliseconds to connect, and certificates.
+type UpstreamKey = (u64, Option<Vec<u8>>);
+
+/// What is known about a target from experience; survives a new table.
+#[derive(Clone, Default)]
+struct Health {
+    breaker: Arc<Breaker>,
+    in_flight: Arc<AtomicU32>,
+}
+
+/// What a project is compiled from.
+pub struct ProjectParts<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its configuration, checked.
+    pub config: &'a AiConfig,
+    /// The adapter of each provider, by the provider's name.
+    pub adapters: BTreeMap<String, Arc<dyn Provider>>,
+    /// Values of the secrets that the configuration names. A provider goes without those that are missing.
+    pub secrets: BTreeMap<String, SecretString>,
+    /// Contents of the certificate files that the configuration names.
+    pub certificates: BTreeMap<std::path::PathBuf, Vec<u8>>,
+}
+
+/// A provider with its keys.
+pub struct OpenProvider {
+    /// Its name in the configuration.
+    pub name: Arc<str>,
+    /// Its kind.
+    pub kind: ProviderKind,
+    /// Knows its paths, headers and errors.
+    pub adapter: Arc<dyn Provider>,
+    /// Its keys.
+    pub pool: Arc<Pool>,
+    /// Its retries.
+    pub retries: Arc<RetryBudget>,
+    /// Formats that it understands, best first.
+    pub formats: Vec<Format>,
+    /// Where it is, without a slash at the end.
+    pub url: Box<str>,
+    models: Option<BTreeSet<String>>,
+    certificates: Option<Vec<u8>>,
+}
+
+/// A name that clients use as `model`, with its targets.
+pub struct Route {
+    /// The name.
+    pub name: Arc<str>,
+    /// Who may answer, by priority.
+    pub targets: Vec<Arc<Target>>,
+    /// Everything else that the configuration says about it.
+    pub config: RouteConfig,
+}
+
+/// A model of a provider.
+pub struct Target {
+    /// The provider.
+    pub provider: Arc<OpenProvider>,
+    /// The provider's name for the model.
+    pub model: Arc<str>,
+    /// Its share.
+    pub weight: u32,
+    /// Lower is asked first.
+    pub priority: u32,
+    /// Tokens that it takes, if known.
+    pub context_tokens: Option<u64>,
+    /// Whether it is asked at all.
+    pub breaker: Arc<Breaker>,
+    /// Requests that it is working on.
+    pub in_flight: Arc<AtomicU32>,
+    /// The way there.
+    pub upstream: Upstream,
+    lanes: Vec<Lane>,
+    embed: Option<(Format, Ready, Option<Ready>)>,
+    count: Vec<(Format, Ready)>,
+}
+
+/// Where a model generates in one format.
+pub struct Lane {
+    /// The format of the request and its answer.
+    pub format: Format,
+    /// Where a whole answer comes from.
+    pub plain: Ready,
+    /// Where a stream comes from.
+    pub streaming: Ready,
+}
+
+/// A call that only needs its body and its key.
+pub struct Ready {
+    /// The method.
+    pub method: Method,
+    /// The whole address.
+    pub uri: Uri,
+    /// Headers that the provider wants.
+    pub headers: HeaderMap,
+}
+
+// By hand: below them are providers with their keys.
+impl std::fmt::Debug for Route {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Route")
+            .field("name", &self.name)
+            .field("targets", &self.targets)
+            .finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.provider.name, self.model)
+    }
+}
+
+impl Target {
+    /// Where a request in this format goes: unchanged if the provider understands it, else in the provider's own.
+    pub fn lane(&self, format: Format) -> &Lane {
+        self.lanes.iter().find(|lane| lane.format == format).unwrap_or(&self.lanes[0])
+    }
+
+    /// Where embeddings come from, in whose words; the second address takes several texts where one does not.
+    pub fn embed(&self) -> Option<&(Format, Ready, Option<Ready>)> {
+        self.embed.as_ref()
+    }
+
+    /// Where tokens of a request in this format are counted.
+    pub fn count(&self, format: Format) -> Option<&Ready> {
+        self.count.iter().find(|(known, _)| *known == format).map(|(_, ready)| ready)
+    }
+}
+
+/// Another service that is forwarded as it is.
+pub struct PassThrough {
+    /// Its name.
+    pub name: Arc<str>,
+    /// The path under which clients find it.
+    pub prefix: Box<str>,
+    /// Where it is, without a slash at the end.
+    pub url: Box<str>,
+    /// What a call costs.
+    pub price: Option<Usd>,
+    /// As a route with one target, for accounts and receipts.
+    pub route: Arc<Route>,
+}
+
+impl Project {
+    /// Compiles a project. Connections, breakers and the states of keys that did not change are taken over from
+    /// `previous`.
+    ///
+    /// # Errors
+    ///
+    /// `Invalid`: an address, a key or a certificate cannot be used; with the context `key`.
+    pub fn build(parts: &ProjectParts<'_>, previous: Option<&Self>) -> Result<Arc<Self>, Error> {
+        let mut project = Self {
+            name: parts.name.into(),
+            body_bytes_max: parts.config.body_bytes_max,
+            routes: BTreeMap::new(),
+            providers: BTreeMap::new(),
+            pass_through: Vec::new(),
+            direct: Mutex::default(),
+            upstreams: BTreeMap::new(),
+            health: Mutex::default(),
+        };
+        if let Some(previous) = previous {
+            let health = previous.health.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            project.health = Mutex::new(health);
+        }
+        for (name, config) in &parts.config.providers {
+            let adapter = parts.adapters.get(name).ok_or_else(|| {
+                Error::new(ErrorKind::Unsupported, "there is no adapter for this provider")
+                    .with("key", format!("ai.providers.{name}.kind"))
+            })?;
+            let known = previous.and_then(|previous| previous.providers.get(name.as_str()));
+            let provider = OpenProvider::open(name, config, adapter, parts, known)
+                .map_err(|error| error.with("key", format!("ai.providers.{name}")))?;
+            project.providers.insert(name.as_str().into(), Arc::new(provider));
+        }
+        for (name, config) in &parts.config.routes {
+            let route = project
+                .route(name, config, previous)
+                .map_err(|error| error.with("key", format!("ai.routes.{name}")))?;
+            project.routes.insert(name.as_str().into(), Arc::new(route));
+        }
+        for (name, config) in &parts.config.pass_through {
+            let forwarded = project
+                .open_pass_through(name, config, parts, previous)
+                .map_err(|error| error.with("key", format!("ai.pass_through.{name}")))?;
+            project.pass_through.push(Arc::new(forwarded));
+        }
+        // Direct routes need a client too; the one with the default times serves them.
+        let certificates: BTreeSet<_> =
+            project.providers.values().map(|provider| provider.certificates.clone()).collect();
+        for pem in certificates {
+            project.upstream(direct_config().timeouts.connect_ms, pem, previous)?;
+        }
+        Ok(Arc::new(project))
+    }
+
+    /// The routes by name.
+    pub fn routes(&self) -> impl Iterator<Item = &Arc<Route>> {
+        self.routes.values()
+    }
+
+    /// The providers by name.
+    pub fn providers(&self) -> impl Iterator<Item = &Arc<OpenProvider>> {
+        self.providers.values()
+    }
+
+    /// The provider of this name.
+    pub fn provider(&self, name: &str) -> Option<&Arc<OpenProvider>> {
+        self.providers.get(name)
+    }
+
+    /// The declared pass-through routes.
+    pub fn pass_through(&self) -> &[Arc<PassThrough>] {
+        &self.pass_through
+    }
+
+    /// The pass-through route that this path belongs to.
+    pub fn pass_through_at(&self, path: &str) -> Option<&Arc<PassThrough>> {
+        self.pass_through.iter().find(|forwarded| crate::config::within(&forwarded.prefix, path))
+    }
+
+    /// The route for what a client sent as `model`: a route's name, `provider/model`, or a model that a provider lists
+    /// or a route leads to.
+    pub fn resolve(&self, asked: &str) -> Option<Arc<Route>> {
+        if let Some(route) = self.routes.get(asked) {
+            return Some(Arc::clone(route));
+        }
+        if let Some((provider, model)) = asked.split_once('/')
+            && let Some(provider) = self.providers.get(provider)
+            && !model.is_empty()
+        {
+            let listed = provider.models.as_ref().is_none_or(|models| models.contains(model));
+            return if listed { self.direct(provider, model) } else { None };
+        }
+        let lists =
+            |provider: &OpenProvider| provider.models.as_ref().is_some_and(|models| models.contains(asked));
+        if let Some(provider) = self.providers.values().find(|provider| lists(provider)) {
+            return self.direct(provider, asked);
+        }
+        let led_to = self.routes.values().flat_map(|route| &route.targets);
+        let target = led_to.into_iter().find(|target| &*target.model == asked)?;
+        self.direct(&target.provider, asked)
+    }
+
+    /// Names that clients may use as `model`: routes, then what providers list.
+    pub fn model_names(&self) -> Vec<(String, &'static str)> {
+        let routes = self.routes.keys().map(|name| (name.to_string(), "steward"));
+        let listed = self.providers.iter().flat_map(|(name, provider)| {
+            provider
+                .models
+                .iter()
+                .flatten()
+                .map(move |model| (format!("{name}/{model}"), provider.kind.as_str()))
+        });
+        routes.chain(listed).collect()
+    }
+
+    fn direct(&self, provider: &Arc<OpenProvider>, model: &str) -> Option<Arc<Route>> {
+        let name = format!("{}/{model}", provider.name);
+        let mut direct = self.direct.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(route) = direct.get(name.as_str()) {
+            return Some(Arc::clone(route));
+        }
+        let config = direct_config();
+        let target = TargetConfig {
+            provider: provider.name.to_string(),
+            model: model.to_owned(),
+            weight: 1,
+            priority: 1,
+            context_tokens: None,
+        };
+        let key = (config.timeouts.connect_ms, provider.certificates.clone());
+        let upstream = self.upstreams.get(&key)?.clone();
+        let target = Target::build(provider, &target, upstream, self.health(provider, model)).ok()?;
+        let route = Arc::new(Route { name: name.as_str().into(), targets: vec![Arc::new(target)], config });
+        if direct.len() < DIRECT_ROUTES_MAX {
+            direct.insert(name.into(), Arc::clone(&route));
+        }
+        Some(route)
+    }
+
+    fn route(&mut self, name: &str, config: &RouteConfig, previous: Option<&Self>) -> Result<Route, Error> {
+        let mut targets = Vec::new();
+        for target in &config.targets {
+            let provider = self.providers.get(target.provider.as_str()).cloned().ok_or_else(|| {
+                Error::new(ErrorKind::Invalid, format!("there is no provider `{}`", target.provider))
+            })?;
+            let upstream =
+                self.upstream(config.timeouts.connect_ms, provider.certificates.clone(), previous)?;
+            let health = self.health(&provider, &target.model);
+            targets.push(Arc::new(Target::build(&provider, target, upstream, health)?));
+        }
+        targets.sort_by_key(|target| target.priority);
+        Ok(Route { name: name.into(), targets, config: config.clone() })
+    }
+
+    fn open_pass_through(
+        &mut self,
+        name: &str,
+        config: &PassThroughConfig,
+        parts: &ProjectParts<'_>,
+        previous: Option<&Self>,
+    ) -> Result<PassThrough, Error> {
+        let url = plain_url(&config.url)?;
+        let header = match &config.key_header {
+            Some(header) => HeaderName::try_from(header.as_str())
+                .map_err(|cause| Error::new(ErrorKind::Invalid, "this is no header's name").because(cause))?,
+            None => http::header::AUTHORIZATION,
+        };
+        let authorize = |key: &SecretString| {
+            let bearer = if config.key_header.is_none() { "Bearer " } else { "" };
+            let value = HeaderValue::try_from(format!("{bearer}{}", key.expose_secret()));
+            let mut value = value.map_err(|_| {
+                Error::new(ErrorKind::Invalid, "the key holds characters that no header may have")
+            })?;
+            value.set_sensitive(true);
+            Ok((header.clone(), value))
+        };
+        let known = previous
+            .and_then(|previous| previous.pass_through.iter().find(|known| &*known.name == name))
+            .map(|known| &known.route.targets[0].provider);
+        let pool = open_pool(&config.keys, &parts.secrets, known.map(|known| &*known.pool), &authorize)?;
+        let certificates = pem(config.certificates.as_ref(), parts);
+        let provider = Arc::new(OpenProvider {
+            name: name.into(),
+            kind: ProviderKind::Openai,
+            adapter: Arc::new(Opaque),
+            pool: Arc::new(pool),
+            retries: Arc::default(),
+            formats: Vec::new(),
+            url: url.as_str().into(),
+            models: None,
+            certificates: certificates.clone(),
+        });
+        let upstream = self.upstream(config.timeouts.connect_ms, certificates, previous)?;
+        let health = self.health(&provider, "");
+        let target = Target {
+            provider,
+            model: "".into(),
+            weight: 1,
+            priority: 1,
+            context_tokens: None,
+            breaker: health.breaker,
+            in_flight: health.in_flight,
+            upstream,
+            lanes: Vec::new(),
+            embed: None,
+            count: Vec::new(),
+        };
+        let mut route = direct_config();
+        route.timeouts = config.timeouts;
+        Ok(PassThrough {
+            name: name.into(),
+            prefix: config.prefix.as_str().into(),
+            url: url.into(),
+            price: config.usd_per_call,
+            route: Arc::new(Route { name: name.into(), targets: vec![Arc::new(target)], config: route }),
+        })
+    }
+
+    fn health(&self, provider: &OpenProvider, model: &str) -> Health {
+        let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (Box::from(&*provider.name), Box::from(model));
+        if health.len() >= 4 * DIRECT_ROUTES_MAX && !health.contains_key(&key) {
+            return Health::default();
+        }
+        health.entry(key).or_default().clone()
+    }
+
+    fn upstream(
+        &mut self,
+        connect_ms: u64,
+        certificates: Option<Vec<u8>>,
+        previous: Option<&Self>,
+    ) -> Result<Upstream, Error> {
+        let key = (connect_ms, certificates);
+        if let Some(upstream) = self.upstreams.get(&key) {
+            return Ok(upstream.clone());
+        }
+        let upstream = match previous.and_then(|previous| previous.upstreams.get(&key)) {
+            Some(upstream) => upstream.clone(),
+            None => Upstream::new(&UpstreamOptions {
+                connect_timeout: std::time::Duration::from_millis(connect_ms),
+                extra_roots_pem: key.1.clone(),
+                ..UpstreamOptions::default()
+            })?,
+        };
+        self.upstreams.insert(key, upstream.clone());
+        Ok(upstream)
+    }
+}
+
+/// Settings of a route that nobody wrote.
+fn direct_config() -> RouteConfig {
+    RouteConfig {
+        targets: Vec::new(),
+        balance: Balance::default(),
+        retry: crate::config::RetryConfig::default(),
+        timeouts: crate::config::TimeoutsConfig::default(),
+        cache: None,
+        store_prompts: None,
+        max_tokens: 4_096,
+    }
+}
+
+fn pem(path: Option<&std::path::PathBuf>, parts: &ProjectParts<'_>) -> Option<Vec<u8>> {
+    path.and_then(|path| parts.certificates.get(path)).cloned()
+}
+
+/// The URL without a slash at its end.
+fn plain_url(text: &str) -> Result<String, Error> {
+    let url =
+        Url::parse(text).map_err(|cause| Error::new(ErrorKind::Invalid, "this is no URL").because(cause))?;
+    Ok(url.as_str().trim_end_matches('/').to_owned())
+}
+
+type Authorize<'a> = dyn Fn(&SecretString) -> Result<(HeaderName, HeaderValue), Error> + 'a;
+
+/// The keys that are there; one whose value did not change keeps its state.
+fn open_pool(
+    names: &[String],
+    secrets: &BTreeMap<String, SecretString>,
+    known: Option<&Pool>,
+    authorize: &Authorize<'_>,
+) -> Result<Pool, Error> {
+    if names.is_empty() {
+        return Ok(match known {
+            Some(known) if known.keys().iter().all(|key| key.secret().is_none()) => {
+                Pool::new(known.keys().to_vec())
+            }
+            _ => Pool::new(Vec::new()),
+        });
+    }
+    let mut keys = Vec::new();
+    for name in names {
+        let Some(secret) = secrets.get(name) else { continue };
+        let unchanged = known.and_then(|known| {
+            known.keys().iter().find(|key| {
+                **key.name() == **name
+                    && key.secret().is_some_and(|known| known.expose_secret() == secret.expose_secret())
+            })
+        });
+        keys.push(if let Some(key) = unchanged {
+            Arc::clone(key)
+        } else {
+            let header = authorize(secret).map_err(|error| error.with("secret", name))?;
+            Arc::new(ProviderKey::new(name, header, secret.clone()))
+        });
+    }
+    if keys.is_empty() {
+        return Err(Error::new(ErrorKind::NotFound, "none of the provider's keys is in the vault")
+            .with("secret", names.join(", "))
+            .hint("store one with `steward secret put NAME`"));
+    }
+    Ok(Pool::new(keys))
+}
+
+impl OpenProvider {
+    fn open(
+        name: &str,
+        config: &ProviderConfig,
+        adapter: &Arc<dyn Provider>,
+        parts: &ProjectParts<'_>,
+        known: Option<&Arc<Self>>,
+    ) -> Result<Self, Error> {
+        let url =
+            config.url.as_deref().or(adapter.default_url()).ok_or_else(|| {
+                Error::new(ErrorKind::Invalid, "the provider has no address").hint("set `url`")
+            })?;
+        let authorize = |key: &SecretString| adapter.authorize(key);
+        let pool = open_pool(&config.keys, &parts.secrets, known.map(|known| &*known.pool), &authorize)?;
+        let formats = adapter.formats().iter().copied();
+        let formats: Vec<Format> = match &config.formats {
+            Some(some) => formats.filter(|format| some.contains(format)).collect(),
+            None => formats.collect(),
+        };
+        if formats.is_empty() {
+            return Err(Error::new(ErrorKind::Invalid, "the provider's kind has none of these formats"));
+        }
+        Ok(Self {
+            name: name.into(),
+            kind: config.kind,
+            adapter: Arc::clone(adapter),
+            pool: Arc::new(pool),
+            retries: known.map(|known| Arc::clone(&known.retries)).unwrap_or_default(),
+            formats,
+            url: plain_url(url)?.into(),
+            models: config.models.clone(),
+            certificates: pem(config.certificates.as_ref(), parts),
+        })
+    }
+
+    /// Where a call goes.
+    ///
+    /// # Errors
+    ///
+    /// As [`Provider::endpoint`].
+    pub fn ready(&self, call: &Call<'_>) -> Result<Ready, Error> {
+        let endpoint = self.adapter.endpoint(call)?;
+        let uri = format!("{}{}", self.url, endpoint.path);
+        let uri = Uri::try_from(uri).map_err(|cause| {
+            Error::new(ErrorKind::Invalid, "the model's name makes no address").because(cause)
+        })?;
+        Ok(Ready { method: endpoint.method, uri, headers: endpoint.headers.into_iter().collect() })
+    }
+
+    /// Models that may be asked for without a route; `None`: any.
+    pub fn models(&self) -> Option<&BTreeSet<String>> {
+        self.models.as_ref()
+    }
+}
+
+impl Target {
+    fn build(
+        provider: &Arc<OpenProvider>,
+        config: &TargetConfig,
+        upstream: Upstream,
+        health: Health,
+    ) -> Result<Self, Error> {
+        let model = config.model.as_str();
+        let ready = |operation| provider.ready(&Call { operation, model });
+        let mut lanes = Vec::new();
+        for &format in &provider.formats {
+            lanes.push(Lane {
+                format,
+                plain: ready(Operation::Generate { format, streaming: false })?,
+                streaming: ready(Operation::Generate { format, streaming: true })?,
+            });
+        }
+        let embed = match provider.adapter.embeds_as() {
+            Some(format) => {
+                ready(Operation::Embed).ok().map(|one| (format, one, ready(Operation::EmbedBatch).ok()))
+            }
+            None => None,
+        };
+        let count = provider
+            .formats
+            .iter()
+            .filter_map(|&format| Some((format, ready(Operation::CountTokens(format)).ok()?)))
+            .collect();
+        Ok(Self {
+            provider: Arc::clone(provider),
+            model: model.into(),
+            weight: config.weight,
+            priority: config.priority,
+            context_tokens: config.context_tokens,
+            breaker: health.breaker,
+            in_flight: health.in_flight,
+            upstream,
+            lanes,
+            embed,
+            count,
+        })
+    }
+}
+
+/// A service of which only the address is known.
+struct Opaque;
+
+impl Provider for Opaque {
+    fn kind(&self) -> &'static str {
+        "pass_through"
+    }
+
+    fn default_url(&self) -> Option<&'static str> {
+        None
+    }
+
+    fn formats(&self) -> &'static [Format] {
+        &[]
+    }
+
+    fn embeds_as(&self) -> Option<Format> {
+        None
+    }
+
+    fn endpoint(&self, _call: &Call<'_>) -> Result<contract::ai::Endpoint, Error> {
+        Err(Error::new(ErrorKind::Unsupported, "this service is only forwarded"))
+    }
+
+    fn authorize(&self, _key: &SecretString) -> Result<(HeaderName, HeaderValue), Error> {
+        Err(Error::new(ErrorKind::Unsupported, "this service is only forwarded"))
+    }
+
+    fn classify(&self, rejection: &contract::ai::Rejection<'_>) -> contract::ai::Failure {
+        use contract::ai::{Failure, FailureClass};
+        let class = match rejection.status.as_u16() {
+            401 | 403 => FailureClass::Key,
+            402 => FailureClass::Quota,
+            404 => FailureClass::NotFound,
+            429 => FailureClass::Rate,
+            503 | 529 => FailureClass::Overloaded,
+            500.. => FailureClass::Server,
+            _ => FailureClass::BadRequest,
+        };
+        Failure::new(class, "").after(outbound::retry_after(rejection.headers, rejection.now))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reach_is_a_name_or_a_provider() {
+        let named = Reach::Named(["fast", "openai/gpt-5-mini", "anthropic/*"].map(Box::from).into());
+        for (name, allowed) in [
+            ("fast", true),
+            ("smart", false),
+            ("openai/gpt-5-mini", true),
+            ("openai/gpt-5", false),
+            ("anthropic/claude-haiku-4-5", true),
+            ("anthropic", false),
+            ("", false),
+        ] {
+            assert_eq!(named.allows(name), allowed, "{name}");
+            assert!(Reach::All.allows(name));
+        }
+    }
+}
