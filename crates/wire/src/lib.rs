@@ -1,7 +1,24 @@
 //! The public formats of AI APIs, what passes by in them, and the conversions between them; no IO.
+//!
+//! Same format in and out: [`scan`] finds the few fields that a gateway decides on, [`Rewrite`] replaces them by byte range, and [`Tap`]
+//! reads usage and ending from what passes. Nothing else of the body is touched, so unknown fields and numbers survive as written.
 
+mod error;
 mod format;
+#[allow(dead_code, reason = "the conversions use the rest")]
+mod json;
+mod measure;
+mod scan;
+pub mod sse;
+mod tap;
+#[allow(dead_code, reason = "the conversions use the rest")]
 mod usage;
 
+pub use error::{
+    BadReply, BadRequest, ErrorClass, ErrorDetail, ProviderError, error_body, error_event, read_error,
+};
 pub use format::Format;
+pub use measure::{estimate_input_tokens, input_tokens_bound};
+pub use scan::{Field, Rewrite, Scanned, scan, splice};
+pub use tap::{Observed, Tap};
 pub use usage::Usage;
