@@ -91,3 +91,27 @@ deb_tree() {
   done
   echo "$spec" >"$d/.spec"
 }
+
+venv_spec() { cat "$1" && python3 --version; } # what a Python environment was made from
+# venv NAME FILE: a Python environment with the packages that FILE lists, each with its version; wheels only, so that
+# nothing is compiled.
+venv() {
+  local d=$H/venv/$1 spec; spec=$(venv_spec "$2")
+  fresh "$d" "$spec" && return
+  say "install $1 (Python packages of $(basename "$2")) into $d"
+  python3 -c 'import ensurepip, venv' 2>/dev/null || die "Python's venv is missing: apt-get install python3-venv"
+  rm -rf "$d"; python3 -m venv "$d"
+  "$d/bin/pip" install -q --disable-pip-version-check --no-deps --only-binary=:all: -r "$2" >&2
+  echo "$spec" >"$d/.spec"
+}
+
+# node_modules NAME PACKAGE@VERSION...: packages for Node, without their install scripts.
+node_modules() {
+  local d=$H/npm/$1 spec="${*:2}"
+  fresh "$d" "$spec" && return
+  say "install $1 ($spec) into $d"
+  command -v npm >/dev/null || die "npm is missing: apt-get install nodejs npm"
+  rm -rf "$d"; mkdir -p "$d"
+  npm install --prefix "$d" --no-audit --no-fund --ignore-scripts --loglevel=error "${@:2}" >&2
+  echo "$spec" >"$d/.spec"
+}
