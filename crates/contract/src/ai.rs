@@ -22,6 +22,14 @@ pub trait Provider: Send + Sync {
     /// Where the provider is when the configuration names no URL.
     fn default_url(&self) -> Option<&'static str>;
 
+    /// The path that belongs after a URL without one, such as `/v1`; empty if none does.
+    fn default_path(&self) -> &'static str;
+
+    /// What the body calls the model, where that is not the model's own name.
+    fn name_sent<'a>(&'a self, model: &'a str) -> &'a str {
+        model
+    }
+
     /// Formats in which the provider generates, the one with the fewest losses first.
     fn formats(&self) -> &'static [Format];
 
@@ -115,6 +123,9 @@ pub struct Rejection<'a> {
     pub now: Timestamp,
 }
 
+/// As much of what a provider says is kept.
+const MESSAGE_BYTES_MAX: usize = 300;
+
 /// Why a call failed and what can be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
@@ -129,10 +140,31 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// A failure of this class without a wait, the key being blameless unless the class says otherwise.
-    pub fn new(class: FailureClass, message: impl Into<String>) -> Self {
+    /// A failure of this class without a wait, the key being blameless unless the class says otherwise. The message
+    /// becomes one line of bounded length.
+    pub fn new(class: FailureClass, message: &str) -> Self {
         let key_fault = matches!(class, FailureClass::Key | FailureClass::Quota | FailureClass::Rate);
-        Self { class, retry_after: None, key_fault, message: message.into() }
+        let mut line = String::new();
+        for word in message.split_whitespace() {
+            if line.len() + word.len() > MESSAGE_BYTES_MAX {
+                line.push('…');
+                break;
+            }
+            if !line.is_empty() {
+                line.push(' ');
+            }
+            line.push_str(word);
+        }
+        Self { class, retry_after: None, key_fault, message: line }
+    }
+
+    /// What an error says in the words that `format` has for errors; the status decides where it says nothing.
+    pub fn read(format: Format, rejection: &Rejection<'_>) -> Self {
+        let status = (!rejection.status.is_success()).then_some(rejection.status.as_u16());
+        match wire::read_error(format, rejection.body, status) {
+            Some(error) => Self::new(error.class.into(), &error.message),
+            None => Self::new(status.map_or(FailureClass::Server, FailureClass::of_status), ""),
+        }
     }
 
     /// The same with the wait that the provider asks for.
@@ -173,7 +205,43 @@ pub enum FailureClass {
     Truncated,
 }
 
+impl From<wire::ErrorClass> for FailureClass {
+    fn from(class: wire::ErrorClass) -> Self {
+        use wire::ErrorClass as Class;
+        match class {
+            Class::BadRequest | Class::TooLarge => Self::BadRequest,
+            Class::Unauthorized | Class::Forbidden => Self::Key,
+            Class::NotFound => Self::NotFound,
+            Class::Rate => Self::Rate,
+            Class::Quota => Self::Quota,
+            Class::ContextLength => Self::ContextLength,
+            Class::Overloaded | Class::Unavailable => Self::Overloaded,
+            Class::Refused => Self::Refused,
+            Class::Server => Self::Server,
+            Class::Timeout => Self::Timeout,
+            Class::Truncated => Self::Truncated,
+        }
+    }
+}
+
 impl FailureClass {
+    /// What a status says by itself.
+    ///
+    /// Source: RFC 9110, section 15; RFC 6585, section 4; 529 is Anthropic's and Cloudflare's.
+    pub fn of_status(status: u16) -> Self {
+        match status {
+            401 | 403 | 407 => Self::Key,
+            402 => Self::Quota,
+            404 | 410 => Self::NotFound,
+            408 | 504 | 524 => Self::Timeout,
+            429 => Self::Rate,
+            503 | 529 => Self::Overloaded,
+            // A conflict or a redirect says nothing about the request itself.
+            300..400 | 409 | 425 | 500.. => Self::Server,
+            _ => Self::BadRequest,
+        }
+    }
+
     /// The word used in reports, metrics and headers.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -76,7 +76,8 @@ impl ProviderKind {
 pub struct ProviderConfig {
     /// What kind of service it is.
     pub kind: ProviderKind,
-    /// Where it is, such as `https://api.openai.com/v1`. Default: where the kind's own service is.
+    /// Where it is, such as `https://api.openai.com/v1`; without a path it gets that of the kind, such as `/v1`. Default:
+    /// where the kind's own service is.
     #[serde(default)]
     pub url: Option<String>,
     /// Names of the secrets with its keys; several share the load. None for a server that asks for no key.
@@ -91,7 +92,8 @@ pub struct ProviderConfig {
     /// Models that clients may also ask for without a route; they are listed. Default: any model, as `provider/model`.
     #[serde(default)]
     pub models: Option<BTreeSet<String>>,
-    /// Formats that the server understands, where it does not understand all of its kind.
+    /// Formats that the server understands: `chat`, `responses`, `messages`, `gemini`. Default: all of its kind; for
+    /// `openai` with its own `url` only `chat`, which every compatible server knows.
     #[serde(default)]
     pub formats: Option<Vec<Format>>,
     /// Certificate authorities besides the system's: a PEM file, relative to the project file.

@@ -8,25 +8,27 @@ use tokio::time::Instant;
 
 use crate::random;
 
-/// Retries that may be saved up, so that a burst after a quiet time is covered.
-const SAVED_MAX: f64 = 20.0;
-/// What a request adds: retries are at most this share of the requests.
-const SHARE: f64 = 0.1;
-/// What a second adds, so that rare requests may be retried too.
-const PER_SECOND: f64 = 0.5;
+/// What one retry takes.
+const RETRY: u64 = 1_000;
+/// What may be saved up, so that a burst after a quiet time is covered: 20 retries.
+const SAVED_MAX: u64 = 20 * RETRY;
+/// What a request adds: retries are at most a tenth of the requests.
+const PER_REQUEST: u64 = RETRY / 10;
+/// What two milliseconds add: a retry in two seconds, so that rare requests are retried too.
+const PER_TWO_MILLISECONDS: u64 = 1;
 
 /// Keeps the retries of a provider below a tenth of its requests: when much fails, asking everything again is what
 /// keeps a provider down. Another target or another key costs nothing here.
 pub struct RetryBudget(Mutex<Saved>);
 
 struct Saved {
-    retries: f64,
+    units: u64,
     at: Instant,
 }
 
 impl Default for RetryBudget {
     fn default() -> Self {
-        Self(Mutex::new(Saved { retries: SAVED_MAX, at: Instant::now() }))
+        Self(Mutex::new(Saved { units: SAVED_MAX, at: Instant::now() }))
     }
 }
 
@@ -34,19 +36,20 @@ impl RetryBudget {
     /// A first attempt was made.
     pub fn earn(&self) {
         let mut saved = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        saved.retries = (saved.retries + SHARE).min(SAVED_MAX);
+        saved.units = (saved.units + PER_REQUEST).min(SAVED_MAX);
     }
 
     /// Takes one retry, if there is one.
     pub fn take(&self, now: Instant) -> bool {
         let mut saved = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let passed = now.saturating_duration_since(saved.at).as_secs_f64();
-        saved.at = now;
-        saved.retries = (saved.retries + passed * PER_SECOND).min(SAVED_MAX);
-        if saved.retries < 1.0 {
+        let passed = now.saturating_duration_since(saved.at).as_millis() / 2;
+        saved.at = saved.at.max(now);
+        let earned = u64::try_from(passed).unwrap_or(u64::MAX).saturating_mul(PER_TWO_MILLISECONDS);
+        saved.units = saved.units.saturating_add(earned).min(SAVED_MAX);
+        if saved.units < RETRY {
             return false;
         }
-        saved.retries -= 1.0;
+        saved.units -= RETRY;
         true
     }
 }

@@ -568,6 +568,13 @@ fn plain_url(text: &str) -> Result<String, Error> {
     Ok(url.as_str().trim_end_matches('/').to_owned())
 }
 
+/// The same, with `path` when the URL has none.
+fn based(text: &str, path: &str) -> Result<String, Error> {
+    let url = plain_url(text)?;
+    let has_path = url.split_once("://").is_some_and(|(_, rest)| rest.contains('/'));
+    Ok(if has_path { url } else { url + path })
+}
+
 type Authorize<'a> = dyn Fn(&SecretString) -> Result<(HeaderName, HeaderValue), Error> + 'a;
 
 /// The keys that are there; one whose value did not change keeps its state.
@@ -626,6 +633,8 @@ impl OpenProvider {
         let formats = adapter.formats().iter().copied();
         let formats: Vec<Format> = match &config.formats {
             Some(some) => formats.filter(|format| some.contains(format)).collect(),
+            // Most servers that are compatible with OpenAI know chat completions and nothing else.
+            None if config.kind == ProviderKind::Openai && config.url.is_some() => formats.take(1).collect(),
             None => formats.collect(),
         };
         if formats.is_empty() {
@@ -638,7 +647,7 @@ impl OpenProvider {
             pool: Arc::new(pool),
             retries: known.map(|known| Arc::clone(&known.retries)).unwrap_or_default(),
             formats,
-            url: plain_url(url)?.into(),
+            url: based(url, adapter.default_path())?.into(),
             models: config.models.clone(),
             certificates: pem(config.certificates.as_ref(), parts),
         })
@@ -720,6 +729,10 @@ impl Provider for Opaque {
         None
     }
 
+    fn default_path(&self) -> &'static str {
+        ""
+    }
+
     fn formats(&self) -> &'static [Format] {
         &[]
     }
@@ -738,16 +751,9 @@ impl Provider for Opaque {
 
     fn classify(&self, rejection: &contract::ai::Rejection<'_>) -> contract::ai::Failure {
         use contract::ai::{Failure, FailureClass};
-        let class = match rejection.status.as_u16() {
-            401 | 403 => FailureClass::Key,
-            402 => FailureClass::Quota,
-            404 => FailureClass::NotFound,
-            429 => FailureClass::Rate,
-            503 | 529 => FailureClass::Overloaded,
-            500.. => FailureClass::Server,
-            _ => FailureClass::BadRequest,
-        };
-        Failure::new(class, "").after(outbound::retry_after(rejection.headers, rejection.now))
+        let class = FailureClass::of_status(rejection.status.as_u16());
+        Failure::new(class, &String::from_utf8_lossy(&rejection.body[..rejection.body.len().min(300)]))
+            .after(outbound::retry_after(rejection.headers, rejection.now))
     }
 }
 

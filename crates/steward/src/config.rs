@@ -55,6 +55,9 @@ pub struct Config {
     /// What the numbers should be.
     #[serde(default)]
     pub objectives: Objectives,
+    /// The AI gateway.
+    #[serde(default)]
+    pub ai: gateway::AiConfig,
 }
 
 /// What kind of data a project holds.
@@ -476,6 +479,13 @@ fn validate(config: &Config) -> At<()> {
             );
         }
     }
+    if let Err(error) = config.ai.validate() {
+        let key = error.context().iter().find(|(name, _)| *name == "key").map(|(_, key)| key.clone());
+        let mut path = vec!["ai".to_owned()];
+        path.extend(key.iter().flat_map(|key| key.split('.').map(str::to_owned)));
+        let out = Error::new(error.kind(), error.message());
+        return Err((path, out.hint(error.hint_text().unwrap_or_default())));
+    }
     if config.objectives.query_p95_ms.is_nan() || config.objectives.query_p95_ms <= 0.0 {
         return at(&["objectives", "query_p95_ms"], "this is no time", "use milliseconds above 0");
     }
@@ -565,7 +575,14 @@ mod tests {
 
     #[test]
     fn errors_name_line_key_and_what_to_do() {
-        let cases: [(&str, &str, &str, &str); 15] = [
+        let cases: [(&str, &str, &str, &str); 17] = [
+            (
+                "project: shop\nai:\n  providers:\n    p:\n      kind: openai\n",
+                "the provider asks for a key",
+                "4",
+                "ai.providers.p.keys",
+            ),
+            ("project: shop\nai:\n  route: {}\n", "unknown field `route`", "3", "ai.route"),
             ("", "the project file is empty", "", ""),
             (
                 "project: shop\nstores:\n  a:\n    kind: postgres\n    url: postgres://h/db\n",

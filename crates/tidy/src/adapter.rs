@@ -6,13 +6,15 @@ use crate::Crate;
 
 /// What the folder of a family's adapter holds; the first fitting line counts. A path that ends with `/` stands for at
 /// least one `.rs` file in it.
-const SHAPES: [(&str, &[&str]); 2] = [
+const SHAPES: [(&str, &[&str]); 3] = [
     // The reference store has no server: nothing to configure and no codes to translate.
     ("store-memory", &["Cargo.toml", "README.md", "src/lib.rs", "tests/"]),
     (
         "store-",
         &["Cargo.toml", "README.md", "src/lib.rs", "src/config.rs", "src/store.rs", "src/error.rs", "tests/"],
     ),
+    // A provider of AI opens nothing: its settings come from the room.
+    ("ai-", &["Cargo.toml", "README.md", "src/lib.rs", "src/provider.rs", "src/error.rs", "tests/"]),
 ];
 
 /// Adapters without one of their family's files.

@@ -1,0 +1,6 @@
+//! Anthropic: messages.
+
+mod error;
+mod provider;
+
+pub use provider::Anthropic;

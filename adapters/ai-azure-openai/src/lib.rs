@@ -1,0 +1,6 @@
+//! Azure OpenAI: OpenAI's formats under deployments.
+
+mod error;
+mod provider;
+
+pub use provider::AzureOpenAi;

@@ -1,0 +1,6 @@
+//! Google Gemini: generateContent.
+
+mod error;
+mod provider;
+
+pub use provider::Gemini;
