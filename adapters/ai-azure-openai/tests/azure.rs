@@ -1,5 +1,7 @@
 //! Deployments, versions, and errors of the content filter.
 
+#![allow(clippy::unwrap_used, reason = "a test panics when it fails")]
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 

@@ -1,5 +1,7 @@
 //! Errors as OpenAI documents them, and where calls go.
 
+#![allow(clippy::unwrap_used, reason = "a test panics when it fails")]
+
 use std::time::Duration;
 
 use ai_openai::OpenAi;

@@ -237,7 +237,7 @@ impl FailureClass {
             429 => Self::Rate,
             503 | 529 => Self::Overloaded,
             // A conflict or a redirect says nothing about the request itself.
-            300..400 | 409 | 425 | 500.. => Self::Server,
+            300..=399 | 409 | 425 | 500.. => Self::Server,
             _ => Self::BadRequest,
         }
     }
