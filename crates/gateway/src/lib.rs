@@ -1,15 +1,23 @@
 //! AI requests: keys, limits, budgets, routes, fallback, cost, receipts.
 
+mod accounts;
 mod breaker;
+mod budget;
 mod config;
+pub mod cost;
 mod fingerprint;
+mod keeper;
+pub mod limit;
 mod meter;
 mod pool;
+pub mod price;
 mod random;
 mod retry;
 mod table;
+mod usage;
 mod usd;
 
+pub use accounts::{Accounts, Alert, Remaining, Standing};
 pub use breaker::{Breaker, Pass};
 pub use config::{
     AiConfig, Balance, BudgetConfig, BudgetScope, CacheConfig, Enforce, LimitsConfig, PassThroughConfig,

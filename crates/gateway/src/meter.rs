@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use contract::ai::FailureClass;
 use jiff::Timestamp;
 use wire::Usage;
@@ -108,6 +109,7 @@ pub struct Ask<'a> {
 }
 
 /// Who keeps limits and budgets: from memory, without waiting.
+#[async_trait]
 pub trait Metering: Send + Sync {
     /// Lets a request in and sets aside what it may cost, or says why not.
     ///
@@ -115,16 +117,30 @@ pub trait Metering: Send + Sync {
     ///
     /// The limit or the budget that is used up, and when it is free again.
     fn admit(&self, grant: &Arc<Grant>, ask: &Ask<'_>) -> Result<Reservation, Box<Refusal>>;
+
+    /// Waits a moment for money that is on its way, after a refusal that says [`Refusal::on_its_way`]; the same request
+    /// may be let in then.
+    async fn replenished(&self) {}
 }
 
 /// What was set aside for a request; settled once, at the latest when it is dropped.
 pub struct Reservation {
     hold: Option<Box<dyn Hold>>,
     max_tokens: Option<u64>,
+    barred: Vec<Arc<Target>>,
 }
 
 /// The other side of a reservation.
 pub trait Hold: Send + Sync {
+    /// Sets the same aside once more, before another attempt after one that may have cost money.
+    ///
+    /// # Errors
+    ///
+    /// The budget that has no more.
+    fn again(&mut self) -> Result<(), Box<Refusal>> {
+        Ok(())
+    }
+
     /// Takes what was really used and gives the rest back. `None`: the request was dropped before anything was known;
     /// nothing was sent to a provider.
     fn settle(self: Box<Self>, settlement: Option<Settlement>);
@@ -133,7 +149,29 @@ pub trait Hold: Send + Sync {
 impl Reservation {
     /// A reservation with the tokens that the answer may have, where the budget bounds them.
     pub fn new(hold: Box<dyn Hold>, max_tokens: Option<u64>) -> Self {
-        Self { hold: Some(hold), max_tokens }
+        Self { hold: Some(hold), max_tokens, barred: Vec::new() }
+    }
+
+    /// The same, without these targets: their own budgets are used up.
+    #[must_use]
+    pub fn without(mut self, barred: Vec<Arc<Target>>) -> Self {
+        self.barred = barred;
+        self
+    }
+
+    /// Whether this target may be asked.
+    pub fn allows(&self, target: &Arc<Target>) -> bool {
+        !self.barred.iter().any(|barred| Arc::ptr_eq(barred, target))
+    }
+
+    /// Sets the same aside once more, before another attempt after one that may have cost money: one that timed out or
+    /// broke off.
+    ///
+    /// # Errors
+    ///
+    /// The budget that has no more; the attempt must not be made.
+    pub fn again(&mut self) -> Result<(), Box<Refusal>> {
+        self.hold.as_mut().map_or(Ok(()), |hold| hold.again())
     }
 
     /// Tokens that the answer may have by the budget; `None`: as many as asked for.
@@ -168,6 +206,8 @@ pub struct Refusal {
     pub status: http::StatusCode,
     /// When the same request could be let in.
     pub retry_after: Option<Duration>,
+    /// Money for it may be on its way: [`Metering::replenished`] waits for it.
+    pub on_its_way: bool,
 }
 
 /// What a request came to.
@@ -302,7 +342,7 @@ pub struct Unmetered;
 
 impl Metering for Unmetered {
     fn admit(&self, _grant: &Arc<Grant>, _ask: &Ask<'_>) -> Result<Reservation, Box<Refusal>> {
-        Ok(Reservation { hold: None, max_tokens: None })
+        Ok(Reservation { hold: None, max_tokens: None, barred: Vec::new() })
     }
 }
 

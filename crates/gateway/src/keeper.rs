@@ -1,0 +1,448 @@
+//! Slices of budgets in the state file: taken ahead of use, shared with other processes, renewed, given back, and
+//! settled for processes that are gone.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use contract::{Error, ErrorKind, Severity, Trigger};
+use jiff::Timestamp;
+use ledger::{NewEvent, Row, Value, Write};
+use serde::Deserialize;
+use serde_json::json;
+use wire::Usage;
+
+use crate::accounts::{Alert, Inner, Purse, Raised};
+use crate::budget::{Want, scope_word};
+use crate::price::Tier;
+use crate::usage::{LOST, UsageRow, context, spend, write_rows};
+use crate::usd::Usd;
+
+/// A process that does not renew its slices for this long is gone, wherever it ran.
+const SLICE_TTL: Duration = Duration::from_mins(2);
+/// Accounts in one write.
+const LEASES_MAX: usize = 200;
+
+const SEED: &str = include_str!("sql/seed_account.sql");
+const TAKE: &str = include_str!("sql/take_slice.sql");
+const OWN: &str = include_str!("sql/own_slices.sql");
+/// A row that says who is here, also when there is nothing to take.
+const REGISTER: &str = "INSERT INTO ai_slices (project, account, period_us, holder, amount_usd_nanos, spent_usd_nanos, \
+     expires_us) VALUES (?, ?, ?, ?, 0, 0, ?) ON CONFLICT (project, account, period_us, holder) DO NOTHING";
+const SHRINK: &str = "UPDATE ai_slices SET amount_usd_nanos = amount_usd_nanos - ? \
+     WHERE project = ? AND account = ? AND period_us = ? AND holder = ? AND amount_usd_nanos - spent_usd_nanos >= ?";
+const RENEW: &str = "UPDATE ai_slices SET expires_us = ? WHERE holder = ?";
+const GIVE_BACK: &str = "DELETE FROM ai_slices WHERE holder = ?";
+const GIVE_BACK_OLD: &str =
+    "DELETE FROM ai_slices WHERE holder = ? AND period_us > 0 AND period_us < ? AND project = ?";
+
+/// Who this process is: the machine and its start, the process and its start, and a random part.
+pub(crate) fn holder() -> String {
+    let random = format!("{:016x}", crate::random::number());
+    match here() {
+        Some(here) => {
+            format!("{here}/{}/{}/{random}", std::process::id(), started(std::process::id()).unwrap_or(0))
+        }
+        None => format!("?/{}/0/{random}", std::process::id()),
+    }
+}
+
+/// The machine since its start and the namespace in which process ids mean something; `None` where neither is known.
+fn here() -> Option<String> {
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    let space = std::fs::read_link("/proc/self/ns/pid").ok()?;
+    Some(format!("{}-{}", boot.trim(), space.to_string_lossy()))
+}
+
+/// When a process began, in ticks since the machine's start.
+///
+/// Source: proc(5), field 22 of `/proc/[pid]/stat`; the name before it may hold anything but ends with a bracket.
+fn started(pid: u32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+}
+
+/// Whether the process behind a holder is certainly gone.
+fn is_gone(holder: &str) -> bool {
+    let mut parts = holder.rsplitn(4, '/');
+    let (_, began, pid, place) = (parts.next(), parts.next(), parts.next(), parts.next());
+    let (Some(began), Some(pid), Some(place)) = (began, pid, place) else { return false };
+    let (Ok(began), Ok(pid)) = (began.parse::<u64>(), pid.parse::<u32>()) else { return false };
+    here().is_some_and(|here| here == place) && began > 0 && started(pid) != Some(began)
+}
+
+fn expiry(now: Timestamp) -> i64 {
+    now.as_microsecond().saturating_add(i64::try_from(SLICE_TTL.as_micros()).unwrap_or(i64::MAX))
+}
+
+/// Budgets that were raised.
+pub(crate) async fn raised(ledger: &ledger::Ledger, project: &str) -> Result<Raised, Error> {
+    let rows = ledger
+        .query(
+            "SELECT name, value FROM ai_settings WHERE project = ? AND name LIKE 'budget/%'",
+            vec![project.into()],
+        )
+        .await?;
+    let mut raised = Raised::new();
+    for row in rows {
+        let setting: BudgetSetting = row.get_json("value")?;
+        let name = row.get_text("name")?.trim_start_matches("budget/").to_owned();
+        raised.insert(name, setting.usd);
+    }
+    Ok(raised)
+}
+
+/// A budget's amount that takes the place of the project file's.
+#[derive(Debug, Clone, serde::Serialize, Deserialize)]
+pub(crate) struct BudgetSetting {
+    pub usd: Usd,
+    /// The project file's amount at that time: another one there makes this void.
+    pub instead_of: Usd,
+}
+
+/// Takes money for the accounts that want some, and learns how they stand.
+pub(crate) async fn lease(inner: &Inner, purse: &Arc<Purse>, ask_again: bool) -> Result<(), Error> {
+    let now = inner.clock.now();
+    let wants = purse.books().wants(now.as_microsecond(), ask_again);
+    if wants.is_empty() && !ask_again {
+        return Ok(());
+    }
+    for wants in wants.chunks(LEASES_MAX) {
+        let mut write = Write::new().unsynced();
+        for want in wants {
+            write = take(write, &purse.project, &inner.holder, want, now);
+        }
+        inner.ledger.write(&context(&purse.project, &inner.clock), write).await?;
+    }
+    if purse.books().accounts.is_empty() {
+        return Ok(());
+    }
+    learn(inner, purse).await
+}
+
+fn take(write: Write, project: &str, holder: &str, want: &Want, now: Timestamp) -> Write {
+    let (account, period) = (&*want.id, want.span.start_us);
+    let whose = || -> Vec<Value> { vec![project.into(), account.into(), period.into()] };
+    let mut seed = whose();
+    seed.extend([project.into(), want.span.start_us.into(), want.span.end_us.into()]);
+    seed.extend([scope_word(want.scope).into(), (&*want.value).into()]);
+    seed.extend(whose());
+    let mut taken = whose();
+    taken.extend([holder.into(), expiry(now).into(), want.needs.into(), want.limit.into()]);
+    taken.extend(whose());
+    taken.extend(whose());
+    taken.extend(whose());
+    taken.push(holder.into());
+    let mut register = whose();
+    register.extend([holder.into(), expiry(now).into()]);
+    write.exec(SEED, seed).exec(TAKE, taken).exec(REGISTER, register)
+}
+
+/// Reads what this process holds and what is left.
+async fn learn(inner: &Inner, purse: &Arc<Purse>) -> Result<(), Error> {
+    let rows = inner.ledger.query(OWN, vec![(&inner.holder).into(), (&*purse.project).into()]).await?;
+    let mut found: HashMap<(String, i64), Held> = HashMap::new();
+    for row in &rows {
+        found.insert((row.get_text("account")?.to_owned(), row.get_i64("period_us")?), Held::read(row)?);
+    }
+    let mut books = purse.books();
+    let books = &mut *books;
+    for account in &mut books.accounts {
+        let Some(rule) = books.rules.get(account.rule) else { continue };
+        if let Some(held) = found.get(&(account.id.to_string(), account.span.start_us)) {
+            account.granted = held.amount;
+            // What this process used and has not written yet is not in the file's sum.
+            account.spent_in_all = held.spent_in_all + (account.spent - held.spent).max(0);
+            account.dry = rule.usd.nanos() - held.spent_in_all - held.held_in_all <= 0;
+            if account.free() >= account.thirst {
+                account.thirst = 0;
+            }
+        }
+        let next = account.span.next(rule.per);
+        if let Some(held) = found.get(&(account.id.to_string(), next.start_us))
+            && next != account.span
+        {
+            account.next = Some((next, held.amount));
+        }
+    }
+    Ok(())
+}
+
+struct Held {
+    amount: i64,
+    spent: i64,
+    spent_in_all: i64,
+    held_in_all: i64,
+    others: i64,
+}
+
+impl Held {
+    fn read(row: &Row) -> Result<Self, Error> {
+        Ok(Self {
+            amount: row.get_i64("amount_usd_nanos")?,
+            spent: row.get_i64("spent_usd_nanos")?,
+            spent_in_all: row.get_i64("spent_in_all")?,
+            held_in_all: row.get_i64("held_in_all")?,
+            others: row.get_i64("others")?,
+        })
+    }
+}
+
+/// Gives other processes of the same state their part of what this one does not use.
+pub(crate) async fn share(inner: &Inner) -> Result<(), Error> {
+    for purse in inner.all_purses() {
+        if purse.books().accounts.is_empty() {
+            continue;
+        }
+        let rows = inner.ledger.query(OWN, vec![(&inner.holder).into(), (&*purse.project).into()]).await?;
+        let mut shared: HashMap<(String, i64), Held> = HashMap::new();
+        for row in &rows {
+            let held = Held::read(row)?;
+            if held.others > 0 {
+                shared.insert((row.get_text("account")?.to_owned(), row.get_i64("period_us")?), held);
+            }
+        }
+        if shared.is_empty() {
+            continue;
+        }
+        let mut given = Vec::new();
+        {
+            let mut books = purse.books();
+            for account in &mut books.accounts {
+                let Some(held) = shared.get(&(account.id.to_string(), account.span.start_us)) else {
+                    continue;
+                };
+                let fair = held.held_in_all / (held.others + 1);
+                let spare = account.free() - fair;
+                // Small differences are not worth a write.
+                if spare > fair / 8 && spare > 0 {
+                    account.granted -= spare;
+                    given.push((Arc::clone(&account.id), account.span.start_us, spare));
+                }
+            }
+        }
+        if given.is_empty() {
+            continue;
+        }
+        let mut write = Write::new().unsynced();
+        for (account, period_us, spare) in &given {
+            write = write.exec(
+                SHRINK,
+                vec![
+                    (*spare).into(),
+                    (&*purse.project).into(),
+                    (&**account).into(),
+                    (*period_us).into(),
+                    (&inner.holder).into(),
+                    (*spare).into(),
+                ],
+            );
+        }
+        let result = inner.ledger.write(&context(&purse.project, &inner.clock), write).await;
+        // The file says what is held now, whether that was written or not.
+        learn(inner, &purse).await?;
+        result?;
+    }
+    Ok(())
+}
+
+/// Says that this process lives, and gives back what belongs to periods that are over.
+pub(crate) async fn renew(inner: &Inner) -> Result<(), Error> {
+    let now = inner.clock.now();
+    let mut write = Write::new().unsynced().exec(RENEW, vec![expiry(now).into(), (&inner.holder).into()]);
+    let mut project = None;
+    for purse in inner.all_purses() {
+        let oldest =
+            purse.books().accounts.iter().map(|account| account.span.start_us).filter(|at| *at > 0).min();
+        if let Some(oldest) = oldest {
+            write = write
+                .exec(GIVE_BACK_OLD, vec![(&inner.holder).into(), oldest.into(), (&*purse.project).into()]);
+        }
+        project = Some(Arc::clone(&purse.project));
+    }
+    let Some(project) = project else { return Ok(()) };
+    inner.ledger.write(&context(&project, &inner.clock), write).await.map(drop)
+}
+
+/// Gives everything back at the end.
+pub(crate) async fn give_back(inner: &Inner) -> Result<(), Error> {
+    let write = Write::new().unsynced().exec(GIVE_BACK, vec![(&inner.holder).into()]);
+    let projects = inner.all_purses();
+    let project = projects.first().map_or("", |purse| &*purse.project);
+    inner.ledger.write(&context(project, &inner.clock), write).await.map(drop)
+}
+
+/// What a reservation says beside its columns.
+#[derive(Debug, Deserialize)]
+struct Open {
+    key_id: String,
+    key_name: String,
+    person: String,
+    route: String,
+    provider: String,
+    model: String,
+    operation: String,
+    price_table: String,
+    draws: Vec<(String, i64, i64)>,
+}
+
+/// Takes as spent what processes that are gone had set aside for requests under way, and gives the rest of their slices
+/// back.
+pub(crate) async fn recover(inner: &Inner) -> Result<(), Error> {
+    let now = inner.clock.now();
+    let holders = inner
+        .ledger
+        .query(
+            "SELECT holder, MAX(expires_us) AS expires_us FROM (
+                 SELECT holder, expires_us FROM ai_slices
+                 UNION ALL
+                 SELECT r.holder, r.at_us + 120000000 FROM ai_reservations AS r
+                 WHERE NOT EXISTS (SELECT 1 FROM ai_slices AS s WHERE s.holder = r.holder)) AS known
+             GROUP BY holder",
+            Vec::new(),
+        )
+        .await?;
+    for row in holders {
+        let holder = row.get_text("holder")?;
+        let expired = row.get_i64("expires_us")? <= now.as_microsecond();
+        if holder != inner.holder && (expired || is_gone(holder)) {
+            match settle_for(inner, holder, now).await {
+                // Another process was faster.
+                Err(error) if error.kind() == ErrorKind::Conflict => {}
+                other => other?,
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn settle_for(inner: &Inner, holder: &str, now: Timestamp) -> Result<(), Error> {
+    let open = inner
+        .ledger
+        .query(
+            "SELECT id, project, at_us, usd_nanos, body FROM ai_reservations WHERE holder = ? ORDER BY at_us, id",
+            vec![holder.into()],
+        )
+        .await?;
+    let slices = inner
+        .ledger
+        .query(
+            "SELECT project, SUM(amount_usd_nanos - spent_usd_nanos) AS held FROM ai_slices WHERE holder = ? GROUP BY project",
+            vec![holder.into()],
+        )
+        .await?;
+    let mut projects: BTreeSet<String> = BTreeSet::new();
+    for row in open.iter().chain(&slices) {
+        projects.insert(row.get_text("project")?.to_owned());
+    }
+    for project in projects {
+        let mut write = Write::new();
+        let mut rows = Vec::new();
+        for row in open.iter().filter(|row| row.get_text("project").is_ok_and(|of| of == project)) {
+            let id = row.get_text("id")?;
+            let body: Open = row.get_json("body")?;
+            // Only one process may do this.
+            write = write.exec_expecting(
+                "DELETE FROM ai_reservations WHERE id = ? AND holder = ?",
+                vec![id.into(), holder.into()],
+                1,
+            );
+            for (account, period_us, amount) in &body.draws {
+                write = spend(write, &project, account, *period_us, *amount);
+            }
+            rows.push(lost(id, &project, row.get_time("at_us")?, row.get_i64("usd_nanos")?, body, now));
+        }
+        let taken: i64 = rows.iter().map(|row| row.cost.nanos()).sum();
+        let held: i64 = slices
+            .iter()
+            .filter(|row| row.get_text("project").is_ok_and(|of| of == project))
+            .map(|row| row.get_i64("held"))
+            .sum::<Result<_, _>>()?;
+        write = write.exec(
+            "DELETE FROM ai_slices WHERE holder = ? AND project = ?",
+            vec![holder.into(), (&project).into()],
+        );
+        write = write_rows(write, &project, &rows);
+        if rows.is_empty() && held == 0 {
+            inner.ledger.write(&context(&project, &inner.clock), write.unsynced()).await?;
+            continue;
+        }
+        let body = json!({
+            "holder": holder, "requests": rows.len(), "taken_as_spent_usd_nanos": taken,
+            "slices_given_back_usd_nanos": held,
+        });
+        write = write.event(NewEvent::new("ai.usage.recovered", format!("project:{project}"), body));
+        inner.ledger.write(&context(&project, &inner.clock), write).await?;
+        tracing::warn!(
+            project,
+            requests = rows.len(),
+            taken_as_spent_usd_nanos = taken,
+            "a process ended without settling its AI calls; what was set aside for them is taken as spent"
+        );
+        if !rows.is_empty() {
+            inner.tell(Alert {
+                project: project.clone(),
+                trigger: Trigger::AiApiFailure,
+                severity: Severity::Warning,
+                title: format!("{} AI calls were cut off when a process ended", rows.len()),
+                detail: format!(
+                    "{} USD that were set aside for them are taken as spent; `steward ai reconcile` compares with the \
+                     provider's own count",
+                    Usd::from_nanos(taken)
+                ),
+                subject: format!("project:{project}"),
+                dedup_key: format!("ai-recovered:{project}:{holder}"),
+            });
+        }
+    }
+    Ok(())
+}
+
+fn lost(id: &str, project: &str, at: Timestamp, amount: i64, open: Open, now: Timestamp) -> UsageRow {
+    let operation = ["chat", "embeddings", "batches", "fine_tuning", "pass_through"];
+    UsageRow {
+        id: id.to_owned(),
+        project: project.into(),
+        at,
+        key_id: open.key_id.into(),
+        key_name: open.key_name.into(),
+        person: open.person.into(),
+        route: open.route.into(),
+        provider: open.provider.into(),
+        model: open.model.into(),
+        operation: operation.into_iter().find(|known| *known == open.operation).unwrap_or("other"),
+        streaming: false,
+        tier: Tier::Standard,
+        usage: Usage::default(),
+        estimated: 2,
+        cost: Usd::from_nanos(amount),
+        price_row: String::new(),
+        price_table: open.price_table.into(),
+        ending: LOST,
+        status: 0,
+        cache: "off",
+        first_byte_us: None,
+        took_us: now.as_microsecond().saturating_sub(at.as_microsecond()).max(0),
+        receipt: json!({ "set_aside_usd_nanos": amount, "attempts": [] }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_that_runs_is_not_gone_and_one_that_ended_is() {
+        let own = holder();
+        assert!(!is_gone(&own), "{own}");
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let theirs = format!("{}/{}/{}/0", here().unwrap(), child.id(), started(child.id()).unwrap());
+        assert!(!is_gone(&theirs));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(is_gone(&theirs));
+        // Of another machine nothing is known.
+        assert!(!is_gone(&format!("elsewhere/{}/1/0", u32::MAX)));
+        assert!(!is_gone("nonsense"));
+    }
+}
