@@ -589,6 +589,19 @@ fn validate_url(at: &str, text: &str, http_is_fine: bool) -> Result<(), Error> {
     if url.query().is_some() || url.fragment().is_some() {
         return wrong(at, "the URL goes on after its path", "remove what begins with `?` or `#`");
     }
+    let metadata = match url.host() {
+        Some(url::Host::Domain(name)) => outbound::is_metadata_name(name),
+        Some(url::Host::Ipv4(address)) => outbound::is_metadata_address(address.into()),
+        Some(url::Host::Ipv6(address)) => outbound::is_metadata_address(address.into()),
+        None => false,
+    };
+    if metadata {
+        return wrong(
+            at,
+            "this address belongs to a cloud's metadata, or to nobody",
+            "write the address of the service itself",
+        );
+    }
     let loopback = match url.host() {
         Some(url::Host::Domain(name)) => name == "localhost",
         Some(url::Host::Ipv4(address)) => address.is_loopback(),
@@ -644,6 +657,21 @@ mod tests {
                 r#"{"providers":{"p":{"kind":"openai","keys":["k"],"url":"http://10.0.0.5/v1"}}}"#,
                 "providers.p.url",
                 "unencrypted",
+            ),
+            (
+                r#"{"providers":{"p":{"kind":"openai","url":"http://169.254.169.254/latest"}}}"#,
+                "providers.p.url",
+                "metadata",
+            ),
+            (
+                r#"{"providers":{"p":{"kind":"openai","keys":["k"],"url":"https://[::ffff:a9fe:a9fe]/v1"}}}"#,
+                "providers.p.url",
+                "metadata",
+            ),
+            (
+                r#"{"pass_through":{"x":{"prefix":"/x","url":"http://metadata.google.internal/"}}}"#,
+                "pass_through.x.url",
+                "metadata",
             ),
             (
                 r#"{"providers":{"p":{"kind":"openai","keys":["k"],"url":"https://u:hunter2@h/"}}}"#,

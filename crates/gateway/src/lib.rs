@@ -6,16 +6,26 @@ mod budget;
 mod config;
 pub mod cost;
 mod fingerprint;
+mod grant;
+mod import;
 mod keeper;
+mod key;
 pub mod limit;
 mod meter;
+mod notice;
 mod pool;
 pub mod price;
+mod probe;
 mod random;
 mod retry;
+mod rotate;
+pub mod scan;
+mod states;
 mod table;
 mod usage;
 mod usd;
+mod view;
+mod watch;
 
 pub use accounts::{Accounts, Alert, Remaining, Standing};
 pub use breaker::{Breaker, Pass};
@@ -25,13 +35,26 @@ pub use config::{
     TimeoutsConfig,
 };
 pub use fingerprint::{Fingerprint, Fingerprints};
+pub use grant::{Callable, compile};
+pub use import::{ImportConfig, import};
+pub use key::{
+    CreateKey, GENERATION, KEY_PREFIX, ListKeys, Names, RegenerateKey, RevokeKey, StoredKey, VirtualKey,
+    VirtualKeys,
+};
 pub use meter::{
     Ask, Attempt, CacheDecision, Ending, Hold, Metering, Refusal, RequestId, Reservation, Settlement,
     Unmetered, What,
 };
-pub use pool::{Pool, ProviderKey};
+pub use notice::{Notice, Notices};
+pub use pool::{KeyId, KeyState, Lent, Pool, ProviderKey};
+pub use probe::{Probe, probe};
 pub use retry::RetryBudget;
+pub use rotate::{Canary, CanaryAnswer, NEXT_SUFFIX, Next, RotateKeys, Rotation, Rotations, Serving, Stage};
+pub use states::{About, State, States, snapshot};
 pub use table::{
-    Grant, Limits, OpenProvider, PassThrough, Project, ProjectParts, Reach, Rights, Route, Table, Target,
+    Grant, KeyVersions, Limits, OpenProvider, PassThrough, Project, ProjectParts, Reach, Rights, Route,
+    Table, Target,
 };
 pub use usd::Usd;
+pub use view::{ListModels, ListRoutes, PriceOf, ScanPath, TestTargets, key_lines, models, routes, test};
+pub use watch::{Trouble, Watch};

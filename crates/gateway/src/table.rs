@@ -19,7 +19,8 @@ use crate::config::{
     AiConfig, Balance, PassThroughConfig, ProviderConfig, ProviderKind, RouteConfig, TargetConfig,
 };
 use crate::fingerprint::{Fingerprint, Fingerprints};
-use crate::pool::{Pool, ProviderKey};
+use crate::notice::Notices;
+use crate::pool::{KeyId, Pool, ProviderKey};
 use crate::retry::RetryBudget;
 use crate::usd::Usd;
 
@@ -169,10 +170,28 @@ pub struct ProjectParts<'a> {
     pub config: &'a AiConfig,
     /// The adapter of each provider, by the provider's name.
     pub adapters: BTreeMap<String, Arc<dyn Provider>>,
-    /// Values of the secrets that the configuration names. A provider goes without those that are missing.
-    pub secrets: BTreeMap<String, SecretString>,
+    /// Values of the secrets that the configuration names, or why one cannot be used. A provider goes without those.
+    pub secrets: BTreeMap<String, Result<KeyVersions, String>>,
+    /// Who hears of changes in the states of keys.
+    pub notices: Notices,
     /// Contents of the certificate files that the configuration names.
     pub certificates: BTreeMap<std::path::PathBuf, Vec<u8>>,
+}
+
+/// The versions of a secret that may serve as a key.
+pub struct KeyVersions {
+    /// The version that serves.
+    pub version: i64,
+    /// Its value.
+    pub value: SecretString,
+    /// The version that stands by while a rotation overlaps, with its value.
+    pub standby: Option<(i64, SecretString)>,
+}
+
+impl From<SecretString> for KeyVersions {
+    fn from(value: SecretString) -> Self {
+        Self { version: 1, value, standby: None }
+    }
 }
 
 /// A provider with its keys.
@@ -473,7 +492,7 @@ impl Project {
         let known = previous
             .and_then(|previous| previous.pass_through.iter().find(|known| &*known.name == name))
             .map(|known| &known.route.targets[0].provider);
-        let pool = open_pool(&config.keys, &parts.secrets, known.map(|known| &*known.pool), &authorize)?;
+        let pool = open_pool(name, &config.keys, parts, known.map(|known| &*known.pool), &authorize);
         let certificates = pem(config.certificates.as_ref(), parts);
         let provider = Arc::new(OpenProvider {
             name: name.into(),
@@ -577,43 +596,62 @@ fn based(text: &str, path: &str) -> Result<String, Error> {
 
 type Authorize<'a> = dyn Fn(&SecretString) -> Result<(HeaderName, HeaderValue), Error> + 'a;
 
-/// The keys that are there; one whose value did not change keeps its state.
+/// The keys that are there; one whose value did not change keeps its state. One that cannot be used is told with why.
 fn open_pool(
+    provider: &str,
     names: &[String],
-    secrets: &BTreeMap<String, SecretString>,
+    parts: &ProjectParts<'_>,
     known: Option<&Pool>,
     authorize: &Authorize<'_>,
-) -> Result<Pool, Error> {
+) -> Pool {
     if names.is_empty() {
-        return Ok(match known {
-            Some(known) if known.keys().iter().all(|key| key.secret().is_none()) => {
+        return match known {
+            Some(known)
+                if known.keys().iter().all(|key| key.secret().is_none()) && !known.keys().is_empty() =>
+            {
                 Pool::new(known.keys().to_vec())
             }
             _ => Pool::new(Vec::new()),
-        });
+        };
     }
-    let mut keys = Vec::new();
-    for name in names {
-        let Some(secret) = secrets.get(name) else { continue };
+    let open = |name: &str, version: i64, value: &SecretString| {
+        let id =
+            KeyId { project: parts.name.into(), provider: provider.into(), secret: name.into(), version };
         let unchanged = known.and_then(|known| {
             known.keys().iter().find(|key| {
-                **key.name() == **name
-                    && key.secret().is_some_and(|known| known.expose_secret() == secret.expose_secret())
+                key.id() == Some(&id)
+                    && key.secret().is_some_and(|known| known.expose_secret() == value.expose_secret())
             })
         });
-        keys.push(if let Some(key) = unchanged {
-            Arc::clone(key)
-        } else {
-            let header = authorize(secret).map_err(|error| error.with("secret", name))?;
-            Arc::new(ProviderKey::new(name, header, secret.clone()))
-        });
+        match unchanged {
+            Some(key) => Ok(Arc::clone(key)),
+            None => authorize(value)
+                .map(|header| Arc::new(ProviderKey::new(id, header, value.clone(), parts.notices.clone())))
+                .map_err(|error| error.message().to_owned()),
+        }
+    };
+    let (mut serving, mut standby, mut missing) = (Vec::new(), Vec::new(), Vec::new());
+    for name in names {
+        let versions = match parts.secrets.get(name) {
+            Some(Ok(versions)) => versions,
+            Some(Err(why)) => {
+                missing.push((name.as_str().into(), why.clone()));
+                continue;
+            }
+            None => {
+                missing.push((name.as_str().into(), "the secret was not read".to_owned()));
+                continue;
+            }
+        };
+        match open(name, versions.version, &versions.value) {
+            Ok(key) => serving.push(key),
+            Err(why) => missing.push((name.as_str().into(), why)),
+        }
+        if let Some((version, value)) = &versions.standby {
+            standby.extend(open(name, *version, value).ok());
+        }
     }
-    if keys.is_empty() {
-        return Err(Error::new(ErrorKind::NotFound, "none of the provider's keys is in the vault")
-            .with("secret", names.join(", "))
-            .hint("store one with `steward secret put NAME`"));
-    }
-    Ok(Pool::new(keys))
+    Pool::assemble(serving, standby, missing, known)
 }
 
 impl OpenProvider {
@@ -629,7 +667,7 @@ impl OpenProvider {
                 Error::new(ErrorKind::Invalid, "the provider has no address").hint("set `url`")
             })?;
         let authorize = |key: &SecretString| adapter.authorize(key);
-        let pool = open_pool(&config.keys, &parts.secrets, known.map(|known| &*known.pool), &authorize)?;
+        let pool = open_pool(name, &config.keys, parts, known.map(|known| &*known.pool), &authorize);
         let formats = adapter.formats().iter().copied();
         let formats: Vec<Format> = match &config.formats {
             Some(some) => formats.filter(|format| some.contains(format)).collect(),

@@ -10,7 +10,11 @@ use crate::seal::Sealer;
 use crate::sqlite::Connection;
 
 /// One script for each version; never edited once shipped.
-const MIGRATIONS: [&str; 2] = [include_str!("../sql/0001_state.sql"), include_str!("../sql/0002_ai.sql")];
+const MIGRATIONS: [&str; 3] = [
+    include_str!("../sql/0001_state.sql"),
+    include_str!("../sql/0002_ai.sql"),
+    include_str!("../sql/0003_ai_keys.sql"),
+];
 
 /// The keys by which a state file is recognised, and what to tell whoever has others.
 pub(crate) struct Locks<'a> {

@@ -19,6 +19,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use jiff::Timestamp;
 use tower_service::Service;
 
+use crate::guard::Guarded;
 use crate::{failure, tls};
 
 type BoxError = Box<dyn StdError + Send + Sync>;
@@ -128,7 +129,7 @@ impl Upstream {
     pub fn new(options: &UpstreamOptions) -> Result<Self, Error> {
         let roots =
             options.extra_roots_pem.as_deref().map(tls::certificates).transpose()?.unwrap_or_default();
-        let mut connector = HttpConnector::new();
+        let mut connector = HttpConnector::new_with_resolver(Guarded::new());
         connector.enforce_http(false);
         // A small request must not wait for the acknowledgement of the one before.
         connector.set_nodelay(true);
@@ -203,7 +204,7 @@ pub fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
 /// A connector that does not wait longer than it should.
 #[derive(Clone)]
 struct TimedConnector {
-    inner: HttpsConnector<HttpConnector>,
+    inner: HttpsConnector<HttpConnector<Guarded>>,
     timeout: Duration,
 }
 
@@ -218,7 +219,7 @@ impl std::fmt::Display for ConnectTimedOut {
 
 impl StdError for ConnectTimedOut {}
 
-type Stream = <HttpsConnector<HttpConnector> as Service<Uri>>::Response;
+type Stream = <HttpsConnector<HttpConnector<Guarded>> as Service<Uri>>::Response;
 
 impl Service<Uri> for TimedConnector {
     type Response = Stream;

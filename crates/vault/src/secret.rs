@@ -35,6 +35,8 @@ const KEY_CHECK: &str = "vault_key_check";
 const KEY_CHECK_PLACE: &[u8] = b"steward vault key check 1";
 
 const SELECT_NEWEST: &str = include_str!("sql/select_newest.sql");
+const SELECT_VERSION: &str = include_str!("sql/select_version.sql");
+const SELECT_ALL: &str = include_str!("sql/select_all.sql");
 const SELECT_VERSIONS: &str = include_str!("sql/select_versions.sql");
 const INSERT_VERSION: &str = include_str!("sql/insert_version.sql");
 
@@ -128,6 +130,54 @@ impl Vault {
             Ok(secret)
         })
         .await
+    }
+
+    /// One version of a secret. Its use is not recorded: versions are asked for by rotations and tables of keys.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Vault::get`].
+    pub async fn version(&self, ctx: &Context, name: &str, version: i64) -> Result<SecretString, Error> {
+        ctx.run(async {
+            let parameters = vec![ctx.project().into(), name.into(), version.into()];
+            let rows = self.ledger.query(SELECT_VERSION, parameters).await?;
+            let Some(row) = rows.first() else { return Err(not_found(ctx, name).with("version", version)) };
+            self.unsealed(ctx.project(), row).await
+        })
+        .await
+    }
+
+    /// Shows every version of every secret of the project to `see`, which must not keep the values: for what compares
+    /// them with something, such as a search for exposed ones.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Vault::get`].
+    pub async fn visit(
+        &self,
+        ctx: &Context,
+        mut see: impl FnMut(&str, i64, &SecretString),
+    ) -> Result<(), Error> {
+        let rows = ctx.run(self.ledger.query(SELECT_ALL, vec![ctx.project().into()])).await?;
+        for row in &rows {
+            let value = ctx.run(self.unsealed(ctx.project(), row)).await?;
+            see(row.get_text("name")?, row.get_i64("version")?, &value);
+        }
+        Ok(())
+    }
+
+    /// The value in a row with name, version and both seals.
+    async fn unsealed(&self, project: &str, row: &Row) -> Result<SecretString, Error> {
+        let (name, version) = (row.get_text("name")?, row.get_i64("version")?);
+        let sealed =
+            Sealed { data_key: row.get_blob("data_key")?.to_vec(), value: row.get_blob("value")?.to_vec() };
+        let Ok(value) = open(&self.key, Place { project, name, version }, &sealed) else {
+            self.key_check_is_stored().await?;
+            return Err(altered(name, version));
+        };
+        let secret = SecretString::from(std::str::from_utf8(&value).map_err(|_| altered(name, version))?);
+        self.redactor.add(&secret);
+        Ok(secret)
     }
 
     async fn record_use(&self, ctx: &Context, name: &str, version: i64, now_us: i64) {
@@ -312,6 +362,50 @@ impl Vault {
         Ok(made)
     }
 
+    /// Adds the version after `newest` to a secret, for a permitted plan of another room, such as a verified rotation.
+    /// Returns its number.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Vault::execute`].
+    pub async fn add_for(
+        &self,
+        ctx: &Context,
+        permit: &Permit,
+        plan: &Plan,
+        name: &str,
+        newest: i64,
+        value: &SecretString,
+    ) -> Result<i64, Error> {
+        permit.covers(ctx, plan)?;
+        self.redactor.add(value);
+        check_length(name, value)?;
+        self.insert(ctx, RotateSecret::NAME, name, &[newest], value).await
+    }
+
+    /// Removes a secret that a permitted plan of another room has used up, such as a new key that was put in force.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Vault::execute`].
+    pub async fn remove_for(
+        &self,
+        ctx: &Context,
+        permit: &Permit,
+        plan: &Plan,
+        name: &str,
+    ) -> Result<(), Error> {
+        permit.covers(ctx, plan)?;
+        let versions = self.versions(ctx, name).await?;
+        let sql = "DELETE FROM secrets WHERE project = ? AND name = ?";
+        let parameters = vec![ctx.project().into(), name.into()];
+        let mut write = Write::new().exec_expecting(sql, parameters, versions.len() as u64);
+        for &version in &versions {
+            write = write.event(event(RemoveSecret::NAME, name, version));
+        }
+        self.ledger.write(ctx, write.bump("secrets")).await.map(|_| ())
+    }
+
     async fn add_version(
         &self,
         ctx: &Context,
@@ -320,13 +414,7 @@ impl Vault {
         value: &SecretString,
     ) -> Result<Outcome, Error> {
         self.redactor.add(value);
-        let length = value.expose_secret().len();
-        if length == 0 || length > SECRET_SIZE_MAX {
-            return Err(Error::new(ErrorKind::Invalid, "the value of a secret has the wrong length")
-                .with("name", name)
-                .with("size_bytes", length)
-                .hint(format!("give between 1 and {SECRET_SIZE_MAX} bytes")));
-        }
+        let length = check_length(name, value)?;
         let versions = self.unchanged_versions(ctx, plan, name).await?;
         let version = self.insert(ctx, &plan.request, name, &versions, value).await?;
         let mut outcome = Outcome::new(
@@ -423,7 +511,11 @@ impl Vault {
     }
 
     /// Versions of a secret in rising order.
-    async fn versions(&self, ctx: &Context, name: &str) -> Result<Vec<i64>, Error> {
+    ///
+    /// # Errors
+    ///
+    /// `Invalid`: the name.
+    pub async fn versions(&self, ctx: &Context, name: &str) -> Result<Vec<i64>, Error> {
         validate_name(name)?;
         let parameters = vec![ctx.project().into(), name.into()];
         ctx.run(self.ledger.query(SELECT_VERSIONS, parameters))
@@ -448,6 +540,18 @@ impl SecretSource for Vault {
     async fn secret(&self, ctx: &Context, name: &str) -> Result<SecretString, Error> {
         self.get(ctx, name).await
     }
+}
+
+/// The length of a value that can be stored.
+fn check_length(name: &str, value: &SecretString) -> Result<usize, Error> {
+    let length = value.expose_secret().len();
+    if length == 0 || length > SECRET_SIZE_MAX {
+        return Err(Error::new(ErrorKind::Invalid, "the value of a secret has the wrong length")
+            .with("name", name)
+            .with("size_bytes", length)
+            .hint(format!("give between 1 and {SECRET_SIZE_MAX} bytes")));
+    }
+    Ok(length)
 }
 
 /// The versions are not those that the plan was made for.
