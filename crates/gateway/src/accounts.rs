@@ -43,11 +43,11 @@ const SLOW_TICKS: u32 = 5;
 /// Ticks between renewals of the slices.
 const RENEW_TICKS: u32 = 100;
 /// Alerts that wait to be fetched.
-const ALERTS_MAX: usize = 1_000;
+const ALARMS_MAX: usize = 1_000;
 
 /// Something that the PM must hear of.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Alert {
+pub struct Alarm {
     /// The project that it is about.
     pub project: String,
     /// Why, in the mission's terms.
@@ -76,7 +76,7 @@ pub(crate) struct Inner {
     pub purses: RwLock<HashMap<Arc<str>, Arc<Purse>>>,
     pub outbox: Arc<Outbox>,
     pub leased: Notify,
-    alerts: Mutex<Vec<Alert>>,
+    alerts: Mutex<Vec<Alarm>>,
     stop: CancellationToken,
     task: Mutex<Option<tokio::task::JoinHandle<()>>>,
 }
@@ -190,7 +190,7 @@ impl Accounts {
         table: Option<&Table>,
     ) -> Result<(), Error> {
         let inner = &self.0;
-        let raised = keeper::raised(&inner.ledger, project).await?;
+        let raised = keeper::raised(&inner.ledger, project, config).await?;
         let rules: Vec<Rule> = config
             .budgets
             .iter()
@@ -262,7 +262,7 @@ impl Accounts {
     }
 
     /// What the PM must hear of since the last call.
-    pub fn alerts(&self) -> Vec<Alert> {
+    pub fn alerts(&self) -> Vec<Alarm> {
         std::mem::take(&mut *lock(&self.0.alerts))
     }
 
@@ -372,9 +372,9 @@ impl Inner {
         self.purses.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
-    pub(crate) fn tell(&self, alert: Alert) {
+    pub(crate) fn tell(&self, alert: Alarm) {
         let mut alerts = lock(&self.alerts);
-        if alerts.len() < ALERTS_MAX {
+        if alerts.len() < ALARMS_MAX {
             alerts.push(alert);
         }
     }
@@ -393,7 +393,7 @@ impl Inner {
             purse.counts.asked.store(0, Ordering::Relaxed);
             // The mission's threshold is one in a hundred.
             if limited * 100 > asked {
-                self.tell(Alert {
+                self.tell(Alarm {
                     project: purse.project.to_string(),
                     trigger: Trigger::AiApiFailure,
                     severity: Severity::Warning,
@@ -408,7 +408,7 @@ impl Inner {
     }
 }
 
-fn alert_of(project: &str, crossed: &crate::budget::Crossed) -> Alert {
+fn alert_of(project: &str, crossed: &crate::budget::Crossed) -> Alarm {
     let whose = whose(crossed.scope, &crossed.value);
     let until = crossed.resets.map_or(String::new(), |at| format!("; it begins anew at {at}"));
     let over = match crossed.overshoot.nanos() {
@@ -420,7 +420,7 @@ fn alert_of(project: &str, crossed: &crate::budget::Crossed) -> Alert {
     } else {
         (Severity::Warning, format!("the AI budget `{}` of {whose} is nearly used up", crossed.budget))
     };
-    Alert {
+    Alarm {
         project: project.to_owned(),
         trigger: Trigger::CostOverrun,
         severity,

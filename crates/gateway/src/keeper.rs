@@ -12,8 +12,9 @@ use serde::Deserialize;
 use serde_json::json;
 use wire::Usage;
 
-use crate::accounts::{Alert, Inner, Purse, Raised};
+use crate::accounts::{Alarm, Inner, Purse, Raised};
 use crate::budget::{Want, scope_word};
+use crate::config::AiConfig;
 use crate::price::Tier;
 use crate::usage::{LOST, UsageRow, context, spend, write_rows};
 use crate::usd::Usd;
@@ -75,8 +76,12 @@ fn expiry(now: Timestamp) -> i64 {
     now.as_microsecond().saturating_add(i64::try_from(SLICE_TTL.as_micros()).unwrap_or(i64::MAX))
 }
 
-/// Budgets that were raised.
-pub(crate) async fn raised(ledger: &ledger::Ledger, project: &str) -> Result<Raised, Error> {
+/// Budgets that were raised; where the project file has another amount since then, that one counts.
+pub(crate) async fn raised(
+    ledger: &ledger::Ledger,
+    project: &str,
+    config: &AiConfig,
+) -> Result<Raised, Error> {
     let rows = ledger
         .query(
             "SELECT name, value FROM ai_settings WHERE project = ? AND name LIKE 'budget/%'",
@@ -87,7 +92,9 @@ pub(crate) async fn raised(ledger: &ledger::Ledger, project: &str) -> Result<Rai
     for row in rows {
         let setting: BudgetSetting = row.get_json("value")?;
         let name = row.get_text("name")?.trim_start_matches("budget/").to_owned();
-        raised.insert(name, setting.usd);
+        if config.budgets.get(&name).is_some_and(|budget| budget.usd == setting.instead_of) {
+            raised.insert(name, setting.usd);
+        }
     }
     Ok(raised)
 }
@@ -380,7 +387,7 @@ async fn settle_for(inner: &Inner, holder: &str, now: Timestamp) -> Result<(), E
             "a process ended without settling its AI calls; what was set aside for them is taken as spent"
         );
         if !rows.is_empty() {
-            inner.tell(Alert {
+            inner.tell(Alarm {
                 project: project.clone(),
                 trigger: Trigger::AiApiFailure,
                 severity: Severity::Warning,

@@ -1,6 +1,7 @@
 //! AI requests: keys, limits, budgets, routes, fallback, cost, receipts.
 
 mod accounts;
+pub mod advise;
 mod breaker;
 mod budget;
 mod config;
@@ -17,9 +18,13 @@ mod pool;
 pub mod price;
 mod probe;
 mod random;
+pub mod receipt;
+pub mod reconcile;
+pub mod report;
 mod retry;
 mod rotate;
 pub mod scan;
+pub mod settings;
 mod states;
 mod table;
 mod usage;
@@ -27,7 +32,7 @@ mod usd;
 mod view;
 mod watch;
 
-pub use accounts::{Accounts, Alert, Remaining, Standing};
+pub use accounts::{Accounts, Alarm, Remaining, Standing};
 pub use breaker::{Breaker, Pass};
 pub use config::{
     AiConfig, Balance, BudgetConfig, BudgetScope, CacheConfig, Enforce, LimitsConfig, PassThroughConfig,

@@ -205,8 +205,10 @@ fn cache(word: &str) -> &'static str {
         .unwrap_or("off")
 }
 
-/// The root over the hashes of a batch's rows, in their order.
+/// The root over the hashes of a batch's rows, in the order of the hashes.
 pub(crate) fn root<'h>(hashes: impl Iterator<Item = &'h str>) -> String {
+    let mut hashes: Vec<&str> = hashes.collect();
+    hashes.sort_unstable();
     let mut all = String::new();
     for hash in hashes {
         all.push_str(hash);

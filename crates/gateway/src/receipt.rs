@@ -1,0 +1,235 @@
+//! The receipt of one request: what was tried, what it used and cost, and where that stands in the chain.
+
+use std::fmt::Write as _;
+
+use contract::{Context, Effect, Error, ErrorKind, Evidence, Outcome, Request};
+use jiff::ToSpan;
+use ledger::{EventFilter, Ledger};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::usage::{UsageRow, root};
+use crate::usd::Usd;
+
+/// Events that are looked through for a batch.
+const EVENTS_MAX: usize = 10_000;
+
+/// Shows the receipt of an AI call: attempts, tokens by class, price, times and its place in the audit trail.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ShowReceipt {
+    /// Id of the request, as in the header `x-steward-request-id` of its answer.
+    pub id: String,
+}
+
+impl Request for ShowReceipt {
+    const NAME: &'static str = "ai.receipt";
+    const SUMMARY: &'static str = "The receipt of an AI call: attempts, tokens, price, times, proof";
+    const EXAMPLE: &'static str = "steward ai receipt req_01jd6w2x8h0000000000000000";
+    const EFFECT: Effect = Effect::Read;
+    const ACTION: &'static str = "ai.usage.read";
+    const POSITIONAL: &'static [&'static str] = &["id"];
+}
+
+/// Answers `ai.receipt`.
+///
+/// # Errors
+///
+/// `NotFound`: this project has no such request.
+pub async fn receipt(ctx: &Context, ledger: &Ledger, request: &ShowReceipt) -> Result<Outcome, Error> {
+    let rows = ledger
+        .query(
+            "SELECT * FROM ai_usage WHERE project = ? AND id >= ? AND id < ? ORDER BY id",
+            // `#2` and the like follow directly; `$` is the letter after `#`.
+            vec![ctx.project().into(), (&request.id).into(), format!("{}$", request.id).into()],
+        )
+        .await?;
+    if rows.is_empty() {
+        return under_way(ctx, ledger, request).await;
+    }
+    let mut billed = Vec::new();
+    let mut own = None;
+    let mut total: i64 = 0;
+    for row in &rows {
+        let (row, batch, hash) = UsageRow::read(row)?;
+        if row.id != request.id && !row.id.starts_with(&format!("{}#", request.id)) {
+            continue;
+        }
+        total = total.saturating_add(row.cost.nanos());
+        let proof = proof(ctx, ledger, &row, &batch, &hash).await?;
+        billed.push(line(&row, &proof));
+        if row.id == request.id {
+            own = Some((row, proof));
+        }
+    }
+    let Some((row, proof)) = own else { return under_way(ctx, ledger, request).await };
+    let value = json!({
+        "id": row.id, "at": row.at, "key": &*row.key_name, "key_id": &*row.key_id, "person": &*row.person,
+        "route": &*row.route, "operation": row.operation, "streaming": row.streaming, "ending": row.ending,
+        "status": row.status, "cache": row.cache, "first_byte_us": row.first_byte_us, "took_us": row.took_us,
+        "cost_usd": Usd::from_nanos(total).to_string(), "cost_usd_nanos": total, "billed": billed, "details": row.receipt,
+    });
+    let text = text(&row, &proof, total, &billed);
+    let mut outcome = Outcome::new(value.clone(), text);
+    outcome.evidence.push(Evidence::new(
+        &format!("project:{}", ctx.project()),
+        &format!("ai.receipt {}", request.id),
+        value,
+        ctx.now(),
+        0.0,
+    ));
+    Ok(outcome)
+}
+
+fn line(row: &UsageRow, proof: &Proof) -> Value {
+    json!({
+        "id": row.id, "provider": &*row.provider, "model": &*row.model, "tier": row.tier, "tokens": row.usage,
+        "counted_by": match row.estimated { 0 => "provider", 1 => "estimate", _ => "set aside" },
+        "cost_usd_nanos": row.cost.nanos(), "price_row": row.price_row, "price_table": &*row.price_table,
+        "proof": proof,
+    })
+}
+
+/// Where a row stands in the chain.
+#[derive(Debug, Clone, Serialize)]
+struct Proof {
+    hash: String,
+    /// The row has the hash that was recorded with it.
+    row_unchanged: bool,
+    batch: String,
+    /// Entry of the audit trail with the root over the batch.
+    entry: Option<u64>,
+    /// The root over the batch's rows is the one in the entry.
+    batch_unchanged: bool,
+}
+
+async fn proof(
+    ctx: &Context,
+    ledger: &Ledger,
+    row: &UsageRow,
+    batch: &str,
+    hash: &str,
+) -> Result<Proof, Error> {
+    let rows = ledger
+        .query(
+            "SELECT hash FROM ai_usage WHERE project = ? AND batch = ? AND at_us > ? AND at_us < ?",
+            // A batch holds what ended together; what took longest began first.
+            vec![
+                ctx.project().into(),
+                batch.into(),
+                row.at.saturating_sub(48.hours()).unwrap_or(row.at).into(),
+                row.at.saturating_add(48.hours()).unwrap_or(row.at).into(),
+            ],
+        )
+        .await?;
+    let hashes = rows.iter().map(|row| row.get_text("hash")).collect::<Result<Vec<_>, _>>()?;
+    let root = root(hashes.into_iter());
+    let filter = EventFilter {
+        since: Some(row.at),
+        limit: Some(EVENTS_MAX),
+        ..EventFilter::project(ctx.project()).kind("ai.usage")
+    };
+    let events = ledger.events(filter).await?;
+    let entry = events
+        .iter()
+        .find(|event| event.body.as_ref().is_some_and(|body| body["batch"].as_str() == Some(batch)));
+    let batch_unchanged =
+        entry.and_then(|event| event.body.as_ref()).is_some_and(|body| body["root"].as_str() == Some(&root));
+    Ok(Proof {
+        row_unchanged: row.hash() == hash,
+        hash: hash.to_owned(),
+        batch: batch.to_owned(),
+        entry: entry.map(|event| event.seq),
+        batch_unchanged,
+    })
+}
+
+fn text(row: &UsageRow, proof: &Proof, total: i64, billed: &[Value]) -> String {
+    let mut text = String::new();
+    let mut say = |line: String| {
+        text.push_str(&line);
+        text.push('\n');
+    };
+    let stream = if row.streaming { ", streamed" } else { "" };
+    say(format!("{}  {}{stream}, {} ({})", row.id, row.operation, row.ending, row.status));
+    let person = if row.person.is_empty() { String::new() } else { format!(" of {}", row.person) };
+    say(format!("at       {}  by key `{}`{person}, route `{}`", row.at, row.key_name, row.route));
+    for attempt in row.receipt["attempts"].as_array().into_iter().flatten() {
+        let word = |name: &str| attempt[name].as_str().unwrap_or_default().to_owned();
+        let how = match (attempt["failure"].as_str(), attempt["status"].as_u64()) {
+            (None, _) => "answered".to_owned(),
+            (Some(failure), Some(status)) => format!("{failure} ({status})"),
+            (Some(failure), None) => failure.to_owned(),
+        };
+        say(format!(
+            "tried    {}/{} with key `{}`: {how} after {} ms {}",
+            word("provider"),
+            word("model"),
+            word("key"),
+            attempt["took_ms"],
+            word("message"),
+        ));
+    }
+    if row.cache != "off" {
+        say(format!("cache    {}", row.cache));
+    }
+    let counted = match row.estimated {
+        0 => "counted by the provider",
+        1 => "estimated, the provider did not count",
+        _ => "not known, the process ended; what was set aside is taken",
+    };
+    let usage = &row.usage;
+    say(format!(
+        "tokens   {} in ({} from cache, {} to cache, {} audio), {} out ({} reasoning, {} audio); {counted}",
+        usage.prompt(),
+        usage.cache_read,
+        usage.cache_write_5m + usage.cache_write_1h,
+        usage.audio_input,
+        usage.completion(),
+        usage.reasoning,
+        usage.audio_output,
+    ));
+    let by = if row.price_row.is_empty() {
+        "no price is known".to_owned()
+    } else {
+        format!("{} of table {}, {} tier", row.price_row, row.price_table, row.tier.as_str())
+    };
+    let attempts =
+        if billed.len() > 1 { format!("; {} attempts were billed", billed.len()) } else { String::new() };
+    say(format!("cost     {} USD by {by}{attempts}", Usd::from_nanos(total)));
+    let first = row.first_byte_us.map_or(String::new(), |us| format!("first byte after {} ms, ", us / 1000));
+    say(format!("time     {first}end after {} ms", row.took_us / 1000));
+    let whole = match (proof.entry, proof.row_unchanged && proof.batch_unchanged) {
+        (Some(entry), true) => format!("entry {entry} of the audit trail covers it, unchanged"),
+        (Some(entry), false) => format!("CHANGED since entry {entry} of the audit trail was written"),
+        (None, _) => "no entry of the audit trail covers it".to_owned(),
+    };
+    say(format!("proof    {whole}"));
+    text
+}
+
+/// A request that has not ended yet, or that nobody knows.
+async fn under_way(ctx: &Context, ledger: &Ledger, request: &ShowReceipt) -> Result<Outcome, Error> {
+    let rows = ledger
+        .query(
+            "SELECT at_us, usd_nanos, body FROM ai_reservations WHERE project = ? AND id = ?",
+            vec![ctx.project().into(), (&request.id).into()],
+        )
+        .await?;
+    let Some(row) = rows.first() else {
+        return Err(Error::new(ErrorKind::NotFound, "this project has no receipt of this request")
+            .with("id", &request.id)
+            .hint("the id is in the header `x-steward-request-id` of each answer; rows follow their request within a second"));
+    };
+    let set_aside = row.get_i64("usd_nanos")?;
+    let body: Value = row.get_json("body")?;
+    let value = json!({
+        "id": request.id, "at": row.get_time("at_us")?, "ending": "under_way", "set_aside_usd_nanos": set_aside,
+        "key": body["key_name"], "route": body["route"],
+    });
+    let mut text = String::new();
+    writeln!(text, "{} is under way; {} USD are set aside for it", request.id, Usd::from_nanos(set_aside))
+        .expect("writing to a string does not fail");
+    Ok(Outcome::new(value, text))
+}
