@@ -4,6 +4,7 @@ mod accounts;
 pub mod advise;
 mod breaker;
 mod budget;
+pub mod cache;
 mod config;
 pub mod cost;
 mod fingerprint;
@@ -13,6 +14,7 @@ mod keeper;
 mod key;
 pub mod limit;
 mod meter;
+mod metrics;
 mod notice;
 mod pool;
 pub mod price;
@@ -50,6 +52,7 @@ pub use meter::{
     Ask, Attempt, CacheDecision, Ending, Hold, Metering, Refusal, RequestId, Reservation, Settlement,
     Unmetered, What,
 };
+pub use metrics::Metrics;
 pub use notice::{Notice, Notices};
 pub use pool::{KeyId, KeyState, Lent, Pool, ProviderKey};
 pub use probe::{Probe, probe};

@@ -8,6 +8,7 @@ mod format;
 #[allow(dead_code, reason = "the conversions use the rest")]
 mod json;
 mod measure;
+mod question;
 mod scan;
 pub mod sse;
 mod tap;
@@ -19,6 +20,7 @@ pub use error::{
 };
 pub use format::Format;
 pub use measure::{estimate_input_tokens, input_tokens_bound};
+pub use question::{Question, question};
 pub use scan::{Field, Rewrite, Scanned, scan, splice};
 pub use tap::{Observed, Tap};
 pub use usage::Usage;

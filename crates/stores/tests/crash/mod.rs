@@ -251,8 +251,17 @@ fn command(world: &World, plan: &Plan, halt: &str) -> (Command, tempfile::NamedT
 }
 
 async fn plan(world: &World) -> Plan {
+    try_plan(world).await.unwrap()
+}
+
+/// The same, asking again where the connection is lost.
+async fn planned(world: &World) -> Plan {
+    patiently(async || try_plan(world).await).await.unwrap()
+}
+
+async fn try_plan(world: &World) -> Result<Plan, contract::Error> {
     let apply: stores::ApplyMigrations = request(json!({"store": "shop"}));
-    stores::migration::plan_apply(&world.ctx(), world, &migrations(world), &apply).await.unwrap()
+    stores::migration::plan_apply(&world.ctx(), world, &migrations(world), &apply).await
 }
 
 /// What the store is like in the end: its structure, and how often each mark was left.
@@ -273,10 +282,10 @@ async fn next_start(world: &World, interrupted: &Plan, anew: bool) {
     // The server may still be busy with what the killed process asked for last, and holds the lock for it.
     if anew {
         // What to plan depends on what that will have done.
-        patiently(async || world.execute(&plan(world).await).await).await.unwrap();
+        patiently(async || world.execute(&try_plan(world).await?).await).await.unwrap();
     } else {
         patiently(async || world.execute(interrupted).await).await.unwrap();
-        assert_eq!(plan(world).await.steps, [], "nothing is left to do");
+        assert_eq!(planned(world).await.steps, [], "nothing is left to do");
     }
 }
 
@@ -415,7 +424,9 @@ async fn postgres_at_points(short: usize) {
                 if point >= points {
                     return killed;
                 }
-                let interrupted = plan(&world).await;
+                // A connection that the server closes before it says a word (once in some thousand under load) is not
+                // what this test is about.
+                let interrupted = planned(&world).await;
                 assert_eq!(interrupted.steps.len(), steps, "the database is as new");
                 let limit = talk * (2 * point as u64 + 1) / (2 * points as u64);
                 let line = Line::start(limit).await;

@@ -1,0 +1,332 @@
+//! Replies that were given before to the very same question: exact, and never across projects.
+//!
+//! Two requests are the same when their canonical form is: object keys sorted, numbers as written, strings compared by
+//! what they mean, and without the members that do not change the answer (who asks, whether it is streamed). What is
+//! kept is the whole reply, so that it can be replayed streamed or plain, whichever way it was asked for first.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use quick_cache::Weighter;
+use sha2::{Digest, Sha256};
+use tokio::sync::Notify;
+use wire::{Format, Usage};
+
+/// Bytes of replies that are held in memory.
+const MEMORY_BYTES_MAX: u64 = 64 << 20;
+/// Largest reply that is kept, in bytes.
+pub const REPLY_BYTES_MAX: usize = 1 << 20;
+/// What an entry costs beside its bytes.
+const ENTRY_BYTES: u64 = 256;
+
+/// Which question it is: SHA-256 over the tenant, the route and the canonical request.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Key([u8; 32]);
+
+impl Key {
+    /// The hash.
+    pub fn bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+/// Whose question it is. Nothing is ever found under another tenant, because it is part of the key.
+#[derive(Clone, Copy)]
+pub struct Tenant<'a> {
+    /// The project.
+    pub project: &'a str,
+    /// The virtual key, when its replies are its own.
+    pub key: Option<&'a str>,
+    /// The route or model that was asked for.
+    pub route: &'a str,
+    /// What stands behind the route: changes when its targets do.
+    pub targets: &'a str,
+}
+
+/// Why a request is not looked up, and its reply not kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bypass {
+    /// The client said `no-store` or `no-cache`.
+    Asked,
+    /// The answer is drawn at random, and the route does not say that any draw will do.
+    Sampled,
+    /// The provider keeps the conversation: the request is not the whole question.
+    Stateful,
+    /// The request has a shape that is not compared: a repeated member, or nested too deep.
+    Shape,
+}
+
+impl Bypass {
+    /// As receipts and metrics name it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Bypass::Asked => "asked",
+            Bypass::Sampled => "sampled",
+            Bypass::Stateful => "stateful",
+            Bypass::Shape => "shape",
+        }
+    }
+}
+
+/// The key of a request, or why it has none.
+///
+/// `any_draw`: the route accepts an earlier answer although the request samples (temperature above 0).
+///
+/// # Errors
+///
+/// Why the request is not looked up.
+pub fn key(tenant: Tenant<'_>, format: Format, body: &[u8], any_draw: bool) -> Result<Key, Bypass> {
+    let question = wire::question(format, body).ok_or(Bypass::Shape)?;
+    if question.stateful {
+        return Err(Bypass::Stateful);
+    }
+    if !question.greedy && !any_draw {
+        return Err(Bypass::Sampled);
+    }
+    let mut hash = Sha256::new();
+    let parts = [tenant.project, tenant.key.unwrap_or_default(), tenant.route, tenant.targets, format.name()];
+    for part in parts {
+        // With its length in front, so that parts do not run into each other.
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part.as_bytes());
+    }
+    hash.update(&question.canonical);
+    Ok(Key(hash.finalize().into()))
+}
+
+/// A reply that was kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kept {
+    /// The format of `body`: the client's.
+    pub format: Format,
+    /// The whole reply as one JSON document.
+    pub body: Bytes,
+    /// What it cost in tokens when it was made.
+    pub usage: Usage,
+    /// The provider and model that made it.
+    pub made_by: String,
+    /// Until when it may be given.
+    pub until: SystemTime,
+}
+
+#[derive(Clone)]
+struct Weight;
+
+impl Weighter<Key, Arc<Kept>> for Weight {
+    fn weight(&self, _: &Key, kept: &Arc<Kept>) -> u64 {
+        kept.body.len() as u64 + ENTRY_BYTES
+    }
+}
+
+/// How often something was found; since the process started.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// Answered from here.
+    pub hits: AtomicU64,
+    /// Asked upstream.
+    pub misses: AtomicU64,
+}
+
+/// The replies in memory, and who is just asking for one.
+pub struct Cache {
+    memory: quick_cache::sync::Cache<Key, Arc<Kept>, Weight>,
+    asking: Arc<Mutex<HashMap<Key, Arc<Notify>>>>,
+    /// How it goes.
+    pub counts: Counts,
+}
+
+/// What a look found.
+pub enum Found {
+    /// This was answered before.
+    Kept(Arc<Kept>),
+    /// Nobody knows: whoever holds this asks, and the others wait for them.
+    Unknown(Asking),
+}
+
+/// The right to ask upstream for a reply that others wait for. Dropped without a reply, the next one asks.
+pub struct Asking {
+    key: Key,
+    asking: Arc<Mutex<HashMap<Key, Arc<Notify>>>>,
+}
+
+impl Asking {
+    /// The question.
+    pub fn key(&self) -> Key {
+        self.key
+    }
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        let waiting = self.asking.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
+        if let Some(waiting) = waiting {
+            waiting.notify_waiters();
+        }
+    }
+}
+
+impl Default for Cache {
+    fn default() -> Self {
+        Self {
+            memory: quick_cache::sync::Cache::with_weighter(10_000, MEMORY_BYTES_MAX, Weight),
+            asking: Arc::default(),
+            counts: Counts::default(),
+        }
+    }
+}
+
+impl Cache {
+    /// Looks in memory; while another request asks the same, waits for its reply, at most `patience`.
+    ///
+    /// `None`: the other did not answer in time; ask without keeping the reply.
+    pub async fn look(&self, key: Key, now: SystemTime, patience: Duration) -> Option<Found> {
+        let deadline = tokio::time::Instant::now() + patience;
+        loop {
+            if let Some(kept) = self.memory.get(&key) {
+                if kept.until > now {
+                    self.counts.hits.fetch_add(1, Ordering::Relaxed);
+                    return Some(Found::Kept(kept));
+                }
+                self.memory.remove(&key);
+            }
+            let other = {
+                let mut asking = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
+                match asking.get(&key) {
+                    // Made while the lock is held, so that no wake-up is missed.
+                    Some(other) => Arc::clone(other).notified_owned(),
+                    None => {
+                        asking.insert(key, Arc::new(Notify::new()));
+                        // It may have been answered between the look and the lock.
+                        if self.memory.peek(&key).is_none_or(|kept| kept.until <= now) {
+                            self.counts.misses.fetch_add(1, Ordering::Relaxed);
+                            return Some(Found::Unknown(Asking { key, asking: Arc::clone(&self.asking) }));
+                        }
+                        asking.remove(&key);
+                        continue;
+                    }
+                }
+            };
+            tokio::time::timeout_at(deadline, other).await.ok()?;
+        }
+    }
+
+    /// Keeps a reply; those who wait for it find it.
+    pub fn keep(&self, asking: Asking, kept: Kept) -> bool {
+        let fits = kept.body.len() <= REPLY_BYTES_MAX;
+        if fits {
+            self.memory.insert(asking.key, Arc::new(kept));
+        }
+        fits
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TENANT: Tenant<'static> =
+        Tenant { project: "shop", key: None, route: "fast", targets: "openai/gpt-5-mini" };
+
+    fn chat(body: &str) -> Result<Key, Bypass> {
+        key(TENANT, Format::Chat, body.as_bytes(), false)
+    }
+
+    fn kept(body: &'static str, until: SystemTime) -> Kept {
+        let body = Bytes::from_static(body.as_bytes());
+        Kept {
+            format: Format::Chat,
+            body,
+            usage: Usage::default(),
+            made_by: "openai/gpt-5-mini".into(),
+            until,
+        }
+    }
+
+    #[test]
+    fn other_tenants_have_other_keys() {
+        let body = r#"{"temperature":0,"messages":[{"role":"user","content":"hi"}],"seed":1}"#;
+        let one = chat(body).unwrap();
+        assert!(chat(body).unwrap() == one);
+        assert!(chat(r#"{"temperature":0,"messages":[],"seed":1}"#).unwrap() != one);
+        for tenant in [
+            Tenant { project: "bank", ..TENANT },
+            Tenant { key: Some("vk_1"), ..TENANT },
+            Tenant { route: "smart", ..TENANT },
+            Tenant { targets: "openai/gpt-5", ..TENANT },
+            // Parts do not run into each other.
+            Tenant { project: "shopfast", route: "", ..TENANT },
+        ] {
+            assert!(key(tenant, Format::Chat, body.as_bytes(), false).unwrap() != one);
+        }
+        assert!(key(TENANT, Format::Responses, body.as_bytes(), false).unwrap() != one);
+    }
+
+    #[test]
+    fn what_is_not_compared() {
+        let asked = |format, body: &str| key(TENANT, format, body.as_bytes(), false).err();
+        assert_eq!(asked(Format::Chat, r#"{"messages":[]}"#), Some(Bypass::Sampled));
+        let stateful = r#"{"input":"x","temperature":0,"previous_response_id":"resp_1"}"#;
+        assert_eq!(asked(Format::Responses, stateful), Some(Bypass::Stateful));
+        assert_eq!(asked(Format::Chat, r#"{"temperature":0,"a":1,"a":2}"#), Some(Bypass::Shape));
+        let sampled = r#"{"messages":[],"temperature":0.7}"#;
+        assert!(key(TENANT, Format::Chat, sampled.as_bytes(), true).is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_asks_and_the_others_wait() {
+        let cache = Arc::new(Cache::default());
+        let question = chat(r#"{"temperature":0}"#).unwrap();
+        let now = SystemTime::UNIX_EPOCH;
+        let patience = Duration::from_mins(1);
+        let wait_for_it = || {
+            let cache = Arc::clone(&cache);
+            tokio::spawn(async move {
+                matches!(cache.look(question, now, patience).await, Some(Found::Kept(kept)) if kept.body == "hello")
+            })
+        };
+        let Some(Found::Unknown(first)) = cache.look(question, now, patience).await else { panic!() };
+        let others: Vec<_> = (0..50).map(|_| wait_for_it()).collect();
+        tokio::task::yield_now().await;
+        // The first one fails, and so does each that asks in its place: none waits for ever.
+        drop(first);
+        for other in others {
+            assert!(!other.await.unwrap());
+        }
+        let Some(Found::Unknown(asking)) = cache.look(question, now, patience).await else { panic!() };
+        let waiting: Vec<_> = (0..50).map(|_| wait_for_it()).collect();
+        tokio::task::yield_now().await;
+        assert!(cache.keep(asking, kept("hello", now + Duration::from_secs(10))));
+        for other in waiting {
+            assert!(other.await.unwrap());
+        }
+        // It is forgotten when its time is over.
+        let later = now + Duration::from_secs(10);
+        assert!(matches!(cache.look(question, later, patience).await, Some(Found::Unknown(_))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_longer_than_asked() {
+        let cache = Cache::default();
+        let question = chat(r#"{"temperature":0}"#).unwrap();
+        let now = SystemTime::UNIX_EPOCH;
+        let first = cache.look(question, now, Duration::ZERO).await;
+        assert!(cache.look(question, now, Duration::from_secs(5)).await.is_none());
+        drop(first);
+        assert!(cache.look(question, now, Duration::ZERO).await.is_some());
+    }
+
+    #[tokio::test]
+    async fn a_large_reply_is_not_kept() {
+        let cache = Cache::default();
+        let question = chat(r#"{"temperature":0}"#).unwrap();
+        let now = SystemTime::UNIX_EPOCH;
+        let Some(Found::Unknown(asking)) = cache.look(question, now, Duration::ZERO).await else { panic!() };
+        let large =
+            Kept { body: vec![b' '; REPLY_BYTES_MAX + 1].into(), ..kept("", now + Duration::from_secs(9)) };
+        assert!(!cache.keep(asking, large));
+        assert!(matches!(cache.look(question, now, Duration::ZERO).await, Some(Found::Unknown(_))));
+    }
+}

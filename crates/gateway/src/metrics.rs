@@ -1,0 +1,367 @@
+//! What the gateway measures, for Prometheus.
+//!
+//! Names are those of the OpenTelemetry semantic conventions for generative AI where they have one (`gen_ai.*`, written
+//! with underscores and units as Prometheus wants them); the rest begins with `steward_ai_`.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, Hash, RandomState};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::meter::{CacheDecision, Ending, Settlement};
+use crate::table::Table;
+
+/// Bounds of the convention for durations, in seconds.
+/// Source: OpenTelemetry semantic conventions, `gen_ai.client.operation.duration`.
+const DURATION_BOUNDS: [f64; 14] =
+    [0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92];
+/// Bounds of the convention for tokens.
+/// Source: OpenTelemetry semantic conventions, `gen_ai.client.token.usage`.
+const TOKEN_BOUNDS: [f64; 14] = [
+    1.0,
+    4.0,
+    16.0,
+    64.0,
+    256.0,
+    1_024.0,
+    4_096.0,
+    16_384.0,
+    65_536.0,
+    262_144.0,
+    1_048_576.0,
+    4_194_304.0,
+    16_777_216.0,
+    67_108_864.0,
+];
+/// Bounds for the time that the gateway itself takes, in seconds.
+const OVERHEAD_BOUNDS: [f64; 10] =
+    [0.000_02, 0.000_05, 0.000_1, 0.000_2, 0.000_5, 0.001, 0.002, 0.005, 0.02, 0.1];
+/// Combinations of labels that are told apart; what comes after is counted under `other`.
+const SERIES_MAX: usize = 2_000;
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Labels {
+    steward_project: String,
+    steward_route: String,
+    gen_ai_operation_name: String,
+    gen_ai_provider_name: String,
+    gen_ai_request_model: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TokenLabels {
+    steward_project: String,
+    steward_route: String,
+    gen_ai_operation_name: String,
+    gen_ai_provider_name: String,
+    gen_ai_request_model: String,
+    gen_ai_token_type: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct EndLabels {
+    steward_project: String,
+    steward_route: String,
+    ending: &'static str,
+    status: u16,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AttemptLabels {
+    gen_ai_provider_name: String,
+    gen_ai_request_model: String,
+    error_type: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CacheLabels {
+    steward_project: String,
+    steward_route: String,
+    decision: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KeyLabels {
+    steward_project: String,
+    gen_ai_provider_name: String,
+    key: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TargetLabels {
+    steward_project: String,
+    steward_route: String,
+    gen_ai_provider_name: String,
+    gen_ai_request_model: String,
+}
+
+type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
+
+/// The metrics of a combination of labels, found with one look.
+struct Series {
+    duration: Histogram,
+    first_chunk: Histogram,
+    overhead: Histogram,
+    input: Histogram,
+    output: Histogram,
+    cache_read: Counter,
+}
+
+/// All metrics of the gateway.
+pub struct Metrics {
+    registry: Registry,
+    hasher: RandomState,
+    series: RwLock<HashMap<u64, Arc<Series>>>,
+    ends: RwLock<HashMap<u64, Counter>>,
+    duration: Histograms<Labels>,
+    first_chunk: Histograms<Labels>,
+    overhead: Histograms<Labels>,
+    tokens: Histograms<TokenLabels>,
+    cache_read: Family<Labels, Counter>,
+    requests: Family<EndLabels, Counter>,
+    attempts: Family<AttemptLabels, Counter>,
+    cache: Family<CacheLabels, Counter>,
+    keys: Family<KeyLabels, Gauge>,
+    breakers: Family<TargetLabels, Gauge>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let seconds: fn() -> Histogram = || Histogram::new(DURATION_BOUNDS);
+        let overhead: fn() -> Histogram = || Histogram::new(OVERHEAD_BOUNDS);
+        let tokens: fn() -> Histogram = || Histogram::new(TOKEN_BOUNDS);
+        let mut metrics = Self {
+            registry: Registry::default(),
+            hasher: RandomState::new(),
+            series: RwLock::default(),
+            ends: RwLock::default(),
+            duration: Family::new_with_constructor(seconds),
+            first_chunk: Family::new_with_constructor(seconds),
+            overhead: Family::new_with_constructor(overhead),
+            tokens: Family::new_with_constructor(tokens),
+            cache_read: Family::default(),
+            requests: Family::default(),
+            attempts: Family::default(),
+            cache: Family::default(),
+            keys: Family::default(),
+            breakers: Family::default(),
+        };
+        metrics.register();
+        metrics
+    }
+}
+
+impl Metrics {
+    fn register(&mut self) {
+        let registry = &mut self.registry;
+        registry.register_with_unit(
+            "gen_ai_client_operation_duration",
+            "Time from a request until the end of its answer",
+            Unit::Seconds,
+            self.duration.clone(),
+        );
+        registry.register_with_unit(
+            "gen_ai_client_operation_time_to_first_chunk",
+            "Time from a request until the first byte of its answer",
+            Unit::Seconds,
+            self.first_chunk.clone(),
+        );
+        registry.register("gen_ai_client_token_usage", "Tokens of a request", self.tokens.clone());
+        registry.register_with_unit(
+            "steward_ai_overhead",
+            "Part of the time until the first byte that was not spent waiting for a provider",
+            Unit::Seconds,
+            self.overhead.clone(),
+        );
+        registry.register(
+            "steward_ai_cache_read_tokens",
+            "Tokens that providers read from their prompt caches",
+            self.cache_read.clone(),
+        );
+        registry.register(
+            "steward_ai_requests",
+            "Requests by the status that the client got and how they ended",
+            self.requests.clone(),
+        );
+        registry.register(
+            "steward_ai_attempts",
+            "Attempts at providers; `error_type` is empty for those that succeeded",
+            self.attempts.clone(),
+        );
+        registry.register("steward_ai_cache", "What the cache decided", self.cache.clone());
+        registry.register(
+            "steward_ai_key_ready",
+            "1: the provider's key is in use; 0: it rests or was demoted",
+            self.keys.clone(),
+        );
+        registry.register(
+            "steward_ai_target_ready",
+            "1: the target is asked; 0: its circuit breaker is open",
+            self.breakers.clone(),
+        );
+    }
+
+    /// Counts a request that has ended.
+    pub fn observe(&self, project: &str, settlement: &Settlement) {
+        let route: &str = &settlement.route.name;
+        for attempt in &settlement.attempts {
+            // Successes are counted with their request; failures are rare.
+            if let Some(failure) = attempt.failure {
+                self.attempts
+                    .get_or_create(&AttemptLabels {
+                        gen_ai_provider_name: attempt.target.provider.kind.as_str().to_owned(),
+                        gen_ai_request_model: attempt.target.model.to_string(),
+                        error_type: failure.as_str(),
+                    })
+                    .inc();
+            }
+        }
+        self.end(project, route, settlement.ending, settlement.status).inc();
+        if settlement.cache != CacheDecision::Off {
+            self.cache
+                .get_or_create(&CacheLabels {
+                    steward_project: project.to_owned(),
+                    steward_route: route.to_owned(),
+                    decision: settlement.cache.as_str(),
+                })
+                .inc();
+        }
+        let Some(attempt) = settlement.served_by() else { return };
+        let labels = [
+            project,
+            route,
+            settlement.what.as_str(),
+            attempt.target.provider.kind.as_str(),
+            &attempt.target.model,
+        ];
+        let series = self.series(labels);
+        series.duration.observe(settlement.duration.as_secs_f64());
+        if let Some(first) = settlement.first_byte {
+            series.first_chunk.observe(first.as_secs_f64());
+            series.overhead.observe(first.saturating_sub(settlement.waited).as_secs_f64());
+        }
+        if let Some(usage) = settlement.usage {
+            series.input.observe(whole(usage.prompt()));
+            series.output.observe(whole(usage.completion()));
+            if usage.cache_read > 0 {
+                series.cache_read.inc_by(usage.cache_read);
+            }
+        }
+    }
+
+    fn series(&self, labels: [&str; 5]) -> Arc<Series> {
+        let id = self.hasher.hash_one(labels);
+        let known = self.series.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(series) = known.get(&id) {
+            return Arc::clone(series);
+        }
+        let full = known.len() >= SERIES_MAX;
+        drop(known);
+        let [project, route, operation, provider, model] = if full { ["other"; 5] } else { labels };
+        let id = if full { self.hasher.hash_one(["other"; 5]) } else { id };
+        let labels = Labels {
+            steward_project: project.to_owned(),
+            steward_route: route.to_owned(),
+            gen_ai_operation_name: operation.to_owned(),
+            gen_ai_provider_name: provider.to_owned(),
+            gen_ai_request_model: model.to_owned(),
+        };
+        let tokens = |kind| {
+            let labels = labels.clone();
+            self.tokens
+                .get_or_create(&TokenLabels {
+                    steward_project: labels.steward_project,
+                    steward_route: labels.steward_route,
+                    gen_ai_operation_name: labels.gen_ai_operation_name,
+                    gen_ai_provider_name: labels.gen_ai_provider_name,
+                    gen_ai_request_model: labels.gen_ai_request_model,
+                    gen_ai_token_type: kind,
+                })
+                .clone()
+        };
+        let series = Arc::new(Series {
+            duration: self.duration.get_or_create(&labels).clone(),
+            first_chunk: self.first_chunk.get_or_create(&labels).clone(),
+            overhead: self.overhead.get_or_create(&labels).clone(),
+            input: tokens("input"),
+            output: tokens("output"),
+            cache_read: self.cache_read.get_or_create(&labels).clone(),
+        });
+        let mut known = self.series.write().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(known.entry(id).or_insert(series))
+    }
+
+    fn end(&self, project: &str, route: &str, ending: Ending, status: u16) -> Counter {
+        let id = self.hasher.hash_one((project, route, ending, status));
+        let known = self.ends.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(counter) = known.get(&id) {
+            return counter.clone();
+        }
+        let full = known.len() >= SERIES_MAX;
+        drop(known);
+        let (project, route) = if full { ("other", "other") } else { (project, route) };
+        let labels = EndLabels {
+            steward_project: project.to_owned(),
+            steward_route: route.to_owned(),
+            ending: ending.as_str(),
+            status,
+        };
+        let counter = self.requests.get_or_create(&labels).clone();
+        if !full {
+            self.ends.write().unwrap_or_else(PoisonError::into_inner).insert(id, counter.clone());
+        }
+        counter
+    }
+
+    /// Everything as Prometheus reads it (OpenMetrics text), with the present state of keys and targets.
+    ///
+    /// `further`: lines of others in the same format, without the end mark.
+    pub fn text(&self, table: &Table, now: tokio::time::Instant, further: &str) -> String {
+        self.keys.clear();
+        self.breakers.clear();
+        for project in table.projects() {
+            for provider in project.providers() {
+                for key in provider.pool.keys() {
+                    if key.name().is_empty() {
+                        continue;
+                    }
+                    let labels = KeyLabels {
+                        steward_project: project.name.to_string(),
+                        gen_ai_provider_name: provider.name.to_string(),
+                        key: key.name().to_string(),
+                    };
+                    self.keys.get_or_create(&labels).set(i64::from(key.rests(now).is_none()));
+                }
+            }
+            for route in project.routes() {
+                for target in &route.targets {
+                    let labels = TargetLabels {
+                        steward_project: project.name.to_string(),
+                        steward_route: route.name.to_string(),
+                        gen_ai_provider_name: target.provider.name.to_string(),
+                        gen_ai_request_model: target.model.to_string(),
+                    };
+                    self.breakers
+                        .get_or_create(&labels)
+                        .set(i64::from(target.breaker.open_until(now).is_none()));
+                }
+            }
+        }
+        let mut out = String::new();
+        text::encode(&mut out, &self.registry).expect("text is written to memory");
+        let end = out.len() - "# EOF\n".len();
+        out.insert_str(end, further);
+        out
+    }
+}
+
+#[allow(clippy::cast_precision_loss, reason = "more than 2^52 tokens are no request")]
+fn whole(tokens: u64) -> f64 {
+    tokens as f64
+}
