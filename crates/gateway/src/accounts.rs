@@ -23,6 +23,7 @@ use crate::limit::{Exhausted, Rate, Slots};
 use crate::meter::{
     Ask, Attempt, CacheDecision, Hold, Metering, Refusal, RequestId, Reservation, Settlement, What,
 };
+use crate::metrics::Metrics;
 use crate::price::{Model, PriceTable, Prices, Rates, Tier};
 use crate::table::{Grant, Table, Target};
 use crate::usage::{Billed, Done, Draw, Note, Outbox, Party};
@@ -76,6 +77,7 @@ pub(crate) struct Inner {
     pub purses: RwLock<HashMap<Arc<str>, Arc<Purse>>>,
     pub outbox: Arc<Outbox>,
     pub leased: Notify,
+    metrics: Metrics,
     alerts: Mutex<Vec<Alarm>>,
     stop: CancellationToken,
     task: Mutex<Option<tokio::task::JoinHandle<()>>>,
@@ -167,6 +169,7 @@ impl Accounts {
             purses: RwLock::default(),
             outbox: Arc::default(),
             leased: Notify::new(),
+            metrics: Metrics::default(),
             alerts: Mutex::default(),
             stop: CancellationToken::new(),
             task: Mutex::default(),
@@ -259,6 +262,11 @@ impl Accounts {
                 .filter(|_| grant.limits.tokens_per_minute.is_some())
                 .map(|used| used.tpm.look(now)),
         }
+    }
+
+    /// What was measured of the requests that have ended.
+    pub fn metrics(&self) -> &Metrics {
+        &self.0.metrics
     }
 
     /// What the PM must hear of since the last call.
@@ -1022,6 +1030,8 @@ impl Hold for Held {
                 billed.iter().filter(counts).map(|billed| i128::from(billed.cost.usd.nanos())).sum::<i128>();
             i64::try_from(sum).unwrap_or(i64::MAX)
         };
+        let cost = Usd::from_nanos(spent_at(BudgetScope::Project, ""));
+        self.inner.metrics.observe(&self.purse.project, &settlement, cost);
         let draws = draws(&self.purse, &self.taken.parts, |_, scope, value| spent_at(scope, value));
         self.purse.books().settle(&self.taken.parts, self.times, spent_at);
         let used = settlement.usage.map_or_else(

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, RandomState};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use prometheus_client::encoding::{EncodeLabelSet, text};
@@ -14,8 +15,12 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
+use tokio::time::Instant;
+
+use crate::accounts::Accounts;
 use crate::meter::{CacheDecision, Ending, Settlement};
 use crate::table::Table;
+use crate::usd::Usd;
 
 /// Bounds of the convention for durations, in seconds.
 /// Source: OpenTelemetry semantic conventions, `gen_ai.client.operation.duration`.
@@ -94,6 +99,14 @@ struct KeyLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BudgetLabels {
+    steward_project: String,
+    budget: String,
+    scope: &'static str,
+    value: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct TargetLabels {
     steward_project: String,
     steward_route: String,
@@ -111,6 +124,7 @@ struct Series {
     input: Histogram,
     output: Histogram,
     cache_read: Counter,
+    spent: Counter<f64, AtomicU64>,
 }
 
 /// All metrics of the gateway.
@@ -124,11 +138,14 @@ pub struct Metrics {
     overhead: Histograms<Labels>,
     tokens: Histograms<TokenLabels>,
     cache_read: Family<Labels, Counter>,
+    /// In dollars, to be looked at; what is accounted for is counted in whole nano-dollars elsewhere.
+    spent: Family<Labels, Counter<f64, AtomicU64>>,
     requests: Family<EndLabels, Counter>,
     attempts: Family<AttemptLabels, Counter>,
     cache: Family<CacheLabels, Counter>,
     keys: Family<KeyLabels, Gauge>,
     breakers: Family<TargetLabels, Gauge>,
+    budgets: Family<BudgetLabels, Gauge<f64, AtomicU64>>,
 }
 
 impl Default for Metrics {
@@ -146,11 +163,13 @@ impl Default for Metrics {
             overhead: Family::new_with_constructor(overhead),
             tokens: Family::new_with_constructor(tokens),
             cache_read: Family::default(),
+            spent: Family::default(),
             requests: Family::default(),
             attempts: Family::default(),
             cache: Family::default(),
             keys: Family::default(),
             breakers: Family::default(),
+            budgets: Family::default(),
         };
         metrics.register();
         metrics
@@ -184,6 +203,7 @@ impl Metrics {
             "Tokens that providers read from their prompt caches",
             self.cache_read.clone(),
         );
+        registry.register("steward_ai_spend_usd", "What requests cost, in US dollars", self.spent.clone());
         registry.register(
             "steward_ai_requests",
             "Requests by the status that the client got and how they ended",
@@ -205,10 +225,15 @@ impl Metrics {
             "1: the target is asked; 0: its circuit breaker is open",
             self.breakers.clone(),
         );
+        registry.register(
+            "steward_ai_budget_remaining_usd",
+            "What is left of a budget in its period, in US dollars",
+            self.budgets.clone(),
+        );
     }
 
-    /// Counts a request that has ended.
-    pub fn observe(&self, project: &str, settlement: &Settlement) {
+    /// Counts a request that has ended, with what it cost.
+    pub fn observe(&self, project: &str, settlement: &Settlement, cost: Usd) {
         let route: &str = &settlement.route.name;
         for attempt in &settlement.attempts {
             // Successes are counted with their request; failures are rare.
@@ -246,6 +271,7 @@ impl Metrics {
             series.first_chunk.observe(first.as_secs_f64());
             series.overhead.observe(first.saturating_sub(settlement.waited).as_secs_f64());
         }
+        series.spent.inc_by(dollars(cost));
         if let Some(usage) = settlement.usage {
             series.input.observe(whole(usage.prompt()));
             series.output.observe(whole(usage.completion()));
@@ -292,6 +318,7 @@ impl Metrics {
             input: tokens("input"),
             output: tokens("output"),
             cache_read: self.cache_read.get_or_create(&labels).clone(),
+            spent: self.spent.get_or_create(&labels).clone(),
         });
         let mut known = self.series.write().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(known.entry(id).or_insert(series))
@@ -319,12 +346,11 @@ impl Metrics {
         counter
     }
 
-    /// Everything as Prometheus reads it (OpenMetrics text), with the present state of keys and targets.
-    ///
-    /// `further`: lines of others in the same format, without the end mark.
-    pub fn text(&self, table: &Table, now: tokio::time::Instant, further: &str) -> String {
+    /// Everything as Prometheus reads it (OpenMetrics text), with the present state of keys, targets and budgets.
+    pub fn text(&self, table: &Table, accounts: &Accounts, now: Instant) -> String {
         self.keys.clear();
         self.breakers.clear();
+        self.budgets.clear();
         for project in table.projects() {
             for provider in project.providers() {
                 for key in provider.pool.keys() {
@@ -338,6 +364,17 @@ impl Metrics {
                     };
                     self.keys.get_or_create(&labels).set(i64::from(key.rests(now).is_none()));
                 }
+            }
+            for standing in accounts.standings(&project.name) {
+                let left =
+                    i64::max(0, standing.limit.nanos() - standing.spent.nanos() - standing.in_flight.nanos());
+                let labels = BudgetLabels {
+                    steward_project: standing.project,
+                    budget: standing.budget,
+                    scope: standing.scope,
+                    value: standing.value,
+                };
+                self.budgets.get_or_create(&labels).set(dollars(Usd::from_nanos(left)));
             }
             for route in project.routes() {
                 for target in &route.targets {
@@ -355,10 +392,13 @@ impl Metrics {
         }
         let mut out = String::new();
         text::encode(&mut out, &self.registry).expect("text is written to memory");
-        let end = out.len() - "# EOF\n".len();
-        out.insert_str(end, further);
         out
     }
+}
+
+#[allow(clippy::cast_precision_loss, reason = "a figure to look at")]
+fn dollars(amount: Usd) -> f64 {
+    amount.nanos() as f64 / 1e9
 }
 
 #[allow(clippy::cast_precision_loss, reason = "more than 2^52 tokens are no request")]
