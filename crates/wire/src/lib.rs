@@ -3,24 +3,35 @@
 //! Same format in and out: [`scan`] finds the few fields that a gateway decides on, [`Rewrite`] replaces them by byte range, and [`Tap`]
 //! reads usage and ending from what passes. Nothing else of the body is touched, so unknown fields and numbers survive as written.
 
+mod chat;
+mod convert;
+mod decode;
+mod encode;
 mod error;
 mod format;
-#[allow(dead_code, reason = "the conversions use the rest")]
+mod gemini;
 mod json;
+mod mark;
 mod measure;
+mod messages;
+mod neutral;
 mod question;
+mod responses;
 mod scan;
 pub mod sse;
+mod stream;
 mod tap;
-#[allow(dead_code, reason = "the conversions use the rest")]
 mod usage;
 
+pub use convert::{Converted, convert_reply, convert_request};
 pub use error::{
     BadReply, BadRequest, ErrorClass, ErrorDetail, ProviderError, error_body, error_event, read_error,
 };
 pub use format::Format;
 pub use measure::{estimate_input_tokens, input_tokens_bound};
+pub use neutral::{Shown, Target};
 pub use question::{Question, question};
 pub use scan::{Field, Rewrite, Scanned, scan, splice};
+pub use stream::{End, Ending, StreamConverter, StreamOptions};
 pub use tap::{Observed, Tap};
 pub use usage::Usage;

@@ -229,6 +229,16 @@ fn audio(scanner: &mut Scanner<'_>) -> Result<Option<u64>, Bad> {
     Ok(audio)
 }
 
+/// Reads a usage object that has been parsed already.
+pub(crate) fn in_value(format: Format, value: Option<&json::Value<'_>>) -> Option<Usage> {
+    counted_in(format, value)?.usage(format)
+}
+
+pub(crate) fn counted_in(format: Format, value: Option<&json::Value<'_>>) -> Option<Counted> {
+    let text = value?.to_json();
+    read(format, &mut Scanner::new(text.as_bytes())).ok().flatten()
+}
+
 /// The usage object as the format writes it.
 pub(crate) fn write(format: Format, usage: &Usage) -> json::Object<'static> {
     let object = json::Object::default;
