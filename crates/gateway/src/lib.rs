@@ -27,6 +27,7 @@ mod retry;
 mod rotate;
 pub mod scan;
 pub mod settings;
+mod spans;
 mod states;
 mod table;
 mod usage;
@@ -58,6 +59,7 @@ pub use pool::{KeyId, KeyState, Lent, Pool, ProviderKey};
 pub use probe::{Probe, probe};
 pub use retry::RetryBudget;
 pub use rotate::{Canary, CanaryAnswer, NEXT_SUFFIX, Next, RotateKeys, Rotation, Rotations, Serving, Stage};
+pub use spans::Spans;
 pub use states::{About, State, States, snapshot};
 pub use table::{
     Grant, KeyVersions, Limits, OpenProvider, PassThrough, Project, ProjectParts, Reach, Rights, Route,

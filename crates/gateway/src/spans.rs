@@ -1,0 +1,158 @@
+//! A span for each request and one for each attempt, sent to an OpenTelemetry collector.
+//!
+//! Names are those of the OpenTelemetry semantic conventions for generative AI. Spans are made when a request has been
+//! settled, from what was recorded of it, so the path of the request itself knows nothing of them. Prompts and answers
+//! are never in them.
+
+use std::time::{Duration, SystemTime};
+
+use contract::{Error, ErrorKind};
+use opentelemetry::trace::{Span, SpanKind, Status, TraceContextExt, Tracer, TracerProvider};
+use opentelemetry::{Context, KeyValue};
+use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig, WithHttpConfig};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::runtime;
+use opentelemetry_sdk::trace::span_processor_with_async_runtime::BatchSpanProcessor;
+use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider};
+
+use crate::meter::{Ending, Settlement};
+use crate::usd::Usd;
+
+/// How long a batch may take to be sent.
+const EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Sends spans in batches; what the collector does not take is dropped, never waited for.
+pub struct Spans {
+    provider: SdkTracerProvider,
+    tracer: SdkTracer,
+}
+
+impl Spans {
+    /// To a collector that takes OTLP over HTTP at this address, such as `http://127.0.0.1:4318/v1/traces`.
+    ///
+    /// Needs the runtime to send.
+    ///
+    /// # Errors
+    ///
+    /// `Invalid`: the address cannot be used.
+    pub fn to(url: &str) -> Result<Self, Error> {
+        let exporter = SpanExporter::builder()
+            .with_http()
+            .with_http_client(reqwest::Client::new())
+            .with_protocol(Protocol::HttpBinary)
+            .with_endpoint(url)
+            .with_timeout(EXPORT_TIMEOUT)
+            .build()
+            .map_err(|cause| {
+                Error::new(ErrorKind::Invalid, "spans cannot be sent to this address")
+                    .with("url", url)
+                    .because(cause)
+            })?;
+        let provider = SdkTracerProvider::builder()
+            .with_resource(Resource::builder().with_service_name("steward").build())
+            .with_span_processor(BatchSpanProcessor::builder(exporter, runtime::Tokio).build())
+            .build();
+        let tracer = provider.tracer("steward.gateway");
+        Ok(Self { provider, tracer })
+    }
+
+    /// Records a request that has ended.
+    pub fn record(&self, project: &str, settlement: &Settlement, cost: Usd) {
+        let started = SystemTime::from(settlement.started);
+        let served = settlement.served_by();
+        let asked = served.map_or(&*settlement.asked_model, |attempt| &attempt.target.model);
+        let mut attributes = vec![
+            KeyValue::new("gen_ai.operation.name", settlement.what.as_str()),
+            KeyValue::new("gen_ai.request.model", asked.to_owned()),
+            KeyValue::new("http.response.status_code", i64::from(settlement.status)),
+            KeyValue::new("steward.project", project.to_owned()),
+            KeyValue::new("steward.request_id", settlement.request.to_string()),
+            KeyValue::new("steward.route", settlement.route.name.to_string()),
+            KeyValue::new("steward.ending", settlement.ending.as_str()),
+            KeyValue::new("steward.cache", settlement.cache.as_str()),
+            KeyValue::new("steward.cost_usd_nanos", cost.nanos()),
+        ];
+        if let Some(attempt) = served {
+            let provider = attempt.target.provider.kind.as_str();
+            attributes.push(KeyValue::new("gen_ai.provider.name", provider_name(provider)));
+        }
+        if let Some(model) = &settlement.reported_model {
+            attributes.push(KeyValue::new("gen_ai.response.model", model.to_string()));
+        }
+        if let Some(usage) = settlement.usage {
+            let written = usage.cache_write_5m.saturating_add(usage.cache_write_1h);
+            for (name, tokens) in [
+                ("gen_ai.usage.input_tokens", usage.prompt()),
+                ("gen_ai.usage.output_tokens", usage.completion()),
+                ("gen_ai.usage.cache_read.input_tokens", usage.cache_read),
+                ("gen_ai.usage.cache_creation.input_tokens", written),
+            ] {
+                attributes.push(KeyValue::new(name, i64::try_from(tokens).unwrap_or(i64::MAX)));
+            }
+        }
+        let mut span = self
+            .tracer
+            .span_builder(format!("{} {asked}", settlement.what.as_str()))
+            .with_kind(SpanKind::Client)
+            .with_start_time(started)
+            .with_attributes(attributes)
+            .start_with_context(&self.tracer, &Context::new());
+        if settlement.ending != Ending::Complete {
+            let failure = settlement.attempts.last().and_then(|attempt| attempt.failure);
+            let kind = failure.map_or(settlement.ending.as_str(), contract::ai::FailureClass::as_str);
+            span.set_attribute(KeyValue::new("error.type", kind));
+            span.set_status(Status::error(settlement.ending.as_str()));
+        }
+        if let Some(first) = settlement.first_byte {
+            span.add_event_with_timestamp("first byte", started + first, Vec::new());
+        }
+        let whole = Context::new().with_remote_span_context(span.span_context().clone());
+        for (number, attempt) in settlement.attempts.iter().enumerate() {
+            let mut one = self
+                .tracer
+                .span_builder(format!("attempt {}", number + 1))
+                .with_kind(SpanKind::Client)
+                .with_start_time(started + attempt.began)
+                .with_attributes([
+                    KeyValue::new(
+                        "gen_ai.provider.name",
+                        provider_name(attempt.target.provider.kind.as_str()),
+                    ),
+                    KeyValue::new("gen_ai.request.model", attempt.target.model.to_string()),
+                    KeyValue::new("steward.provider", attempt.target.provider.name.to_string()),
+                    KeyValue::new("steward.key", attempt.key.to_string()),
+                ])
+                .start_with_context(&self.tracer, &whole);
+            if let Some(status) = attempt.status {
+                one.set_attribute(KeyValue::new("http.response.status_code", i64::from(status)));
+            }
+            if let Some(failure) = attempt.failure {
+                one.set_attribute(KeyValue::new("error.type", failure.as_str()));
+                one.set_status(Status::error(failure.as_str()));
+            }
+            one.end_with_timestamp(started + attempt.began + attempt.took);
+        }
+        span.end_with_timestamp(started + settlement.duration);
+    }
+
+    /// Sends what is left.
+    ///
+    /// # Errors
+    ///
+    /// `Unavailable`: the collector did not take it.
+    pub fn close(&self) -> Result<(), Error> {
+        self.provider.shutdown().map_err(|cause| {
+            Error::new(ErrorKind::Unavailable, "the last spans were not taken by the collector")
+                .because(cause)
+        })
+    }
+}
+
+/// A kind of provider in the words of the convention, `gen_ai.provider.name`.
+fn provider_name(kind: &'static str) -> &'static str {
+    match kind {
+        "azure_openai" => "azure.ai.openai",
+        "gemini" => "gcp.gemini",
+        other => other,
+    }
+}
