@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
 use contract::ai::FailureClass;
 use contract::{Clock, Error, Severity, Trigger};
@@ -25,6 +26,7 @@ use crate::meter::{
 };
 use crate::metrics::Metrics;
 use crate::price::{Model, PriceTable, Prices, Rates, Tier};
+use crate::spans::Spans;
 use crate::table::{Grant, Table, Target};
 use crate::usage::{Billed, Done, Draw, Note, Outbox, Party};
 use crate::usd::Usd;
@@ -91,6 +93,7 @@ pub(crate) struct Purse {
     prices: RwLock<Priced>,
     keys: RwLock<HashMap<Arc<str>, Arc<KeyUse>>>,
     counts: Counts,
+    spans: ArcSwapOption<Spans>,
 }
 
 /// Prices by provider and model, looked up once for each.
@@ -200,6 +203,10 @@ impl Accounts {
             .map(|(name, budget)| Rule::new(name, budget, raised.get(name).copied()))
             .collect();
         let purse = inner.purse(project, &prices);
+        let url = config.otlp_url.as_deref();
+        if purse.spans.load().as_ref().map(|spans| spans.url()) != url {
+            purse.spans.store(url.map(Spans::to).transpose()?.map(Arc::new));
+        }
         {
             let mut priced = purse.prices.write().unwrap_or_else(PoisonError::into_inner);
             let per_call = config.pass_through.iter().filter_map(|(name, service)| {
@@ -302,6 +309,10 @@ impl Accounts {
     /// As the ledger's; what could not be written is lost and said in the log.
     pub async fn close(&self) -> Result<(), Error> {
         self.0.stop.cancel();
+        for purse in self.0.purses.read().unwrap_or_else(PoisonError::into_inner).values() {
+            // The last one out sends what is left, on a thread of its own.
+            purse.spans.store(None);
+        }
         let task = lock(&self.0.task).take();
         if let Some(task) = task
             && let Err(error) = task.await
@@ -371,6 +382,7 @@ impl Inner {
                 }),
                 keys: RwLock::default(),
                 counts: Counts::default(),
+                spans: ArcSwapOption::empty(),
             })
         });
         Arc::clone(purse)
@@ -1032,6 +1044,9 @@ impl Hold for Held {
         };
         let cost = Usd::from_nanos(spent_at(BudgetScope::Project, ""));
         self.inner.metrics.observe(&self.purse.project, &settlement, cost);
+        if let Some(spans) = &*self.purse.spans.load() {
+            spans.record(&self.purse.project, &settlement, cost);
+        }
         let draws = draws(&self.purse, &self.taken.parts, |_, scope, value| spent_at(scope, value));
         self.purse.books().settle(&self.taken.parts, self.times, spent_at);
         let used = settlement.usage.map_or_else(

@@ -28,6 +28,9 @@ pub struct AiConfig {
     pub prices: Option<PathBuf>,
     /// Largest request body, in bytes. Default: 32 MiB.
     pub body_bytes_max: usize,
+    /// Where spans are sent: a collector that takes OTLP over HTTP, such as `http://127.0.0.1:4318/v1/traces`. Default:
+    /// nowhere.
+    pub otlp_url: Option<String>,
 }
 
 impl Default for AiConfig {
@@ -40,6 +43,7 @@ impl Default for AiConfig {
             limits: LimitsConfig::default(),
             prices: None,
             body_bytes_max: 32 << 20,
+            otlp_url: None,
         }
     }
 }
@@ -352,6 +356,16 @@ impl AiConfig {
         for (name, provider) in &self.providers {
             name_is_fit(&["providers", name], name)?;
             provider.validate(&format!("providers.{name}"))?;
+        }
+        if let Some(url) = &self.otlp_url
+            && !Url::parse(url)
+                .is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.password().is_none())
+        {
+            return wrong(
+                "otlp_url",
+                "this is no address of a collector",
+                "such as `http://127.0.0.1:4318/v1/traces`, without a password",
+            );
         }
         for (name, route) in &self.routes {
             name_is_fit(&["routes", name], name)?;

@@ -25,6 +25,19 @@ const EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Spans {
     provider: SdkTracerProvider,
     tracer: SdkTracer,
+    url: String,
+}
+
+impl Drop for Spans {
+    fn drop(&mut self) {
+        let provider = self.provider.clone();
+        // It waits for the runtime to send, so not on a thread of the runtime.
+        std::thread::spawn(move || {
+            if let Err(error) = provider.shutdown() {
+                tracing::warn!(%error, "the last spans were not taken by the collector");
+            }
+        });
+    }
 }
 
 impl Spans {
@@ -53,7 +66,7 @@ impl Spans {
             .with_span_processor(BatchSpanProcessor::builder(exporter, runtime::Tokio).build())
             .build();
         let tracer = provider.tracer("steward.gateway");
-        Ok(Self { provider, tracer })
+        Ok(Self { provider, tracer, url: url.to_owned() })
     }
 
     /// Records a request that has ended.
@@ -135,16 +148,9 @@ impl Spans {
         span.end_with_timestamp(started + settlement.duration);
     }
 
-    /// Sends what is left.
-    ///
-    /// # Errors
-    ///
-    /// `Unavailable`: the collector did not take it.
-    pub fn close(&self) -> Result<(), Error> {
-        self.provider.shutdown().map_err(|cause| {
-            Error::new(ErrorKind::Unavailable, "the last spans were not taken by the collector")
-                .because(cause)
-        })
+    /// Where they are sent.
+    pub fn url(&self) -> &str {
+        &self.url
     }
 }
 
