@@ -111,6 +111,10 @@ pub fn convert_reply(from: Format, to: Format, body: &[u8], shown: &Shown<'_>) -
     }
     let mut reply = read_reply(from, body, shown)?;
     reply.settle_finish();
+    write_reply(to, reply, shown)
+}
+
+pub(crate) fn write_reply(to: Format, reply: Reply<'_>, shown: &Shown<'_>) -> Result<Vec<u8>, BadReply> {
     let body = match to {
         Format::Chat => chat::write_reply(reply, shown),
         Format::Responses => responses::write_reply(reply, shown),
@@ -120,7 +124,7 @@ pub fn convert_reply(from: Format, to: Format, body: &[u8], shown: &Shown<'_>) -
     Ok(body.into_bytes())
 }
 
-fn read_reply<'a>(from: Format, body: &'a [u8], shown: &Shown<'_>) -> Result<Reply<'a>, BadReply> {
+pub(crate) fn read_reply<'a>(from: Format, body: &'a [u8], shown: &Shown<'_>) -> Result<Reply<'a>, BadReply> {
     let value = json::parse(body)?;
     match from {
         Format::Chat => chat::read_reply(value, shown),

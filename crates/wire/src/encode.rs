@@ -4,7 +4,7 @@ use crate::decode::Trouble;
 use crate::error::{ErrorDetail, error_event};
 use crate::json::{Object, Value, write_text};
 use crate::mark::Mark;
-use crate::neutral::{Finish, minted};
+use crate::neutral::{Body, Finish, Source, minted};
 use crate::stream::{Opening, StreamOptions};
 use crate::{ErrorClass, Format, Usage, chat, gemini, messages, responses, sse, usage};
 use bytes::BytesMut;
@@ -30,6 +30,8 @@ pub(crate) struct Encoder {
     /// Responses repeat all items at the end.
     items: Vec<Value<'static>>,
     scratch: Vec<u8>,
+    /// What was said, where it is kept instead of written.
+    parts: Option<Vec<Body<'static>>>,
 }
 
 #[derive(Debug)]
@@ -38,6 +40,22 @@ struct Open {
     /// What has been written of it, for formats that repeat it.
     text: String,
     item: String,
+}
+
+impl Open {
+    /// What was said, when it is over.
+    fn said(self, mark: Option<&Mark<'_>>) -> Body<'static> {
+        let text = Cow::Owned(self.text);
+        match self.opening {
+            Opening::Text => Body::Text(text),
+            Opening::Refusal => Body::Refusal(text),
+            Opening::Thinking => Body::Thinking { text, mark: mark.cloned().map(Mark::into_owned) },
+            Opening::Sealed(mark) => Body::Thinking { text, mark: Some(mark) },
+            Opening::Tool { id, name, mark } => {
+                Body::ToolCall { id: id.into(), name: name.into(), arguments: text, mark }
+            }
+        }
+    }
 }
 
 impl Encoder {
@@ -55,7 +73,18 @@ impl Encoder {
             sequence: 0,
             items: Vec::new(),
             scratch: Vec::with_capacity(256),
+            parts: None,
         }
+    }
+
+    /// Keeps what is said and writes nothing.
+    pub(crate) fn gathering(format: Format) -> Self {
+        Self { parts: Some(Vec::new()), ..Self::new(format, format, StreamOptions::default()) }
+    }
+
+    /// The id and what was said.
+    pub(crate) fn gathered(self) -> (Option<String>, Vec<Body<'static>>) {
+        (Some(self.id).filter(|id| !id.is_empty()), self.parts.unwrap_or_default())
     }
 
     fn event(&mut self, name: &str, data: &Object<'_>, out: &mut BytesMut) {
@@ -69,6 +98,10 @@ impl Encoder {
             return;
         }
         self.is_started = true;
+        if self.parts.is_some() {
+            self.id = id.unwrap_or_default().to_owned();
+            return;
+        }
         let prefix = match self.to {
             Format::Chat => "chatcmpl-",
             Format::Responses => "resp_",
@@ -173,6 +206,7 @@ impl Encoder {
         self.start(None, out);
         let mut item = String::new();
         match self.to {
+            _ if self.parts.is_some() => {}
             Format::Chat => {
                 if let Opening::Tool { id, name, mark } = &opening {
                     let function = Object::default().with("name", name.as_str()).with("arguments", "");
@@ -283,6 +317,11 @@ impl Encoder {
 
     pub(crate) fn delta(&mut self, text: &str, out: &mut BytesMut) {
         let Some(mut open) = self.open.take() else { return };
+        if self.parts.is_some() {
+            open.text.push_str(text);
+            self.open = Some(open);
+            return;
+        }
         match self.to {
             Format::Chat => {
                 let mut delta = Vec::with_capacity(text.len() + 64);
@@ -358,6 +397,10 @@ impl Encoder {
     /// Ends the stretch in progress. Reasoning is signed here, in the name of its provider even if it signs nothing.
     pub(crate) fn stop(&mut self, mark: Option<&Mark<'_>>, out: &mut BytesMut) {
         let Some(open) = self.open.take() else { return };
+        if let Some(parts) = &mut self.parts {
+            parts.push(open.said(mark));
+            return;
+        }
         let unsigned = Mark::new(self.from, if self.from == Format::Responses { "\n" } else { "" });
         let mark = if open.opening == Opening::Thinking { Some(mark.unwrap_or(&unsigned)) } else { mark };
         match self.to {
@@ -461,6 +504,12 @@ impl Encoder {
 
     pub(crate) fn image(&mut self, media_type: &str, data: &str, out: &mut BytesMut) -> Result<(), Trouble> {
         self.start(None, out);
+        if let Some(parts) = &mut self.parts {
+            let source =
+                Source::Base64 { media_type: media_type.to_owned().into(), data: data.to_owned().into() };
+            parts.push(Body::Image { source, detail: None });
+            return Ok(());
+        }
         match self.to {
             Format::Chat => {
                 let url = format!("data:{media_type};base64,{data}");

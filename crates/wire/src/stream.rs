@@ -4,7 +4,7 @@ use crate::decode::{Decoder, Trouble};
 use crate::encode::Encoder;
 use crate::error::{ErrorDetail, ProviderError};
 use crate::mark::Mark;
-use crate::neutral::Finish;
+use crate::neutral::{Body, Finish};
 use crate::sse::Event;
 use crate::{ErrorClass, Format};
 use bytes::BytesMut;
@@ -62,11 +62,7 @@ impl StreamConverter {
     pub fn new(from: Format, to: Format, options: StreamOptions) -> Self {
         Self {
             decoder: Decoder::new(from, options.seed),
-            writer: Writer {
-                lanes: Lanes::default(),
-                encoder: Encoder::new(from, to, options),
-                has_calls: false,
-            },
+            writer: Writer::new(from, to, options),
             ending: None,
             error: None,
         }
@@ -129,11 +125,10 @@ impl StreamConverter {
             return;
         }
         self.writer.start(None, out);
-        self.writer.lanes.flush(&mut self.writer.encoder, out);
         if self.writer.has_calls && finish == Some(Finish::Stop) {
             finish = Some(Finish::ToolCalls);
         }
-        self.writer.encoder.finish(finish.as_ref(), usage, out);
+        self.writer.end(finish.as_ref(), usage, out);
         self.ending = Some(Ending::Whole);
     }
 
@@ -168,6 +163,29 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
+    /// Writes events of the client's format.
+    pub(crate) fn new(from: Format, to: Format, options: StreamOptions) -> Self {
+        Self { lanes: Lanes::default(), encoder: Encoder::new(from, to, options), has_calls: false }
+    }
+
+    /// Writes nothing and keeps what was said.
+    pub(crate) fn gathering(format: Format) -> Self {
+        let encoder = Encoder::gathering(format);
+        Self { lanes: Lanes::default(), encoder, has_calls: false }
+    }
+
+    /// The id and what was said, of a writer that gathers.
+    pub(crate) fn gathered(mut self) -> (Option<String>, Vec<Body<'static>>) {
+        self.lanes.flush(&mut self.encoder, &mut BytesMut::new());
+        self.encoder.gathered()
+    }
+
+    /// Writes what waits, and the end as the format has it.
+    pub(crate) fn end(&mut self, finish: Option<&Finish>, usage: Option<crate::Usage>, out: &mut BytesMut) {
+        self.lanes.flush(&mut self.encoder, out);
+        self.encoder.finish(finish, usage, out);
+    }
+
     pub(crate) fn start(&mut self, id: Option<&str>, out: &mut BytesMut) {
         self.encoder.start(id, out);
     }
