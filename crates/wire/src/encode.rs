@@ -99,7 +99,7 @@ impl Encoder {
         }
         self.is_started = true;
         if self.parts.is_some() {
-            self.id = id.unwrap_or_default().to_owned();
+            id.unwrap_or_default().clone_into(&mut self.id);
             return;
         }
         let prefix = match self.to {
