@@ -32,7 +32,7 @@ pub use format::Format;
 pub use measure::{estimate_input_tokens, input_tokens_bound};
 pub use neutral::{Shown, Target};
 pub use question::{Question, question};
-pub use replay::{events_as_reply, reply_as_events};
+pub use replay::{Nature, events_as_reply, reply_as_events, reply_nature};
 pub use scan::{Field, Rewrite, Scanned, scan, splice};
 pub use stream::{End, Ending, StreamConverter, StreamOptions};
 pub use tap::{Observed, Tap};

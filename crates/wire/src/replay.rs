@@ -4,7 +4,7 @@ use bytes::{Bytes, BytesMut};
 
 use crate::convert::{read_reply, write_reply};
 use crate::decode::{Decoder, Trouble};
-use crate::neutral::{Body, Reply, Shown, Source};
+use crate::neutral::{Body, Finish, Reply, Shown, Source};
 use crate::sse::Splitter;
 use crate::stream::{Opening, StreamOptions, Writer};
 use crate::{BadReply, Format};
@@ -63,6 +63,32 @@ fn put(writer: &mut Writer, key: u64, part: Body<'_>, out: &mut BytesMut) -> Res
         }
     }
     Ok(())
+}
+
+/// What a reply is, for whoever decides whether to give it again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Nature {
+    /// It calls tools.
+    pub calls_tools: bool,
+    /// It was withheld, or says no.
+    pub refused: bool,
+    /// It ended because it was finished, and not because of a limit.
+    pub finished: bool,
+}
+
+/// The nature of a whole reply of this format.
+///
+/// # Errors
+///
+/// The body is not a reply of its format, or holds an error of the provider.
+pub fn reply_nature(format: Format, body: &[u8]) -> Result<Nature, BadReply> {
+    let mut reply = read_reply(format, body, &Shown::default())?;
+    reply.settle_finish();
+    let calls_tools = reply.parts.iter().any(|part| matches!(part, Body::ToolCall { .. }));
+    let refused = reply.finish == Some(Finish::Refused)
+        || reply.parts.iter().any(|part| matches!(part, Body::Refusal(_)));
+    let finished = matches!(reply.finish, Some(Finish::Stop | Finish::StopSequence(_) | Finish::ToolCalls));
+    Ok(Nature { calls_tools, refused, finished })
 }
 
 fn has_choices(format: Format, body: &[u8]) -> Result<bool, BadReply> {
@@ -180,6 +206,22 @@ mod tests {
                 assert_eq!(reply.is_ok(), whole, "{format}: {cut}");
             }
         }
+    }
+
+    #[test]
+    fn the_nature_of_a_reply() {
+        let natures: Vec<_> =
+            REPLIES.iter().map(|(format, body)| reply_nature(*format, body.as_bytes()).unwrap()).collect();
+        assert_eq!(
+            natures.iter().map(|nature| nature.calls_tools).collect::<Vec<_>>(),
+            [true, true, false, false]
+        );
+        assert!(natures.iter().all(|nature| nature.finished && !nature.refused));
+        let of = |body: &str| reply_nature(Format::Chat, body.as_bytes()).unwrap();
+        let cut = of(r#"{"choices":[{"message":{"content":"a"},"finish_reason":"length"}]}"#);
+        assert!(!cut.finished);
+        let no = of(r#"{"choices":[{"message":{"refusal":"no"},"finish_reason":"stop"}]}"#);
+        assert!(no.refused);
     }
 
     #[test]
