@@ -353,18 +353,7 @@ fn with_option(flag: bool, words: &str) -> String {
 fn step(id: String, title: String, sentences: Sentences, reversible: bool) -> PlanStep {
     let mut undo = sentences.undo;
     undo.reverse();
-    PlanStep {
-        id,
-        title,
-        mode: StepMode::Transaction,
-        statements: sentences.statements,
-        is_done: None,
-        clean_up: Vec::new(),
-        undo,
-        destructive: false,
-        reversible,
-        lock: None,
-    }
+    PlanStep { undo, reversible, ..PlanStep::new(id, title, StepMode::Transaction, sentences.statements) }
 }
 
 fn finding(code: &str, severity: Severity, title: String, object: String, fix: Option<String>) -> Finding {

@@ -26,6 +26,8 @@ const END_LOOK_EVERY: Duration = Duration::from_millis(50);
 /// A session with what only the end of it needs.
 struct Found {
     info: SessionInfo,
+    /// Its transaction has changed something, and began before the statement that it runs.
+    has_written_before: bool,
     query_start: String,
     leader: Option<i32>,
 }
@@ -58,7 +60,12 @@ fn found(row: &Row, own_logins: &[String]) -> Found {
         info.state = "not visible".into();
     }
     info.protected = protected(&info, &statement, own_logins);
-    Found { info, query_start: row.get("query_start"), leader: row.get("leader_pid") }
+    Found {
+        info,
+        has_written_before: row.get("has_written_before"),
+        query_start: row.get("query_start"),
+        leader: row.get("leader_pid"),
+    }
 }
 
 /// Why the end of a session harms more than itself.
@@ -261,13 +268,23 @@ impl PostgresStore {
         }
         let login = self.login_to_signal(&session.client, target).await?;
         let begun = "to_char(a.backend_start AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') = $2";
+        // A statement alone can be asked for again; what its transaction did before is rolled back with it.
+        let loses_work = match how {
+            EndHow::Cancel => found.has_written_before,
+            EndHow::Terminate => target.has_written,
+        };
+        let loses_nothing = match (loses_work, how) {
+            (true, _) => "",
+            (false, EndHow::Cancel) => " AND (a.backend_xid IS NULL OR a.xact_start >= a.query_start)",
+            (false, EndHow::Terminate) => " AND a.backend_xid IS NULL",
+        };
         let (statement, summary, title, query_start) = match how {
             EndHow::Cancel => (
                 Statement::with_parameters(
                     format!(
                         "SELECT pg_catalog.pg_cancel_backend(a.pid) FROM pg_catalog.pg_stat_activity a WHERE a.pid = \
                          $1::int4 AND {begun} AND to_char(a.query_start AT TIME ZONE 'UTC', \
-                         'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') = $3"
+                         'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') = $3{loses_nothing}"
                     ),
                     vec![json!(pid), json!(backend_start), json!(found.query_start)],
                 ),
@@ -279,7 +296,7 @@ impl PostgresStore {
                 Statement::with_parameters(
                     format!(
                         "SELECT pg_catalog.pg_terminate_backend(a.pid) FROM pg_catalog.pg_stat_activity a WHERE \
-                         a.pid = $1::int4 AND {begun}"
+                         a.pid = $1::int4 AND {begun}{loses_nothing}"
                     ),
                     vec![json!(pid), json!(backend_start)],
                 ),
@@ -289,7 +306,7 @@ impl PostgresStore {
             ),
         };
         let mut findings = Vec::new();
-        if target.has_written && how == EndHow::Terminate {
+        if loses_work {
             findings.push(Finding {
                 code: "uncommitted_work".into(),
                 severity: Severity::Warning,
@@ -303,23 +320,22 @@ impl PostgresStore {
             });
         }
         let step = PlanStep {
-            id: format!("end session {pid} of {backend_start}"),
-            title: title.into(),
-            mode: StepMode::Transaction,
-            statements: vec![statement],
-            is_done: None,
-            clean_up: Vec::new(),
-            undo: Vec::new(),
-            destructive: false,
-            // Nothing that was committed changes: there is nothing to bring back.
-            reversible: true,
-            lock: None,
+            // What it has not committed is gone, and nobody can bring it back.
+            destructive: loses_work,
+            reversible: !loses_work,
+            ..PlanStep::new(
+                format!("end session {pid} of {backend_start}"),
+                title,
+                StepMode::Transaction,
+                vec![statement],
+            )
         };
         Ok(Prepared {
             summary,
             steps: vec![step],
             login,
-            state: json!({"pid": pid, "started": backend_start, "user": target.user, "statement_started": query_start}),
+            state: json!({"pid": pid, "started": backend_start, "user": target.user, "statement_started": query_start,
+                          "loses_work": loses_work}),
             predicted: json!({"pid": pid, "started": backend_start, "statement_started": query_start}),
             findings,
             seen: json!({"session": target}),

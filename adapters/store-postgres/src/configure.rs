@@ -219,17 +219,15 @@ impl PostgresStore {
             });
         }
         let step = PlanStep {
-            id: format!("configure {name} {of}"),
-            title: title.clone(),
-            // ALTER SYSTEM writes a file and takes part in no transaction; to say the same again does no harm.
-            mode: if level == SettingLevel::Server { StepMode::Autocommit } else { StepMode::Transaction },
-            statements,
-            is_done: None,
-            clean_up: Vec::new(),
             undo,
-            destructive: false,
             reversible: true,
-            lock: None,
+            ..PlanStep::new(
+                format!("configure {name} {of}"),
+                title.clone(),
+                // ALTER SYSTEM writes a file and takes part in no transaction; to say the same again does no harm.
+                if level == SettingLevel::Server { StepMode::Autocommit } else { StepMode::Transaction },
+                statements,
+            )
         };
         Ok(Prepared {
             summary: title,

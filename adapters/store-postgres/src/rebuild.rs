@@ -162,19 +162,15 @@ impl PostgresStore {
 
 fn drop_left_over(schema: &str, name: &str) -> PlanStep {
     PlanStep {
-        id: format!("drop left over {schema}.{name}"),
-        title: format!("drop `{schema}.{name}`, which an earlier rebuild left behind"),
-        mode: StepMode::Autocommit,
-        statements: vec![Statement::new(format!(
-            "DROP INDEX CONCURRENTLY IF EXISTS {}",
-            qualified(schema, name)
-        ))],
         is_done: Some(is_gone(schema, name)),
-        clean_up: Vec::new(),
-        undo: Vec::new(),
-        destructive: false,
         reversible: true,
         lock: Some("SHARE UPDATE EXCLUSIVE".into()),
+        ..PlanStep::new(
+            format!("drop left over {schema}.{name}"),
+            format!("drop `{schema}.{name}`, which an earlier rebuild left behind"),
+            StepMode::Autocommit,
+            vec![Statement::new(format!("DROP INDEX CONCURRENTLY IF EXISTS {}", qualified(schema, name)))],
+        )
     }
 }
 
@@ -195,19 +191,19 @@ fn rebuild(schema: &str, name: &str, file: i64, concurrent: bool) -> PlanStep {
         statements = vec![Statement::new(format!("REINDEX INDEX {index}"))];
     }
     PlanStep {
-        id: format!("rebuild {schema}.{name}"),
-        title: format!("build `{schema}.{name}` anew"),
-        mode: StepMode::Autocommit,
-        statements,
         is_done: Some(is_rebuilt(schema, name, file)),
         clean_up: if concurrent { left } else { Vec::new() },
-        undo: Vec::new(),
-        destructive: false,
         // The index is the same afterwards: there is nothing to bring back.
         reversible: true,
         lock: Some(
             if concurrent { "SHARE UPDATE EXCLUSIVE" } else { "SHARE; ACCESS EXCLUSIVE on the index" }.into(),
         ),
+        ..PlanStep::new(
+            format!("rebuild {schema}.{name}"),
+            format!("build `{schema}.{name}` anew"),
+            StepMode::Autocommit,
+            statements,
+        )
     }
 }
 

@@ -117,25 +117,23 @@ impl PostgresStore {
             .map(|row| {
                 let (schema, name): (String, String) = (row.get("schema"), row.get("name"));
                 PlanStep {
-                    id: format!("vacuum {schema}.{name}"),
-                    title: format!(
-                        "{} `{schema}.{name}`{}",
-                        if full { "rewrite" } else { "clear dead rows away in" },
-                        if analyze { " and renew its statistics" } else { "" }
-                    ),
-                    mode: StepMode::Autocommit,
-                    statements: vec![Statement::new(format!(
-                        "VACUUM{options} {}.{}",
-                        quote_identifier(&schema),
-                        quote_identifier(&name)
-                    ))],
-                    is_done: None,
-                    clean_up: Vec::new(),
-                    undo: Vec::new(),
-                    destructive: false,
                     // No row changes. But time in which nobody can use a table cannot be given back.
                     reversible: !full,
                     lock: Some(if full { "ACCESS EXCLUSIVE" } else { "SHARE UPDATE EXCLUSIVE" }.into()),
+                    ..PlanStep::new(
+                        format!("vacuum {schema}.{name}"),
+                        format!(
+                            "{} `{schema}.{name}`{}",
+                            if full { "rewrite" } else { "clear dead rows away in" },
+                            if analyze { " and renew its statistics" } else { "" }
+                        ),
+                        StepMode::Autocommit,
+                        vec![Statement::new(format!(
+                            "VACUUM{options} {}.{}",
+                            quote_identifier(&schema),
+                            quote_identifier(&name)
+                        ))],
+                    )
                 }
             })
             .collect();

@@ -27,18 +27,7 @@ fn ctx() -> Context {
 }
 
 fn step(mode: StepMode, statements: &[&str]) -> PlanStep {
-    PlanStep {
-        id: "one".into(),
-        title: "one".into(),
-        mode,
-        statements: statements.iter().map(|sql| Statement::new(*sql)).collect(),
-        is_done: None,
-        clean_up: Vec::new(),
-        undo: Vec::new(),
-        destructive: false,
-        reversible: false,
-        lock: None,
-    }
+    PlanStep::new("one", "one", mode, statements.iter().map(|sql| Statement::new(*sql)).collect())
 }
 
 async fn begin<'a>(store: &'a PostgresStore, plan: &Plan) -> Result<Box<dyn Execution + 'a>, Error> {

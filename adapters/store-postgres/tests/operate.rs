@@ -431,8 +431,9 @@ async fn blockers_are_shown_and_ended() {
     // It runs nothing: there is nothing to cancel.
     let error = prepare(&store, &end(one(blocker_pid), EndHow::Cancel)).await.unwrap_err();
     assert!(error.to_string().contains("runs nothing that could be canceled"), "{error}");
-    // The waiter's statement is stopped, its session stays.
-    carry_out(&database, &store, &end(one(waiter_pid), EndHow::Cancel)).await.unwrap();
+    // The waiter's statement is stopped, its session stays; whoever sent it can send it again.
+    let canceled = carry_out(&database, &store, &end(one(waiter_pid), EndHow::Cancel)).await.unwrap();
+    assert_eq!(risk(&canceled), (false, true));
     assert_eq!(waiting.await.unwrap().unwrap_err().code().unwrap().code(), "57014");
     // A number that has been used again is not hit.
     let mut another = one(blocker_pid).clone();
@@ -445,9 +446,61 @@ async fn blockers_are_shown_and_ended() {
     );
     let closed = carry_out(&database, &store, &end(one(blocker_pid), EndHow::Terminate)).await.unwrap();
     assert_eq!(closed.findings[0].code, "uncommitted_work");
+    assert_eq!(risk(&closed), (true, false), "what it had changed is lost");
     let nothing = prepare(&store, &end(one(blocker_pid), EndHow::Terminate)).await.unwrap();
     assert!(nothing.steps.is_empty(), "it has ended: {}", nothing.summary);
     assert_eq!(database.text("SELECT email FROM orders").await, "anna");
+}
+
+/// Whether what was prepared is destructive, and whether it is reversible.
+fn risk(prepared: &Prepared) -> (bool, bool) {
+    (prepared.steps[0].destructive, prepared.steps[0].reversible)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn uncommitted_work_makes_the_end_of_a_session_destructive() {
+    let database = database("uncommitted").await;
+    database.admin("CREATE TABLE orders (id int PRIMARY KEY); INSERT INTO orders VALUES (1), (2)").await;
+    let store = database.store();
+    let (reader, writer) = (database.connect_as_superuser().await, database.connect_as_superuser().await);
+    reader.batch_execute("BEGIN; LOCK TABLE orders IN SHARE MODE").await.unwrap();
+    let of = async |client: &Client, how| {
+        let number = pid(client).await;
+        let seen = activity(&store).await;
+        end(seen.sessions.iter().find(|session| session.pid == number).unwrap(), how)
+    };
+    let operation = of(&reader, EndHow::Terminate).await;
+    let prepared = prepare(&store, &operation).await.unwrap();
+    assert_eq!((risk(&prepared), prepared.findings.len()), ((false, true), 0), "a lock alone is no work");
+
+    // It writes after the plan was made: what was decided was something else, so nothing is ended.
+    reader.batch_execute("INSERT INTO orders VALUES (3)").await.unwrap();
+    let plan = plan(&database, &operation, &prepared);
+    let permit = permit_for(&ctx(), &plan);
+    let mut execution =
+        store.execute().unwrap().begin(&ctx(), &permit, &plan, Arc::new(NoSecrets)).await.unwrap();
+    assert_eq!(execution.run(&ctx(), &permit, &plan, 0).await.unwrap(), 0, "no session was told anything");
+    execution.finish(&ctx()).await.unwrap();
+    let again = prepare(&store, &operation).await.unwrap();
+    assert_eq!(risk(&again), (true, false));
+    assert_ne!(again.state, prepared.state, "the first plan no longer fits");
+
+    // A statement that is stopped takes what its transaction did before with it.
+    let number = pid(&writer).await;
+    writer.batch_execute("BEGIN; CREATE TABLE made (id int)").await.unwrap();
+    let waiting =
+        tokio::spawn(async move { writer.batch_execute("UPDATE orders SET id = 10 WHERE id = 1").await });
+    let operation = until("it waits", async || {
+        let seen = activity(&store).await;
+        let session =
+            seen.sessions.iter().find(|session| session.pid == number && session.waits_for.is_some());
+        session.map(|session| end(session, EndHow::Cancel))
+    })
+    .await;
+    let canceled = carry_out(&database, &store, &operation).await.unwrap();
+    assert_eq!((risk(&canceled), canceled.findings[0].code.as_str()), ((true, false), "uncommitted_work"));
+    waiting.await.unwrap().unwrap_err();
+    reader.batch_execute("ROLLBACK").await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

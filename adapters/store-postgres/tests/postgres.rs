@@ -50,18 +50,7 @@ async fn refused(store: &PostgresStore, sql: &str) -> Error {
 }
 
 fn step(id: &str, mode: StepMode, statements: &[&str]) -> PlanStep {
-    PlanStep {
-        id: id.into(),
-        title: id.into(),
-        mode,
-        statements: statements.iter().map(|sql| Statement::new(*sql)).collect(),
-        is_done: None,
-        clean_up: Vec::new(),
-        undo: Vec::new(),
-        destructive: false,
-        reversible: false,
-        lock: None,
-    }
+    PlanStep::new(id, id, mode, statements.iter().map(|sql| Statement::new(*sql)).collect())
 }
 
 fn plan(database: &Database, steps: Vec<PlanStep>) -> Plan {

@@ -12,16 +12,9 @@ use crate::store::SqliteStore;
 
 fn step(id: String, title: String, sql: String, mode: StepMode, reversible: bool) -> PlanStep {
     PlanStep {
-        id,
-        title,
-        mode,
-        statements: vec![Statement::new(sql)],
-        is_done: None,
-        clean_up: Vec::new(),
-        undo: Vec::new(),
-        destructive: false,
         reversible,
         lock: Some("SQLite's write lock".into()),
+        ..PlanStep::new(id, title, mode, vec![Statement::new(sql)])
     }
 }
 

@@ -172,18 +172,8 @@ fn is_wal(path: &Path) -> bool {
 }
 
 fn plan(mode: StepMode, statements: &[&str]) -> Plan {
-    let step = PlanStep {
-        id: "1".into(),
-        title: "one step".into(),
-        mode,
-        statements: statements.iter().map(|sql| Statement::new(*sql)).collect(),
-        is_done: None,
-        clean_up: Vec::new(),
-        undo: Vec::new(),
-        destructive: false,
-        reversible: false,
-        lock: None,
-    };
+    let step =
+        PlanStep::new("1", "one step", mode, statements.iter().map(|sql| Statement::new(*sql)).collect());
     plan_of(vec![step])
 }
 

@@ -62,16 +62,8 @@ fn plan(sql: &str) -> Plan {
         target: "store:orders".into(),
         summary: format!("runs {sql}"),
         steps: vec![PlanStep {
-            id: "1".into(),
-            title: "the only step".into(),
-            mode: StepMode::Transaction,
-            statements: vec![Statement::new(sql)],
-            is_done: None,
-            clean_up: Vec::new(),
-            undo: Vec::new(),
-            destructive: false,
             reversible: true,
-            lock: None,
+            ..PlanStep::new("1", "the only step", StepMode::Transaction, vec![Statement::new(sql)])
         }],
         pre_state: "abc".into(),
         predicted: json!({}),

@@ -95,6 +95,29 @@ pub struct PlanStep {
     pub lock: Option<String>,
 }
 
+impl PlanStep {
+    /// A step that loses nothing and has no way back yet.
+    pub fn new(
+        id: impl Into<String>,
+        title: impl Into<String>,
+        mode: StepMode,
+        statements: Vec<Statement>,
+    ) -> Self {
+        Self {
+            id: id.into(),
+            title: title.into(),
+            mode,
+            statements,
+            is_done: None,
+            clean_up: Vec::new(),
+            undo: Vec::new(),
+            destructive: false,
+            reversible: false,
+            lock: None,
+        }
+    }
+}
+
 /// A change that has been thought through: what, where, on which pre-state, with which effect and way back.
 ///
 /// Two plans that would do the same on the same pre-state have the same digest, in every process: a plan holds no
@@ -115,7 +138,9 @@ pub struct Plan {
     pub steps: Vec<PlanStep>,
     /// Fingerprint of the state that the plan was made for; the executor refuses another.
     pub pre_state: String,
-    /// What is expected of the effect: rows, bytes, time, locks; numbers with their units in the key.
+    /// What is expected of the effect: rows, bytes, time, locks; numbers with their units in the key. What changes by
+    /// itself, such as the rows of a table in use, only by its order of magnitude: whoever approves is shown nothing that
+    /// the digest does not cover, and an approval does not expire with the next row.
     pub predicted: Value,
     /// Money it costs, in thousand-millionths of a US dollar; 0 for work on own servers.
     pub cost_usd_nanos: u64,

@@ -684,16 +684,8 @@ fn own_plan(ctx: &Context, request: &Request, summary: &str, pre_state: String) 
     let mut plan = crate::door::bare_plan(ctx, request, summary);
     plan.pre_state = pre_state;
     plan.steps.push(PlanStep {
-        id: request.name().to_owned(),
-        title: summary.to_owned(),
-        mode: StepMode::Transaction,
-        statements: Vec::new(),
-        is_done: None,
-        clean_up: Vec::new(),
-        undo: Vec::new(),
-        destructive: false,
         reversible: true,
-        lock: None,
+        ..PlanStep::new(request.name(), summary, StepMode::Transaction, Vec::new())
     });
     plan
 }

@@ -57,35 +57,61 @@ impl Request for ReviewAccess {
     const POSITIONAL: &'static [&'static str] = &["store"];
 }
 
-/// Arguments of `access.grant`.
+/// Rights, and whose.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct GrantAccess {
-    /// The store's name in the project file.
-    pub store: String,
-    /// Who gets the rights; `PUBLIC` is everyone.
+pub struct Rights {
+    /// Who gets or loses the rights; `PUBLIC` is everyone.
     pub role: String,
     /// The rights, such as `select`; `all` for all that the kind of object knows.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub privileges: Vec<String>,
     /// The kind of object.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub on: Option<AccessOn>,
+    pub on: Option<AccessTarget>,
     /// The objects, such as `public.orders`; schemas for `all_tables` and its like; functions with their types.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub objects: Vec<String>,
     /// Only these columns of the tables.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub columns: Vec<String>,
-    /// Makes the role a member of these roles.
+    /// The membership in these roles.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub member_of: Vec<String>,
     /// Also for objects that are made later in the named schemas.
     #[serde(default)]
     pub with_defaults: bool,
-    /// Whose later objects; those of the owners of what is there without it.
+    /// Whose later objects; without it, of the owners of what is there, or of all that have such a default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<String>,
+}
+
+impl Rights {
+    fn change(&self) -> AccessChange {
+        AccessChange {
+            role: self.role.clone(),
+            privileges: words(&self.privileges),
+            on: self.on,
+            objects: self.objects.clone(),
+            columns: self.columns.clone(),
+            member_of: self.member_of.clone(),
+            defaults: self.with_defaults,
+            owner: self.owner.clone(),
+            option: false,
+            public: true,
+            cascade: false,
+        }
+    }
+}
+
+/// Arguments of `access.grant`.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GrantAccess {
+    /// The store's name in the project file.
+    pub store: String,
+    /// Which rights, and whose.
+    #[serde(flatten)]
+    pub rights: Rights,
     /// Lets the role pass the rights or the membership on.
     #[serde(default)]
     pub with_option: bool,
@@ -109,29 +135,9 @@ impl Request for GrantAccess {
 pub struct RevokeAccess {
     /// The store's name in the project file.
     pub store: String,
-    /// Who loses the rights; `PUBLIC` is everyone.
-    pub role: String,
-    /// The rights, such as `delete`; `all` for all that it has there.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub privileges: Vec<String>,
-    /// The kind of object.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub on: Option<AccessOn>,
-    /// The objects, such as `public.orders`; schemas for `all_tables` and its like; functions with their types.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub objects: Vec<String>,
-    /// Only these columns of the tables.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub columns: Vec<String>,
-    /// Ends the membership in these roles.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub member_of: Vec<String>,
-    /// Also for objects that are made later in the named schemas.
-    #[serde(default)]
-    pub with_defaults: bool,
-    /// Whose later objects; those of all owners that have such a default without it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub owner: Option<String>,
+    /// Which rights, and whose.
+    #[serde(flatten)]
+    pub rights: Rights,
     /// Takes only the right to pass them on.
     #[serde(default)]
     pub only_option: bool,
@@ -150,36 +156,6 @@ impl Request for RevokeAccess {
     const POSITIONAL: &'static [&'static str] = &["store", "role"];
 }
 
-/// A kind of object that rights are on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-#[allow(missing_docs, reason = "the names say it; descriptions would hide the choices from the command line")]
-pub enum AccessOn {
-    Database,
-    Schema,
-    Table,
-    AllTables,
-    Sequence,
-    AllSequences,
-    Function,
-    AllFunctions,
-}
-
-impl AccessOn {
-    fn target(self) -> AccessTarget {
-        match self {
-            Self::Database => AccessTarget::Database,
-            Self::Schema => AccessTarget::Schema,
-            Self::Table => AccessTarget::Table,
-            Self::AllTables => AccessTarget::AllTables,
-            Self::Sequence => AccessTarget::Sequence,
-            Self::AllSequences => AccessTarget::AllSequences,
-            Self::Function => AccessTarget::Function,
-            Self::AllFunctions => AccessTarget::AllFunctions,
-        }
-    }
-}
-
 /// `select,insert` and `select` `insert` say the same.
 fn words(list: &[String]) -> Vec<String> {
     list.iter()
@@ -191,36 +167,14 @@ fn words(list: &[String]) -> Vec<String> {
 
 /// The operation that a grant asks for.
 pub(crate) fn granting(request: &GrantAccess) -> Operation {
-    Operation::Grant(AccessChange {
-        role: request.role.clone(),
-        privileges: words(&request.privileges),
-        on: request.on.map(AccessOn::target),
-        objects: request.objects.clone(),
-        columns: request.columns.clone(),
-        member_of: request.member_of.clone(),
-        defaults: request.with_defaults,
-        owner: request.owner.clone(),
-        option: request.with_option,
-        public: request.public,
-        cascade: false,
-    })
+    let (option, public) = (request.with_option, request.public);
+    Operation::Grant(AccessChange { option, public, ..request.rights.change() })
 }
 
 /// The operation that a revocation asks for.
 pub(crate) fn revoking(request: &RevokeAccess) -> Operation {
-    Operation::Revoke(AccessChange {
-        role: request.role.clone(),
-        privileges: words(&request.privileges),
-        on: request.on.map(AccessOn::target),
-        objects: request.objects.clone(),
-        columns: request.columns.clone(),
-        member_of: request.member_of.clone(),
-        defaults: request.with_defaults,
-        owner: request.owner.clone(),
-        option: request.only_option,
-        public: true,
-        cascade: request.cascade,
-    })
+    let (option, cascade) = (request.only_option, request.cascade);
+    Operation::Revoke(AccessChange { option, cascade, ..request.rights.change() })
 }
 
 /// Plans to give rights. Only what is missing is given, so that the way back takes nothing else away.

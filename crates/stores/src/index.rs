@@ -14,7 +14,7 @@ use crate::inspect::find_table;
 use crate::measure::summary_value;
 use crate::migration::{index_is_gone, index_is_valid};
 use crate::prestate::Scope;
-use crate::request::{CreateIndex, DropIndex};
+use crate::request::{CreateIndex, DropIndex, Waits};
 use crate::text;
 
 /// Longest name that PostgreSQL keeps, in bytes.
@@ -72,7 +72,7 @@ pub async fn plan_create(
         steps: Vec::new(),
         pre_state: String::new(),
         predicted: json!({"scope": scope, "index": name, "table": table.name.to_string(), "columns": request.columns,
-                          "size_bytes": size_bytes, "table_rows": table.rows}),
+                          "size_bytes": size_bytes}),
         cost_usd_nanos: 0,
     };
     let descending = columns.iter().any(|(_, descending)| *descending);
@@ -108,14 +108,7 @@ pub async fn plan_create(
     let concurrent = inquiry.store.capabilities().contains(&Capability::ConcurrentIndex)
         && table.partition.as_ref().is_none_or(|partition| partition.key.is_none());
     let step = |sql: String, undo: String| PlanStep {
-        id: format!("create index {name}"),
-        title: format!("build `{name}` on `{}`", table.name),
-        mode: if concurrent { StepMode::Autocommit } else { StepMode::Transaction },
-        statements: vec![Statement::new(sql)],
-        is_done: None,
-        clean_up: Vec::new(),
         undo: vec![Statement::new(undo)],
-        destructive: false,
         reversible: true,
         lock: Some(
             match (dialect, concurrent) {
@@ -125,6 +118,12 @@ pub async fn plan_create(
             }
             .to_owned(),
         ),
+        ..PlanStep::new(
+            format!("create index {name}"),
+            format!("build `{name}` on `{}`", table.name),
+            if concurrent { StepMode::Autocommit } else { StepMode::Transaction },
+            patience(dialect, concurrent, &request.waits, sql),
+        )
     };
     match dialect {
         Dialect::Postgres => {
@@ -134,9 +133,12 @@ pub async fn plan_create(
                 plan.steps.push(PlanStep {
                     id: format!("drop invalid index {name}"),
                     title: format!("drop what an earlier build of `{name}` left behind"),
-                    statements: vec![Statement::new(format!(
-                        "DROP INDEX CONCURRENTLY IF EXISTS {quoted_index}"
-                    ))],
+                    statements: patience(
+                        dialect,
+                        true,
+                        &request.waits,
+                        format!("DROP INDEX CONCURRENTLY IF EXISTS {quoted_index}"),
+                    ),
                     mode: StepMode::Autocommit,
                     is_done: Some(index_is_gone(&table.name.namespace, &name)?),
                     undo: Vec::new(),
@@ -194,14 +196,8 @@ pub async fn plan_drop(
     let how = if dialect == Dialect::Postgres && concurrent { " CONCURRENTLY" } else { "" };
     let scope = Scope { tables: Some(vec![table.name.to_string()]), history: false };
     let steps = vec![PlanStep {
-        id: format!("drop index {}", index.name),
-        title: format!("drop `{}` of `{}`", index.name, table.name),
-        mode: if how.is_empty() { StepMode::Transaction } else { StepMode::Autocommit },
-        statements: vec![Statement::new(format!("DROP INDEX{how} {quoted}"))],
         is_done: if how.is_empty() { None } else { Some(index_is_gone(namespace, &index.name)?) },
-        clean_up: Vec::new(),
         undo: vec![Statement::new(&index.definition)],
-        destructive: false,
         reversible: true,
         lock: Some(
             match (dialect, concurrent) {
@@ -211,6 +207,12 @@ pub async fn plan_drop(
             }
             .to_owned(),
         ),
+        ..PlanStep::new(
+            format!("drop index {}", index.name),
+            format!("drop `{}` of `{}`", index.name, table.name),
+            if how.is_empty() { StepMode::Transaction } else { StepMode::Autocommit },
+            patience(dialect, !how.is_empty(), &request.waits, format!("DROP INDEX{how} {quoted}")),
+        )
     }];
     let pre_state = inquiry.pre_state(&scope, &steps).await?;
     Ok(Plan {
@@ -225,6 +227,14 @@ pub async fn plan_drop(
                           "size_bytes_freed": index.size_bytes, "definition": index.definition}),
         cost_usd_nanos: 0,
     })
+}
+
+/// The statement, behind what says how long it waits. A concurrent one waits for the transactions that are under way, and
+/// nobody waits behind it.
+fn patience(dialect: Dialect, concurrent: bool, waits: &Waits, sql: String) -> Vec<Statement> {
+    let mut statements = waits.settings(dialect, concurrent);
+    statements.push(Statement::new(sql));
+    statements
 }
 
 fn find_index<'a>(schema: &'a Schema, request: &DropIndex) -> Result<(&'a Table, &'a Index), Error> {
@@ -288,9 +298,10 @@ pub(crate) fn default_name(table: &str, columns: &[String]) -> String {
     format!("{name}_idx")
 }
 
-/// A rough forecast: a row pointer and a short key per row and column, pages nine tenths full.
+/// A rough forecast: a row pointer and a short key per row and column, pages nine tenths full; a power of two, so that
+/// the plan stays the same while rows come and go.
 fn predicted_size(table: &Table, columns: u64) -> u64 {
-    table.rows.saturating_mul(12 + 8 * columns) / 9 * 10
+    (table.rows.min(1 << 40) * (12 + 8 * columns) / 9 * 10).next_power_of_two()
 }
 
 /// The measurement of the query that an index is for; `None` when the plan names none.

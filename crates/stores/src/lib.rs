@@ -31,7 +31,7 @@ mod slow;
 mod steps;
 mod text;
 
-pub use access::{AccessOn, GrantAccess, ListAccess, ReviewAccess, RevokeAccess};
+pub use access::{GrantAccess, ListAccess, ReviewAccess, RevokeAccess, Rights};
 pub use advise::advise;
 pub use check::{CheckStore, check};
 pub use compare::{
@@ -47,7 +47,7 @@ pub use inspect::{InspectStore, SchemaFormat, inspect};
 pub use list::{ListStores, list};
 pub use locks::{StoreLocks, locks};
 pub use measure::{MeasureStore, Measured, measure};
-pub use operate::{ConfigureStore, Considered, EndSession, How, Level, RebuildIndex, VacuumStore};
+pub use operate::{ConfigureStore, Considered, EndSession, RebuildIndex, VacuumStore};
 pub use plan_text::plan_text;
 pub use query::{QueryStore, query};
 pub use request::{

@@ -37,20 +37,10 @@ pub struct EndSession {
     pub started: String,
     /// `cancel` stops its statement, `terminate` closes the session and rolls back what it has not committed.
     #[serde(default)]
-    pub how: How,
+    pub how: EndHow,
     /// Also a session whose end harms more than itself: replication, Steward's own, a vacuum against wraparound.
     #[serde(default)]
     pub protected: bool,
-}
-
-/// How a session is ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-#[allow(missing_docs, reason = "descriptions would hide the choices from the command line")]
-pub enum How {
-    #[default]
-    Cancel,
-    Terminate,
 }
 
 impl Request for EndSession {
@@ -132,21 +122,10 @@ pub struct ConfigureStore {
     pub value: Option<String>,
     /// Where: in new sessions of the `database`, of one `role` in it, or on the whole `server`.
     #[serde(default)]
-    pub level: Level,
+    pub level: SettingLevel,
     /// Whose sessions, for the level `role`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub role: Option<String>,
-}
-
-/// Where a setting applies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-#[allow(missing_docs, reason = "descriptions would hide the choices from the command line")]
-pub enum Level {
-    #[default]
-    Database,
-    Role,
-    Server,
 }
 
 impl Request for ConfigureStore {
@@ -218,10 +197,7 @@ fn ending(request: &EndSession) -> Operation {
     Operation::EndSession {
         pid: request.pid,
         backend_start: request.started.clone(),
-        how: match request.how {
-            How::Cancel => EndHow::Cancel,
-            How::Terminate => EndHow::Terminate,
-        },
+        how: request.how,
         protected: request.protected,
     }
 }
@@ -247,11 +223,7 @@ fn configuring(request: &ConfigureStore) -> Operation {
     Operation::Configure {
         setting: request.setting.clone(),
         value: request.value.clone(),
-        level: match request.level {
-            Level::Database => SettingLevel::Database,
-            Level::Role => SettingLevel::Role,
-            Level::Server => SettingLevel::Server,
-        },
+        level: request.level,
         role: request.role.clone(),
     }
 }

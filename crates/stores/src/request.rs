@@ -1,6 +1,7 @@
 //! Arguments of the requests about setup, indexes and migrations.
 
-use contract::{Effect, Request};
+use contract::{Effect, Request, Statement};
+use schema::Dialect;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -91,6 +92,60 @@ impl Request for AdviseIndexes {
     const POSITIONAL: &'static [&'static str] = &["store"];
 }
 
+/// How long a change waits for what others hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Waits {
+    /// Longest wait for a lock, in milliseconds; others wait behind us meanwhile.
+    #[serde(default = "default_lock_timeout_ms")]
+    pub lock_timeout_ms: u64,
+    /// How often a step tries to get its locks, with growing pauses in between in which others go first.
+    #[serde(default = "default_lock_attempts")]
+    pub lock_attempts: u64,
+    /// Longest time one statement may take, in milliseconds.
+    #[serde(default = "default_statement_timeout_ms")]
+    pub statement_timeout_ms: u64,
+}
+
+fn default_lock_timeout_ms() -> u64 {
+    5_000
+}
+
+fn default_lock_attempts() -> u64 {
+    5
+}
+
+fn default_statement_timeout_ms() -> u64 {
+    900_000
+}
+
+impl Default for Waits {
+    fn default() -> Self {
+        Self {
+            lock_timeout_ms: default_lock_timeout_ms(),
+            lock_attempts: default_lock_attempts(),
+            statement_timeout_ms: default_statement_timeout_ms(),
+        }
+    }
+}
+
+impl Waits {
+    /// What a step sets before its own statements. A concurrent build waits for the transactions that are under way, and
+    /// nobody waits behind it, so it may wait for as long as a statement may take.
+    pub(crate) fn settings(&self, dialect: Dialect, concurrent: bool) -> Vec<Statement> {
+        let Self { lock_timeout_ms, statement_timeout_ms, .. } = self;
+        match (dialect, concurrent) {
+            (Dialect::Sqlite, _) => Vec::new(),
+            (Dialect::Postgres, true) => {
+                vec![Statement::new(format!("SET lock_timeout = {statement_timeout_ms}"))]
+            }
+            (Dialect::Postgres, false) => vec![
+                Statement::new(format!("SET LOCAL lock_timeout = {lock_timeout_ms}")),
+                Statement::new(format!("SET LOCAL statement_timeout = {statement_timeout_ms}")),
+            ],
+        }
+    }
+}
+
 /// Arguments of `index.create`.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -110,6 +165,9 @@ pub struct CreateIndex {
     /// The query that it is for, measured before and after.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub query: Option<String>,
+    /// How long it waits.
+    #[serde(flatten)]
+    pub waits: Waits,
 }
 
 impl Request for CreateIndex {
@@ -137,6 +195,9 @@ pub struct DropIndex {
     /// The columns of that index, in its order.
     #[serde(default)]
     pub columns: Vec<String>,
+    /// How long it waits.
+    #[serde(flatten)]
+    pub waits: Waits,
 }
 
 impl Request for DropIndex {
@@ -148,21 +209,9 @@ impl Request for DropIndex {
     const POSITIONAL: &'static [&'static str] = &["store", "index"];
 }
 
-pub(crate) fn default_lock_timeout_ms() -> u64 {
-    5_000
-}
-
-pub(crate) fn default_lock_attempts() -> u64 {
-    5
-}
-
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
 fn is_false(flag: &bool) -> bool {
     !flag
-}
-
-pub(crate) fn default_statement_timeout_ms() -> u64 {
-    900_000
 }
 
 /// Arguments of `migration.new`.
@@ -256,15 +305,9 @@ pub struct ApplyMigrations {
     /// Apply the safe form, as `migration plan --safe` shows it.
     #[serde(default, skip_serializing_if = "is_false")]
     pub safe: bool,
-    /// Longest wait for a lock, in milliseconds; others wait behind us meanwhile.
-    #[serde(default = "default_lock_timeout_ms")]
-    pub lock_timeout_ms: u64,
-    /// How often a step tries to get its locks, with growing pauses in between in which others go first.
-    #[serde(default = "default_lock_attempts")]
-    pub lock_attempts: u64,
-    /// Longest time one statement may take, in milliseconds.
-    #[serde(default = "default_statement_timeout_ms")]
-    pub statement_timeout_ms: u64,
+    /// How long it waits.
+    #[serde(flatten)]
+    pub waits: Waits,
 }
 
 impl Request for ApplyMigrations {
@@ -288,15 +331,9 @@ pub struct RollbackMigrations {
     /// Number or name of the last migration to keep; 0 takes all back.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "number_or_name")]
     pub to: Option<String>,
-    /// Longest wait for a lock, in milliseconds; others wait behind us meanwhile.
-    #[serde(default = "default_lock_timeout_ms")]
-    pub lock_timeout_ms: u64,
-    /// How often a step tries to get its locks, with growing pauses in between in which others go first.
-    #[serde(default = "default_lock_attempts")]
-    pub lock_attempts: u64,
-    /// Longest time one statement may take, in milliseconds.
-    #[serde(default = "default_statement_timeout_ms")]
-    pub statement_timeout_ms: u64,
+    /// How long it waits.
+    #[serde(flatten)]
+    pub waits: Waits,
 }
 
 impl Request for RollbackMigrations {

@@ -151,16 +151,9 @@ pub async fn plan(ctx: &Context, stores: &dyn StoreDirectory, request: &SetupSto
         writing.insert(1, Statement::new(format!("GRANT {} TO {writer}", inquiry.quoted(owner)?)));
     }
     let step = |id: &str, title: String, statements: Vec<Statement>, undo: Vec<String>| PlanStep {
-        id: format!("setup/{id}"),
-        title,
-        mode: StepMode::Transaction,
-        statements,
-        is_done: None,
-        clean_up: Vec::new(),
         undo: undo.into_iter().map(Statement::new).collect(),
-        destructive: false,
         reversible: true,
-        lock: None,
+        ..PlanStep::new(format!("setup/{id}"), title, StepMode::Transaction, statements)
     };
     let mut roles = role(reader_name, &reader, "reader")?;
     roles.extend(role(writer_name, &writer, "writer")?);

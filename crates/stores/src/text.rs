@@ -9,6 +9,11 @@ pub(crate) const TO_STRING: &str = "writing to a string does not fail";
 /// Longest cell of a table, in characters; longer ones end in `…`.
 const CELL_CHARS_MAX: usize = 80;
 
+/// The power of ten that is not less, for what changes all the time.
+pub(crate) fn magnitude(count: u64) -> u64 {
+    if count == 0 { 0 } else { 10_u64.saturating_pow((count - 1).checked_ilog10().map_or(0, |log| log + 1)) }
+}
+
 /// `1 row`, `12,000 rows`.
 pub(crate) fn count(n: u64, noun: &str) -> String {
     match n {
@@ -95,6 +100,11 @@ mod tests {
     fn numbers_are_written_for_people() {
         for (n, text) in [(0, "0 rows"), (1, "1 row"), (999, "999 rows"), (1_234_567, "1,234,567 rows")] {
             assert_eq!(count(n, "row"), text);
+        }
+        for (n, at_most) in
+            [(0, 0), (1, 1), (2, 10), (10, 10), (11, 100), (50_000, 100_000), (u64::MAX, u64::MAX)]
+        {
+            assert_eq!(magnitude(n), at_most);
         }
         assert_eq!(count(2, "index"), "2 indexes");
         assert_eq!(count(2, "query"), "2 queries");

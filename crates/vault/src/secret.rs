@@ -599,18 +599,7 @@ fn plan<R: Request>(ctx: &Context, request: &R, name: &str, versions: &[i64], st
 
 /// A step without statements: the value that would be in one is a secret.
 fn step(name: &str, version: i64) -> PlanStep {
-    PlanStep {
-        id: format!("{name}@{version}"),
-        title: String::new(),
-        mode: StepMode::Transaction,
-        statements: Vec::new(),
-        is_done: None,
-        clean_up: Vec::new(),
-        undo: Vec::new(),
-        destructive: false,
-        reversible: false,
-        lock: None,
-    }
+    PlanStep::new(format!("{name}@{version}"), String::new(), StepMode::Transaction, Vec::new())
 }
 
 /// A secret's state as plans and messages name it.

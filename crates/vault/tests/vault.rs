@@ -369,16 +369,8 @@ async fn missing_secrets_of_a_permitted_plan_are_generated_once() {
         target: "store:orders".into(),
         summary: String::new(),
         steps: vec![PlanStep {
-            id: "1".into(),
-            title: String::new(),
-            mode: StepMode::Transaction,
-            statements: vec![statement],
-            is_done: None,
-            clean_up: Vec::new(),
-            undo: Vec::new(),
-            destructive: false,
             reversible: true,
-            lock: None,
+            ..PlanStep::new("1", String::new(), StepMode::Transaction, vec![statement])
         }],
         pre_state: String::new(),
         predicted: json!({}),

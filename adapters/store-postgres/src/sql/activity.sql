@@ -21,6 +21,7 @@ SELECT
   (extract(epoch FROM clock_timestamp() - a.query_start) * 1000)::float8 AS statement_ms,
   (extract(epoch FROM clock_timestamp() - a.state_change) * 1000)::float8 AS state_ms,
   a.backend_xid IS NOT NULL AS has_written,
+  COALESCE(a.backend_xid IS NOT NULL AND a.xact_start < a.query_start, false) AS has_written_before,
   COALESCE(a.query, '') AS statement,
   COALESCE(to_char(a.query_start AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), '') AS query_start,
   COALESCE(b.by, '{}') AS blocked_by,

@@ -236,18 +236,7 @@ pub fn permit_for(ctx: &Context, plan: &Plan) -> Permit {
 }
 
 pub(super) fn step(id: &str, mode: StepMode, statements: &[&str]) -> PlanStep {
-    PlanStep {
-        id: id.into(),
-        title: format!("step {id}"),
-        mode,
-        statements: statements.iter().map(|sql| Statement::new(*sql)).collect(),
-        is_done: None,
-        clean_up: Vec::new(),
-        undo: Vec::new(),
-        destructive: false,
-        reversible: false,
-        lock: None,
-    }
+    PlanStep::new(id, format!("step {id}"), mode, statements.iter().map(|sql| Statement::new(*sql)).collect())
 }
 
 /// Secrets from a map.

@@ -50,6 +50,30 @@ fn old_is_there(project: &Project) -> bool {
     project.number("SELECT count(*) FROM sqlite_master WHERE name = 'old'") == 1
 }
 
+#[test]
+fn rows_that_come_meanwhile_leave_an_approval_alone() {
+    let project = shop();
+    project.run_on_terminal(&["person", "add", "anna", "--role", "pm"], &[ANNA, ANNA]).expect(0);
+    let insert = |rows: u32| {
+        let sql = format!(
+            "DELETE FROM old; WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {rows}) \
+             INSERT INTO old SELECT i FROM n"
+        );
+        project.database().execute_batch(&sql).unwrap();
+    };
+    let small = waiting(&project);
+    insert(2_000);
+    let id = waiting(&project);
+    assert_ne!(id, small, "a table of thousands is another matter than one of three rows");
+    insert(2_001);
+    assert_eq!(waiting(&project), id, "the same plan, so the same approval");
+    grant(&project, &id, "anna", ANNA, 0);
+    insert(7_000);
+    let applied = apply(&project, 0);
+    assert_eq!(applied["value"]["verified"], true, "{applied}");
+    assert!(!old_is_there(&project));
+}
+
 /// Copies the state away, so that each forgery starts from the same.
 struct Kept {
     dir: tempfile::TempDir,

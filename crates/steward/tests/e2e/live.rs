@@ -59,6 +59,19 @@ impl Live {
         client
     }
 
+    /// Until somebody stands in the queue for a lock on the table.
+    async fn until_asked_for(&self, table: &str) {
+        let waits =
+            format!("SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = '{table}'::regclass");
+        let watcher = self.session().await;
+        let asked = async {
+            while watcher.query_one(&waits, &[]).await.unwrap().get::<_, i64>(0) == 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, asked).await.expect("it asks for the lock");
+    }
+
     /// The program in a thread of its own, so that sessions here go on.
     fn start(&self, args: &[&str]) -> tokio::task::JoinHandle<Ended> {
         let (project, args) =
@@ -217,13 +230,52 @@ async fn writers_do_not_notice_a_safe_change() {
     );
 }
 
+/// The file is replaced after a person has agreed, the new one is what is applied, and it ends as the old one would.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn migration_is_rewritten_into_its_safe_form() {
+    let live = Live::new(conformance::postgres(), "live_rewrite").await;
+    live.application().await.batch_execute(PEOPLE).await.unwrap();
+    let file = (
+        "0001_team.sql",
+        "CREATE INDEX people_team ON people (team);\n-- steward: down\nDROP INDEX people_team;\n",
+    );
+    live.project.migrations(&[file]);
+    let rewrite = ["migration", "rewrite", "app", "1"];
+    let planned =
+        live.run(&["migration", "rewrite", "app", "1", "--dry-run", "--json"]).await.expect(0).json();
+    assert_eq!(planned["status"], "planned", "{planned:#}");
+    let read = || std::fs::read_to_string(live.project.file("migrations/app/0001_team.sql")).unwrap();
+    assert_eq!(read(), file.1, "a dry run writes nothing");
+
+    live.run(&rewrite).await.expect(0);
+    let safe = read();
+    for part in [
+        "-- steward: no-transaction",
+        "CREATE INDEX CONCURRENTLY people_team ON people",
+        "-- steward: down",
+        "DROP INDEX",
+    ] {
+        assert!(safe.contains(part), "wants `{part}`\n{safe}");
+    }
+    let again = live.run(&rewrite).await.expect(2);
+    assert!(again.stderr.contains("nothing in this migration has a safer form"), "{}", again.stderr);
+    let plan = live.run(&["migration", "plan", "app", "--json"]).await.expect(0).json();
+    assert_ne!(plan["value"]["summary"]["downtime"], "long", "{plan:#}");
+    let applied = live.run(&["migration", "apply", "app", "--json"]).await.expect(0).json();
+    assert_eq!(applied["value"]["verified"], true, "{applied:#}");
+    let valid = "SELECT count(*) FROM pg_index WHERE indexrelid = 'people_team'::regclass AND indisvalid";
+    assert_eq!(live.session().await.query_one(valid, &[]).await.unwrap().get::<_, i64>(0), 1);
+    let late = live.run(&rewrite).await;
+    assert_ne!(late.code, 0);
+    assert!(late.stderr.contains("has been applied or begun"), "{}", late.stderr);
+    assert_eq!(read(), safe);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lock_that_never_comes_is_reported_with_who_holds_it() {
     let live = Live::new(conformance::postgres(), "live_lock").await;
     let holder = live.application().await;
     holder.batch_execute(PEOPLE).await.unwrap();
-    let monitor = format!("GRANT pg_monitor TO {}_writer", live.name);
-    live.session().await.batch_execute(&monitor).await.unwrap();
     live.project.migrations(&[(
         "0001_size.sql",
         "ALTER TABLE people ADD COLUMN size integer;\n-- steward: down\nALTER TABLE people DROP COLUMN size;\n",
@@ -255,17 +307,55 @@ async fn lock_that_never_comes_is_reported_with_who_holds_it() {
         "200",
         "--json",
     ]);
-    let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'people'::regclass";
-    let watcher = live.session().await;
-    let asked = async {
-        while watcher.query_one(waits, &[]).await.unwrap().get::<_, i64>(0) == 0 {
-            tokio::time::sleep(Duration::from_millis(5)).await; // Until it stands in the queue.
-        }
-    };
-    tokio::time::timeout(PATIENCE, asked).await.expect("it asks for the lock");
+    live.until_asked_for("people").await;
     holder.batch_execute("COMMIT").await.unwrap();
     let applied = patient.await.unwrap().expect(0).json();
     assert_eq!(applied["value"]["verified"], true, "{applied:#}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn index_waits_for_its_lock_as_a_migration_does() {
+    let live = Live::new(conformance::postgres(), "live_index").await;
+    let holder = live.application().await;
+    // A partitioned table takes no concurrent build, so this one asks for a strong lock.
+    let days = "CREATE TABLE days (id int, day date) PARTITION BY RANGE (day); \
+                CREATE TABLE days_1 PARTITION OF days FOR VALUES FROM ('2026-01-01') TO ('2027-01-01')";
+    holder.batch_execute(days).await.unwrap();
+    holder.batch_execute("BEGIN; INSERT INTO days VALUES (1, '2026-05-01')").await.unwrap();
+    let pid: i32 = holder.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
+    let create = [
+        "index",
+        "create",
+        "app",
+        "public.days",
+        "--columns",
+        "day",
+        "--lock-timeout-ms",
+        "100",
+        "--lock-attempts",
+    ];
+    let refused = live.run(&[&create[..], &["2"]].concat()).await.expect(1);
+    for part in [format!("pid {pid} "), "attempts: 2".into(), format!("`steward session end app {pid}`")] {
+        assert!(refused.stderr.contains(&part), "wants {part}\n{}", refused.stderr);
+    }
+    // The session has written: to end it is the PM's to decide, and nothing happens to it.
+    let started = format!(
+        "SELECT to_char(backend_start AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') \
+         FROM pg_stat_activity WHERE pid = {pid}"
+    );
+    let started: String = live.session().await.query_one(&started, &[]).await.unwrap().get(0);
+    let number = pid.to_string();
+    let end = ["session", "end", "app", &number, "--started", &started, "--how", "terminate"];
+    live.run(&end).await.expect(3);
+    let patient = live.start(&[&create[..], &["200", "--json"]].concat());
+    live.until_asked_for("days").await;
+    holder.batch_execute("COMMIT").await.unwrap();
+    let built = patient.await.unwrap().expect(0).json();
+    assert_eq!(built["value"]["verified"], true, "{built:#}");
+    // With nothing to lose it is ended at once.
+    holder.batch_execute("BEGIN; SELECT count(*) FROM days").await.unwrap();
+    live.run(&end).await.expect(0);
+    assert!(holder.batch_execute("SELECT 1").await.is_err(), "its session is closed");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -142,7 +142,7 @@ async fn lock_pile_up_is_over_and_the_report_says_what_it_cost() {
         )
         .await
         .unwrap();
-    blocker.batch_execute("BEGIN; UPDATE orders SET total = 1 WHERE id = 1").await.unwrap();
+    blocker.batch_execute("BEGIN; LOCK TABLE orders IN SHARE MODE").await.unwrap();
     let mut held_up = Vec::new();
     for _ in 0..2 {
         let client = shop.as_app().await;
@@ -156,17 +156,30 @@ async fn lock_pile_up_is_over_and_the_report_says_what_it_cost() {
     until(&admin, two_wait).await;
     let task =
         "Context:\n  - store: shop\nTask:\n  - Sessions hang. Find the blocker and get rid of the lock.\n";
-    // What was lost is said, and so there is something to look at.
-    let report = shop.task(task, 5);
-    assert_eq!(report["status"], "findings", "{report}");
+    let report = shop.task(task, 0);
+    assert_eq!(report["status"], "done", "{report}");
     assert_eq!((states(&report, "end"), states(&report, "after")), (vec!["done"], vec!["done"]), "{report}");
     assert!(passed(&report, "blocked_sessions"), "{report}");
-    assert!(report["issues"].to_string().contains("rolled back"), "{report}");
     for session in held_up {
         session.await.unwrap().unwrap();
     }
     let total: i32 = admin.query_one("SELECT total FROM orders", &[]).await.unwrap().get(0);
-    assert_eq!(total, 20, "what the blocker had not committed is lost, the others' work is there");
+    assert_eq!(total, 20);
+
+    // A blocker whose work would be lost is nobody's to end but the PM's.
+    let blocker = shop.as_app().await;
+    blocker.batch_execute("BEGIN; UPDATE orders SET total = total + 1 WHERE id = 1").await.unwrap();
+    let held_up = shop.as_app().await;
+    let held_up = tokio::spawn(async move {
+        held_up.batch_execute("UPDATE orders SET total = total + 10 WHERE id = 1").await
+    });
+    until(&admin, &two_wait.replace("= 2", "= 1")).await;
+    let report = shop.task(task, 3);
+    assert_eq!(states(&report, "end"), ["waiting"], "{report}");
+    blocker.batch_execute("COMMIT").await.unwrap();
+    held_up.await.unwrap().unwrap();
+    let total: i32 = admin.query_one("SELECT total FROM orders", &[]).await.unwrap().get(0);
+    assert_eq!(total, 31, "nothing was lost");
     drop((admin, blocker));
     shop.drop().await;
 }

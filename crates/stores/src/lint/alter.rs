@@ -837,9 +837,6 @@ impl Judge<'_> {
                     }
                 }
                 if !relation.new {
-                    if *kind != Kind::View {
-                        effects.loses(&name, format!("{kind} `{name}` is gone"));
-                    }
                     effects.breaks(&name, format!("statements that name `{name}` fail"));
                 }
                 if effects.fails.is_none() {
@@ -920,7 +917,6 @@ impl Judge<'_> {
                     effects.lock(relation, Lock::AccessExclusive);
                 }
                 if *cascade {
-                    effects.loses(&name, format!("everything in `{name}` is gone"));
                     effects.breaks(&name, format!("statements that name what is in `{name}` fail"));
                     if !self.world.connected {
                         effects.lock(&format!("every table in {name}"), Lock::AccessExclusive);
@@ -942,7 +938,6 @@ impl Judge<'_> {
                 for user in users {
                     if *cascade {
                         self.lock_tree(&user, Lock::AccessExclusive, effects);
-                        effects.loses(&user, format!("columns of type `{name}` in `{user}` are gone"));
                         effects.breaks(&user, format!("statements that name them in `{user}` fail"));
                     } else {
                         effects.fail(format!("`{user}` has columns of type `{name}`"));
@@ -955,16 +950,13 @@ impl Judge<'_> {
                     missing(effects);
                     return;
                 }
-                effects.loses(&name, format!("extension `{name}` and what it made is gone"));
                 effects.breaks(&name, format!("statements that use `{name}` fail"));
             }
             Kind::Database => {
                 self.refuse_in_transaction("DROP DATABASE", &name, effects);
-                effects.loses(&name, format!("database `{name}` is gone"));
             }
             Kind::Owned => {
                 effects.unjudged = true;
-                effects.loses("", "all that the role owns is gone".into());
             }
             Kind::Function => effects.breaks(&name, format!("statements that call `{name}` fail")),
             _ => {

@@ -10,6 +10,7 @@ use contract::Severity;
 use serde::Serialize;
 
 use super::lock::{Blocking, Lock};
+use super::loss::{Grade, losses, unjudged_call};
 use super::operation::{
     Demand, Kind, Name, NewConstraint, Operation, Reach, Script, Statement, Target, TransactionStep, TypeName,
 };
@@ -152,8 +153,10 @@ impl Effects {
         self.remark("old_code_breaks", Severity::Info, object, message);
     }
 
-    pub(super) fn loses(&mut self, object: &str, message: String) {
-        self.remark("data_loss", Severity::Warning, object, message);
+    /// Nobody can say what it does.
+    pub(super) fn unjudged(&mut self, rule: &'static str, object: &str, message: String) {
+        self.unjudged = true;
+        self.remark(rule, Severity::Critical, object, message);
     }
 
     pub(super) fn no_effect(&mut self, object: &str, message: String) {
@@ -190,9 +193,7 @@ pub(crate) fn judge(script: &Script, world: &mut World) -> Vec<Verdict> {
     }
     let mut verdicts: Vec<Verdict> =
         script.statements.iter().map(|statement| judge.statement(statement)).collect();
-    if let Some((line, message)) = &script.broken {
-        verdicts.push(unreadable(*line, message));
-    }
+    verdicts.extend(broken(script));
     allow(script, &mut verdicts);
     verdicts
 }
@@ -206,7 +207,11 @@ pub(crate) fn replay(script: &Script, world: &mut World) {
     world.settle();
 }
 
-/// A file that cannot be cut into statements.
+/// The verdict about the rest of a file that cannot be cut into statements.
+pub(super) fn broken(script: &Script) -> Option<Verdict> {
+    script.broken.as_ref().map(|(line, message)| unreadable(*line, message))
+}
+
 fn unreadable(line: usize, message: &str) -> Verdict {
     let mut effects = Effects::default();
     effects.remark(
@@ -228,7 +233,7 @@ fn unreadable(line: usize, message: &str) -> Verdict {
 }
 
 /// Marks the remarks that the author allows: those of the statement that follows the allowance.
-fn allow(script: &Script, verdicts: &mut [Verdict]) {
+pub(super) fn allow(script: &Script, verdicts: &mut [Verdict]) {
     for allowance in &script.allowances {
         let next = script.statements.iter().position(|statement| statement.line > allowance.line);
         let Some(verdict) = next.and_then(|at| verdicts.get_mut(at)) else { continue };
@@ -252,7 +257,7 @@ pub(super) fn with_word(sql: &str, after: &str, word: &str) -> String {
     }
 }
 
-fn one_line(sql: &str, chars_max: usize) -> String {
+pub(super) fn one_line(sql: &str, chars_max: usize) -> String {
     let words = sql.split_whitespace().collect::<Vec<_>>().join(" ");
     text::plain(&words, chars_max)
 }
@@ -291,6 +296,7 @@ impl<'a> Judge<'a> {
 
     fn statement(&mut self, statement: &Statement) -> Verdict {
         let mut effects = Effects::default();
+        let losses = losses(statement, &*self.world);
         for operation in &statement.operations {
             if effects.fails.is_some() {
                 break;
@@ -299,6 +305,11 @@ impl<'a> Judge<'a> {
         }
         if effects.fails.is_none() {
             self.reads(statement, &mut effects);
+        }
+        if effects.fails.is_none() {
+            for loss in losses.into_iter().filter(|loss| loss.grade != Grade::Unknown) {
+                effects.remark("data_loss", Severity::Warning, &loss.object, loss.message);
+            }
         }
         self.conclude(statement, effects)
     }
@@ -322,33 +333,12 @@ impl<'a> Judge<'a> {
                 None => {}
             }
         }
-        let runs = statement.operations.iter().any(|operation| {
-            matches!(
-                operation,
-                Operation::Query { .. }
-                    | Operation::Insert { .. }
-                    | Operation::Update { .. }
-                    | Operation::Delete { .. }
-                    | Operation::Merge { .. }
-            )
-        });
-        if runs {
-            let unknown = self.world.own_function(&statement.calls).or_else(|| {
-                let queries = statement.operations.iter().any(|it| matches!(it, Operation::Query { .. }));
-                let odd = |call: &&String| {
-                    !HARMLESS.contains(&call.as_str()) && super::types::is_volatile(call).is_none()
-                };
-                statement.calls.iter().find(|call| queries && odd(call)).map(String::as_str)
-            });
-            if let Some(function) = unknown {
-                effects.unjudged = true;
-                effects.remark(
-                    "unjudged_code",
-                    Severity::Critical,
-                    function,
-                    format!("the function `{function}` is called, and nobody can say what it does"),
-                );
-            }
+        if let Some(function) = unjudged_call(statement, &*self.world) {
+            effects.unjudged(
+                "unjudged_code",
+                &function,
+                format!("the function `{function}` is called, and nobody can say what it does"),
+            );
         }
     }
 
@@ -695,7 +685,6 @@ impl<'a> Judge<'a> {
                     self.drop_foreign(&name, &relation, Some(column), *cascade, effects);
                     if !relation.new {
                         let object = format!("{name}.{column}");
-                        effects.loses(&object, format!("the values of `{object}` are gone"));
                         effects.breaks(&object, format!("statements that name `{object}` fail"));
                     }
                     if let Some(relation) = self.world.relation_mut(&name) {
@@ -1244,10 +1233,6 @@ impl<'a> Judge<'a> {
                 let mut seen: BTreeSet<String> = next.iter().cloned().collect();
                 while let Some(name) = next.pop() {
                     self.lock_tree(&name, Lock::AccessExclusive, effects);
-                    let new = self.world.relation(&name).is_some_and(|it| it.new);
-                    if !new {
-                        effects.loses(&name, format!("all rows of `{name}` are gone"));
-                    }
                     for (child, _) in self.world.referring(&name) {
                         if seen.contains(&child) {
                             continue;
@@ -1261,14 +1246,11 @@ impl<'a> Judge<'a> {
                     }
                 }
             }
-            Operation::Insert { table, overwrites, .. } => {
+            Operation::Insert { table, .. } => {
                 if let Some((name, relation)) = self.table(table, statement, effects) {
                     effects.lock(&name, Lock::RowExclusive);
                     Self::write_relations(&name, &relation, effects);
                     self.uses_new_value(statement, effects);
-                    if *overwrites && !relation.new {
-                        effects.loses(&name, format!("rows of `{name}` that are there may be overwritten"));
-                    }
                 }
             }
             Operation::Update { table, reach, columns, condition } => {
@@ -1280,10 +1262,6 @@ impl<'a> Judge<'a> {
                         Self::column(&relation, &name, &column.to_lowercase(), effects);
                     }
                     self.rows_changed(&name, &relation, *reach, condition.as_deref(), effects);
-                    if !relation.new {
-                        let rows = if *reach == Reach::All { "all rows" } else { "some rows" };
-                        effects.loses(&name, format!("values in {rows} of `{name}` are overwritten"));
-                    }
                 }
             }
             Operation::Delete { table, reach, condition } => {
@@ -1293,19 +1271,12 @@ impl<'a> Judge<'a> {
                         effects.lock(&child, Lock::RowShare);
                     }
                     self.rows_changed(&name, &relation, *reach, condition.as_deref(), effects);
-                    if !relation.new {
-                        let rows = if *reach == Reach::All { "all rows" } else { "some rows" };
-                        effects.loses(&name, format!("{rows} of `{name}` are deleted"));
-                    }
                 }
             }
             Operation::Merge { table } => {
                 if let Some((name, relation)) = self.table(table, statement, effects) {
                     effects.lock(&name, Lock::RowExclusive);
                     self.rows_changed(&name, &relation, Reach::Some, None, effects);
-                    if !relation.new {
-                        effects.loses(&name, format!("rows of `{name}` may be overwritten or deleted"));
-                    }
                 }
             }
             Operation::Query { locks_rows } => {
@@ -1474,10 +1445,8 @@ impl<'a> Judge<'a> {
                     }
                     self.world.add_extension(extension);
                 } else {
-                    effects.unjudged = true;
-                    effects.remark(
+                    effects.unjudged(
                         "unjudged_code",
-                        Severity::Critical,
                         extension,
                         format!("the update script of `{extension}` runs, and nobody can say what it does"),
                     );
@@ -1546,32 +1515,22 @@ impl<'a> Judge<'a> {
             }
             Operation::Set { .. } => {}
             Operation::Code { what } => {
-                effects.unjudged = true;
-                effects.remark(
+                effects.unjudged(
                     "unjudged_code",
-                    Severity::Critical,
                     "",
                     format!("what {what} does cannot be judged: it may block"),
                 );
             }
-            Operation::Unmodelled { what } => {
-                effects.unjudged = true;
-                effects.remark(
-                    "unknown_statement",
-                    Severity::Critical,
-                    "",
-                    format!("nobody taught the judge what `{what}` does: it may block"),
-                );
-            }
-            Operation::Unknown { reason } => {
-                effects.unjudged = true;
-                effects.remark(
-                    "unknown_statement",
-                    Severity::Critical,
-                    "",
-                    format!("the statement cannot be read ({reason}): it may block"),
-                );
-            }
+            Operation::Unmodelled { what } => effects.unjudged(
+                "unknown_statement",
+                "",
+                format!("nobody taught the judge what `{what}` does: it may block"),
+            ),
+            Operation::Unknown { reason } => effects.unjudged(
+                "unknown_statement",
+                "",
+                format!("the statement cannot be read ({reason}): it may block"),
+            ),
         }
     }
 }
@@ -1585,20 +1544,6 @@ fn defines(operation: &Operation) -> bool {
             | Operation::CreateTable { from_query: false, .. }
     )
 }
-
-/// Functions that a query of a migration may call without being taken for the worst.
-const HARMLESS: [&str; 10] = [
-    "count",
-    "sum",
-    "min",
-    "max",
-    "avg",
-    "string_agg",
-    "array_agg",
-    "generate_series",
-    "row_number",
-    "unnest",
-];
 
 fn long_names(work: &[(String, Work, Weight)]) -> Vec<(String, Work)> {
     work.iter()

@@ -3,12 +3,14 @@
 mod alter;
 mod judge;
 mod lock;
+pub(crate) mod loss;
 pub mod operation;
 mod parse;
 mod report;
 mod request;
 mod rules;
-mod types;
+mod sqlite;
+pub(crate) mod types;
 mod world;
 
 pub use judge::{RelationLock, Remark, Verdict, Work};

@@ -1011,6 +1011,15 @@ pub struct Statement {
     pub calls: Vec<String>,
 }
 
+impl Statement {
+    /// A statement that begins at `start` of its file, before anybody says what it does.
+    pub(super) fn unread(line: usize, start: usize, sql: String) -> Self {
+        let range = start..start + sql.len();
+        let (operations, reads, calls) = (Vec::new(), Vec::new(), Vec::new());
+        Self { line, range, sql, operations, if_exists: false, reads, calls }
+    }
+}
+
 /// A remark to the linter: `-- steward: allow RULE reason`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Allowance {

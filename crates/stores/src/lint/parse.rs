@@ -20,8 +20,13 @@ const STATEMENT_BYTES_MAX: usize = 1 << 20;
 ///
 /// The way back (`-- steward: down`) is left out.
 pub fn read(text: &str) -> Script {
+    read_as(text, Dialect::Postgres)
+}
+
+/// The same in either engine's language; what statements of SQLite do is not read here.
+pub(super) fn read_as(text: &str, dialect: Dialect) -> Script {
     let mut script = Script { transaction: true, ..Script::default() };
-    let pieces = match split(text, Dialect::Postgres) {
+    let pieces = match split(text, dialect) {
         Ok(pieces) => pieces,
         Err(error) => {
             script.broken = Some((error.line, error.message.to_owned()));
@@ -46,7 +51,10 @@ pub fn read(text: &str) -> Script {
                 }
             }
             Piece::Statement { line, start, text } if !down => {
-                script.statements.push(read_statement(line, start, text));
+                script.statements.push(match dialect {
+                    Dialect::Postgres => read_statement(line, start, text),
+                    Dialect::Sqlite => Statement::unread(line, start, text),
+                });
             }
             Piece::Statement { .. } => {}
         }
@@ -56,16 +64,7 @@ pub fn read(text: &str) -> Script {
 
 /// Reads one statement that begins at `start` of its file, on `line`.
 pub fn read_statement(line: usize, start: usize, sql: String) -> Statement {
-    let range = start..start + sql.len();
-    let mut statement = Statement {
-        line,
-        range,
-        sql,
-        operations: Vec::new(),
-        if_exists: false,
-        reads: Vec::new(),
-        calls: Vec::new(),
-    };
+    let mut statement = Statement::unread(line, start, sql);
     let unknown = |reason: String| vec![Operation::Unknown { reason }];
     if statement.sql.len() > STATEMENT_BYTES_MAX {
         statement.operations = unknown("the statement is longer than 1 MiB".into());

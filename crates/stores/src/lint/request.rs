@@ -6,7 +6,7 @@ use contract::{
     Context, Effect, Error, ErrorKind, Finding, Outcome, Relational, Request, Severity, StoreDirectory,
     Trigger,
 };
-use schema::Dialect;
+use schema::{Dialect, Schema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -14,8 +14,9 @@ use serde_json::json;
 use super::judge::{Verdict, judge, replay};
 use super::lock::Blocking;
 use super::operation::{Operation, Script};
-use super::parse::read;
+use super::parse::{read, read_as};
 use super::report;
+use super::sqlite;
 use super::world::World;
 use crate::inquiry::Inquiry;
 use crate::migration::{MigrationFile, Progress};
@@ -135,16 +136,16 @@ async fn read_world(inquiry: &mut Inquiry<'_>, scripts: &[(String, Script)]) -> 
 ///
 /// With a store its catalog is read once, and the files are judged as if they ran one after the other. Without one
 /// each file is judged by what the files before it in its folder made (`migrations`): types, keys, indexes, but no
-/// sizes; a table that they do not make exists, and all are large.
+/// sizes; a table that they do not make exists, and all are large. SQLite is judged by what is lost, what fails and what
+/// old code meets; how long its one write lock is held is not weighed.
 ///
 /// Value: `files[] {path, verdicts[] {line, range, statement, blocking, locks[], work[], remarks[], assumed[]}}`,
 /// `worst`, `connected`, `server_version`. Findings: one for each remark that no `-- steward: allow` allows.
 ///
 /// # Errors
 ///
-/// `Invalid`: no file, a file that is not UTF-8, or `pending` without a store. `Unsupported`: the store speaks another
-/// SQL than PostgreSQL's. Otherwise as `Relational::inspect` and `Relational::query`.
-#[allow(clippy::single_match_else, reason = "both arms are of one weight")]
+/// `Invalid`: no file, a file that is not UTF-8, or `pending` without a store. `NotFound`: no such store. Otherwise as
+/// `Relational::inspect` and `Relational::query`.
 pub async fn lint(
     ctx: &Context,
     stores: &dyn StoreDirectory,
@@ -171,26 +172,38 @@ pub async fn lint(
         return Err(Error::new(ErrorKind::Invalid, "no file to judge")
             .hint("give SQL files, or `--pending` with `--store`"));
     }
+    let kind = match (&inquiry, &request.store) {
+        (Some(inquiry), _) => Some(inquiry.store.kind().to_owned()),
+        (None, Some(store)) => {
+            let listed = stores.list(ctx).into_iter().find(|(name, _)| name == store);
+            Some(listed.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("no store `{store}`")))?.1)
+        }
+        (None, None) => None,
+    };
+    let dialect = if kind.as_deref() == Some("sqlite") { Dialect::Sqlite } else { Dialect::Postgres };
     let mut scripts = Vec::with_capacity(files.len());
     for file in &files {
         let text = std::str::from_utf8(&file.content)
             .map_err(|_| Error::new(ErrorKind::Invalid, "the file is not UTF-8").with("file", &file.path))?;
-        scripts.push((file.path.clone(), read(text)));
+        scripts.push((file.path.clone(), read_as(text, dialect)));
     }
-    let (connected, version, judged, evidence) = match &mut inquiry {
-        Some(inquiry) => {
-            if inquiry.dialect()? != Dialect::Postgres {
-                return Err(inquiry.store.unsupported(
-                    "migration lint",
-                    "the linter knows PostgreSQL; `migration plan` judges SQLite",
-                    "steward migration plan",
-                ));
-            }
-            let mut world = read_world(inquiry, &scripts).await?;
-            let judged = scripts.iter().map(|(path, script)| judged(path, script, &mut world)).collect();
-            (true, world.version, judged, std::mem::take(&mut world.evidence))
+    let (version, judged, evidence) = match (&mut inquiry, dialect) {
+        (Some(inquiry), Dialect::Sqlite) => {
+            let (schema, evidence) = inquiry.schema().await?;
+            (None, judged_as_sqlite(&scripts, &schema), vec![evidence])
         }
-        None => {
+        (None, Dialect::Sqlite) => {
+            let (tables, views, others, extensions) = Default::default();
+            let nothing = Schema { dialect, tables, views, others, extensions, size_bytes: None };
+            (None, judged_as_sqlite(&scripts, &nothing), Vec::new())
+        }
+        (Some(inquiry), Dialect::Postgres) => {
+            let mut world = read_world(inquiry, &scripts).await?;
+            let each = |(path, script): &(String, Script)| judged(path, script, judge(script, &mut world));
+            let judged = scripts.iter().map(each).collect();
+            (world.version, judged, std::mem::take(&mut world.evidence))
+        }
+        (None, Dialect::Postgres) => {
             let version = request.server_version;
             let history: Vec<(&str, Script)> = migrations
                 .iter()
@@ -202,11 +215,12 @@ pub async fn lint(
                 for (_, before) in history.iter().filter(|(before, _)| is_before(before, path)) {
                     replay(before, &mut world);
                 }
-                judged(path, script, &mut world)
+                judged(path, script, judge(script, &mut world))
             };
-            (false, version, scripts.iter().map(each).collect::<Vec<_>>(), Vec::new())
+            (version, scripts.iter().map(each).collect::<Vec<_>>(), Vec::new())
         }
     };
+    let connected = inquiry.is_some();
     let findings = findings(&judged, &evidence);
     let worst = judged.iter().flat_map(|file| &file.verdicts).map(|verdict| verdict.blocking).max();
     let value = json!({
@@ -242,8 +256,14 @@ fn is_before(before: &str, path: &str) -> bool {
     }
 }
 
-fn judged(path: &str, script: &Script, world: &mut World) -> Judged {
-    let verdicts = judge(script, world);
+fn judged_as_sqlite(scripts: &[(String, Script)], schema: &Schema) -> Vec<Judged> {
+    let mut made = BTreeSet::new();
+    let mut each =
+        |(path, script): &(String, Script)| judged(path, script, sqlite::judge(script, schema, &mut made));
+    scripts.iter().map(&mut each).collect()
+}
+
+fn judged(path: &str, script: &Script, verdicts: Vec<Verdict>) -> Judged {
     let used = |line: usize| {
         let next = script.statements.iter().position(|statement| statement.line > line);
         next.and_then(|at| verdicts.get(at))

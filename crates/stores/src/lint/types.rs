@@ -66,6 +66,30 @@ pub(crate) fn type_change(from: &TypeName, to: &TypeName, utc: bool) -> TypeChan
     }
 }
 
+/// Whether a value of the old type always has one of the new type that means the same, without `USING`.
+pub(crate) fn every_value_fits(from: &TypeName, to: &TypeName) -> bool {
+    match type_change(from, to, true) {
+        TypeChange::Same | TypeChange::Catalog => return true,
+        TypeChange::NoCast => return false,
+        TypeChange::Indexes | TypeChange::Rewrite => {}
+    }
+    let whole = |base: &str| ["smallint", "integer", "bigint"].iter().position(|known| *known == base);
+    match (from.base.as_str(), to.base.as_str()) {
+        (_, "text") => true,
+        ("numeric", "numeric") => match (from.parameters.as_slice(), to.parameters.as_slice()) {
+            ([digits, scale], [to_digits, to_scale]) => {
+                to_scale >= scale && to_digits - to_scale >= digits - scale
+            }
+            _ => false,
+        },
+        (a, "numeric") => whole(a).is_some() && to.parameters.is_empty(),
+        ("real", "double precision")
+        | ("timestamp without time zone" | "date", "timestamp with time zone")
+        | ("date", "timestamp without time zone") => to.parameters.is_empty(),
+        (a, b) => matches!((whole(a), whole(b)), (Some(a), Some(b)) if b >= a),
+    }
+}
+
 fn is_time(base: &str) -> bool {
     base.starts_with("timestamp") || base.starts_with("time ") || base == "interval"
 }

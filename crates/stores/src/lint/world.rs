@@ -6,6 +6,7 @@ use contract::{Error, ErrorKind, Query};
 use schema::Schema;
 use serde_json::{Value, json};
 
+use super::loss::Known;
 use super::operation::{Name, Operation, Statement, TypeName};
 use super::parse::read_statement;
 use super::types;
@@ -255,6 +256,23 @@ pub(crate) struct World {
     pub(crate) row_estimates: BTreeMap<String, u64>,
     /// The catalog was asked; the finding's evidence.
     pub(crate) evidence: Vec<String>,
+}
+
+impl Known for World {
+    fn spared(&self, table: &Name, column: Option<&str>) -> bool {
+        let Some(relation) = self.relation(&key(table)) else { return true };
+        let absent = |column: &str| relation.complete && relation.column(column).is_none();
+        relation.new || column.is_some_and(absent)
+    }
+
+    fn column_type(&self, table: &Name, column: &str) -> Option<TypeName> {
+        let relation = self.relation(&key(table))?;
+        relation.column(column).map(|column| column.type_name.clone())
+    }
+
+    fn written_function(&self, calls: &[String]) -> Option<String> {
+        calls.iter().find(|call| self.own_functions.contains(*call)).cloned()
+    }
 }
 
 /// The name that relations are known by: `orders`, `sales.orders`.
@@ -670,11 +688,6 @@ impl World {
                 self.volatility.get(*call).copied().or_else(|| types::is_volatile(call)).unwrap_or(true)
             })
             .map(String::as_str)
-    }
-
-    /// The first function among these that somebody wrote for this database.
-    pub(crate) fn own_function<'a>(&self, calls: &'a [String]) -> Option<&'a str> {
-        calls.iter().find(|call| self.own_functions.contains(*call)).map(String::as_str)
     }
 
     pub(crate) fn add_function(&mut self, name: &str, volatile: bool) {

@@ -25,8 +25,7 @@ pub use plan::{plan_apply, plan_rollback};
 
 use crate::inquiry::Inquiry;
 use crate::request::{
-    ApplyMigrations, MigrationStatus, NewMigration, PlanMigrations, RewriteMigration, default_lock_attempts,
-    default_lock_timeout_ms, default_statement_timeout_ms,
+    ApplyMigrations, MigrationStatus, NewMigration, PlanMigrations, RewriteMigration, Waits,
 };
 use crate::steps::holders;
 use crate::text::{self, TO_STRING};
@@ -167,9 +166,7 @@ pub async fn preview(
         store: request.store.clone(),
         to: request.to.clone(),
         safe: request.safe,
-        lock_attempts: default_lock_attempts(),
-        lock_timeout_ms: default_lock_timeout_ms(),
-        statement_timeout_ms: default_statement_timeout_ms(),
+        waits: Waits::default(),
     };
     let plan = plan_apply(ctx, stores, files, &apply).await?;
     let mut inquiry = Inquiry::open(ctx, stores, &request.store).await?;

@@ -19,7 +19,7 @@ use crate::inquiry::{Inquiry, quoted_literal};
 use crate::lint::operation::{Kind, Operation};
 use crate::lint::read_statement;
 use crate::prestate::Scope;
-use crate::request::{ApplyMigrations, RollbackMigrations};
+use crate::request::{ApplyMigrations, RollbackMigrations, Waits};
 use crate::text;
 
 /// A risk and where it stands.
@@ -133,15 +133,11 @@ pub async fn plan_apply(
         if let Some(form) = &form {
             builder.destructive_anyway = builder.is_destructive(migration);
             builder.begun = true;
-            builder
-                .add(form, Direction::Up, done, request.lock_timeout_ms, request.statement_timeout_ms)
-                .await?;
+            builder.add(form, Direction::Up, done, &request.waits).await?;
             builder.destructive_anyway = false;
             builder.begun = false;
         } else {
-            builder
-                .add(migration, Direction::Up, done, request.lock_timeout_ms, request.statement_timeout_ms)
-                .await?;
+            builder.add(migration, Direction::Up, done, &request.waits).await?;
         }
         builder.new_tables_of(migration);
     }
@@ -244,9 +240,7 @@ pub async fn plan_rollback(
     let mut builder = Builder::new(&mut inquiry).await?;
     for (i, migration) in back.iter().enumerate() {
         let done = if i == 0 { done } else { 0 };
-        builder
-            .add(migration, Direction::Down, done, request.lock_timeout_ms, request.statement_timeout_ms)
-            .await?;
+        builder.add(migration, Direction::Down, done, &request.waits).await?;
     }
     let summary = match back.as_slice() {
         [] => format!("{}: nothing to take back", request.store),
@@ -342,16 +336,14 @@ impl<'a, 'c> Builder<'a, 'c> {
         }
         statements.push(history::begin(dialect, migration, form));
         self.steps.push(PlanStep {
-            id: format!("{}/begin", migration.name),
-            title: format!("remember that `{}` begins in its safe form", migration.name),
-            mode: StepMode::Transaction,
-            statements,
-            is_done: None,
-            clean_up: Vec::new(),
             undo: vec![history::forget(dialect, migration)],
-            destructive: false,
             reversible: true,
-            lock: None,
+            ..PlanStep::new(
+                format!("{}/begin", migration.name),
+                format!("remember that `{}` begins in its safe form", migration.name),
+                StepMode::Transaction,
+                statements,
+            )
         });
         Ok(())
     }
@@ -384,16 +376,14 @@ impl<'a, 'c> Builder<'a, 'c> {
             }
         }
         self.steps.push(PlanStep {
-            id: "steward_migrations".into(),
-            title: "make the table that remembers migrations".into(),
-            mode: StepMode::Transaction,
-            statements,
-            is_done: None,
-            clean_up: Vec::new(),
             undo: vec![Statement::new(format!("DROP TABLE {}", history::table(self.schema.dialect)))],
-            destructive: false,
             reversible: true,
-            lock: None,
+            ..PlanStep::new(
+                "steward_migrations",
+                "make the table that remembers migrations",
+                StepMode::Transaction,
+                statements,
+            )
         });
         Ok(())
     }
@@ -403,19 +393,14 @@ impl<'a, 'c> Builder<'a, 'c> {
         migration: &Migration,
         direction: Direction,
         done: usize,
-        lock_timeout_ms: u64,
-        statement_timeout_ms: u64,
+        waits: &Waits,
     ) -> Result<(), Error> {
         let dialect = self.schema.dialect;
         let list: &[Sql] = match direction {
             Direction::Up => &migration.up,
             Direction::Down => migration.down.as_deref().unwrap_or_default(),
         };
-        let mut settings = Vec::new();
-        if dialect == Dialect::Postgres {
-            settings.push(Statement::new(format!("SET LOCAL lock_timeout = {lock_timeout_ms}")));
-            settings.push(Statement::new(format!("SET LOCAL statement_timeout = {statement_timeout_ms}")));
-        }
+        let settings = waits.settings(dialect, false);
         let judged = self.judge(migration, list)?;
         let (verb, suffix) = match direction {
             Direction::Up => ("apply", ""),
@@ -459,20 +444,16 @@ impl<'a, 'c> Builder<'a, 'c> {
             let at = statements.len() - usize::from(ends_with_pragma);
             statements.insert(at, remember(list.len()));
             self.steps.push(PlanStep {
-                id,
-                title: format!(
-                    "{verb} `{}`: {}",
-                    migration.name,
-                    text::count(list.len() as u64, "statement")
-                ),
-                mode: StepMode::Transaction,
-                statements,
-                is_done: None,
-                clean_up: Vec::new(),
                 undo: undo(),
                 destructive: destructive_any,
                 reversible,
                 lock: judged.iter().fold(None, |lock, one| stronger(lock, one.1)).map(ToOwned::to_owned),
+                ..PlanStep::new(
+                    id,
+                    format!("{verb} `{}`: {}", migration.name, text::count(list.len() as u64, "statement")),
+                    StepMode::Transaction,
+                    statements,
+                )
             });
             return Ok(());
         }
@@ -480,16 +461,11 @@ impl<'a, 'c> Builder<'a, 'c> {
             let number = i + 1;
             let is_last = number == list.len();
             let step = |id: String, title: String, mode, statements| PlanStep {
-                id,
-                title,
-                mode,
-                statements,
-                is_done: None,
-                clean_up: Vec::new(),
                 undo: if is_last { undo() } else { Vec::new() },
                 destructive: *destructive,
                 reversible,
                 lock: lock.map(ToOwned::to_owned),
+                ..PlanStep::new(id, title, mode, statements)
             };
             let title = format!("{verb} `{}`, statement {number} of {}", migration.name, list.len());
             if let Some(batched) = &sql.batched {
@@ -516,9 +492,7 @@ impl<'a, 'c> Builder<'a, 'c> {
                     if !self.is_done_already(is_done.as_ref()).await? {
                         let mut statements = Vec::new();
                         if words(&sql.text, dialect).iter().any(|word| word == "CONCURRENTLY") {
-                            // It waits for the transactions that are under way, and nobody waits behind it.
-                            statements
-                                .push(Statement::new(format!("SET lock_timeout = {statement_timeout_ms}")));
+                            statements = waits.settings(dialect, true);
                         }
                         statements.push(Statement::new(&sql.text));
                         let mut step =
@@ -685,7 +659,7 @@ impl<'a, 'c> Builder<'a, 'c> {
             .flatten()
             .filter_map(|name| {
                 let parts: Vec<String> = name.split('.').map(ToOwned::to_owned).collect();
-                Some((name.clone(), json!(resolve(&self.schema, &parts)?.rows)))
+                Some((name.clone(), json!(text::magnitude(resolve(&self.schema, &parts)?.rows))))
             })
             .collect();
         let critical = self.judged.iter().filter(|placed| placed.risk.severity == Severity::Critical).count();
@@ -693,7 +667,7 @@ impl<'a, 'c> Builder<'a, 'c> {
             "scope": scope,
             "migrations": migrations.iter().map(|migration| &migration.name).collect::<Vec<_>>(),
             "versions": migrations.iter().map(|migration| migration.version).collect::<Vec<_>>(),
-            "table_rows": rows,
+            "table_rows_at_most": rows,
             "risks": self.judged,
             "risks_critical": critical,
         });

@@ -23,13 +23,13 @@ use sqlparser::ast::{
 
 use super::file::{Batched, Migration, Sql};
 use super::risk::{
-    TypeChange, functions, is_serial, name_parts, parse, required_without_default, resolve, rewriting_column,
-    type_change, walked,
+    functions, is_serial, name_parts, parse, required_without_default, resolve, rewriting_column, walked,
 };
 use super::split::words;
 use crate::inquiry::Inquiry;
-use crate::lint::operation::{Operation, quote};
+use crate::lint::operation::{Operation, TypeName, quote};
 use crate::lint::read_statement;
+use crate::lint::types::{TypeChange, type_change};
 use crate::text::{self, TO_STRING};
 
 /// PostgreSQL cuts longer names off.
@@ -587,8 +587,9 @@ impl Rewriter<'_> {
                 op: AlterColumnOperation::SetDataType { data_type, using, .. },
             } => {
                 let column = self.column(&alter.name, column_name);
-                let from = column.map(|column| column.native_type.as_str());
-                if type_change(from, &data_type.to_string(), using.is_some()) == TypeChange::Free {
+                let to = TypeName::read(&data_type.to_string());
+                let change = column.map(|column| type_change(&TypeName::read(&column.native_type), &to, false));
+                if using.is_none() && matches!(change, Some(TypeChange::Same | TypeChange::Catalog)) {
                     return Outcome::Stays;
                 }
                 Outcome::StaysUnsafe(type_recipe(&alter.name, column_name, &data_type.to_string(), using.as_ref()))

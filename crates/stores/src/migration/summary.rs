@@ -65,16 +65,19 @@ const BREAKING: [&str; 6] = [
 /// The summary of a plan of migrations for a store with this schema.
 pub(crate) fn of(plan: &Plan, schema: &Schema) -> Summary {
     let risks = risks(plan);
-    let rows = plan.predicted["table_rows"].as_object().cloned().unwrap_or_default();
-    // Not part of the plan: sizes change with every row, and what was approved would no longer be what is asked for.
-    let size = |name: &str| {
+    let rows = plan.predicted["table_rows_at_most"].as_object().cloned().unwrap_or_default();
+    // Not part of the plan: both change with every row, and what was approved would no longer be what is asked for. Of a
+    // table that has gone, the plan's bound is what remains.
+    let volume = |(name, at_most): (&String, &serde_json::Value)| {
         let parts: Vec<String> = name.split('.').map(ToOwned::to_owned).collect();
-        resolve(schema, &parts)?.size_bytes
+        let now = resolve(schema, &parts);
+        Volume {
+            table: name.clone(),
+            rows: at_most.as_u64().map(|at_most| now.map_or(at_most, |table| table.rows)),
+            size_bytes: now.and_then(|table| table.size_bytes),
+        }
     };
-    let tables: Vec<Volume> = rows
-        .iter()
-        .map(|(table, rows)| Volume { table: table.clone(), rows: rows.as_u64(), size_bytes: size(table) })
-        .collect();
+    let tables: Vec<Volume> = rows.iter().map(volume).collect();
     let first_word = |sql: &str| sql.split_whitespace().next().unwrap_or_default().to_ascii_uppercase();
     let of_migrations =
         plan.steps.iter().filter(|step| step.id != "steward_migrations" && !step.id.ends_with("/begin"));

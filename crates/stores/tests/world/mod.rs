@@ -168,18 +168,12 @@ async fn change(
     statements: &[String],
     secrets: Secrets,
 ) -> Result<(), Error> {
-    let step = PlanStep {
-        id: "prepare".into(),
-        title: "prepare".into(),
-        mode: StepMode::Autocommit,
-        statements: statements.iter().map(Statement::new).collect(),
-        is_done: None,
-        clean_up: Vec::new(),
-        undo: Vec::new(),
-        destructive: false,
-        reversible: false,
-        lock: None,
-    };
+    let step = PlanStep::new(
+        "prepare",
+        "prepare",
+        StepMode::Autocommit,
+        statements.iter().map(Statement::new).collect(),
+    );
     let plan = Plan {
         request: request.into(),
         arguments: json!(conformance::namespace("prepare")),
