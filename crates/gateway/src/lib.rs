@@ -56,7 +56,7 @@ pub use meter::{
 pub use metrics::Metrics;
 pub use notice::{Notice, Notices};
 pub use pool::{KeyId, KeyState, Lent, Pool, ProviderKey};
-pub use probe::{Probe, probe};
+pub use probe::{Probe, ProjectCanary, probe};
 pub use retry::RetryBudget;
 pub use rotate::{Canary, CanaryAnswer, NEXT_SUFFIX, Next, RotateKeys, Rotation, Rotations, Serving, Stage};
 pub use spans::Spans;
@@ -66,5 +66,5 @@ pub use table::{
     Table, Target,
 };
 pub use usd::Usd;
-pub use view::{ListModels, ListRoutes, PriceOf, ScanPath, TestTargets, key_lines, models, routes, test};
+pub use view::{ListModels, ListRoutes, ScanPath, TestTargets, key_lines, models, routes, test};
 pub use watch::{Trouble, Watch};

@@ -244,9 +244,10 @@ impl ProviderKey {
             if until == OUT {
                 false // Requests that were under way together hear the same.
             } else if failure.class == FailureClass::Rate {
-                let doubled = RATE_REST.saturating_mul(1 << detail.in_a_row.min(9)).min(RATE_REST_MAX);
-                let rest = failure.retry_after.map_or(doubled, |asked| asked.min(ASKED_REST_MAX));
                 let rested = self.left(now).is_some();
+                let times = detail.in_a_row.saturating_sub(u32::from(rested)).min(9);
+                let doubled = RATE_REST.saturating_mul(1 << times).min(RATE_REST_MAX);
+                let rest = failure.retry_after.map_or(doubled, |asked| asked.min(ASKED_REST_MAX));
                 detail.in_a_row += u32::from(!rested);
                 detail.because = Some(failure.class);
                 // At least a moment: 0 would mean that it does not rest. Of several ends the last one counts.

@@ -1,8 +1,11 @@
 //! One small real call to a provider: the canary of a rotation, the probe of a key that is out of service, `ai test`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use bytes::Bytes;
+use contract::Context;
 use contract::ai::{Call, Failure, FailureClass, Operation, Rejection};
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http_body_util::{BodyExt, Limited};
@@ -13,8 +16,8 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 use wire::Format;
 
-use crate::rotate::CanaryAnswer;
-use crate::table::{OpenProvider, Ready};
+use crate::rotate::{Canary, CanaryAnswer};
+use crate::table::{OpenProvider, Project, Ready};
 
 /// Longest wait for the whole answer.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -142,5 +145,31 @@ fn scrubbed(bytes: &[u8], key: Option<&SecretString>) -> Vec<u8> {
             text.replace(key.expose_secret(), "[redacted]").into_bytes()
         }
         _ => text.into_owned().into_bytes(),
+    }
+}
+
+/// Canary calls through a compiled project: of a provider's first target in the routes, or its list of models.
+pub struct ProjectCanary(pub Arc<Project>);
+
+#[async_trait]
+impl Canary for ProjectCanary {
+    async fn call(&self, ctx: &Context, provider: &str, key: &SecretString) -> Result<CanaryAnswer, Failure> {
+        let project = &self.0;
+        let gone =
+            || Failure::new(FailureClass::NotFound, "the provider is not in the project file any more");
+        let provider = project.provider(provider).ok_or_else(gone)?;
+        let targets = || project.routes().flat_map(|route| &route.targets);
+        let target = targets().find(|target| *target.provider.name == *provider.name);
+        let upstream = match target {
+            Some(target) => Some(&target.upstream),
+            None => project.upstream_of(provider),
+        };
+        let call = Probe {
+            provider,
+            upstream: upstream.ok_or_else(gone)?,
+            model: target.map(|target| &*target.model),
+            key: Some(key),
+        };
+        probe(&call, ctx.now()).await
     }
 }

@@ -382,6 +382,11 @@ impl Project {
         self.providers.get(name)
     }
 
+    /// The way to a provider for calls that belong to no route.
+    pub fn upstream_of(&self, provider: &OpenProvider) -> Option<&Upstream> {
+        self.upstreams.get(&(direct_config().timeouts.connect_ms, provider.certificates.clone()))
+    }
+
     /// The declared pass-through routes.
     pub fn pass_through(&self) -> &[Arc<PassThrough>] {
         &self.pass_through

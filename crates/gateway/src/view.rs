@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use contract::{Context, Effect, Error, ErrorKind, Evidence, Finding, Outcome, Request, Severity};
 use futures::StreamExt as _;
+use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -12,9 +14,12 @@ use tokio::time::Instant;
 
 use crate::config::AiConfig;
 use crate::key::VirtualKey;
+use crate::pool::ProviderKey;
+use crate::price::PriceTable;
 use crate::probe::{Probe, probe};
+use crate::rotate::CanaryAnswer;
 use crate::states::{About, State};
-use crate::table::{Project, Reach};
+use crate::table::{Project, Reach, Target};
 
 /// Targets that are tested at the same time.
 const TESTED_AT_ONCE: usize = 8;
@@ -97,8 +102,28 @@ impl Request for ScanPath {
     const POSITIONAL: &'static [&'static str] = &["path"];
 }
 
-/// What a model costs, for people and programs.
-pub type PriceOf<'a> = dyn Fn(&str, &str) -> Option<Value> + 'a;
+/// What a provider's model costs: the row of the price table, and a line for people. Own prices name the provider, the
+/// built-in ones its kind.
+fn price(
+    prices: &PriceTable,
+    provider: &str,
+    kind: &str,
+    model: &str,
+    at: Timestamp,
+) -> Option<(Value, String)> {
+    let found = prices.find(provider, model).or_else(|| prices.find(kind, model))?;
+    let of_period = found.prices_at(at);
+    let rates = &of_period.standard;
+    let mut text = format!("${} in, ${} out per million tokens", rates.input, rates.output);
+    if found.is_retired(at) {
+        text.push_str("; no longer served");
+    }
+    let value = json!({
+        "row": found.row(of_period), "source": prices.source_of(&found), "usd_per_million_tokens": rates,
+        "context_tokens": found.context_tokens, "retires": found.retires, "successor": found.successor,
+    });
+    Some((value, text))
+}
 
 fn unknown(what: &str, name: &str, known: impl Iterator<Item = String>) -> Error {
     let known: Vec<String> = known.collect();
@@ -110,7 +135,7 @@ fn unknown(what: &str, name: &str, known: impl Iterator<Item = String>) -> Error
     Error::new(ErrorKind::NotFound, format!("there is no {what} `{name}`")).hint(hint)
 }
 
-/// The models that are configured; with a key, those that it may call. `price` gives the price of a provider's model.
+/// The models that are configured, with their prices now; with a key, those that it may call.
 ///
 /// # Errors
 ///
@@ -119,7 +144,8 @@ pub fn models(
     config: &AiConfig,
     request: &ListModels,
     key: Option<(&VirtualKey, &Reach)>,
-    price: &PriceOf<'_>,
+    prices: &PriceTable,
+    at: Timestamp,
 ) -> Result<Outcome, Error> {
     if let Some(provider) = &request.provider
         && !config.providers.contains_key(provider)
@@ -151,11 +177,11 @@ pub fn models(
     let mut text = String::new();
     let mut list = Vec::new();
     for ((provider, model), by) in &models {
-        let price = price(provider, model);
-        let kind = config.providers.get(provider).map(|provider| provider.kind);
+        let kind = config.providers.get(provider).map_or("", |provider| provider.kind.as_str());
+        let (price, cost) = price(prices, provider, kind, model, at).unzip();
         let by: Vec<&str> = by.iter().copied().collect();
         let how = if by.is_empty() { "by itself".to_owned() } else { format!("by {}", by.join(", ")) };
-        let cost = price.as_ref().and_then(|price| price["text"].as_str()).unwrap_or("no price is known");
+        let cost = cost.as_deref().unwrap_or("no price is known");
         writeln!(text, "{:<40}  {how:<20}  {cost}", format!("{provider}/{model}"))
             .expect("writing to a string");
         list.push(json!({
@@ -334,48 +360,27 @@ pub async fn test(ctx: &Context, project: &Project, request: &TestTargets) -> Re
         }
         for target in &route.targets {
             if request.provider.as_ref().is_none_or(|wanted| *target.provider.name == **wanted) {
-                targets.insert((target.provider.name.to_string(), target.model.to_string()), target);
+                targets
+                    .insert((target.provider.name.to_string(), target.model.to_string()), Arc::clone(target));
             }
         }
     }
+    let now = ctx.now();
     let mut calls = Vec::new();
-    for ((provider, model), target) in &targets {
+    for target in targets.values() {
         let keys = target.provider.pool.keys();
-        calls.extend(keys.iter().map(|key| (provider, model, target, Some(key))));
+        calls.extend(keys.iter().map(|key| call(Arc::clone(target), Some(Arc::clone(key)), now)));
         if keys.is_empty() {
-            calls.push((provider, model, target, None));
+            calls.push(call(Arc::clone(target), None, now));
         }
     }
-    let now = ctx.now();
     let began = Instant::now();
-    let results = futures::stream::iter(calls.into_iter().map(|(provider, model, target, key)| async move {
-        let Some(key) = key else {
-            return (
-                provider,
-                model,
-                String::new(),
-                Err("none of the provider's keys can be read".to_owned()),
-            );
-        };
-        let call = Probe {
-            provider: &target.provider,
-            upstream: &target.upstream,
-            model: Some(model),
-            key: key.secret(),
-        };
-        let answer = probe(&call, now)
-            .await
-            .map_err(|failure| format!("{}: {}", failure.class.as_str(), failure.message));
-        (provider, model, key.name().to_string(), answer)
-    }))
-    .buffered(TESTED_AT_ONCE)
-    .collect::<Vec<_>>();
+    let results = futures::stream::iter(calls).buffered(TESTED_AT_ONCE).collect::<Vec<_>>();
     let results = ctx.run(async { Ok(results.await) }).await?;
     let mut text = String::new();
     let mut rows = Vec::new();
     let mut failed = Vec::new();
-    for (provider, model, key, answer) in results {
-        let name = format!("{provider}/{model}");
+    for (name, key, answer) in results {
         let with = if key.is_empty() { "no key".to_owned() } else { key.clone() };
         let (line, row) = match &answer {
             Ok(answer) => {
@@ -418,4 +423,25 @@ pub async fn test(ctx: &Context, project: &Project, request: &TestTargets) -> Re
         .collect();
     outcome.evidence.push(evidence);
     Ok(outcome)
+}
+
+/// One call: the target's name, the key's, and what came.
+async fn call(
+    target: Arc<Target>,
+    key: Option<Arc<ProviderKey>>,
+    now: Timestamp,
+) -> (String, String, Result<CanaryAnswer, String>) {
+    let name = format!("{}/{}", target.provider.name, target.model);
+    let Some(key) = key else {
+        return (name, String::new(), Err("none of the provider's keys can be read".to_owned()));
+    };
+    let call = Probe {
+        provider: &target.provider,
+        upstream: &target.upstream,
+        model: Some(&target.model),
+        key: key.secret(),
+    };
+    let answer =
+        probe(&call, now).await.map_err(|failure| format!("{}: {}", failure.class.as_str(), failure.message));
+    (name, key.name().to_string(), answer)
 }

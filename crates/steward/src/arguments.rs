@@ -16,6 +16,9 @@ const FILE_FIELDS: &[(&str, &str)] = &[("audit.verify", "head"), ("store.diff", 
 /// Requests whose `file` names a file (or `-`) that goes into `text`: a room never opens files itself.
 const TEXT_REQUESTS: &[&str] = &["task.run", "task.plan"];
 
+/// Fields that name a file or folder for Steward to look at, from the folder in which the command was given.
+const PATH_FIELDS: &[(&str, &str)] = &[("ai.scan", "path"), ("ai.import", "path")];
+
 /// What a field takes.
 enum Kind {
     Flag,
@@ -154,6 +157,14 @@ pub(crate) fn to_json(spec: &RequestSpec, matches: &ArgMatches) -> Result<Value,
                     out.insert(name.clone(), scalar(&flag, &kind, text)?);
                 }
             }
+        }
+    }
+    for (name, value) in &mut out {
+        if PATH_FIELDS.contains(&(spec.name, name))
+            && let Some(path) = value.as_str()
+        {
+            let whole = std::path::absolute(path).map_err(|cause| unreadable(path, cause))?;
+            *value = Value::String(whole.to_string_lossy().into_owned());
         }
     }
     if TEXT_REQUESTS.contains(&spec.name)

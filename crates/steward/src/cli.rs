@@ -32,7 +32,7 @@ pub(crate) mod exit {
 
 /// Nouns whose verb may be left out, with the verb that is meant.
 const DEFAULT_VERBS: &[(&str, &str)] =
-    &[("status", "show"), ("inbox", "list"), ("evidence", "show"), ("report", "show")];
+    &[("status", "show"), ("inbox", "list"), ("evidence", "show"), ("report", "show"), ("keys", "list")];
 
 /// Nouns in the order of the help, with what they are about.
 const NOUNS: &[(&str, &str)] = &[
@@ -50,6 +50,8 @@ const NOUNS: &[(&str, &str)] = &[
     ("person", "People who may approve"),
     ("token", "Bearer tokens for HTTP and MCP"),
     ("secret", "Secrets: put, rotate, remove"),
+    ("ai", "AI calls: models, routes, keys, exposed keys"),
+    ("keys", "Keys of the AI gateway: clients' virtual keys, and rotation of providers' keys"),
     ("file", "Files of the project"),
     ("audit", "The audit trail"),
     ("evidence", "The statement that a number rests on, and its answer"),
@@ -58,7 +60,7 @@ const NOUNS: &[(&str, &str)] = &[
 ];
 
 /// Nouns that may also be written after another, as in `steward store access list`.
-const INNER: &[(&str, &str)] = &[("store", "access")];
+const INNER: &[(&str, &str)] = &[("store", "access"), ("ai", "keys")];
 
 /// The heading of the options that every command has.
 const EVERYWHERE: &str = "Options of every command";
@@ -341,10 +343,10 @@ async fn submit(
     sub: &ArgMatches,
 ) -> Result<u8, Error> {
     let (spec, sub) = match sub.subcommand() {
-        Some((inner, sub)) if INNER.contains(&(noun, inner)) => {
-            let (verb, sub) = sub.subcommand().expect("clap asks for a verb");
-            (specs.iter().find(|spec| split(spec.name) == (inner, verb)), sub)
-        }
+        Some((inner, sub)) if INNER.contains(&(noun, inner)) => match sub.subcommand() {
+            Some((verb, sub)) => (specs.iter().find(|spec| split(spec.name) == (inner, verb)), sub),
+            None => (default_spec(specs, inner), sub),
+        },
         Some((verb, sub)) => (specs.iter().find(|spec| split(spec.name) == (noun, verb)), sub),
         None => (default_spec(specs, noun), sub),
     };
@@ -385,7 +387,7 @@ async fn ask_and_submit(
 ) -> Result<(Answer, bool), Error> {
     let changes = spec.effect == Effect::Change;
     let dry_run = changes && sub.get_flag("dry_run");
-    let mut options = Options { dry_run, terminal: terminal::can_ask(), ..Options::default() };
+    let mut options = Options { dry_run, terminal: terminal::can_ask(), reveal: true, ..Options::default() };
     if !dry_run {
         (options.secret, options.voucher) = secrets_for(steward, ctx, spec.name, &arguments).await?;
     }
@@ -420,6 +422,10 @@ async fn secrets_for(
     Ok(match name {
         "secret.put" | "secret.rotate" => {
             (Some(terminal::secret(&format!("value of {}", field("name").unwrap_or_default()))?), None)
+        }
+        "keys.rotate" if arguments.get("staged") != Some(&Value::Bool(true)) => {
+            let whose = field("key").or_else(|| field("provider")).unwrap_or_default();
+            (Some(terminal::secret(&format!("new key for {whose}"))?), None)
         }
         "person.add" => {
             let voucher = match field("vouched_by") {
@@ -485,6 +491,9 @@ pub(crate) fn exit_code(answer: &Answer) -> u8 {
         "migration.lint",
         "audit.verify",
         "status.show",
+        "ai.scan",
+        "ai.test",
+        "keys.rotate",
     ];
     // A linter warns of much that is meant; only what hurts fails a build.
     let lint = answer.request == "migration.lint";

@@ -121,6 +121,8 @@ pub(crate) async fn run(steward: Arc<Steward>, _surroundings: Surroundings) -> R
         let (stop, connections) = (stop.clone(), tracker.clone());
         tracker.spawn(async move { serve::serve(listener, tls, app, stop, &connections).await })
     };
+    let (ai, inbox) = crate::ai::Ai::start(Arc::clone(&steward)).await?;
+    tracker.spawn(Arc::clone(&ai).follow(inbox, stop.clone(), tracker.clone()));
     tracker.spawn(follow_changes(Arc::clone(&steward), stop.clone()));
     tracker.spawn(tick(Arc::clone(&steward), stop.clone(), tracker.clone()));
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use authority::{Decision, Terminal};
 use contract::{
-    Context, Error, ErrorKind, Evidence, Finding, Outcome, Permit, Plan, PlanStep, Severity, StepMode,
-    StepState, Trigger,
+    ActorKind, Context, Error, ErrorKind, Evidence, Finding, Outcome, Permit, Plan, PlanStep, Severity,
+    StepMode, StepState, Trigger,
 };
 use ledger::{Event, EventFilter, Ledger};
 use serde_json::json;
@@ -16,7 +16,7 @@ use crate::config::{Objectives, StoreConfig};
 use crate::door::{Options, Steward};
 use crate::project::{POLICIES_DIR, Project};
 use crate::request::Request;
-use crate::{audit, files, reference, status};
+use crate::{ai, audit, exposure, files, reference, status};
 
 /// A change that has been thought through, with what was found out on the way.
 pub(crate) struct Planned {
@@ -168,6 +168,12 @@ pub(crate) async fn read(
         Request::AuditExport(request) => audit::export(ctx, ledger, request).await,
         Request::EvidenceShow(request) => audit::show_evidence(ctx, ledger, request).await,
         Request::StatusShow(request) => status::show(ctx, steward, project, request).await,
+        Request::AiModels(request) => ai::models(steward, ctx, project, request).await,
+        Request::AiRoutes(request) => ai::routes(steward, ctx, project, request).await,
+        Request::AiTest(request) => ai::test(steward, ctx, project, request).await,
+        Request::AiScan(request) => exposure::scan(steward, ctx, project, request).await,
+        Request::AiImport(request) => ai::import(ctx, project, request),
+        Request::KeysList(request) => ai::list_keys(steward, ctx, project, request).await,
         Request::ScheduleList(_) => status::schedules(ctx, steward, project).await,
         Request::ScheduleAdvise(request) => status::advise_schedules(project, request),
         Request::DocsReference(_) => Ok(reference::show(steward.specs())),
@@ -322,6 +328,31 @@ pub(crate) async fn plan(
         Request::TokenRevoke(token) => {
             own_plan(ctx, request, &format!("revoke the token {}", token.token), String::new()).into()
         }
+        Request::KeysCreate(request) => {
+            let names = ai::scope_names(project);
+            steward.virtual_keys().plan_create(ctx, request, ai::borrowed(&names)).await?.into()
+        }
+        Request::KeysRevoke(request) => steward.virtual_keys().plan_revoke(ctx, request).await?.into(),
+        Request::KeysRegenerate(request) => {
+            steward.virtual_keys().plan_regenerate(ctx, request).await?.into()
+        }
+        Request::KeysRotate(request) => {
+            let keys = ai::keys_of(project, &request.provider)?;
+            match steward.rotations().plan(ctx, request, &keys).await {
+                // A schedule that finds nothing to do must be heard of: keys are to be rotated.
+                Err(error) if request.staged && error.kind() == ErrorKind::NotFound => {
+                    if ctx.actor().kind == ActorKind::Schedule
+                        && let subject = format!("ai:provider/{}", request.provider)
+                        && let finding = ai::nothing_staged(&request.provider)
+                        && let Some(escalation) = pm::NewEscalation::of_finding(&subject, &finding)
+                    {
+                        steward.raise(ctx, escalation).await?;
+                    }
+                    return Err(error);
+                }
+                planned => planned?.into(),
+            }
+        }
         Request::AuditErase(erase) => {
             let summary = format!("erase the body of entry {}: {}", erase.seq, erase.reason);
             let mut plan = own_plan(ctx, request, &summary, format!("entry {}", erase.seq));
@@ -333,12 +364,50 @@ pub(crate) async fn plan(
     })
 }
 
+/// What a change came to, with the key that it made, which goes to whoever asked and nowhere else.
+pub(crate) struct Done {
+    /// What is recorded.
+    pub outcome: Outcome,
+    /// The value of a new key.
+    pub made: Option<secrecy::SecretString>,
+}
+
 /// Does what was permitted.
 ///
 /// # Errors
 ///
 /// As the room's.
 pub(crate) async fn perform(
+    steward: &Steward,
+    ctx: &Context,
+    project: &Arc<Project>,
+    request: &Request,
+    permit: &Permit,
+    plan: &Plan,
+    options: &Options,
+) -> Result<Done, Error> {
+    let (outcome, made) = match request {
+        Request::KeysCreate(request) => {
+            let names = ai::scope_names(project);
+            let keys = steward.virtual_keys();
+            let (outcome, made) = keys.create(ctx, permit, plan, request, ai::borrowed(&names)).await?;
+            (outcome, Some(made))
+        }
+        Request::KeysRegenerate(request) => {
+            let (outcome, made) = steward.virtual_keys().regenerate(ctx, permit, plan, request).await?;
+            (outcome, Some(made))
+        }
+        _ => (carry_out(steward, ctx, project, request, permit, plan, options).await?, None),
+    };
+    Ok(Done { outcome, made })
+}
+
+/// Does what was permitted and makes no key.
+///
+/// # Errors
+///
+/// As the room's.
+async fn carry_out(
     steward: &Steward,
     ctx: &Context,
     project: &Arc<Project>,
@@ -408,6 +477,12 @@ pub(crate) async fn perform(
             Ok(outcome)
         }
         Request::TokenRevoke(request) => steward.tokens().revoke(ctx, request).await,
+        Request::KeysRevoke(request) => steward.virtual_keys().revoke(ctx, permit, plan, request).await,
+        Request::KeysRotate(_) => {
+            let canary = ai::canary(steward, ctx, project).await?;
+            let serves = || crate::daemon::running(steward.state()).is_some();
+            steward.rotations().rotate(ctx, permit, plan, &canary, options.secret.clone(), &serves).await
+        }
         Request::FileWrite(request) => {
             let dir = &project.loaded().dir;
             if files::fingerprint(dir, &request.path)? != plan.pre_state {
@@ -579,6 +654,9 @@ pub(crate) async fn resume(
     if let Some(path) = plan.target.strip_prefix("path:") {
         return left_file(&project.loaded().dir, path, plan);
     }
+    if request == <gateway::RotateKeys as contract::Request>::NAME {
+        return left_rotation(steward, ctx, project, plan).await;
+    }
     if !plan.target.starts_with("store:") {
         return left_state(steward, ctx, request, plan, intent).await;
     }
@@ -595,6 +673,35 @@ pub(crate) async fn resume(
     let done = states.iter().filter(|state| **state == StepState::Done).count();
     let text = format!("{done} of {} steps were done before; {}", states.len(), outcome.text.trim_end());
     Ok(Resumed { word: "resumed", text })
+}
+
+/// Goes on with rotations that were begun: each is finished or was never begun.
+async fn left_rotation(
+    steward: &Steward,
+    ctx: &Context,
+    project: &Project,
+    plan: &Plan,
+) -> Result<Resumed, Error> {
+    let canary = ai::canary(steward, ctx, project).await?;
+    let serves = || crate::daemon::running(steward.state()).is_some();
+    let rotations = steward.rotations().resume(ctx, plan, &canary, &serves).await?;
+    if rotations.is_empty() {
+        return Ok(Resumed {
+            word: "undone",
+            text: "no rotation was open; the keys serve as they did".into(),
+        });
+    }
+    for rotation in &rotations {
+        if let Some(finding) = rotation.finding(Vec::new())
+            && let Some(escalation) = pm::NewEscalation::of_finding(&plan.target, &finding)
+        {
+            steward.raise(ctx, escalation).await?;
+        }
+    }
+    let undone =
+        rotations.iter().all(|it| matches!(it.state, gateway::Stage::Undone | gateway::Stage::Failed));
+    let text: Vec<String> = rotations.iter().map(gateway::Rotation::text).collect();
+    Ok(Resumed { word: if undone { "undone" } else { "resumed" }, text: text.join("; ") })
 }
 
 /// Whether a file that was being written was written: a rename happens as a whole or not at all.
@@ -625,6 +732,9 @@ async fn left_state(
         "person.remove" => ("people.removed", Some(plan.target.clone())),
         "approval.grant" => ("approval.granted", Some(format!("approval:{}", argument("id")))),
         "approval.deny" => ("approval.denied", Some(format!("approval:{}", argument("id")))),
+        "keys.create" => ("ai.key.created", Some(plan.target.clone())),
+        "keys.regenerate" => ("ai.key.regenerated", Some(plan.target.clone())),
+        "keys.revoke" => ("ai.key.revoked", Some(plan.target.clone())),
         "token.create" => ("token.created", None),
         "token.revoke" => ("token.revoked", None),
         "audit.erase" => ("audit.erasure", Some(format!("event:{}", plan.arguments["seq"]))),
@@ -668,10 +778,10 @@ async fn left_state(
         } else {
             format!("it was done before the process ended: entry {}", event.seq)
         };
-        let lost = if request == "token.create" {
-            "; nobody has seen the token's value: revoke it and make another"
-        } else {
-            ""
+        let lost = match request {
+            "token.create" => "; nobody has seen the token's value: revoke it and make another",
+            "keys.create" | "keys.regenerate" => "; nobody has seen the key's value: regenerate it",
+            _ => "",
         };
         let word = if asked_again { "unknown" } else { "done" };
         return Ok(Resumed { word, text: format!("{text}{lost}") });

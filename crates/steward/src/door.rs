@@ -11,6 +11,7 @@ use contract::{
     Actor, Answer, AnswerStatus, Clock, Context, Decided, Door, Effect, Error, ErrorKind, Evidence, Finding,
     Outcome, Permit, Plan, PlanDigest, RequestSpec, SecretSource, Severity, SystemClock, Trigger,
 };
+use gateway::{Fingerprints, Rotations, VirtualKeys};
 use ledger::{Ledger, NewEvent, Write};
 use secrecy::SecretString;
 use serde_json::{Value, json};
@@ -18,7 +19,7 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 use vault::{KeySource, MasterKey, Redactor, Vault};
 
-use crate::config::{Environment, Loaded, MasterKeyConfig};
+use crate::config::{Loaded, MasterKeyConfig};
 use crate::mcp::Caller;
 use crate::project::Project;
 use crate::request::{self, Request};
@@ -40,6 +41,8 @@ pub struct Options {
     pub terminal: bool,
     /// The plan that was shown and confirmed: no other one is carried out.
     pub shown: Option<PlanDigest>,
+    /// Whoever asked may see the value of a key that is made: a person or program of theirs, never an agent over MCP.
+    pub reveal: bool,
 }
 
 /// What the environment says, read once at the edge.
@@ -56,6 +59,7 @@ pub struct Steward {
     projects: RwLock<BTreeMap<String, Arc<Project>>>,
     specs: OnceLock<Vec<RequestSpec>>,
     redactor: Redactor,
+    fingerprints: Fingerprints,
     holder: String,
     clock: Arc<dyn Clock>,
     state: PathBuf,
@@ -117,6 +121,7 @@ impl Steward {
         let ledger = Ledger::open(&state, keys, options).await?;
         let vault = Arc::new(Vault::new(ledger.clone(), &master));
         let redactor = vault.redactor().clone();
+        let fingerprints = Fingerprints::new(&master.derive("gateway/virtual_keys"));
         let mut projects = BTreeMap::new();
         for loaded in files {
             let name = loaded.config.project.clone();
@@ -134,6 +139,7 @@ impl Steward {
             projects: RwLock::new(projects),
             specs: OnceLock::new(),
             redactor,
+            fingerprints,
             holder: holder::this_process(),
             clock,
             state,
@@ -167,6 +173,21 @@ impl Steward {
     /// The bearer tokens.
     pub fn tokens(&self) -> Tokens {
         Tokens::new(self.ledger.clone())
+    }
+
+    /// How virtual keys are hashed.
+    pub fn fingerprints(&self) -> &Fingerprints {
+        &self.fingerprints
+    }
+
+    /// The virtual keys of the AI gateway.
+    pub fn virtual_keys(&self) -> VirtualKeys {
+        VirtualKeys::new(self.ledger.clone(), self.fingerprints.clone())
+    }
+
+    /// Rotations of providers' keys.
+    pub fn rotations(&self) -> Rotations {
+        Rotations::new(self.ledger.clone(), Vault::clone(&self.vault))
     }
 
     /// The secrets.
@@ -451,9 +472,24 @@ impl Steward {
         let done = dispatch::perform(self, ctx, project, &request, &permit, &plan, &options)
             .instrument(tracing::debug_span!("perform"))
             .await;
+        let (done, made) = match done {
+            Ok(dispatch::Done { outcome, made }) => (Ok(outcome), made),
+            Err(error) => (Err(error), None),
+        };
         let mut outcome = self.conclude(ctx, request.name(), &plan, &intent, done).await?;
         if !matches!(*request, Request::TokenCreate(_)) {
             self.redact_outcome(&mut outcome); // A new token is shown once, to whoever made it.
+        }
+        if let Some(made) = made {
+            // What the trail keeps is written; only the answer to whoever asked holds the value.
+            let text = outcome.text.trim_end();
+            if options.reveal {
+                let value = secrecy::ExposeSecret::expose_secret(&made);
+                outcome.text = format!("{text}\n\n{value}\n");
+                outcome.value["value"] = json!(value);
+            } else {
+                outcome.text = format!("{text}\n{}\n", crate::ai::NOT_FOR_AGENTS);
+            }
         }
         // The change is there: who asked for it may be gone, or out of time, but its evidence is kept.
         let recording = recording(ctx);
@@ -789,11 +825,7 @@ impl Steward {
             Some(plan) => plan.target.clone(),
             None => request.subject(project.name()),
         };
-        let environment = match project.loaded().config.environment {
-            Environment::Development => authority::Environment::Development,
-            Environment::Staging => authority::Environment::Staging,
-            Environment::Production => authority::Environment::Production,
-        };
+        let environment = crate::ai::environment(project);
         let mut facts = Facts { environment, ..Facts::default() };
         if let Some(plan) = plan {
             facts.destructive = plan.destructive();

@@ -150,7 +150,7 @@ async fn submit(
     {
         ctx = ctx.with_timeout(std::time::Duration::from_millis(timeout_ms));
     }
-    let options = Options { dry_run: query.dry_run, secret, ..Options::default() };
+    let options = Options { dry_run: query.dry_run, secret, reveal: true, ..Options::default() };
     match steward.submit_with(&ctx, &format!("{noun}.{verb}"), arguments, options).await {
         Ok(answer) => {
             let status = match answer.status {

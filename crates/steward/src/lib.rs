@@ -1,6 +1,7 @@
 //! The door and its ways in: command line, HTTP, MCP, schedules; configuration, and the list of adapters.
 
 mod adapters;
+mod ai;
 mod arguments;
 mod audit;
 mod audit_copy;
@@ -10,6 +11,7 @@ mod daemon;
 mod demo;
 mod dispatch;
 mod door;
+mod exposure;
 mod files;
 mod holder;
 mod http;

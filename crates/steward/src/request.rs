@@ -126,6 +126,16 @@ requests! {
     AuditErase(crate::audit::EraseAudit),
     EvidenceShow(crate::audit::ShowEvidence),
     StatusShow(crate::status::ShowStatus),
+    AiModels(gateway::ListModels),
+    AiRoutes(gateway::ListRoutes),
+    AiTest(gateway::TestTargets),
+    AiScan(gateway::ScanPath),
+    AiImport(gateway::ImportConfig),
+    KeysList(gateway::ListKeys),
+    KeysCreate(gateway::CreateKey),
+    KeysRevoke(gateway::RevokeKey),
+    KeysRegenerate(gateway::RegenerateKey),
+    KeysRotate(gateway::RotateKeys),
     ScheduleList(crate::status::ListSchedules),
     ScheduleAdvise(crate::status::AdviseSchedules),
     DocsReference(crate::reference::ShowReference),
@@ -161,7 +171,7 @@ fn unknown(name: &str) -> Error {
 impl Request {
     /// Whether something may be different afterwards: also what is no plan of its own but leads to changes.
     pub(crate) fn leads_to_changes(name: &str, effect: Effect) -> bool {
-        effect == Effect::Change || matches!(name, "task.run" | "task.resume" | "inbox.ack")
+        effect == Effect::Change || matches!(name, "task.run" | "task.resume" | "inbox.ack" | "ai.test")
     }
 
     /// Makes a request that is no change itself one that only plans, for a caller who asked for no more.
@@ -197,6 +207,9 @@ impl Request {
             "secret" => field("name").map(|name| format!("secret:{name}")),
             "person" => field("name").map(|name| format!("person:{name}")),
             "token" => field("name").or_else(|| field("id")).map(|name| format!("token:{name}")),
+            "keys" => field("provider")
+                .map(|provider| format!("ai:provider/{provider}"))
+                .or_else(|| field("name").map(|name| format!("ai:key/{name}"))),
             "file" => field("path").map(|path| format!("path:{path}")),
             _ => None,
         }
