@@ -298,7 +298,7 @@ impl Decoder {
         out: &mut BytesMut,
     ) -> Result<(), Trouble> {
         self.provider_error(&body)?;
-        let index = body.get("index").and_then(Value::as_u64).unwrap_or(0);
+        let index = number(&body, "index");
         let key = NUMBERED + index;
         match body.take_text("type").as_deref() {
             Some("message_start") => {
@@ -504,7 +504,7 @@ impl Decoder {
     ) -> Result<(), Trouble> {
         self.provider_error(&body)?;
         let sort = body.take_text("type").unwrap_or_default();
-        let base = NUMBERED + body.get("output_index").and_then(Value::as_u64).unwrap_or(0).saturating_mul(4);
+        let base = NUMBERED + number(&body, "output_index") * 4;
         let (text_key, thinking_key, refusal_key, call_key) = (base, base + 1, base + 2, base + 3);
         match sort.as_ref() {
             "response.created" => {
@@ -715,6 +715,11 @@ impl Decoder {
         }
         Ok(())
     }
+}
+
+/// A place in a list; what is no sensible one counts as the last sensible one.
+fn number(body: &Object<'_>, key: &str) -> u64 {
+    body.get(key).and_then(Value::as_u64).unwrap_or(0).min(u64::from(u32::MAX))
 }
 
 impl Call {
