@@ -53,7 +53,9 @@ impl Tried {
     }
 
     pub(crate) fn is_excluded(&self, target: usize) -> bool {
-        1_u32.checked_shl(u32::try_from(target).unwrap_or(u32::MAX)).is_none_or(|bit| self.excluded & bit != 0)
+        1_u32
+            .checked_shl(u32::try_from(target).unwrap_or(u32::MAX))
+            .is_none_or(|bit| self.excluded & bit != 0)
     }
 }
 

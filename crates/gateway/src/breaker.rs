@@ -69,6 +69,14 @@ impl Breaker {
         Some(Pass { breaker: Arc::clone(self), is_probe, told: false })
     }
 
+    /// A request that had passed failed after all.
+    pub fn failed_later(&self, now: Instant) {
+        let mut state = self.state();
+        state.in_a_row += 1;
+        state.remember(true);
+        state.open_if_due(now, None, false);
+    }
+
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -87,6 +95,19 @@ impl State {
             self.outcomes.pop_front();
         }
         self.outcomes.push_back(failed);
+    }
+
+    fn open_if_due(&mut self, now: Instant, wait: Option<Duration>, was_probe: bool) {
+        let failed = self.outcomes.iter().filter(|failed| **failed).count();
+        let many = self.outcomes.len() == REMEMBERED && failed >= FAILED_OF_REMEMBERED;
+        if was_probe || self.in_a_row >= IN_A_ROW || many {
+            let longer = OPEN_FIRST.saturating_mul(1 << self.opened_times.min(8)).min(OPEN_LONGEST);
+            self.open_until = Some(now + longer.max(wait.unwrap_or_default().min(OPEN_LONGEST)));
+            self.opened_times += 1;
+            self.probing = false;
+            self.in_a_row = 0;
+            self.outcomes.clear();
+        }
     }
 }
 
@@ -109,16 +130,7 @@ impl Pass {
         let mut state = self.breaker.state();
         state.in_a_row += 1;
         state.remember(true);
-        let many = state.outcomes.len() == REMEMBERED
-            && state.outcomes.iter().filter(|failed| **failed).count() >= FAILED_OF_REMEMBERED;
-        if self.is_probe || state.in_a_row >= IN_A_ROW || many {
-            let longer = OPEN_FIRST.saturating_mul(1 << state.opened_times.min(8)).min(OPEN_LONGEST);
-            state.open_until = Some(now + longer.max(wait.unwrap_or_default().min(OPEN_LONGEST)));
-            state.opened_times += 1;
-            state.probing = false;
-            state.in_a_row = 0;
-            state.outcomes.clear();
-        }
+        state.open_if_due(now, wait, self.is_probe);
     }
 }
 

@@ -429,6 +429,9 @@ impl AiConfig {
         if route.targets.is_empty() {
             return wrong(&at("targets"), "a route needs a target", "add `{ provider: …, model: … }`");
         }
+        if route.targets.len() > crate::balance::TARGETS_MAX {
+            return wrong(&at("targets"), "a route has at most 32 targets", "make two routes of it");
+        }
         for (index, target) in route.targets.iter().enumerate() {
             let at = |key: &str| format!("routes.{name}.targets.{index}.{key}");
             if !self.providers.contains_key(&target.provider) {

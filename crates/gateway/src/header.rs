@@ -69,8 +69,8 @@ fn is_private(name: &str) -> bool {
         || name.starts_with("cf-")
 }
 
-/// Adds the client's headers that the provider may see. Those already there stay, unless `client_first` names them.
-pub(crate) fn forward(from: &HeaderMap, to: &mut HeaderMap, client_first: &[&str]) {
+/// Adds the client's headers that the provider may see.
+pub(crate) fn forward(from: &HeaderMap, to: &mut HeaderMap) {
     let named_by_connection = connection_options(from);
     for (name, value) in from {
         let text = name.as_str();
@@ -78,12 +78,6 @@ pub(crate) fn forward(from: &HeaderMap, to: &mut HeaderMap, client_first: &[&str
             || is_private(text)
             || named_by_connection.iter().any(|option| option.eq_ignore_ascii_case(text))
         {
-            continue;
-        }
-        if to.contains_key(name) {
-            if client_first.contains(&text) {
-                to.insert(name, value.clone());
-            }
             continue;
         }
         to.append(name, value.clone());
@@ -196,12 +190,11 @@ mod tests {
             ("traceparent", "00-1"),
             ("content-length", "5"),
         ]);
-        let mut to = map(&[("anthropic-version", "2023-06-01"), ("content-type", "application/json")]);
-        forward(&from, &mut to, &["anthropic-version"]);
+        let mut to = HeaderMap::new();
+        forward(&from, &mut to);
         let mut names: Vec<_> = to.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
-        assert_eq!(names, ["anthropic-beta", "anthropic-version", "content-type", "traceparent"]);
-        assert_eq!(to["anthropic-version"], "2024-01-01");
+        assert_eq!(names, ["anthropic-beta", "anthropic-version", "traceparent"]);
     }
 
     #[test]

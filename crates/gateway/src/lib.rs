@@ -2,6 +2,9 @@
 
 mod accounts;
 pub mod advise;
+mod answer;
+mod attempt;
+mod balance;
 mod breaker;
 mod budget;
 pub mod cache;
@@ -10,12 +13,17 @@ pub mod cost;
 mod fingerprint;
 mod grant;
 mod import;
+mod flight;
+mod forward;
+mod handle;
+mod header;
 mod keeper;
 mod key;
 pub mod limit;
 mod meter;
 mod metrics;
 mod notice;
+mod models;
 mod pool;
 pub mod price;
 mod probe;
@@ -29,6 +37,10 @@ pub mod scan;
 pub mod settings;
 mod spans;
 mod states;
+mod raw;
+mod relay;
+mod scrub;
+mod surface;
 mod table;
 mod usage;
 mod usd;
@@ -36,6 +48,7 @@ mod view;
 mod watch;
 
 pub use accounts::{Accounts, Alarm, Remaining, Standing};
+pub use answer::{Answer, BodyError};
 pub use breaker::{Breaker, Pass};
 pub use config::{
     AiConfig, Balance, BudgetConfig, BudgetScope, CacheConfig, Enforce, LimitsConfig, PassThroughConfig,
@@ -49,6 +62,7 @@ pub use key::{
     CreateKey, GENERATION, KEY_PREFIX, ListKeys, Names, RegenerateKey, RevokeKey, StoredKey, VirtualKey,
     VirtualKeys,
 };
+pub use handle::Gateway;
 pub use meter::{
     Ask, Attempt, CacheDecision, Ending, Hold, Metering, Refusal, RequestId, Reservation, Settlement,
     Unmetered, What,

@@ -50,7 +50,9 @@ pub(crate) fn is_surface(path: &str) -> bool {
 
 /// In whose words an error is told when the path says nothing.
 pub(crate) fn likely_format(path: &str, headers: &HeaderMap) -> Format {
-    if headers.contains_key("anthropic-version") || path.starts_with("/anthropic/") || path.starts_with("/v1/messages")
+    if headers.contains_key("anthropic-version")
+        || path.starts_with("/anthropic/")
+        || path.starts_with("/v1/messages")
     {
         Format::Messages
     } else if headers.contains_key("x-goog-api-key")
@@ -171,22 +173,44 @@ mod tests {
         let generate = |format, model: Option<&str>, streaming, array| {
             Some(Surface::Generate { format, model: model.map(str::to_owned), streaming, array })
         };
-        let forward = |what, path: &str| Some(Surface::Forward { format: Format::Chat, what, path: path.into() });
+        let forward =
+            |what, path: &str| Some(Surface::Forward { format: Format::Chat, what, path: path.into() });
         for (path, surface) in [
             ("/v1/chat/completions", generate(Format::Chat, None, None, false)),
             ("/openai/v1/chat/completions", generate(Format::Chat, None, None, false)),
-            ("/openai/deployments/d%2Fx/chat/completions?api-version=1", generate(Format::Chat, Some("d/x"), None, false)),
+            (
+                "/openai/deployments/d%2Fx/chat/completions?api-version=1",
+                generate(Format::Chat, Some("d/x"), None, false),
+            ),
             ("/openai/responses?api-version=1", generate(Format::Responses, None, None, false)),
             ("/v1/responses", generate(Format::Responses, None, None, false)),
             ("/v1/messages", generate(Format::Messages, None, None, false)),
             ("/anthropic/v1/messages", generate(Format::Messages, None, None, false)),
-            ("/v1beta/models/fast:generateContent", generate(Format::Gemini, Some("fast"), Some(false), false)),
-            ("/v1/models/openai/gpt:streamGenerateContent?alt=sse", generate(Format::Gemini, Some("openai/gpt"), Some(true), false)),
-            ("/gemini/v1beta/models/a:streamGenerateContent", generate(Format::Gemini, Some("a"), Some(true), true)),
-            ("/v1/messages/count_tokens", Some(Surface::CountTokens { format: Format::Messages, model: None })),
-            ("/v1beta/models/a:countTokens", Some(Surface::CountTokens { format: Format::Gemini, model: Some("a".into()) })),
+            (
+                "/v1beta/models/fast:generateContent",
+                generate(Format::Gemini, Some("fast"), Some(false), false),
+            ),
+            (
+                "/v1/models/openai/gpt:streamGenerateContent?alt=sse",
+                generate(Format::Gemini, Some("openai/gpt"), Some(true), false),
+            ),
+            (
+                "/gemini/v1beta/models/a:streamGenerateContent",
+                generate(Format::Gemini, Some("a"), Some(true), true),
+            ),
+            (
+                "/v1/messages/count_tokens",
+                Some(Surface::CountTokens { format: Format::Messages, model: None }),
+            ),
+            (
+                "/v1beta/models/a:countTokens",
+                Some(Surface::CountTokens { format: Format::Gemini, model: Some("a".into()) }),
+            ),
             ("/v1/embeddings", Some(Surface::Embed { format: Format::Chat, model: None, batch: false })),
-            ("/v1/models/e:batchEmbedContents", Some(Surface::Embed { format: Format::Gemini, model: Some("e".into()), batch: true })),
+            (
+                "/v1/models/e:batchEmbedContents",
+                Some(Surface::Embed { format: Format::Gemini, model: Some("e".into()), batch: true }),
+            ),
             ("/v1/files/f/content", forward(What::Files, "/files/f/content")),
             ("/v1/fine_tuning/jobs", forward(What::FineTuning, "/fine_tuning/jobs")),
             ("/openai/files?api-version=1", forward(What::Files, "/files")),

@@ -242,6 +242,8 @@ pub struct Target {
     pub in_flight: Arc<AtomicU32>,
     /// The way there.
     pub upstream: Upstream,
+    /// `provider/model`, as a header's value.
+    shown: HeaderValue,
     lanes: Vec<Lane>,
     embed: Option<(Format, Ready, Option<Ready>)>,
     count: Vec<(Format, Ready)>,
@@ -287,6 +289,11 @@ impl Target {
     /// Where a request in this format goes: unchanged if the provider understands it, else in the provider's own.
     pub fn lane(&self, format: Format) -> &Lane {
         self.lanes.iter().find(|lane| lane.format == format).unwrap_or(&self.lanes[0])
+    }
+
+    /// `provider/model`, as a header's value.
+    pub(crate) fn shown(&self) -> &HeaderValue {
+        &self.shown
     }
 
     /// Where embeddings come from, in whose words; the second address takes several texts where one does not.
@@ -433,7 +440,7 @@ impl Project {
         routes.chain(listed).collect()
     }
 
-    fn direct(&self, provider: &Arc<OpenProvider>, model: &str) -> Option<Arc<Route>> {
+    pub(crate) fn direct(&self, provider: &Arc<OpenProvider>, model: &str) -> Option<Arc<Route>> {
         let name = format!("{}/{model}", provider.name);
         let mut direct = self.direct.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(route) = direct.get(name.as_str()) {
@@ -521,6 +528,7 @@ impl Project {
             breaker: health.breaker,
             in_flight: health.in_flight,
             upstream,
+            shown: shown(name, ""),
             lanes: Vec::new(),
             embed: None,
             count: Vec::new(),
@@ -753,11 +761,16 @@ impl Target {
             breaker: health.breaker,
             in_flight: health.in_flight,
             upstream,
+            shown: shown(&provider.name, model),
             lanes,
             embed,
             count,
         })
     }
+}
+
+fn shown(provider: &str, model: &str) -> HeaderValue {
+    HeaderValue::try_from(format!("{provider}/{model}")).unwrap_or_else(|_| HeaderValue::from_static("?"))
 }
 
 /// A service of which only the address is known.

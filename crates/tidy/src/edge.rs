@@ -22,7 +22,17 @@ const ADAPTERS: [(&str, &[&str]); 8] = [
 const DIALECTS: [(&str, &str); 2] = [("store-redshift", "store-postgres"), ("ai-azure-openai", "ai-openai")];
 
 /// What any crate may import for its tests.
-const FOR_TESTS: [&str; 5] = ["conformance", "fake-ai", "store-memory", "store-postgres", "store-sqlite"];
+const FOR_TESTS: [&str; 9] = [
+    "ai-anthropic",
+    "ai-azure-openai",
+    "ai-gemini",
+    "ai-openai",
+    "conformance",
+    "fake-ai",
+    "store-memory",
+    "store-postgres",
+    "store-sqlite",
+];
 
 /// What a crate may import, by ARCHITECTURE.md; `None` for a crate that the table does not know.
 fn allowed(name: &str) -> Option<&'static [&'static str]> {

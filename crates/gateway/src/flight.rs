@@ -1,0 +1,153 @@
+//! A request on its way: what is known of it, and the certainty that it is settled.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use contract::ai::FailureClass;
+use jiff::Timestamp;
+use tokio::time::Instant;
+use wire::Observed;
+
+use crate::meter::{Attempt, CacheDecision, Ending, RequestId, Reservation, Settlement, What};
+use crate::table::{Route, Target};
+
+/// The status of a request whose client left before it got one; as nginx writes it.
+const CLIENT_LEFT: u16 = 499;
+
+/// An admitted request. Dropped before its end, it is settled as left by its client.
+pub(crate) struct Flight {
+    pub(crate) started: Instant,
+    pub(crate) reservation: Option<Reservation>,
+    record: Option<Settlement>,
+}
+
+impl Flight {
+    #[expect(clippy::too_many_arguments, reason = "each is one column of the record")]
+    pub(crate) fn new(
+        request: RequestId,
+        what: What,
+        route: &Arc<Route>,
+        asked_model: &str,
+        streaming: bool,
+        reservation: Reservation,
+        started: (Instant, Timestamp),
+    ) -> Box<Self> {
+        Box::new(Self {
+            started: started.0,
+            reservation: Some(reservation),
+            record: Some(Settlement {
+                request,
+                what,
+                started: started.1,
+                attempts: Vec::with_capacity(1),
+                route: Arc::clone(route),
+                asked_model: asked_model.into(),
+                streaming,
+                usage: None,
+                input_tokens_estimate: 0,
+                delivered_bytes: 0,
+                reported_model: None,
+                service_tier: None,
+                ending: Ending::Disconnected,
+                status: CLIENT_LEFT,
+                cache: CacheDecision::Off,
+                first_byte: None,
+                duration: Duration::ZERO,
+                waited: Duration::ZERO,
+                clamped_max_tokens: None,
+                request_bytes: 0,
+                response_bytes: 0,
+            }),
+        })
+    }
+
+    /// The record so far.
+    ///
+    /// It is there until [`Flight::end`] takes the flight itself.
+    pub(crate) fn record(&mut self) -> &mut Settlement {
+        self.record.as_mut().expect("only `end` and `drop` take it, and both own the flight")
+    }
+
+    pub(crate) fn attempts(&self) -> usize {
+        self.record.as_ref().map_or(0, |record| record.attempts.len())
+    }
+
+    /// An attempt begins. Until it is told otherwise it counts as sent and unanswered.
+    pub(crate) fn begin(&mut self, target: &Arc<Target>, key: &Arc<str>, now: Instant) {
+        let began = now.saturating_duration_since(self.started);
+        self.record().attempts.push(Attempt {
+            target: Arc::clone(target),
+            key: Arc::clone(key),
+            status: None,
+            failure: None,
+            message: None,
+            began,
+            took: Duration::ZERO,
+        });
+    }
+
+    /// The last attempt's headers or failure have come.
+    pub(crate) fn answered(
+        &mut self,
+        status: Option<u16>,
+        failure: Option<(FailureClass, &str)>,
+        now: Instant,
+    ) {
+        let at = now.saturating_duration_since(self.started);
+        let record = self.record();
+        if let Some(attempt) = record.attempts.last_mut() {
+            attempt.status = status;
+            attempt.took = at.saturating_sub(attempt.began);
+            record.waited += attempt.took;
+            if let Some((class, message)) = failure {
+                attempt.failure = Some(class);
+                attempt.message = (!message.is_empty()).then(|| message.into());
+            }
+        }
+    }
+
+    /// The last attempt failed after its headers.
+    pub(crate) fn failed_later(&mut self, class: FailureClass, message: &str) {
+        if let Some(attempt) = self.record().attempts.last_mut() {
+            attempt.failure = Some(class);
+            attempt.message = (!message.is_empty()).then(|| message.into());
+        }
+    }
+
+    /// The client gets its headers now.
+    pub(crate) fn committed(&mut self, status: u16, now: Instant) {
+        let at = now.saturating_duration_since(self.started);
+        let record = self.record();
+        record.status = status;
+        record.first_byte.get_or_insert(at);
+    }
+
+    /// Takes over what the tap saw.
+    pub(crate) fn observed(&mut self, observed: &Observed) {
+        let record = self.record();
+        record.usage = observed.usage;
+        record.delivered_bytes = observed.output_bytes;
+        record.reported_model = observed.model.as_deref().map(Into::into);
+        record.service_tier = observed.service_tier.as_deref().map(Into::into);
+    }
+
+    /// The request is over.
+    pub(crate) fn end(mut self: Box<Self>, ending: Ending) {
+        self.record().ending = ending;
+        self.settle();
+    }
+
+    fn settle(&mut self) {
+        let (Some(mut record), Some(reservation)) = (self.record.take(), self.reservation.take()) else {
+            return;
+        };
+        record.duration = self.started.elapsed();
+        reservation.settle(record);
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        self.settle();
+    }
+}

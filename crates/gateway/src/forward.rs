@@ -1,0 +1,314 @@
+//! Requests that are forwarded without being understood: files, batches, training, declared other services.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use contract::ai::{Call, FailureClass, Operation, Rejection};
+use http::header::{ACCEPT_ENCODING, CONTENT_LENGTH, HeaderMap, HeaderValue};
+use http::request::Parts;
+use http::{Request, Response, Uri};
+use http_body::Body;
+use http_body_util::BodyExt;
+use outbound::{Incoming, Outgoing};
+use tokio::time::Instant;
+use wire::{ErrorClass, Format};
+
+use crate::answer::{Answer, BodyError, Problem, status_for, told_as};
+use crate::attempt::{read, send};
+use crate::balance::Load;
+use crate::config::ProviderKind;
+use crate::flight::Flight;
+use crate::handle::{Gateway, Visit, name_route, refused};
+use crate::header;
+use crate::meter::{Ask, Ending, What};
+use crate::raw::RawRelay;
+use crate::scrub::scrub;
+use crate::table::{Grant, OpenProvider, PassThrough, Route};
+
+/// As much of an error's body is read.
+const ERROR_BYTES_MAX: usize = 256 << 10;
+
+impl Gateway {
+    /// Files, batches, training: to the provider that has them.
+    #[expect(clippy::too_many_arguments, reason = "a request in its parts")]
+    pub(crate) async fn forward<B>(
+        &self,
+        visit: &Visit,
+        grant: &Arc<Grant>,
+        format: Format,
+        what: What,
+        path: &str,
+        parts: &Parts,
+        body: B,
+    ) -> Response<Answer>
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<BodyError> + std::fmt::Display,
+    {
+        let refuse = |class, message: &str| Problem::new(class, message).answer(format, &visit.request_id);
+        if !grant.rights.fine_tune {
+            return refuse(ErrorClass::Forbidden, "this key may not use files, batches and training");
+        }
+        let provider = match provider_for(grant, format, &parts.headers) {
+            Ok(provider) => provider,
+            Err((class, message)) => return refuse(class, &message),
+        };
+        let name = format!("{}/*", provider.name);
+        if !grant.reach.allows(&name) {
+            return refuse(
+                ErrorClass::Forbidden,
+                "this key reaches single models and not the whole provider",
+            );
+        }
+        let operation = match what {
+            What::Files => Operation::Files,
+            What::Batches => Operation::Batches,
+            _ => Operation::FineTuning,
+        };
+        // What the provider puts before the path (`/openai/v1`) and after it (`?api-version=…`).
+        let around = match provider.adapter.endpoint(&Call { operation, model: "" }) {
+            Ok(endpoint) => endpoint,
+            Err(error) => return refuse(ErrorClass::NotFound, error.message()),
+        };
+        let (known_path, version) = around.path.split_once('?').unwrap_or((&around.path, ""));
+        let known = match what {
+            What::Files => "/files",
+            What::Batches if format == Format::Messages => "/messages/batches",
+            What::Batches => "/batches",
+            _ => "/fine_tuning/jobs",
+        };
+        let base = known_path.strip_suffix(known).unwrap_or_default();
+        let query: Vec<&str> = [version, parts.uri.query().unwrap_or_default()]
+            .into_iter()
+            .filter(|part| !part.is_empty())
+            .collect();
+        let mark = if query.is_empty() { "" } else { "?" };
+        let address = format!("{}{base}{path}{mark}{}", provider.url, query.join("&"));
+        let Some(route) = grant.project.direct(&provider, "") else {
+            return refuse(ErrorClass::Unavailable, "the provider cannot be reached");
+        };
+        let mut headers = HeaderMap::with_capacity(parts.headers.len() + 4);
+        header::forward(&parts.headers, &mut headers);
+        for (name, value) in around.headers {
+            headers.entry(name).or_insert(value);
+        }
+        self.send_on(visit, grant, &route, what, format, (address, headers), parts, body).await
+    }
+
+    /// A declared other service.
+    pub(crate) async fn pass_through<B>(
+        &self,
+        visit: &Visit,
+        grant: &Arc<Grant>,
+        forwarded: &PassThrough,
+        parts: &Parts,
+        body: B,
+    ) -> Response<Answer>
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<BodyError> + std::fmt::Display,
+    {
+        let refuse =
+            |class, message: &str| Problem::new(class, message).answer(Format::Chat, &visit.request_id);
+        if !grant.rights.call || !grant.reach.allows(&forwarded.name) {
+            return refuse(ErrorClass::Forbidden, "this key does not reach this service");
+        }
+        let rest = parts.uri.path().strip_prefix(&*forwarded.prefix).unwrap_or_default();
+        let leads_out = rest.split('/').any(|part| {
+            let part = part.to_ascii_lowercase().replace("%2e", ".");
+            part == "." || part == ".."
+        });
+        if leads_out {
+            return refuse(ErrorClass::BadRequest, "the path leads out of the service");
+        }
+        let query = parts.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+        let address = format!("{}{rest}{query}", forwarded.url);
+        let mut headers = HeaderMap::with_capacity(parts.headers.len() + 4);
+        header::forward(&parts.headers, &mut headers);
+        let route = &forwarded.route;
+        self.send_on(visit, grant, route, What::PassThrough, Format::Chat, (address, headers), parts, body)
+            .await
+    }
+
+    /// One attempt, since nobody knows whether the request may be repeated; bodies stream in both directions.
+    #[expect(clippy::too_many_arguments, reason = "a request in its parts")]
+    async fn send_on<B>(
+        &self,
+        visit: &Visit,
+        grant: &Arc<Grant>,
+        route: &Arc<Route>,
+        what: What,
+        format: Format,
+        (address, mut headers): (String, HeaderMap),
+        parts: &Parts,
+        body: B,
+    ) -> Response<Answer>
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<BodyError> + std::fmt::Display,
+    {
+        let refuse = |class, message: &str| Problem::new(class, message).answer(format, &visit.request_id);
+        let length: Option<u64> =
+            parts.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+        let ask = Ask {
+            request: visit.id,
+            what,
+            route,
+            input_tokens_bound: 0,
+            input_tokens_estimate: 0,
+            max_tokens: Some(0),
+            choices: 1,
+            service_tier: None,
+            now: visit.now,
+        };
+        let reservation = match self.admit(grant, &ask).await {
+            Ok(reservation) => reservation,
+            Err(refusal) => return refused(&refusal, format, &visit.request_id),
+        };
+        let Ok(uri) = Uri::try_from(address) else {
+            return refuse(ErrorClass::BadRequest, "the path makes no address");
+        };
+        let started = (visit.started, visit.now);
+        let mut flight = Flight::new(visit.id, what, route, &route.name, false, reservation, started);
+        flight.record().request_bytes = length.unwrap_or(0);
+        let target = &route.targets[0];
+        let now = Instant::now();
+        let (Some(pass), Some(lent)) = (target.breaker.enter(now), target.provider.pool.pick(now)) else {
+            let opens = target.breaker.open_until(now).or_else(|| target.provider.pool.back_at(now));
+            let mut problem = Problem::new(ErrorClass::Unavailable, "the provider cannot be asked now");
+            problem.retry_after = opens.map(|at| at.saturating_duration_since(now));
+            let response = problem.answer(format, &visit.request_id);
+            flight.committed(response.status().as_u16(), now);
+            flight.end(Ending::Failed);
+            return response;
+        };
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        let is_empty = body.is_end_stream();
+        let mut request = Request::new(if is_empty {
+            Outgoing::whole(Bytes::new())
+        } else {
+            Outgoing::Forwarded(Sized { body: body.map_err(Into::into), length }.boxed_unsync())
+        });
+        *request.method_mut() = parts.method.clone();
+        *request.uri_mut() = uri;
+        *request.headers_mut() = headers;
+        let load = Load::on(target);
+        flight.begin(target, lent.name(), now);
+        let timeouts = &route.config.timeouts;
+        let within = now + Duration::from_millis(timeouts.headers_ms.min(timeouts.total_ms));
+        let answered = send(target, &lent, request, within).await;
+        let mut response = match answered {
+            Err((class, message, _)) => {
+                pass.failed(Instant::now(), None);
+                flight.answered(None, Some((class, &message)), Instant::now());
+                let mut problem = Problem::new(told_as(class), &message);
+                problem.status = status_for(class);
+                let response = problem.answer(format, &visit.request_id);
+                flight.committed(response.status().as_u16(), Instant::now());
+                flight.end(Ending::Failed);
+                response
+            }
+            Ok(response) if response.status().is_success() || response.status().is_redirection() => {
+                pass.succeeded();
+                lent.worked();
+                let (parts, body) = response.into_parts();
+                flight.answered(Some(parts.status.as_u16()), None, Instant::now());
+                flight.committed(parts.status.as_u16(), Instant::now());
+                let idle = Duration::from_millis(timeouts.idle_ms);
+                let relay = RawRelay::new(body, flight, idle, lent, load);
+                let mut response = Response::new(Answer::raw(relay));
+                *response.status_mut() = parts.status;
+                header::backward(&parts.headers, response.headers_mut(), true);
+                response
+            }
+            Ok(response) => {
+                let (parts, mut body): (_, Incoming) = response.into_parts();
+                let reading = tokio::time::timeout(Duration::from_secs(10), read(&mut body, ERROR_BYTES_MAX));
+                let bytes = match reading.await {
+                    Ok(Ok(bytes) | Err((_, bytes))) => bytes,
+                    Err(_) => Bytes::new(),
+                };
+                let bytes = scrub(bytes, lent.secret());
+                let rejection =
+                    Rejection { status: parts.status, headers: &parts.headers, body: &bytes, now: visit.now };
+                let failure = target.provider.adapter.classify(&rejection);
+                let now = Instant::now();
+                lent.failed(now, &failure);
+                match failure.class {
+                    FailureClass::Server | FailureClass::Overloaded | FailureClass::Timeout => {
+                        pass.failed(now, failure.retry_after);
+                    }
+                    FailureClass::BadRequest | FailureClass::NotFound => pass.succeeded(),
+                    _ => drop(pass),
+                }
+                let status = parts.status.as_u16();
+                flight.answered(Some(status), Some((failure.class, &failure.message)), now);
+                flight.committed(status, now);
+                flight.end(Ending::Failed);
+                let mut response = Response::new(Answer::whole(bytes));
+                *response.status_mut() = parts.status;
+                header::backward(&parts.headers, response.headers_mut(), true);
+                response
+            }
+        };
+        name_route(response.headers_mut(), route);
+        response.headers_mut().insert(header::TARGET, target.shown().clone());
+        response
+    }
+}
+
+/// The provider that the client names, or the only one that can be meant.
+fn provider_for(
+    grant: &Grant,
+    format: Format,
+    headers: &HeaderMap,
+) -> Result<Arc<OpenProvider>, (ErrorClass, String)> {
+    if let Some(named) = headers.get(header::PROVIDER) {
+        let named = named.to_str().unwrap_or_default();
+        return grant
+            .project
+            .provider(named)
+            .cloned()
+            .ok_or_else(|| (ErrorClass::NotFound, "there is no provider of this name".to_owned()));
+    }
+    let speaks = |provider: &&Arc<OpenProvider>| match format {
+        Format::Messages => provider.kind == ProviderKind::Anthropic,
+        _ => matches!(provider.kind, ProviderKind::Openai | ProviderKind::AzureOpenai),
+    };
+    let mut fitting = grant.project.providers().filter(speaks);
+    match (fitting.next(), fitting.next()) {
+        (Some(one), None) => Ok(Arc::clone(one)),
+        (None, _) => Err((ErrorClass::NotFound, "no provider of this project has such calls".to_owned())),
+        (Some(_), Some(_)) => Err((
+            ErrorClass::BadRequest,
+            "several providers have such calls: name one in the header `steward-provider`".to_owned(),
+        )),
+    }
+}
+
+/// A body whose length is known from its header, so that it is not sent in chunks.
+struct Sized<B> {
+    body: B,
+    length: Option<u64>,
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Body for Sized<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, B::Error>>> {
+        std::pin::Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.length.map_or_else(|| self.body.size_hint(), http_body::SizeHint::with_exact)
+    }
+}

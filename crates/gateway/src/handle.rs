@@ -1,0 +1,775 @@
+//! The story of a request: authenticate, admit, route, attempt, relay, settle.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use contract::ai::{Failure, FailureClass};
+use contract::{Clock, SystemClock};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
+use http::request::Parts;
+use http::{Request, Response, StatusCode};
+use http_body::Body;
+use jiff::Timestamp;
+use tokio::time::Instant;
+use wire::{ErrorClass, Format, Rewrite, Scanned};
+
+use crate::answer::{Answer, BodyError, Problem, status_for, told_as, whole_seconds};
+use crate::attempt::{Failed, Outbound, Won, WonBody, attempt, read};
+use crate::balance::{Tried, back_at, choose};
+use crate::config::ProviderKind;
+use crate::flight::Flight;
+use crate::meter::{Ask, Ending, Metering, Refusal, RequestId, Reservation, What};
+use crate::relay::{Relay, Shape};
+use crate::retry::backoff;
+use crate::surface::{self, Surface};
+use crate::table::{Grant, Ready, Route, Table, Target};
+use crate::{header, models};
+
+/// Attempts in all, also with other keys, whatever the configuration says.
+const ATTEMPTS_MAX: usize = 16;
+/// How often money that is on its way is waited for.
+const REPLENISHED_MAX: usize = 3;
+
+/// The AI gateway of a daemon.
+pub struct Gateway {
+    table: ArcSwap<Table>,
+    metering: Arc<dyn Metering>,
+    clock: Arc<dyn Clock>,
+}
+
+/// What every step of a request knows.
+pub(crate) struct Visit {
+    pub(crate) id: RequestId,
+    /// The id that the client knows the request by.
+    pub(crate) request_id: HeaderValue,
+    pub(crate) started: Instant,
+    pub(crate) now: Timestamp,
+    pub(crate) table: Arc<Table>,
+}
+
+/// A request to a model.
+struct Question<'a> {
+    what: What,
+    /// The client's format.
+    format: Format,
+    streaming: bool,
+    array: bool,
+    body: Bytes,
+    scanned: Scanned,
+    headers: &'a HeaderMap,
+    asked_model: String,
+}
+
+/// What goes to a target.
+struct Prepared<'t> {
+    ready: &'t Ready,
+    format: Format,
+    body: Bytes,
+    headers: HeaderMap,
+}
+
+impl Gateway {
+    /// A gateway with this table.
+    pub fn new(table: Table, metering: Arc<dyn Metering>) -> Self {
+        Self { table: ArcSwap::from_pointee(table), metering, clock: Arc::new(SystemClock) }
+    }
+
+    /// The same with another clock, by which keys expire.
+    #[must_use]
+    pub fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Puts another table in place; requests on their way keep theirs.
+    pub fn replace(&self, table: Table) {
+        self.table.store(Arc::new(table));
+    }
+
+    /// The table in force.
+    pub fn table(&self) -> Arc<Table> {
+        self.table.load_full()
+    }
+
+    /// Whether a path is answered here.
+    pub fn serves(&self, path: &str) -> bool {
+        surface::is_surface(path) || self.table.load().passes_through(path)
+    }
+
+    /// Answers a request. Errors are told in the protocol that the path belongs to.
+    pub async fn handle<B>(&self, request: Request<B>) -> Response<Answer>
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<BodyError> + std::fmt::Display,
+    {
+        let (parts, body) = request.into_parts();
+        let now = self.clock.now();
+        let id = RequestId::new(now);
+        let visit = Visit {
+            id,
+            request_id: header::request_id(&parts.headers, id),
+            started: Instant::now(),
+            now,
+            table: self.table.load_full(),
+        };
+        let mut response = self.route(&visit, &parts, body).await;
+        let headers = response.headers_mut();
+        headers.insert(header::REQUEST_ID, visit.request_id);
+        headers.insert(header::RECEIPT, header::id_value(id));
+        response
+    }
+
+    async fn route<B>(&self, visit: &Visit, parts: &Parts, body: B) -> Response<Answer>
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<BodyError> + std::fmt::Display,
+    {
+        let path = parts.uri.path();
+        let passes_through = visit.table.passes_through(path);
+        let likely = surface::likely_format(path, &parts.headers);
+        let refuse = |problem: Problem<'_>| problem.answer(likely, &visit.request_id);
+        let grant = match authenticate(visit, &parts.headers) {
+            Ok(grant) => grant,
+            Err(message) => {
+                let mut problem = Problem::new(ErrorClass::Unauthorized, message);
+                problem.status = StatusCode::UNAUTHORIZED;
+                return refuse(problem);
+            }
+        };
+        if passes_through {
+            return match grant.project.pass_through_at(path).cloned() {
+                Some(forwarded) => self.pass_through(visit, &grant, &forwarded, parts, body).await,
+                None => refuse(Problem::new(ErrorClass::NotFound, "there is nothing at this path")),
+            };
+        }
+        let Some(surface) =
+            surface::recognise(&parts.method, path, parts.uri.query().unwrap_or_default(), &parts.headers)
+        else {
+            let mut problem = Problem::new(ErrorClass::NotFound, "there is nothing at this path");
+            problem.code = Some("not_found");
+            return refuse(problem);
+        };
+        let format = surface.format();
+        match surface {
+            Surface::Models { format, one } => list_models(visit, &grant, format, one.as_deref()),
+            Surface::Forward { format, what, path } => {
+                self.forward(visit, &grant, format, what, &path, parts, body).await
+            }
+            surface => {
+                let body = match receive(&parts.headers, body, grant.project.body_bytes_max).await {
+                    Ok(body) => body,
+                    Err(problem) => return problem.answer(format, &visit.request_id),
+                };
+                self.ask_a_model(visit, &grant, surface, parts, body).await
+            }
+        }
+    }
+
+    async fn ask_a_model(
+        &self,
+        visit: &Visit,
+        grant: &Arc<Grant>,
+        surface: Surface,
+        parts: &Parts,
+        body: Bytes,
+    ) -> Response<Answer> {
+        let format = surface.format();
+        let refuse = |problem: Problem<'_>| problem.answer(format, &visit.request_id);
+        let question = match read_question(&surface, &parts.headers, body) {
+            Ok(question) => question,
+            Err(error) => {
+                let mut problem = Problem::new(ErrorClass::BadRequest, &error.message);
+                problem.field = error.field.as_deref();
+                return refuse(problem);
+            }
+        };
+        let route = match reachable(grant, &question.asked_model) {
+            Ok(route) => route,
+            Err((class, message)) => return refuse(Problem::new(class, &message)),
+        };
+        if question.what == What::CountTokens
+            && !route.targets.iter().any(|target| target.count(question.format).is_some())
+        {
+            return counted_here(&question, &route);
+        }
+        let ask = Ask {
+            request: visit.id,
+            what: question.what,
+            route: &route,
+            input_tokens_bound: wire::input_tokens_bound(question.format, &question.body),
+            input_tokens_estimate: wire::estimate_input_tokens(question.format, &question.body),
+            max_tokens: question.scanned.max_tokens.as_ref().map(|field| field.value),
+            choices: question
+                .scanned
+                .choices
+                .as_ref()
+                .map_or(1, |field| u32::try_from(field.value).unwrap_or(u32::MAX).max(1)),
+            service_tier: question.scanned.service_tier.as_ref().map(|field| field.value.as_str()),
+            now: visit.now,
+        };
+        let estimate = ask.input_tokens_estimate;
+        let reservation = match self.admit(grant, &ask).await {
+            Ok(reservation) => reservation,
+            Err(refusal) => return refused(&refusal, format, &visit.request_id),
+        };
+        let clamp =
+            reservation.max_tokens().filter(|allowed| ask.max_tokens.is_none_or(|asked| *allowed < asked));
+        let asked_model = &question.asked_model;
+        let mut flight = Flight::new(
+            visit.id,
+            question.what,
+            &route,
+            asked_model,
+            question.streaming,
+            reservation,
+            (visit.started, visit.now),
+        );
+        let record = flight.record();
+        record.input_tokens_estimate = estimate;
+        record.clamped_max_tokens = clamp;
+        record.request_bytes = question.body.len() as u64;
+        let course = Course { visit, question: &question, route: &route, clamp };
+        match course.fly(&mut flight).await {
+            Ok(won) => course.land(won, flight),
+            Err(given_up) => course.give_up(given_up, flight),
+        }
+    }
+
+    /// Sets aside what a request may cost, waiting a moment for money that is on its way.
+    pub(crate) async fn admit(&self, grant: &Arc<Grant>, ask: &Ask<'_>) -> Result<Reservation, Box<Refusal>> {
+        let mut waited = 0;
+        loop {
+            match self.metering.admit(grant, ask) {
+                Err(refusal) if refusal.on_its_way && waited < REPLENISHED_MAX => {
+                    waited += 1;
+                    self.metering.replenished().await;
+                }
+                decided => return decided,
+            }
+        }
+    }
+}
+
+/// Who asks, by the first header that holds a key.
+fn authenticate(visit: &Visit, headers: &HeaderMap) -> Result<Arc<Grant>, &'static str> {
+    let bearer = headers.get(AUTHORIZATION).map(HeaderValue::as_bytes).and_then(|value| {
+        let (scheme, token) = value.split_at_checked(7)?;
+        scheme.eq_ignore_ascii_case(b"bearer ").then_some(token)
+    });
+    let plain = |name: &str| headers.get(name).map(HeaderValue::as_bytes);
+    let key = bearer
+        .or_else(|| plain("x-api-key"))
+        .or_else(|| plain("x-goog-api-key"))
+        .or_else(|| plain("api-key"))
+        .map(<[u8]>::trim_ascii)
+        .filter(|key| !key.is_empty())
+        .ok_or("no key: send one of `steward ai keys create` as `authorization: Bearer`, `x-api-key`, `x-goog-api-key` or `api-key`")?;
+    let grant = visit
+        .table
+        .grant(key)
+        .ok_or("this key is not known: it may have been revoked or belong to another installation")?;
+    match grant.expires {
+        Some(expires) if expires <= visit.now => {
+            Err("this key has expired: ask for `steward ai keys regenerate`")
+        }
+        _ => Ok(Arc::clone(grant)),
+    }
+}
+
+/// The whole body, unless it is too large; a length that is told is believed before anything is read.
+pub(crate) async fn receive<B>(
+    headers: &HeaderMap,
+    mut body: B,
+    max: usize,
+) -> Result<Bytes, Problem<'static>>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::fmt::Display,
+{
+    let too_large = || {
+        let mut problem = Problem::new(ErrorClass::TooLarge, "the body is larger than `ai.body_bytes_max`");
+        problem.status = StatusCode::PAYLOAD_TOO_LARGE;
+        problem
+    };
+    let told: Option<u64> = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    if told.is_some_and(|length| length > max as u64) {
+        return Err(too_large());
+    }
+    if headers.get(http::header::CONTENT_ENCODING).is_some_and(|coding| coding != "identity") {
+        let mut problem = Problem::new(ErrorClass::BadRequest, "compressed bodies are not read");
+        problem.status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+        return Err(problem);
+    }
+    match read(&mut body, max).await {
+        Ok(bytes) => Ok(bytes),
+        Err((_, so_far)) if so_far.len() < max && told.is_some_and(|told| told <= max as u64) => {
+            Err(Problem::new(ErrorClass::BadRequest, "the body broke off"))
+        }
+        Err(_) => Err(too_large()),
+    }
+}
+
+fn read_question<'a>(
+    surface: &Surface,
+    headers: &'a HeaderMap,
+    body: Bytes,
+) -> Result<Question<'a>, wire::BadRequest> {
+    let format = surface.format();
+    let scanned = wire::scan(format, &body)?;
+    let (what, named, streaming, array) = match surface {
+        Surface::Generate { model, streaming, array, .. } => {
+            (What::Generate, model.clone(), *streaming, *array)
+        }
+        Surface::Embed { model, .. } => (What::Embed, model.clone(), Some(false), false),
+        Surface::CountTokens { model, .. } => (What::CountTokens, model.clone(), Some(false), false),
+        Surface::Models { .. } | Surface::Forward { .. } => (What::Generate, None, None, false),
+    };
+    let streaming = streaming.unwrap_or_else(|| scanned.stream.as_ref().is_some_and(|field| field.value));
+    let asked_model = named.or_else(|| scanned.model.as_ref().map(|field| field.value.clone()));
+    let Some(asked_model) = asked_model.filter(|model| !model.is_empty()) else {
+        return Err(bad_request("`model` is missing: name a route or `provider/model`", Some("model")));
+    };
+    if format == Format::Messages && what == What::Generate && scanned.max_tokens.is_none() {
+        return Err(bad_request("`max_tokens` is missing", Some("max_tokens")));
+    }
+    Ok(Question { what, format, streaming, array, body, scanned, headers, asked_model })
+}
+
+fn bad_request(message: &str, field: Option<&str>) -> wire::BadRequest {
+    wire::BadRequest { message: message.to_owned(), field: field.map(str::to_owned) }
+}
+
+/// The route for a model's name, if the key reaches it.
+fn reachable(grant: &Grant, asked: &str) -> Result<Arc<Route>, (ErrorClass, String)> {
+    if !grant.rights.call {
+        return Err((ErrorClass::Forbidden, "this key may not call models".into()));
+    }
+    let Some(route) = grant.project.resolve(asked) else {
+        // Whether the name exists is said only to who may use it.
+        return Err((
+            ErrorClass::NotFound,
+            format!(
+                "there is no route and no model `{asked}` for this key; `GET /v1/models` lists what there is"
+            ),
+        ));
+    };
+    if grant.reach.allows(asked) || grant.reach.allows(&route.name) {
+        return Ok(route);
+    }
+    Err((
+        ErrorClass::NotFound,
+        format!(
+            "there is no route and no model `{asked}` for this key; `GET /v1/models` lists what there is"
+        ),
+    ))
+}
+
+fn list_models(visit: &Visit, grant: &Grant, format: Format, one: Option<&str>) -> Response<Answer> {
+    match models::list(grant, format, one) {
+        Some(body) => json(body),
+        None => Problem::new(ErrorClass::NotFound, "there is no such model for this key")
+            .answer(format, &visit.request_id),
+    }
+}
+
+/// Tokens by our own estimate, where the provider does not count.
+fn counted_here(question: &Question<'_>, route: &Route) -> Response<Answer> {
+    let count = wire::estimate_input_tokens(question.format, &question.body);
+    let body = match question.format {
+        Format::Gemini => format!("{{\"totalTokens\":{count}}}"),
+        _ => format!("{{\"input_tokens\":{count}}}"),
+    };
+    let mut response = json(body);
+    response.headers_mut().insert(header::ESTIMATED, HeaderValue::from_static("true"));
+    name_route(response.headers_mut(), route);
+    response
+}
+
+fn json(body: impl Into<Bytes>) -> Response<Answer> {
+    let mut response = Response::new(Answer::whole(body));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+pub(crate) fn name_route(headers: &mut HeaderMap, route: &Route) {
+    if let Ok(value) = HeaderValue::from_str(&route.name) {
+        headers.insert(header::ROUTE, value);
+    }
+}
+
+/// A limit or a budget in the client's protocol.
+pub(crate) fn refused(refusal: &Refusal, format: Format, id: &HeaderValue) -> Response<Answer> {
+    let class = match refusal.status {
+        StatusCode::TOO_MANY_REQUESTS => ErrorClass::Rate,
+        StatusCode::PAYMENT_REQUIRED => ErrorClass::Quota,
+        StatusCode::BAD_REQUEST => ErrorClass::BadRequest,
+        StatusCode::FORBIDDEN => ErrorClass::Forbidden,
+        _ => ErrorClass::Unavailable,
+    };
+    let problem = Problem {
+        status: refusal.status,
+        class,
+        message: &refusal.message,
+        code: Some(refusal.code),
+        field: None,
+        retry_after: refusal.retry_after,
+    };
+    let mut response = problem.answer(format, id);
+    // Official clients try a 429 again by themselves; a budget does not come back in seconds.
+    if refusal.retry_after.is_none_or(|wait| wait > Duration::from_mins(1)) {
+        response.headers_mut().insert(header::SHOULD_RETRY, HeaderValue::from_static("false"));
+    }
+    response
+}
+
+/// A request with its route, from the first attempt to the answer.
+struct Course<'a> {
+    visit: &'a Visit,
+    question: &'a Question<'a>,
+    route: &'a Arc<Route>,
+    /// Tokens that the budget allows, where fewer than asked for.
+    clamp: Option<u64>,
+}
+
+/// Why there is no answer.
+enum GivenUp {
+    /// The last attempt's failure.
+    Failed(Box<Failed>),
+    /// Nobody could be asked.
+    Nobody { retry_after: Option<Duration>, rate: bool },
+    /// No target can do this.
+    Impossible(String),
+    /// The budget has no money for another attempt.
+    Refused(Box<Refusal>),
+    /// The request cannot be said in the only formats that there are.
+    Unsayable(wire::BadRequest),
+}
+
+impl Course<'_> {
+    async fn fly(&self, flight: &mut Flight) -> Result<Won, GivenUp> {
+        let config = &self.route.config;
+        let deadline = self.visit.started + Duration::from_millis(config.timeouts.total_ms);
+        let mut tried = Tried::default();
+        let mut counted = 0_u32;
+        let mut last: Option<Box<Failed>> = None;
+        let mut unsayable = None;
+        for (index, target) in self.route.targets.iter().enumerate() {
+            let barred = flight.reservation.as_ref().is_some_and(|reservation| !reservation.allows(target));
+            if barred || !self.can(target) {
+                tried.exclude(index);
+            }
+        }
+        loop {
+            let now = Instant::now();
+            let Some(index) = choose(self.route, &tried, now) else {
+                // All rest: waited for only as long as the route allows.
+                let back = back_at(self.route, &tried, now);
+                let wait = back.map(|back| back.saturating_duration_since(now));
+                let patient = wait.is_some_and(|wait| {
+                    wait <= Duration::from_millis(config.retry.wait_max_ms) && now + wait < deadline
+                });
+                if let (Some(back), true, true) = (back, patient, counted < config.retry.attempts) {
+                    tokio::time::sleep_until(
+                        back + backoff(1, Duration::from_millis(50), Duration::from_millis(50)),
+                    )
+                    .await;
+                    continue;
+                }
+                return Err(match (last, unsayable) {
+                    (Some(last), _) => GivenUp::Failed(last),
+                    (None, Some(error)) => GivenUp::Unsayable(error),
+                    (None, None) => self.nobody(&tried, wait, now),
+                });
+            };
+            let target = &self.route.targets[index];
+            let repeats = u32::from(tried.times(index));
+            if repeats > 0 {
+                let wait = backoff(
+                    repeats,
+                    Duration::from_millis(config.retry.base_ms),
+                    Duration::from_millis(config.retry.wait_max_ms),
+                );
+                let asked = last.as_ref().and_then(|failed| failed.failure.retry_after).unwrap_or_default();
+                let wait = wait.max(asked);
+                let too_long =
+                    asked > Duration::from_millis(config.retry.wait_max_ms) || now + wait >= deadline;
+                if let Some(failed) = last.take_if(|_| too_long || !target.provider.retries.take(now)) {
+                    return Err(GivenUp::Failed(failed));
+                }
+                tokio::time::sleep(wait).await;
+            } else if flight.attempts() == 0 {
+                target.provider.retries.earn();
+            }
+            let now = Instant::now();
+            let (Some(pass), Some(lent)) = (target.breaker.enter(now), target.provider.pool.pick(now)) else {
+                // Somebody else was faster; with a bound, so that two requests cannot push each other for ever.
+                tried.failed(index);
+                counted += 1;
+                if counted >= config.retry.attempts.max(1) {
+                    return Err(last.map_or_else(|| self.nobody(&tried, None, now), GivenUp::Failed));
+                }
+                continue;
+            };
+            let prepared = match self.prepare(target) {
+                Ok(prepared) => prepared,
+                Err(error) => {
+                    tried.exclude(index);
+                    unsayable = Some(error);
+                    continue;
+                }
+            };
+            if let Some(failed) = &last
+                && failed.may_cost
+                && let Some(reservation) = &mut flight.reservation
+            {
+                reservation.again().map_err(GivenUp::Refused)?;
+            }
+            let outbound = Outbound {
+                ready: prepared.ready,
+                headers: prepared.headers,
+                body: prepared.body,
+                format: prepared.format,
+                streaming: self.question.streaming,
+                timeouts: &config.timeouts,
+                deadline,
+                now: self.visit.now,
+            };
+            let failed = match attempt(target, pass, lent, outbound, flight).await {
+                Ok(won) => return Ok(won),
+                Err(failed) => failed,
+            };
+            let class = failed.failure.class;
+            let mut is_free = false;
+            match class {
+                FailureClass::BadRequest | FailureClass::Refused => return Err(GivenUp::Failed(failed)),
+                FailureClass::ContextLength => self.exclude_smaller(index, &mut tried),
+                FailureClass::NotFound => tried.exclude(index),
+                FailureClass::Rate | FailureClass::Quota | FailureClass::Key => {
+                    // Another key of the same provider is no second try of the same thing.
+                    if target.provider.pool.is_ready(Instant::now()) {
+                        is_free = true;
+                    } else if class != FailureClass::Rate {
+                        tried.exclude(index);
+                    }
+                }
+                FailureClass::Overloaded
+                | FailureClass::Server
+                | FailureClass::Network
+                | FailureClass::Timeout
+                | FailureClass::Truncated => tried.failed(index),
+            }
+            counted += u32::from(!is_free);
+            last = Some(failed);
+            if counted >= config.retry.attempts
+                || flight.attempts() >= ATTEMPTS_MAX
+                || Instant::now() >= deadline
+            {
+                return Err(last.map_or_else(|| self.nobody(&tried, None, now), GivenUp::Failed));
+            }
+        }
+    }
+
+    /// Whether a target can do what is asked at all.
+    fn can(&self, target: &Target) -> bool {
+        match self.question.what {
+            What::Embed => target.embed().is_some_and(|(format, ..)| *format == self.question.format),
+            What::CountTokens => target.count(self.question.format).is_some(),
+            _ => true,
+        }
+    }
+
+    /// After a prompt that was too long only models with a larger window are asked.
+    fn exclude_smaller(&self, than: usize, tried: &mut Tried) {
+        let window = |index: usize| self.route.targets[index].context_tokens.unwrap_or(0);
+        for index in 0..self.route.targets.len() {
+            if index == than || window(index) <= window(than) {
+                tried.exclude(index);
+            }
+        }
+    }
+
+    fn nobody(&self, tried: &Tried, wait: Option<Duration>, now: Instant) -> GivenUp {
+        let mut targets =
+            self.route.targets.iter().enumerate().filter(|(index, _)| !tried.is_excluded(*index)).peekable();
+        if targets.peek().is_none() {
+            let what = match self.question.what {
+                What::Embed => "embeds",
+                What::CountTokens => "counts tokens",
+                _ => "answers",
+            };
+            return GivenUp::Impossible(format!("no target of `{}` {what} in this format", self.route.name));
+        }
+        let opens = targets.filter_map(|(_, target)| target.breaker.open_until(now)).min();
+        let rate = wait.is_some();
+        GivenUp::Nobody {
+            retry_after: wait.or_else(|| opens.map(|at| at.saturating_duration_since(now))),
+            rate,
+        }
+    }
+
+    /// What a target is sent: the client's own bytes as far as it understands them.
+    fn prepare<'t>(&self, target: &'t Target) -> Result<Prepared<'t>, wire::BadRequest> {
+        let question = self.question;
+        let (format, ready) = match question.what {
+            What::Embed => match target.embed() {
+                Some((format, one, batch)) => {
+                    (*format, if question.array { batch.as_ref().unwrap_or(one) } else { one })
+                }
+                None => return Err(bad_request("the provider has no embeddings", None)),
+            },
+            What::CountTokens => match target.count(question.format) {
+                Some(ready) => (question.format, ready),
+                None => return Err(bad_request("the provider does not count tokens", None)),
+            },
+            _ => {
+                let lane = target.lane(question.format);
+                (lane.format, if question.streaming { &lane.streaming } else { &lane.plain })
+            }
+        };
+        if format != question.format {
+            return Err(bad_request(
+                &format!("the provider does not understand `{}`", question.format),
+                None,
+            ));
+        }
+        let mut rewrite = Rewrite::new(&question.body, &question.scanned)
+            .model(target.provider.adapter.name_sent(&target.model));
+        if let Some(clamp) = self.clamp {
+            // Servers that are only compatible know the older name.
+            let own = target.provider.kind != ProviderKind::Openai || target.provider.formats.len() > 1;
+            let name = if own { "max_completion_tokens" } else { "max_tokens" };
+            rewrite = rewrite.max_tokens_as(clamp, name);
+        }
+        if question.streaming && question.what == What::Generate {
+            rewrite = rewrite.include_usage();
+        }
+        let body = if rewrite.is_unchanged() { question.body.clone() } else { rewrite.finish().into() };
+        let mut headers = HeaderMap::with_capacity(question.headers.len() + 4);
+        header::forward(question.headers, &mut headers);
+        Ok(Prepared { ready, format, body, headers })
+    }
+
+    /// Answers with what was won.
+    fn land(&self, won: Won, mut flight: Box<Flight>) -> Response<Answer> {
+        let Won { target, status, headers, format, what } = won;
+        flight.committed(status.as_u16(), Instant::now());
+        let attempts = flight.attempts();
+        let mut response = match what {
+            WonBody::Whole(bytes, observed) => {
+                flight.observed(&observed);
+                flight.record().response_bytes = bytes.len() as u64;
+                flight.end(Ending::Complete);
+                let mut response = Response::new(Answer::whole(bytes));
+                header::backward(&headers, response.headers_mut(), true);
+                response
+            }
+            WonBody::Stream(opened) => {
+                let asked_for_usage =
+                    self.question.scanned.include_usage.as_ref().is_some_and(|field| field.value);
+                let shape = Shape {
+                    format: self.question.format,
+                    hide_usage: format == Format::Chat && !asked_for_usage,
+                    array: self.question.array,
+                };
+                let kind = if shape.array { "application/json" } else { "text/event-stream; charset=utf-8" };
+                let timeouts = &self.route.config.timeouts;
+                let relay = Relay::new(Arc::clone(&target), *opened, shape, flight, timeouts);
+                let mut response = Response::new(Answer::stream(relay));
+                header::backward(&headers, response.headers_mut(), false);
+                let to = response.headers_mut();
+                to.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+                to.insert(http::header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+                to.insert(header::ACCEL_BUFFERING, HeaderValue::from_static("no"));
+                response
+            }
+        };
+        *response.status_mut() = status;
+        let to = response.headers_mut();
+        name_route(to, self.route);
+        to.insert(header::TARGET, target.shown().clone());
+        to.insert(header::ATTEMPTS, header::number(attempts as u64));
+        if let Some(clamp) = self.clamp {
+            to.insert(header::MAX_TOKENS, header::number(clamp));
+        }
+        response
+    }
+
+    /// Tells the client why there is no answer.
+    fn give_up(&self, given_up: GivenUp, mut flight: Box<Flight>) -> Response<Answer> {
+        let (format, id) = (self.question.format, &self.visit.request_id);
+        let attempts = flight.attempts();
+        let mut response = match given_up {
+            GivenUp::Failed(failed) => failure_answer(*failed, format, id),
+            GivenUp::Refused(refusal) => refused(&refusal, format, id),
+            GivenUp::Impossible(message) => Problem::new(ErrorClass::BadRequest, &message).answer(format, id),
+            GivenUp::Unsayable(error) => {
+                let mut problem = Problem::new(ErrorClass::BadRequest, &error.message);
+                problem.field = error.field.as_deref();
+                problem.answer(format, id)
+            }
+            GivenUp::Nobody { retry_after, rate } => {
+                let class = if rate { ErrorClass::Rate } else { ErrorClass::Unavailable };
+                let message = format!(
+                    "no target of `{}` can be asked now: {}",
+                    self.route.name,
+                    if rate {
+                        "their keys wait for a rate limit"
+                    } else {
+                        "they failed, or none of their keys works"
+                    }
+                );
+                let mut problem = Problem::new(class, &message);
+                problem.retry_after = retry_after;
+                problem.answer(format, id)
+            }
+        };
+        let headers = response.headers_mut();
+        name_route(headers, self.route);
+        headers.insert(header::ATTEMPTS, header::number(attempts as u64));
+        flight.committed(response.status().as_u16(), Instant::now());
+        flight.end(Ending::Failed);
+        response
+    }
+}
+
+/// The provider's own error where the client speaks its format, else the same said in the client's.
+pub(crate) fn failure_answer(failed: Failed, format: Format, id: &HeaderValue) -> Response<Answer> {
+    let Failed { failure, answer, format: theirs, .. } = failed;
+    let Failure { class, retry_after, message, .. } = failure;
+    let mut response = match answer {
+        Some((status, headers, body)) if theirs == format && !body.is_empty() => {
+            let mut response = Response::new(Answer::whole(body));
+            header::backward(&headers, response.headers_mut(), true);
+            *response.status_mut() = status;
+            response
+        }
+        other => {
+            let message = if message.is_empty() { "the provider failed" } else { &message };
+            let mut problem = Problem::new(told_as(class), message);
+            let (status, headers) = match other {
+                Some((status, headers, _)) => (status, Some(headers)),
+                None => (status_for(class), None),
+            };
+            problem.status = status;
+            problem.retry_after = retry_after;
+            let mut response = problem.answer(format, id);
+            if let Some(headers) = headers {
+                let mut kept = HeaderMap::new();
+                header::backward(&headers, &mut kept, false);
+                for (name, value) in &kept {
+                    response.headers_mut().insert(name, value.clone());
+                }
+            }
+            response
+        }
+    };
+    let to = response.headers_mut();
+    if let Some(wait) = retry_after
+        && !to.contains_key(RETRY_AFTER)
+    {
+        to.insert(RETRY_AFTER, header::number(whole_seconds(wait)));
+    }
+    response
+}

@@ -1,0 +1,63 @@
+//! What is forwarded without being understood.
+
+use fake_ai::{FakeAi, On, Reply};
+use gateway::{Ending, What};
+use serde_json::json;
+
+use crate::stage::{KEY, Stage};
+
+#[tokio::test]
+async fn files_go_to_the_provider_that_has_them() {
+    let fake = FakeAi::start().await.unwrap();
+    let stage = Stage::single(&fake, "openai").await;
+    let form = "--b\r\ncontent-disposition: form-data; name=\"purpose\"\r\n\r\nfine-tune\r\n--b\r\ncontent-disposition: form-data; name=\"file\"; filename=\"a.jsonl\"\r\n\r\n{}\n\r\n--b--\r\n";
+    let kind = [("content-type", "multipart/form-data; boundary=b")];
+    let answer = stage.call("POST", "/v1/files?x=1", &kind, form).await;
+    let sent = fake.request(0).await;
+    assert_eq!((sent.path.as_str(), sent.query.as_str()), ("/v1/files", "x=1"));
+    assert_eq!(sent.text(), form);
+    assert_eq!(sent.header("content-type"), Some(kind[0].1));
+    assert_eq!(sent.header("content-length"), Some(form.len().to_string().as_str()));
+    assert_eq!(sent.key().unwrap(), "upstream-main-key-12345678");
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let settled = stage.records.settled(1).await;
+    assert_eq!((settled.what, settled.ending), (What::Files, Ending::Complete));
+}
+
+#[tokio::test]
+async fn a_failed_upload_is_not_sent_again() {
+    let fake = FakeAi::start().await.unwrap();
+    let stage = Stage::single(&fake, "openai").await;
+    fake.always(On::any(), Reply::error(500, "server_error", "no upstream-main-key-12345678"));
+    let answer = stage.call("POST", "/v1/batches", &[], "{}").await;
+    assert_eq!(answer.status, 500);
+    assert!(!answer.text().contains("upstream-main"), "{}", answer.text());
+    assert_eq!(fake.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn declared_services_are_reached_under_their_prefix() {
+    let fake = FakeAi::start().await.unwrap();
+    let stage = Stage::new(json!({
+        "pass_through": { "language": {
+            "prefix": "/language", "url": format!("{}/text", fake.url()), "keys": ["azure"],
+            "key_header": "ocp-apim-subscription-key", "usd_per_call": "0.001",
+        } },
+    }))
+    .await;
+    fake.always(On::any(), Reply::raw("application/json", r#"{"documents":[]}"#).header("set-cookie", "a=b"));
+    let answer = stage
+        .call("POST", "/language/analyze?v=3", &[("content-type", "application/json")], r#"{"a":1}"#)
+        .await;
+    assert_eq!((answer.status.as_u16(), answer.text().as_str()), (200, r#"{"documents":[]}"#));
+    assert_eq!(answer.header("set-cookie"), "");
+    let sent = fake.request(0).await;
+    assert_eq!((sent.path.as_str(), sent.query.as_str()), ("/text/analyze", "v=3"));
+    assert_eq!(sent.header("ocp-apim-subscription-key"), Some("upstream-azure-key-12345678"));
+    assert_eq!(sent.header("authorization"), None);
+    assert!(!sent.headers.iter().any(|(_, value)| value.contains(KEY)));
+    assert_eq!(stage.records.settled(1).await.what, What::PassThrough);
+    assert_eq!(stage.call("GET", "/language/../secret", &[], "").await.status, 400);
+    assert_eq!(stage.call("GET", "/languages", &[], "").await.status, 404);
+    assert_eq!(fake.requests().len(), 1);
+}

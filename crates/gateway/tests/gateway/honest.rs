@@ -1,0 +1,153 @@
+//! What goes wrong is told: truncation, errors inside streams, clients that leave.
+
+use std::time::Duration;
+
+use fake_ai::{Ended, Ending as Cut, FakeAi, Gate, Reply};
+use gateway::Ending;
+use http_body_util::BodyExt;
+use serde_json::json;
+
+use crate::stage::{PATIENCE, Stage, chat};
+
+fn last_event(text: &str) -> serde_json::Value {
+    let data = text.lines().filter_map(|line| line.strip_prefix("data: ")).next_back().unwrap_or_default();
+    serde_json::from_str(data).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+#[tokio::test]
+async fn truncation_is_told_in_each_protocol_and_never_completed() {
+    let fake = FakeAi::start().await.unwrap();
+    let anthropic = json!({ "model": "fast", "max_tokens": 50, "stream": true, "messages": [{ "role": "user", "content": "hello" }] });
+    let responses = json!({ "model": "fast", "input": "hello", "stream": true });
+    let gemini = json!({ "contents": [{ "role": "user", "parts": [{ "text": "hello" }] }] });
+    for (kind, path, body) in [
+        ("openai", "/v1/chat/completions", chat(true)),
+        ("openai", "/v1/responses", responses),
+        ("anthropic", "/v1/messages", anthropic),
+        ("gemini", "/v1beta/models/fast:streamGenerateContent?alt=sse", gemini),
+    ] {
+        for how in [Cut::Clean, Cut::Reset, Cut::Close] {
+            let stage = Stage::single(&fake, kind).await;
+            // Late enough that something has been said, early enough that the end is missing.
+            fake.next(Reply::text("one two three four five six seven eight").cut_after_events(6, how));
+            let answer = stage.post(path, &body).await;
+            let case = format!("{path} {how:?}: {}", answer.text());
+            assert_eq!(answer.status, 200, "{case}");
+            for end in
+                ["[DONE]", "message_stop", "response.completed", "\"finish_reason\":\"", "finishReason"]
+            {
+                assert!(!answer.text().contains(end), "{end} in {case}");
+            }
+            let told = last_event(&answer.text());
+            assert!(told.get("error").is_some() || told["type"] == "error", "{case}");
+            let settled = stage.records.settled(1).await;
+            assert_eq!(settled.ending, Ending::Truncated, "{case}");
+            assert!(settled.delivered_bytes > 0, "{case}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_error_inside_the_stream_reaches_the_client_without_the_key() {
+    let fake = FakeAi::start().await.unwrap();
+    let stage = Stage::single(&fake, "openai").await;
+    fake.next(Reply::text("one two three four").error_after_events(
+        4,
+        500,
+        "bad upstream-main-key-12345678 here",
+    ));
+    let answer = stage.stream().await;
+    assert!(answer.text().contains("bad [redacted] here"), "{}", answer.text());
+    assert!(!answer.text().contains("upstream-main-key"));
+    let settled = stage.records.settled(1).await;
+    assert_eq!(settled.ending, Ending::Interrupted);
+}
+
+#[tokio::test]
+async fn key_in_an_error_is_scrubbed_and_status_kept() {
+    let fake = FakeAi::start().await.unwrap();
+    let stage = Stage::single(&fake, "openai").await;
+    fake.next(Reply::error(
+        401,
+        "invalid_api_key",
+        "Incorrect key upstream-main-key-12345678 or upst****5678",
+    ));
+    let answer = stage.chat().await;
+    assert_eq!(answer.status, 401);
+    assert!(!answer.text().contains("upst") && answer.text().contains("[redacted]"), "{}", answer.text());
+    let settled = stage.records.settled(1).await;
+    assert!(!settled.attempts[0].message.as_deref().unwrap().contains("upst"));
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_closes_the_provider_and_pays_for_what_it_got() {
+    let fake = FakeAi::start().await.unwrap();
+    let stage = Stage::single(&fake, "openai").await;
+    let gate = Gate::new();
+    fake.next(Reply::text("one two three four five six").gate_after_events(4, &gate));
+    let mut response = stage.open("POST", "/v1/chat/completions", &[], &chat(true).to_string()).await;
+    let first = tokio::time::timeout(PATIENCE, response.frame()).await.unwrap();
+    assert!(first.unwrap().is_ok());
+    gate.reached(1).await;
+    drop(response);
+    let settled = stage.records.settled(1).await;
+    assert_eq!(settled.ending, Ending::Disconnected);
+    assert!(settled.delivered_bytes > 0);
+    // The provider is silent at its gate, so only the closed connection can end this.
+    let ended = tokio::time::timeout(Duration::from_secs(20), fake.request(0).await.ended()).await;
+    assert_eq!(ended.unwrap(), Ended::ClientGone);
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_before_the_headers_closes_the_provider_too() {
+    let fake = FakeAi::start().await.unwrap();
+    let stage = Stage::single(&fake, "openai").await;
+    let gate = Gate::new();
+    fake.next(Reply::text("late").gate(&gate));
+    let asking = {
+        let (client, url) = (stage.client.clone(), stage.url("/v1/chat/completions"));
+        let body = outbound::Outgoing::whole(chat(false).to_string().into());
+        let request = http::Request::post(url)
+            .header("authorization", format!("Bearer {}", crate::stage::KEY))
+            .body(body)
+            .unwrap();
+        tokio::spawn(async move { client.send(request).await.map(drop) })
+    };
+    gate.reached(1).await;
+    asking.abort();
+    let settled = stage.records.settled(1).await;
+    assert_eq!((settled.ending, settled.status), (Ending::Disconnected, 499));
+    assert_eq!(settled.attempts.len(), 1);
+    let ended = tokio::time::timeout(Duration::from_secs(20), fake.request(0).await.ended()).await;
+    assert_eq!(ended.unwrap(), Ended::ClientGone);
+}
+
+#[tokio::test]
+async fn a_stream_that_stops_is_given_up_and_told() {
+    let fake = FakeAi::start().await.unwrap();
+    let stage = Stage::new(json!({
+        "providers": { "up": { "kind": "openai", "url": fake.url(), "keys": ["main"] } },
+        "routes": { "fast": { "targets": [{ "provider": "up", "model": "m" }], "timeouts": { "idle_ms": 50, "first_token_ms": 60_000 } } },
+    }))
+    .await;
+    let gate = Gate::new();
+    fake.next(Reply::text("one two three four five six").gate_after_events(4, &gate));
+    let answer = stage.stream().await;
+    assert_eq!(last_event(&answer.text())["error"]["code"], "timeout", "{}", answer.text());
+    let settled = stage.records.settled(1).await;
+    assert_eq!(settled.ending, Ending::Interrupted);
+    let ended = tokio::time::timeout(PATIENCE, fake.request(0).await.ended()).await;
+    assert_eq!(ended.unwrap(), Ended::ClientGone);
+}
+
+#[tokio::test]
+async fn answers_without_usage_are_settled_without() {
+    let fake = FakeAi::start().await.unwrap();
+    let stage = Stage::single(&fake, "openai").await;
+    fake.next(Reply::text("one two").without_usage());
+    let answer = stage.stream().await;
+    assert!(answer.text().contains("[DONE]"));
+    let settled = stage.records.settled(1).await;
+    assert_eq!((settled.ending, settled.usage), (Ending::Complete, None));
+    assert!(settled.delivered_bytes > 0 && settled.input_tokens_estimate > 0);
+}

@@ -1,0 +1,189 @@
+//! Who is not let in, and what they hear.
+
+use bytes::Bytes;
+use fake_ai::FakeAi;
+use gateway::{Reach, Refusal, Rights, Table};
+use http::StatusCode;
+use outbound::Outgoing;
+use serde_json::json;
+
+use crate::stage::{KEY, Stage, chat};
+
+#[tokio::test]
+async fn keys_come_in_four_headers() {
+    let fake = FakeAi::start().await.unwrap();
+    let stage = Stage::single(&fake, "openai").await;
+    let body = chat(false).to_string();
+    let bearer = format!("bearer {KEY}");
+    for (header, value, status) in [
+        ("authorization", bearer.as_str(), 200),
+        ("x-api-key", KEY, 200),
+        ("x-goog-api-key", KEY, 200),
+        ("api-key", KEY, 200),
+        ("authorization", KEY, 401),
+        ("x-api-key", "sk-steward-other", 401),
+        ("x-api-key", "", 401),
+    ] {
+        let answer = stage.call("POST", "/v1/chat/completions", &[(header, value)], &body).await;
+        assert_eq!(answer.status.as_u16(), status, "{header} {value}: {}", answer.text());
+        assert!(!answer.text().contains("sk-steward"), "{}", answer.text());
+    }
+    assert_eq!(stage.records.count(), 4, "what is refused costs nothing");
+}
+
+#[tokio::test]
+async fn errors_are_told_in_the_protocol_of_the_path() {
+    let fake = FakeAi::start().await.unwrap();
+    let stage = Stage::single(&fake, "openai").await;
+    for (path, place) in [
+        ("/v1/chat/completions", "/error/code"),
+        ("/v1/messages", "/error/type"),
+        ("/v1beta/models/a:generateContent", "/error/status"),
+    ] {
+        let answer = stage.call("POST", path, &[("x-api-key", "no")], "{}").await;
+        assert_eq!(answer.status, 401);
+        assert!(answer.json().pointer(place).is_some_and(serde_json::Value::is_string), "{}", answer.text());
+    }
+}
+
+#[tokio::test]
+async fn bad_requests_are_told_with_their_field() {
+    let fake = FakeAi::start().await.unwrap();
+    let stage = Stage::single(&fake, "openai").await;
+    for (path, body, status, said) in [
+        ("/v1/chat/completions", "{\"model\":", 400, "JSON"),
+        ("/v1/chat/completions", "[]", 400, "object"),
+        ("/v1/chat/completions", "{\"model\":7}", 400, "`model`"),
+        ("/v1/chat/completions", "{}", 400, "`model`"),
+        ("/v1/chat/completions", "{\"model\":\"none\"}", 404, "`none`"),
+        ("/v1/messages", "{\"model\":\"fast\"}", 400, "`max_tokens`"),
+        ("/v1/nothing", "{}", 404, "nothing"),
+    ] {
+        let answer = stage.call("POST", path, &[], body).await;
+        assert_eq!(answer.status.as_u16(), status, "{path} {body}: {}", answer.text());
+        assert!(answer.text().contains(said), "{path} {body}: {}", answer.text());
+    }
+    assert!(fake.requests().is_empty());
+}
+
+#[tokio::test]
+async fn expired_and_revoked_keys_are_refused() {
+    let fake = FakeAi::start().await.unwrap();
+    let expiring = json!({
+        "providers": { "up": { "kind": "openai", "url": fake.url(), "keys": ["main"] } },
+        "routes": { "fast": { "targets": [{ "provider": "up", "model": "m" }] } },
+    });
+    let stage =
+        Stage::with(expiring, |grant| grant.expires = Some("2026-03-04T02:00:01Z".parse().unwrap())).await;
+    assert_eq!(stage.chat().await.status, 200);
+    stage.clock.advance_us(1_000_000);
+    let answer = stage.chat().await;
+    assert_eq!(answer.status, 401);
+    assert!(answer.text().contains("expired"), "{}", answer.text());
+    stage.clock.advance_us(-1_000_000);
+    let projects = stage.gateway.table().projects().to_vec();
+    stage.gateway.replace(Table::new(stage.fingerprints.clone(), projects, []));
+    let answer = stage.chat().await;
+    assert_eq!(answer.status, 401);
+    assert!(answer.text().contains("not known"), "{}", answer.text());
+}
+
+#[tokio::test]
+async fn too_large_bodies_are_refused_before_they_are_read() {
+    let fake = FakeAi::start().await.unwrap();
+    let stage = Stage::new(json!({
+        "providers": { "up": { "kind": "openai", "url": fake.url(), "keys": ["main"] } },
+        "routes": { "fast": { "targets": [{ "provider": "up", "model": "m" }] } },
+        "body_bytes_max": 2000,
+    }))
+    .await;
+    let mut body = chat(false);
+    body["messages"][0]["content"] = json!("x".repeat(3_000));
+    let answer = stage.post("/v1/chat/completions", &body).await;
+    assert_eq!(answer.status, StatusCode::PAYLOAD_TOO_LARGE, "{}", answer.text());
+    // Told but never sent: an answer can only come if nothing was waited for.
+    let address = stage.address;
+    let head = format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {KEY}\r\ncontent-length: 99999999\r\n\r\n"
+    );
+    let answer = tokio::task::spawn_blocking(move || {
+        use std::io::{Read, Write};
+        let mut socket = std::net::TcpStream::connect(address).unwrap();
+        socket.write_all(head.as_bytes()).unwrap();
+        let mut begin = [0; 12];
+        socket.read_exact(&mut begin).unwrap();
+        String::from_utf8_lossy(&begin).into_owned()
+    });
+    assert_eq!(answer.await.unwrap(), "HTTP/1.1 413");
+    // Nothing told, sent in chunks.
+    let (sender, receiver) = tokio::sync::mpsc::channel::<Bytes>(1);
+    drop(receiver);
+    drop(sender);
+    let request = http::Request::post(stage.url("/v1/chat/completions"))
+        .header("authorization", format!("Bearer {KEY}"))
+        .body(Outgoing::Forwarded(http_body_util::BodyExt::boxed_unsync(http_body_util::BodyExt::map_err(
+            http_body_util::StreamBody::new(futures::stream::iter((0..10).map(|_| {
+                Ok::<_, std::convert::Infallible>(http_body::Frame::data(Bytes::from(vec![b'x'; 500])))
+            }))),
+            Into::into,
+        ))))
+        .unwrap();
+    assert_eq!(stage.client.send(request).await.unwrap().status(), StatusCode::PAYLOAD_TOO_LARGE);
+    assert!(fake.requests().is_empty());
+}
+
+#[tokio::test]
+async fn reach_and_rights_bound_a_key_and_its_list_of_models() {
+    let fake = FakeAi::start().await.unwrap();
+    let config = json!({
+        "providers": { "up": { "kind": "openai", "url": fake.url(), "keys": ["main"], "models": ["a", "b"] } },
+        "routes": {
+            "fast": { "targets": [{ "provider": "up", "model": "m" }] },
+            "smart": { "targets": [{ "provider": "up", "model": "n" }] },
+        },
+    });
+    let stage = Stage::with(config.clone(), |grant| {
+        grant.reach = Reach::Named(["fast", "up/a"].map(Box::from).into());
+        grant.rights = Rights { call: true, fine_tune: false };
+    })
+    .await;
+    for (model, status) in
+        [("fast", 200), ("smart", 404), ("up/a", 200), ("a", 200), ("up/b", 404), ("m", 404)]
+    {
+        let mut body = chat(false);
+        body["model"] = json!(model);
+        let answer = stage.post("/v1/chat/completions", &body).await;
+        assert_eq!(answer.status.as_u16(), status, "{model}: {}", answer.text());
+    }
+    let list = stage.call("GET", "/v1/models", &[], "").await.json();
+    let ids: Vec<_> = list["data"].as_array().unwrap().iter().map(|model| model["id"].clone()).collect();
+    assert_eq!(ids, ["fast", "up/a"]);
+    let list = stage.call("GET", "/v1/models", &[("anthropic-version", "2023-06-01")], "").await.json();
+    assert_eq!((&list["data"][0]["type"], &list["has_more"]), (&json!("model"), &json!(false)));
+    let list = stage.call("GET", "/v1beta/models", &[], "").await.json();
+    assert_eq!(list["models"][0]["name"], "models/fast");
+    assert_eq!(stage.call("GET", "/v1/models/smart", &[], "").await.status, 404);
+    assert_eq!(stage.call("GET", "/v1/models/up/a", &[], "").await.json()["id"], "up/a");
+    assert_eq!(stage.call("GET", "/v1/files", &[], "").await.status, 403);
+    let none = Stage::with(config, |grant| grant.rights = Rights::default()).await;
+    assert_eq!(none.chat().await.status, 403);
+}
+
+#[tokio::test]
+async fn a_refusal_names_the_budget_and_when_it_resets() {
+    let fake = FakeAi::start().await.unwrap();
+    let stage = Stage::single(&fake, "openai").await;
+    *stage.records.refuse.lock().unwrap() = Some(Refusal {
+        message: "the budget `month` has 0.00 of 10.00 dollars left; it resets on 2026-04-01".into(),
+        code: "budget_exceeded",
+        status: StatusCode::PAYMENT_REQUIRED,
+        retry_after: Some(std::time::Duration::from_secs(2_000_000)),
+        on_its_way: false,
+    });
+    let answer = stage.chat().await;
+    assert_eq!(answer.status, 402);
+    assert_eq!(answer.json()["error"]["code"], "budget_exceeded");
+    assert!(answer.text().contains("`month`"));
+    assert_eq!((answer.header("retry-after"), answer.header("x-should-retry")), ("2000000", "false"));
+    assert!(fake.requests().is_empty());
+}
