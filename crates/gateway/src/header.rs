@@ -85,6 +85,7 @@ pub(crate) fn forward(from: &HeaderMap, to: &mut HeaderMap) {
 }
 
 /// The client's headers that make sense to a provider that speaks another format: only what identifies and traces.
+#[expect(dead_code, reason = "conversions use it")]
 pub(crate) fn forward_neutral(from: &HeaderMap, to: &mut HeaderMap) {
     for name in ["user-agent", "traceparent", "tracestate", "idempotency-key"] {
         if let Some(value) = from.get(name) {

@@ -11,35 +11,35 @@ pub mod cache;
 mod config;
 pub mod cost;
 mod fingerprint;
-mod grant;
-mod import;
 mod flight;
 mod forward;
+mod grant;
 mod handle;
 mod header;
+mod import;
 mod keeper;
 mod key;
 pub mod limit;
 mod meter;
 mod metrics;
-mod notice;
 mod models;
+mod notice;
 mod pool;
 pub mod price;
 mod probe;
 mod random;
+mod raw;
 pub mod receipt;
 pub mod reconcile;
+mod relay;
 pub mod report;
 mod retry;
 mod rotate;
 pub mod scan;
+mod scrub;
 pub mod settings;
 mod spans;
 mod states;
-mod raw;
-mod relay;
-mod scrub;
 mod surface;
 mod table;
 mod usage;
@@ -57,12 +57,12 @@ pub use config::{
 };
 pub use fingerprint::{Fingerprint, Fingerprints};
 pub use grant::{Callable, compile};
+pub use handle::Gateway;
 pub use import::{ImportConfig, import};
 pub use key::{
     CreateKey, GENERATION, KEY_PREFIX, ListKeys, Names, RegenerateKey, RevokeKey, StoredKey, VirtualKey,
     VirtualKeys,
 };
-pub use handle::Gateway;
 pub use meter::{
     Ask, Attempt, CacheDecision, Ending, Hold, Metering, Refusal, RequestId, Reservation, Settlement,
     Unmetered, What,

@@ -1,6 +1,10 @@
 //! The hot path against scripted providers, over real sockets.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(
+    unreachable_pub,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking, and its stage is its own"
+)]
 
 mod fallback;
 mod forwarding;

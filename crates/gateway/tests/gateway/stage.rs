@@ -129,9 +129,16 @@ pub fn project(config: &AiConfig, previous: Option<&Project>) -> Arc<Project> {
     let named = config.providers.values().flat_map(|provider| &provider.keys);
     let named = named.chain(config.pass_through.values().flat_map(|forwarded| &forwarded.keys));
     let secrets = named
-        .map(|name| (name.clone(), SecretString::from(format!("upstream-{name}-key-12345678"))))
+        .map(|name| (name.clone(), Ok(SecretString::from(format!("upstream-{name}-key-12345678")).into())))
         .collect();
-    let parts = ProjectParts { name: "shop", config, adapters, secrets, certificates: BTreeMap::new() };
+    let parts = ProjectParts {
+        name: "shop",
+        config,
+        adapters,
+        secrets,
+        notices: gateway::Notices::default(),
+        certificates: BTreeMap::new(),
+    };
     Project::build(&parts, previous).unwrap()
 }
 
