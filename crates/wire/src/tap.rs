@@ -7,6 +7,10 @@ use crate::json::{Bad, DEPTH_MAX, Kind, Scanner};
 use crate::sse::Event;
 use crate::usage::{self, Counted};
 use crate::{Format, Usage};
+use memchr::memmem;
+
+/// How a delta of the first choice begins when it holds text alone.
+const CHAT_DELTA: &[u8] = br#""choices":[{"index":0,"delta":{"content":""#;
 
 /// What has been seen so far.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -98,10 +102,37 @@ impl Tap {
         self.walk(b"", body).ok();
     }
 
+    /// The usual delta of chat, exactly as OpenAI writes it, which needs no walk: only text, no reason to finish, no usage.
+    fn usual_delta(&mut self, data: &[u8]) -> bool {
+        if !(self.streaming && self.observed.first_content) {
+            return false;
+        }
+        let Some(start) = memmem::find(data, CHAT_DELTA) else { return false };
+        let mut scanner = Scanner::new(&data[start + CHAT_DELTA.len() - 1..]);
+        let Ok(text) = scanner.text() else { return false };
+        let rest = &data[start + CHAT_DELTA.len() - 1 + scanner.at()..];
+        let is_usual = rest.first() == Some(&b'}')
+            && memmem::find(rest, br#""finish_reason":null"#).is_some()
+            && [&data[..start], rest].iter().all(|around| {
+                memmem::find(around, br#""error""#).is_none()
+                    && memmem::find(around, br#""usage""#)
+                        .is_none_or(|usage| around[usage..].starts_with(br#""usage":null"#))
+            });
+        if is_usual {
+            self.content(text.decoded_len());
+        }
+        is_usual
+    }
+
     fn walk(&mut self, name: &[u8], data: &[u8]) -> Result<(), Bad> {
         let mut scanner = Scanner::new(data);
         match self.format {
-            Format::Chat => self.chat(&mut scanner, data),
+            Format::Chat => {
+                if self.usual_delta(data) {
+                    return Ok(());
+                }
+                self.chat(&mut scanner, data)
+            }
             Format::Messages => self.messages(&mut scanner, data),
             Format::Gemini => self.gemini(&mut scanner, data),
             Format::Responses if !self.streaming => self.response(&mut scanner, data),
@@ -588,6 +619,71 @@ mod tests {
         );
         assert!(see(Format::Chat, &both).finished && see(Format::Chat, &both).is_cut_at_limit);
         assert!(see(Format::Chat, "data: [DONE]").finished);
+    }
+
+    #[test]
+    fn the_usual_delta_is_read_as_any_other() {
+        let first =
+            "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"a\"},\"finish_reason\":null}]}\n\n";
+        for (delta, bytes, finished, usage, error) in [
+            (
+                r#"{"choices":[{"index":0,"delta":{"content":"b\n\u00e9"},"finish_reason":null}],"usage":null}"#,
+                4,
+                false,
+                false,
+                false,
+            ),
+            (
+                r#"{"choices":[{"index":0,"delta":{"content":"b"},"finish_reason":"stop"}]}"#,
+                1,
+                true,
+                false,
+                false,
+            ),
+            (
+                r#"{"choices":[{"index":0,"delta":{"content":"b"},"finish_reason":null}],"usage":{"prompt_tokens":1,"completion_tokens":1}}"#,
+                1,
+                false,
+                true,
+                false,
+            ),
+            (
+                r#"{"usage":{"prompt_tokens":1,"completion_tokens":1},"choices":[{"index":0,"delta":{"content":"b"},"finish_reason":null}]}"#,
+                1,
+                false,
+                true,
+                false,
+            ),
+            (
+                r#"{"choices":[{"index":0,"delta":{"content":"\"usage\":{\"finish_reason\":\"stop\"}"},"finish_reason":null}]}"#,
+                32,
+                false,
+                false,
+                false,
+            ),
+            (
+                r#"{"choices":[{"index":0,"delta":{"content":"b","tool_calls":[]},"finish_reason":"stop"}]}"#,
+                1,
+                true,
+                false,
+                false,
+            ),
+            (
+                r#"{"choices":[{"index":0,"delta":{"content":"b"},"finish_reason":null}],"error":{"message":"m"}}"#,
+                1,
+                false,
+                false,
+                true,
+            ),
+        ] {
+            let seen = see(Format::Chat, &format!("{first}data: {delta}\n\n"));
+            assert_eq!(seen.output_bytes, 1 + bytes, "{delta}");
+            assert_eq!(
+                (seen.finished, seen.usage.is_some(), seen.error.is_some()),
+                (finished, usage, error),
+                "{delta}"
+            );
+        }
     }
 
     #[test]
