@@ -224,7 +224,9 @@ impl Accounts {
             let mut books = lock(&purse.books);
             books.set_rules(rules);
             for rule in 0..books.rules.len() {
-                for value in values_of(books.rules[rule].scope, project, config, table) {
+                let only = books.rules[rule].of.as_deref().map(str::to_owned);
+                let known = values_of(books.rules[rule].scope, project, config, table);
+                for value in known.into_iter().chain(only) {
                     books.account(rule, &value, now);
                 }
             }

@@ -50,7 +50,7 @@ const NOUNS: &[(&str, &str)] = &[
     ("person", "People who may approve"),
     ("token", "Bearer tokens for HTTP and MCP"),
     ("secret", "Secrets: put, rotate, remove"),
-    ("ai", "AI calls: models, routes, keys, exposed keys"),
+    ("ai", "AI calls: models, routes, keys, usage, cost, budgets, receipts"),
     ("keys", "Keys of the AI gateway: clients' virtual keys, and rotation of providers' keys"),
     ("file", "Files of the project"),
     ("audit", "The audit trail"),

@@ -16,7 +16,7 @@ use crate::config::{Objectives, StoreConfig};
 use crate::door::{Options, Steward};
 use crate::project::{POLICIES_DIR, Project};
 use crate::request::Request;
-use crate::{ai, audit, exposure, files, reference, status};
+use crate::{ai, audit, exposure, files, reference, spend, status};
 
 /// A change that has been thought through, with what was found out on the way.
 pub(crate) struct Planned {
@@ -128,6 +128,15 @@ pub(crate) async fn read(
             let files = project.migrations(&request.store)?;
             migration::preview(ctx, directory, &files, request).await
         }
+        Request::AiUsage(request) => gateway::report::usage(ctx, ledger, request).await,
+        Request::AiCost(request) => spend::cost(ctx, ledger, project, request).await,
+        Request::AiForecast(_) => spend::forecast(ctx, ledger, project).await,
+        Request::AiReceipt(request) => gateway::receipt::receipt(ctx, ledger, request).await,
+        Request::AiLimits(request) => {
+            gateway::settings::limits(ctx, ledger, &project.loaded().config.ai, request).await
+        }
+        Request::AiReconcile(request) => spend::compare(ctx, ledger, project, request).await,
+        Request::AiAdvise(request) => spend::advise(ctx, ledger, project, request).await,
         Request::TaskRun(request) => {
             let (defaults, webhooks) = (project.defaults(), project.webhooks_for(Trigger::DecisionRequired));
             let room = pm::Room { ledger, defaults: &defaults, webhooks: &webhooks };
@@ -276,6 +285,13 @@ pub(crate) async fn plan(
         Request::SecretPut(request) => vault.plan_put(ctx, request).await?.into(),
         Request::SecretRotate(request) => vault.plan_rotate(ctx, request).await?.into(),
         Request::SecretRemove(request) => vault.plan_remove(ctx, request).await?.into(),
+        Request::AiLimit(request) => {
+            gateway::settings::plan_limit(ctx, steward.ledger(), request).await?.into()
+        }
+        Request::AiBudget(request) => {
+            let config = &project.loaded().config.ai;
+            gateway::settings::plan_raise(ctx, steward.ledger(), config, request).await?.into()
+        }
         Request::FileWrite(file) => {
             let question = Steward::question(project, request, None)?;
             let decision = project.authority().decide(ctx, &question, &[]);
@@ -482,6 +498,13 @@ async fn carry_out(
             let canary = ai::canary(steward, ctx, project).await?;
             let serves = || crate::daemon::running(steward.state()).is_some();
             steward.rotations().rotate(ctx, permit, plan, &canary, options.secret.clone(), &serves).await
+        }
+        Request::AiLimit(request) => {
+            gateway::settings::limit(ctx, steward.ledger(), permit, plan, request).await
+        }
+        Request::AiBudget(request) => {
+            let config = &project.loaded().config.ai;
+            gateway::settings::raise(ctx, steward.ledger(), permit, plan, config, request).await
         }
         Request::FileWrite(request) => {
             let dir = &project.loaded().dir;
@@ -737,6 +760,8 @@ async fn left_state(
         "keys.revoke" => ("ai.key.revoked", Some(plan.target.clone())),
         "token.create" => ("token.created", None),
         "token.revoke" => ("token.revoked", None),
+        "ai.limit" => ("ai.limit.set", Some(plan.target.clone())),
+        "ai.budget" => ("ai.budget.set", Some(plan.target.clone())),
         "audit.erase" => ("audit.erasure", Some(format!("event:{}", plan.arguments["seq"]))),
         _ => {
             let text = format!("nothing says how far `{request}` came; look at {}", plan.target);

@@ -52,6 +52,7 @@ pub(crate) fn app(
 
     let protected = Router::new()
         .route("/api/v1/{noun}/{verb}", post(submit))
+        .route("/api/v1/ai/receipts/{id}", get(receipt))
         .nest_service("/mcp", mcp)
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&steward), authenticate));
     Router::new()
@@ -165,6 +166,25 @@ async fn submit(
     }
 }
 
+/// The receipt of an AI call.
+async fn receipt(
+    State(steward): State<Arc<Steward>>,
+    Path(id): Path<String>,
+    axum::Extension(caller): axum::Extension<Caller>,
+) -> Response {
+    let ctx = Context::new(&caller.project, caller.actor.clone());
+    match steward.submit_with(&ctx, "ai.receipt", json!({ "id": id }), Options::default()).await {
+        Ok(answer) if answer.status == AnswerStatus::Done => {
+            ([(header::CONTENT_TYPE, "application/json")], answer.value.to_string()).into_response()
+        }
+        Ok(answer) => {
+            let error = Error::new(ErrorKind::Forbidden, answer.decided.reason);
+            problem(StatusCode::FORBIDDEN, &error, |text| steward.redact(text))
+        }
+        Err(error) => problem(status_of(error.kind()), &error, |text| steward.redact(text)),
+    }
+}
+
 fn status_of(kind: ErrorKind) -> StatusCode {
     match kind {
         ErrorKind::Invalid => StatusCode::BAD_REQUEST,
@@ -248,6 +268,23 @@ pub(crate) fn document(steward: &Steward) -> Value {
         });
         paths.insert(format!("/api/v1/{}", spec.name.replace('.', "/")), json!({ "post": operation }));
     }
+    let problem =
+        json!({ "application/problem+json": { "schema": { "$ref": "#/components/schemas/Problem" } } });
+    paths.insert(
+        "/api/v1/ai/receipts/{id}".into(),
+        json!({ "get": {
+            "operationId": "ai.receipts",
+            "summary": "The receipt of an AI call",
+            "tags": ["ai"],
+            "parameters": [{ "name": "id", "in": "path", "required": true, "schema": { "type": "string" } }],
+            "responses": {
+                "200": { "description": "The receipt", "content": { "application/json": { "schema": { "type": "object" } } } },
+                "401": { "description": "No valid token", "content": problem },
+                "404": { "description": "No such request in this project", "content": problem },
+                "default": { "description": "Failed", "content": problem },
+            },
+        } }),
+    );
     let mut answer = serde_json::to_value(schemars::schema_for!(contract::Answer)).expect("a schema is JSON");
     if let Some(object) = answer.as_object_mut() {
         object.remove("$schema");

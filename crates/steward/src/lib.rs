@@ -24,6 +24,7 @@ mod reference;
 mod request;
 mod schedule;
 mod serve;
+mod spend;
 mod status;
 pub mod terminal;
 mod tls;

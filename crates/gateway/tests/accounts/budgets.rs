@@ -1,0 +1,243 @@
+//! Budgets over several requests, periods, processes and restarts.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use contract::Severity;
+use contract::ai::FailureClass;
+use gateway::{Accounts, Ending};
+
+use crate::support::{Home, PROJECT, Shop, tokens, until};
+
+/// What one request of these tests can cost at most.
+const EACH: i64 = 750_000;
+const TEN: &str = "budgets: { day: { usd: 0.0075, per: day, scope: project } }";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn two_hundred_at_once_on_money_for_ten_let_in_ten_and_spend_no_more() {
+    let home = Home::new();
+    let shop = home.shop(TEN).await;
+    let let_in = AtomicUsize::new(0);
+    let together = std::sync::Barrier::new(200);
+    std::thread::scope(|scope| {
+        for _ in 0..200 {
+            scope.spawn(|| {
+                together.wait();
+                match shop.ask() {
+                    Ok(asked) => {
+                        let_in.fetch_add(1, Ordering::SeqCst);
+                        asked.used(tokens(1000, 1000));
+                    }
+                    Err(refusal) => {
+                        assert_eq!((refusal.code, refusal.status.as_u16()), ("budget_exceeded", 402));
+                        assert!(
+                            refusal.message.contains("`day` of the project `shop`"),
+                            "{}",
+                            refusal.message
+                        );
+                        assert!(refusal.message.contains("2026-11-24T00:00:00Z"), "{}", refusal.message);
+                        assert_eq!(refusal.retry_after.unwrap().as_secs(), 14 * 3600);
+                    }
+                }
+            });
+        }
+    });
+    assert_eq!(let_in.into_inner(), 10);
+    shop.accounts.flush().await.unwrap();
+    until("all is written", || async { shop.spent().await == 10 * EACH }).await;
+    shop.accounts.close().await.unwrap();
+    assert!(shop.ledger.verify().await.unwrap().is_whole());
+    // Also for who comes after a restart.
+    let again = home.shop(TEN).await;
+    assert_eq!(again.ask().err().unwrap().code, "budget_exceeded");
+    assert_eq!(again.accounts.standings(PROJECT)[0].spent.nanos(), 10 * EACH);
+}
+
+#[tokio::test]
+async fn what_is_not_used_is_there_for_the_next() {
+    let home = Home::new();
+    let shop = home.shop(TEN).await;
+    for _ in 0..40 {
+        // 100 and 100 tokens cost a tenth of what is set aside.
+        shop.ask().expect("there is money").used(tokens(100, 100));
+    }
+    shop.accounts.flush().await.unwrap();
+    until("it is written", || async { shop.spent().await == 40 * EACH / 10 }).await;
+    // A request that was let in and never sent costs nothing.
+    let before = shop.accounts.standings(PROJECT)[0].clone();
+    drop(shop.ask().unwrap().reservation);
+    let after = shop.accounts.standings(PROJECT)[0].clone();
+    assert_eq!((after.spent, after.in_flight), (before.spent, before.in_flight));
+}
+
+#[tokio::test]
+async fn two_processes_on_one_state_together_never_overspend_and_share_what_there_is() {
+    let home = Home::new();
+    let first = home.shop(TEN).await;
+    let second = home.shop(TEN).await;
+    let mut let_in = 0;
+    let mut waiting = 0;
+    while let_in < 10 {
+        for shop in [&first, &second] {
+            match shop.ask() {
+                Ok(asked) => {
+                    let_in += 1;
+                    asked.used(tokens(1000, 1000));
+                }
+                Err(refusal) => assert_eq!(refusal.code, "budget_exceeded"),
+            }
+        }
+        waiting += 1;
+        assert!(waiting < 6_000, "the money of one never comes to the other: {let_in}");
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await; // Slices move by and by.
+    }
+    for shop in [&first, &second] {
+        assert_eq!(shop.ask().err().unwrap().code, "budget_exceeded");
+        shop.accounts.flush().await.unwrap();
+    }
+    until("both have written", || async { first.spent().await == 10 * EACH }).await;
+    second.accounts.close().await.unwrap();
+    first.accounts.close().await.unwrap();
+    let rows = first.ledger.query("SELECT spent_usd_nanos FROM ai_accounts", Vec::new()).await.unwrap();
+    assert_eq!(rows[0].get_i64("spent_usd_nanos").unwrap(), 10 * EACH);
+    let left = first.ledger.query("SELECT * FROM ai_slices", Vec::new()).await.unwrap();
+    assert!(left.is_empty(), "slices are given back");
+}
+
+#[tokio::test]
+async fn a_new_day_begins_with_its_whole_budget() {
+    let home = Home::new();
+    let shop = home.shop(TEN).await;
+    for _ in 0..10 {
+        shop.ask().unwrap().used(tokens(1000, 1000));
+    }
+    assert!(shop.ask().is_err());
+    home.clock.advance_us(13 * 3_600_000_000 + 59 * 60_000_000 + 59_000_000);
+    assert!(shop.ask().is_err(), "a second before midnight");
+    home.clock.advance_us(2_000_000);
+    until("there is new money", || async { shop.ask().is_ok() }).await;
+    shop.accounts.flush().await.unwrap();
+    let periods = shop
+        .ledger
+        .query("SELECT period_us, spent_usd_nanos FROM ai_accounts ORDER BY period_us", Vec::new())
+        .await
+        .unwrap();
+    assert_eq!(periods[0].get_i64("spent_usd_nanos").unwrap(), 10 * EACH);
+    assert_eq!(periods.last().unwrap().get_i64("spent_usd_nanos").unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_budget_that_is_new_within_its_month_knows_what_was_spent_before() {
+    let home = Home::new();
+    let shop = home.shop("").await;
+    for _ in 0..4 {
+        shop.ask().unwrap().used(tokens(1000, 1000));
+    }
+    shop.accounts.flush().await.unwrap();
+    until("it is written", || async { shop.spent().await == 4 * EACH }).await;
+    shop.accounts.close().await.unwrap();
+    let yaml = "
+budgets:
+  month: { usd: 0.0045, per: month, scope: project }
+  anna: { usd: 1, per: total, scope: person }
+  berta: { usd: 0.0000001, per: total, scope: person, of: berta }
+";
+    let shop = home.shop(yaml).await;
+    // That anna would come was not known before.
+    until("her money has come", || async { shop.ask().is_ok() }).await;
+    for standing in shop.accounts.standings(PROJECT) {
+        assert_eq!(standing.spent.nanos() >= 4 * EACH, standing.budget != "berta", "{standing:?}");
+    }
+    // Money for two more: one thousand tokens each.
+    shop.ask().unwrap().used(tokens(1000, 1000));
+    shop.ask().unwrap().used(tokens(1000, 1000));
+    assert!(shop.ask().is_err());
+}
+
+#[tokio::test]
+async fn a_raised_budget_has_more_to_give_and_thresholds_are_told_once() {
+    let home = Home::new();
+    let shop = home.shop(TEN).await;
+    for _ in 0..8 {
+        shop.ask().unwrap().used(tokens(1000, 1000));
+    }
+    let mut told = Vec::new();
+    for _ in 0..3_000 {
+        told.extend(shop.accounts.alerts());
+        if !told.is_empty() {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await; // The task looks by and by.
+    }
+    assert_eq!((told[0].severity, told[0].trigger.as_str()), (Severity::Warning, "cost_overrun"));
+    assert!(told[0].title.contains("`day`"), "{told:?}");
+    shop.ask().unwrap().used(tokens(1000, 1000));
+    shop.ask().unwrap().used(tokens(1000, 1000));
+    assert!(shop.ask().is_err());
+    // As `ai.budget` writes it.
+    let write = ledger::Write::new().exec(
+        "INSERT INTO ai_settings (project, name, value, set_us) VALUES (?, ?, ?, 0)",
+        vec![PROJECT.into(), "budget/day".into(), r#"{"usd":"0.0090","instead_of":"0.0075"}"#.into()],
+    );
+    shop.ledger.write(&home.ctx(), write).await.unwrap();
+    shop.prepare().await;
+    assert!(shop.ask().is_ok() && shop.ask().is_ok());
+}
+
+#[tokio::test]
+async fn what_nobody_counted_is_estimated_and_cut_off_attempts_cost_their_prompt() {
+    let home = Home::new();
+    let shop = home.shop(TEN).await;
+    shop.ask().unwrap().end(None, Ending::Disconnected, 300);
+    // Timed out once, then answered.
+    let mut asked = shop.ask().unwrap();
+    asked.reservation.again().unwrap();
+    let attempts = vec![asked.attempt(Some(FailureClass::Timeout)), asked.attempt(None)];
+    let mut settlement = asked.settlement(attempts);
+    settlement.usage = tokens(1000, 10);
+    asked.reservation.settle(settlement);
+    // Refused by the provider: nothing is charged.
+    let asked = shop.ask().unwrap();
+    let mut settlement = asked.settlement(vec![asked.attempt(Some(FailureClass::Rate))]);
+    settlement.ending = Ending::Failed;
+    settlement.status = 429;
+    asked.reservation.settle(settlement);
+    shop.accounts.flush().await.unwrap();
+    until("four rows are written", || async { shop.column("id").await.len() == 4 }).await;
+    // 250 × 150 + 100 × 600; then 1000 × 150 + 10 × 600 and its failed attempt's 250 × 150.
+    assert_eq!(shop.column("cost_usd_nanos").await, ["97500", "156000", "37500", "0"]);
+    assert_eq!(shop.column("estimated").await, ["1", "0", "1", "0"]);
+    assert_eq!(shop.column("ending").await, ["disconnected", "complete", "failed", "failed"]);
+    let standing = shop.accounts.standings(PROJECT)[0].clone();
+    assert_eq!((standing.spent.nanos(), standing.in_flight.nanos()), (97_500 + 156_000 + 37_500, 0));
+}
+
+#[tokio::test]
+async fn a_model_without_a_price_is_refused_where_a_budget_is_strict_and_reported_where_none_is() {
+    let home = Home::new();
+    let shop = home.shop(TEN).await;
+    let refusal = shop.ask_for("odd", Some(10)).err().unwrap();
+    assert_eq!(refusal.code, "price_unknown");
+    assert!(refusal.message.contains("`openai/nobody-knows`"), "{}", refusal.message);
+    shop.accounts.close().await.unwrap();
+    let shop = home.shop("").await;
+    shop.ask_for("odd", Some(10)).unwrap().used(tokens(5, 5));
+    shop.accounts.flush().await.unwrap();
+    until("it is written", || async { shop.column("price_row").await == [""] }).await;
+}
+
+#[tokio::test]
+async fn who_waits_for_a_slice_gets_it() {
+    let home = Home::new();
+    let ledger = home.ledger().await;
+    let accounts = Accounts::open(ledger.clone(), home.clock.clone()).await.unwrap();
+    let yaml = "budgets: { each: { usd: 1, per: day, scope: model } }";
+    let shop = Shop::over(ledger, accounts, yaml, home.clock.clone()).await;
+    // Nobody knew before that this model would be asked for.
+    let refusal = shop.ask_for("openai/gpt-4o", Some(10)).err().unwrap();
+    assert!(refusal.on_its_way && refusal.retry_after.unwrap().as_secs() == 1, "{refusal:?}");
+    until("its money has come", || async {
+        gateway::Metering::replenished(&shop.accounts).await;
+        shop.ask_for("openai/gpt-4o", Some(10)).is_ok()
+    })
+    .await;
+}

@@ -1,0 +1,9 @@
+//! Limits, budgets and usage at their border: what is let in, what is written, what a crash and a full disk do.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod budgets;
+mod crash;
+mod limits;
+mod reports;
+mod support;
+mod writing;

@@ -1,0 +1,149 @@
+//! What the rows say: sums, receipts, other prices, advice, exports.
+
+use contract::Outcome;
+use gateway::price::PriceTable;
+use gateway::{advise, receipt, reconcile, report};
+use serde_json::json;
+
+use crate::support::{Home, Shop, tokens, until};
+
+async fn shop_with_usage(home: &Home) -> Shop {
+    let shop = home.shop("").await;
+    for _ in 0..30 {
+        shop.ask().unwrap().used(tokens(1000, 200));
+    }
+    for _ in 0..5 {
+        shop.ask_for("openai/gpt-4o", Some(10)).unwrap().used(tokens(100, 10));
+    }
+    shop.accounts.flush().await.unwrap();
+    until("it is written", || async { shop.column("id").await.len() == 35 }).await;
+    shop
+}
+
+fn ask<T: serde::de::DeserializeOwned>(value: serde_json::Value) -> T {
+    serde_json::from_value(value).unwrap()
+}
+
+#[tokio::test]
+async fn sums_replays_and_the_forecast_agree_with_the_rows() {
+    let home = Home::new();
+    let shop = shop_with_usage(&home).await;
+    let ctx = home.ctx();
+    let cost = |value| {
+        let (shop, ctx) = (&shop, &ctx);
+        async move {
+            let other = PriceTable::built_in();
+            let request: report::ShowCost = ask(value);
+            let other = request.table.is_some().then_some(&other);
+            report::show_cost(ctx, &shop.ledger, &shop.config, other, &request).await.unwrap()
+        }
+    };
+    // 30 × (1000 × 150 + 200 × 600) + 5 × (100 × 2500 + 10 × 10,000)
+    let total: i64 = 30 * 270_000 + 5 * 350_000;
+    for by in [
+        "model",
+        "provider",
+        "route",
+        "key",
+        "person",
+        "day",
+        "month",
+        "tier",
+        "operation",
+        "ending",
+        "cache",
+        "project",
+    ] {
+        let outcome = cost(json!({ "by": by })).await;
+        assert_eq!(outcome.value["total"]["cost_usd_nanos"], total, "{by}");
+        assert_eq!(outcome.value["total"]["requests"], 35, "{by}");
+    }
+    let by_model = cost(json!({ "by": "model", "table": "any" })).await;
+    assert_eq!(by_model.value["replay"]["cost_usd_nanos"], total, "the same prices give the same cost");
+    assert_eq!(by_model.value["replay"]["by"]["openai/gpt-4o-mini"], 30 * 270_000);
+    let outcome = cost(json!({ "by": "day", "route": "fast" })).await;
+    assert_eq!(outcome.value["rows"][0]["name"], "2026-11-23");
+    assert_eq!(outcome.value["total"]["requests"], 30);
+    assert!(
+        cost(json!({ "since": "2026-10-01", "until": "2026-11-01" })).await.text.starts_with("no AI calls")
+    );
+    let request: report::ShowCost = ask(json!({ "since": "yesterday" }));
+    let error = report::show_cost(&ctx, &shop.ledger, &shop.config, None, &request).await.unwrap_err();
+    assert!(error.to_string().contains("`yesterday` is no day"), "{error}");
+
+    // Three days later; the middle of what was spent on one of four days.
+    home.clock.advance_us(4 * 86_400_000_000);
+    let outcome = report::forecast(&home.ctx(), &shop.ledger, &[]).await.unwrap();
+    assert_eq!(outcome.value["days_looked_at"], 4);
+    assert_eq!(outcome.value["per_day_usd_nanos"], total / 4);
+    assert_eq!(outcome.value["spent_usd_nanos"], total);
+}
+
+#[tokio::test]
+async fn a_receipt_proves_itself_and_shows_when_a_row_was_changed() {
+    let home = Home::new();
+    let shop = shop_with_usage(&home).await;
+    let id = shop.column("id").await[3].clone();
+    let show = |id: String| {
+        let (shop, ctx) = (&shop, home.ctx());
+        async move { receipt::receipt(&ctx, &shop.ledger, &receipt::ShowReceipt { id }).await }
+    };
+    let outcome: Outcome = show(id.clone()).await.unwrap();
+    let proof = &outcome.value["billed"][0]["proof"];
+    assert_eq!((&proof["row_unchanged"], &proof["batch_unchanged"]), (&json!(true), &json!(true)), "{proof}");
+    assert_eq!(outcome.value["cost_usd"], "0.00027");
+    assert!(outcome.text.contains("openai/gpt-4o-mini of table 2026-11-23"), "{}", outcome.text);
+    assert!(outcome.text.contains("covers it, unchanged"), "{}", outcome.text);
+    let raw = rusqlite::Connection::open(home.path()).unwrap();
+    raw.execute("UPDATE ai_usage SET cost_usd_nanos = 1 WHERE id = ?", [&id]).unwrap();
+    let changed = show(id).await.unwrap();
+    assert!(changed.text.contains("CHANGED"), "{}", changed.text);
+    assert!(show("req_nobody".into()).await.unwrap_err().to_string().contains("no receipt"));
+}
+
+#[tokio::test]
+async fn an_export_that_agrees_is_equal_and_one_that_does_not_says_where() {
+    let home = Home::new();
+    let shop = shop_with_usage(&home).await;
+    let compare = |export: &'static str| {
+        let (shop, ctx) = (&shop, home.ctx());
+        async move {
+            let request = ask(json!({ "provider": "openai", "file": "export.csv" }));
+            let prices = PriceTable::built_in();
+            reconcile::reconcile(&ctx, &shop.ledger, &shop.config, &prices, export, &request).await.unwrap()
+        }
+    };
+    let same = "date,model,requests,input_tokens,output_tokens,cost_usd\n\
+                2026-11-23,gpt-4o-mini-2024-07-18,30,30000,6000,0.0081\n2026-11-23,gpt-4o,5,500,50,0.00175\n";
+    let outcome = compare(same).await;
+    assert_eq!(outcome.value["differences"], json!([]), "{}", outcome.text);
+    assert!(outcome.findings.is_empty());
+    let other = "date,model,requests,input_tokens,output_tokens,cost_usd\n\
+                 2026-11-23,gpt-4o-mini,31,31000,6000,0.00825\n2026-11-23,o3,1,5,5,0.1\n";
+    let outcome = compare(other).await;
+    let what: Vec<_> = outcome.value["differences"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|it| format!("{} {}", it["model"].as_str().unwrap(), it["what"].as_str().unwrap()))
+        .collect();
+    assert!(
+        what.contains(&"gpt-4o-mini prompt tokens".to_owned()) && what.contains(&"o3 cost".to_owned()),
+        "{what:?}"
+    );
+    assert_eq!(outcome.findings[0].code, "usage_differs");
+}
+
+#[tokio::test]
+async fn advice_rests_on_what_was_measured() {
+    let home = Home::new();
+    let shop = shop_with_usage(&home).await;
+    let request: advise::AdviseCost = ask(json!({}));
+    let prices = PriceTable::built_in();
+    let outcome = advise::advise(&home.ctx(), &shop.ledger, &shop.config, &prices, &request).await.unwrap();
+    let codes: Vec<&str> = outcome.findings.iter().map(|finding| finding.code.as_str()).collect();
+    // Thirty plain requests could have been batched; five of the other route say nothing yet.
+    assert_eq!(codes, ["batchable"]);
+    assert!(outcome.findings[0].title.contains("0.00405 instead of 0.0081 USD"), "{:?}", outcome.findings[0]);
+    assert!(outcome.findings.iter().all(|finding| !finding.evidence.is_empty()));
+}
