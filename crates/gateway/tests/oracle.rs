@@ -1,0 +1,135 @@
+//! Our cost against PyPI `genai-prices` on a thousand generated usages: equal to the nano-dollar, or a difference that is
+//! listed here with its reason.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use gateway::cost::cost;
+use gateway::price::{PriceTable, Prices, Tier};
+use serde_json::{Value, json};
+use wire::Usage;
+
+const USAGES: usize = 1000;
+
+/// Where the other side reckons otherwise, and why; a difference at any other model fails, and so does a line that no
+/// longer holds.
+const DIFFERENT: &[(&str, &str)] = &[
+    ("azure_openai/text-embedding-3-large", "it has OpenAI's own price; LiteLLM and we have Azure's, a tenth higher"),
+    ("azure_openai/text-embedding-3-small", "it has OpenAI's own price; LiteLLM and we have Azure's, a tenth higher"),
+    ("azure_openai/text-embedding-ada-002", "it has OpenAI's own price; LiteLLM and we have Azure's, a tenth higher"),
+];
+
+/// Numbers that look random and are the same in every run.
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, bound: u64) -> u64 {
+        // SplitMix64.
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % bound
+    }
+
+    /// Mostly small, sometimes large enough to be a long request, often none.
+    fn tokens(&mut self) -> u64 {
+        match self.below(10) {
+            0..=2 => 0,
+            3..=7 => self.below(20_000),
+            8 => self.below(150_000),
+            _ => self.below(500_000),
+        }
+    }
+}
+
+/// A usage with only the classes that the model has prices for: what costs as its relative is counted there.
+fn usage(numbers: &mut Numbers, prices: &Prices) -> Usage {
+    let rates = &prices.standard;
+    let mut some = |has: bool| if has { numbers.tokens() } else { 0 };
+    let output = some(rates.output.nanos() > 0);
+    Usage {
+        input: some(true),
+        cache_read: some(rates.cache_read.is_some()),
+        cache_write_5m: some(rates.cache_write_5m.is_some()),
+        cache_write_1h: some(rates.cache_write_1h.is_some()),
+        audio_input: some(rates.audio_input.is_some()),
+        output,
+        reasoning: output / 3,
+        audio_output: some(rates.audio_output.is_some()),
+    }
+}
+
+/// Dollars with any number of decimals as nano-dollars, rounded up.
+fn nanos(text: &str) -> i64 {
+    let (whole, part) = text.split_once('.').unwrap_or((text, ""));
+    let (kept, rest) = part.split_at(part.len().min(9));
+    let exact: i64 = format!("{whole}{kept:0<9}").parse().unwrap();
+    exact + i64::from(rest.bytes().any(|digit| digit != b'0'))
+}
+
+#[test]
+fn our_cost_is_that_of_genai_prices_on_a_thousand_usages() {
+    let home = conformance::server("STEWARD_TEST_AI_CLIENTS_URL");
+    let table = PriceTable::built_in();
+    let mut numbers = Numbers(20_261_123);
+    let mut cases = Vec::new();
+    for number in 0..USAGES {
+        // Each model in turn, at a time between the start of 2026 and a year later.
+        let model = &table.models()[number % table.models().len()];
+        let at = 1_767_225_600 + i64::try_from(numbers.below(365 * 86_400)).unwrap();
+        let prices = model.prices_at(jiff::Timestamp::from_second(at).unwrap());
+        let usage = usage(&mut numbers, prices);
+        let ours = cost(prices, &usage, Tier::Standard);
+        let case = json!({ "provider": model.provider, "model": model.model, "at": at, "tokens": usage });
+        cases.push((format!("{}/{}", model.provider, model.model), case, ours));
+    }
+    let mut program = Command::new(Path::new(&home).join("venv/ai/bin/python"))
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/oracle/price.py"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the Python environment of `testbed/testbed up ai-clients`");
+    let mut input = program.stdin.take().unwrap();
+    let lines: Vec<String> = cases.iter().map(|(_, case, _)| case.to_string()).collect();
+    let writer = std::thread::spawn(move || {
+        for line in lines {
+            writeln!(input, "{line}").unwrap();
+        }
+    });
+    let output = program.wait_with_output().unwrap();
+    writer.join().unwrap();
+    let answers: Vec<Value> = String::from_utf8(output.stdout)
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(answers.len(), USAGES);
+
+    let known: BTreeMap<&str, &str> = DIFFERENT.iter().copied().collect();
+    let mut unknown = Vec::new();
+    let mut seen = BTreeSet::new();
+    let (mut equal, mut long) = (0, 0);
+    for ((name, case, ours), theirs) in cases.iter().zip(&answers) {
+        let theirs_nanos = theirs["usd"].as_str().map(nanos);
+        if theirs_nanos == Some(ours.usd.nanos()) {
+            equal += 1;
+            long += usize::from(ours.long);
+        } else if let Some((listed, _)) = known.get_key_value(name.as_str()) {
+            seen.insert(*listed);
+        } else {
+            unknown.push(format!("{case}\n  ours {} nano-dollars, theirs {theirs}", ours.usd.nanos()));
+        }
+    }
+    println!("{equal} of {USAGES} are equal to the nano-dollar, {long} of them long; different with a reason:");
+    for (name, why) in DIFFERENT {
+        println!("  {name}: {why}");
+    }
+    assert!(unknown.is_empty(), "{} differ without a reason:\n{}", unknown.len(), unknown[..unknown.len().min(20)].join("\n"));
+    let stale: Vec<_> = known.keys().filter(|name| !seen.contains(*name)).collect();
+    assert!(stale.is_empty(), "these no longer differ, so their lines must go: {stale:?}");
+    assert!(equal > USAGES * 9 / 10 && long > 20, "{equal} equal, {long} long");
+}
