@@ -17,9 +17,18 @@ const USAGES: usize = 1000;
 /// Where the other side reckons otherwise, and why; a difference at any other model fails, and so does a line that no
 /// longer holds.
 const DIFFERENT: &[(&str, &str)] = &[
-    ("azure_openai/text-embedding-3-large", "it has OpenAI's own price; LiteLLM and we have Azure's, a tenth higher"),
-    ("azure_openai/text-embedding-3-small", "it has OpenAI's own price; LiteLLM and we have Azure's, a tenth higher"),
-    ("azure_openai/text-embedding-ada-002", "it has OpenAI's own price; LiteLLM and we have Azure's, a tenth higher"),
+    (
+        "azure_openai/text-embedding-3-large",
+        "it has OpenAI's own price; LiteLLM and we have Azure's, a tenth higher",
+    ),
+    (
+        "azure_openai/text-embedding-3-small",
+        "it has OpenAI's own price; LiteLLM and we have Azure's, a tenth higher",
+    ),
+    (
+        "azure_openai/text-embedding-ada-002",
+        "it has OpenAI's own price; LiteLLM and we have Azure's, a tenth higher",
+    ),
 ];
 
 /// Numbers that look random and are the same in every run.
@@ -124,11 +133,18 @@ fn our_cost_is_that_of_genai_prices_on_a_thousand_usages() {
             unknown.push(format!("{case}\n  ours {} nano-dollars, theirs {theirs}", ours.usd.nanos()));
         }
     }
-    println!("{equal} of {USAGES} are equal to the nano-dollar, {long} of them long; different with a reason:");
+    println!(
+        "{equal} of {USAGES} are equal to the nano-dollar, {long} of them long; different with a reason:"
+    );
     for (name, why) in DIFFERENT {
         println!("  {name}: {why}");
     }
-    assert!(unknown.is_empty(), "{} differ without a reason:\n{}", unknown.len(), unknown[..unknown.len().min(20)].join("\n"));
+    assert!(
+        unknown.is_empty(),
+        "{} differ without a reason:\n{}",
+        unknown.len(),
+        unknown[..unknown.len().min(20)].join("\n")
+    );
     let stale: Vec<_> = known.keys().filter(|name| !seen.contains(*name)).collect();
     assert!(stale.is_empty(), "these no longer differ, so their lines must go: {stale:?}");
     assert!(equal > USAGES * 9 / 10 && long > 20, "{equal} equal, {long} long");

@@ -11,9 +11,10 @@ use arc_swap::ArcSwap;
 use contract::ai::Provider;
 use contract::{Actor, Context, Error, ErrorKind, Finding, Outcome, Severity, Trigger};
 use gateway::{
-    About, AiConfig, Callable, Fingerprint, Grant, KeyState, KeyVersions, Limits, ListKeys, ListModels,
-    ListRoutes, Names, Notice, Notices, ProjectCanary, ProjectParts, ProviderConfig, ProviderKind, Reach,
-    Rights, Rotation, Stage, State, States, Table, TestTargets, Trouble, VirtualKey, Watch,
+    About, Accounts, AiConfig, Callable, Fingerprint, Grant, KeyState, KeyVersions, Limits, ListKeys,
+    ListModels, ListRoutes, Names, Notice, Notices, ProjectCanary, ProjectParts, ProviderConfig,
+    ProviderKind, Reach, Rights, Rotation, Stage, State, States, Table, TestTargets, Trouble, VirtualKey,
+    Watch,
 };
 use jiff::Timestamp;
 use ledger::NewEvent;
@@ -266,6 +267,8 @@ pub(crate) struct Ai {
     pub(crate) watch: Arc<Watch>,
     /// What the hot path tells of keys.
     pub(crate) notices: Notices,
+    /// Limits, budgets and usage.
+    pub(crate) accounts: Accounts,
     steward: Arc<Steward>,
     known: tokio::sync::Mutex<BTreeMap<String, Known>>,
     busy: AtomicBool,
@@ -280,10 +283,12 @@ impl Ai {
     pub(crate) async fn start(steward: Arc<Steward>) -> Result<(Arc<Self>, mpsc::Receiver<Notice>), Error> {
         let (notices, inbox) = Notices::channel();
         let empty = Table::new(steward.fingerprints().clone(), Vec::new(), Vec::new());
+        let accounts = Accounts::open(steward.ledger().clone(), Arc::clone(steward.clock())).await?;
         let ai = Arc::new(Self {
             table: Arc::new(ArcSwap::from_pointee(empty)),
             watch: Arc::default(),
             notices,
+            accounts,
             steward,
             known: tokio::sync::Mutex::default(),
             busy: AtomicBool::new(false),
@@ -347,7 +352,24 @@ impl Ai {
             projects.push(opened);
         }
         let count = all.len();
-        self.table.store(Arc::new(Table::new(self.steward.fingerprints().clone(), projects, all)));
+        let table = Table::new(self.steward.fingerprints().clone(), projects, all);
+        // Budgets and prices come first: nobody is let in by a new table with old money.
+        for entry in known.values_mut() {
+            let project = &entry.project;
+            let prepared = match prices(project) {
+                Ok(prices) => {
+                    let prices = Arc::new(prices);
+                    self.accounts.prepare(project.name(), config(project), prices, Some(&table)).await
+                }
+                Err(error) => Err(error),
+            };
+            if let Err(error) = prepared {
+                let text = self.steward.redact(&error.to_string());
+                tracing::error!(project = project.name(), error = text, "the AI budgets cannot be prepared");
+                entry.error.get_or_insert(text);
+            }
+        }
+        self.table.store(Arc::new(table));
         tracing::debug!(grants = count, "the gateway's table was compiled");
         Ok(())
     }
@@ -494,6 +516,20 @@ impl Ai {
                 ),
             };
             if let Err(error) = self.steward.raise(&self.context(&project), escalation).await {
+                tracing::warn!(%error, "cannot raise an escalation");
+            }
+        }
+        for alarm in self.accounts.alerts() {
+            let escalation = pm::NewEscalation {
+                trigger: alarm.trigger,
+                severity: alarm.severity,
+                title: alarm.title,
+                detail: alarm.detail,
+                subject: alarm.subject,
+                evidence: Vec::new(),
+                dedup_key: alarm.dedup_key,
+            };
+            if let Err(error) = self.steward.raise(&self.context(&alarm.project), escalation).await {
                 tracing::warn!(%error, "cannot raise an escalation");
             }
         }

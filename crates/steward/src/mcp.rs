@@ -32,7 +32,11 @@ const TOOLS: &[(&str, &[&str], &str)] = &[
         &["policy", "approval", "person", "token", "file", "secret"],
         "Who may do what; what waits for whom",
     ),
-    ("ai", &["ai", "keys"], "AI calls: models, routes, keys and their states, exposed keys, real test calls, usage, cost, budgets"),
+    (
+        "ai",
+        &["ai", "keys"],
+        "AI calls: models, routes, keys and their states, exposed keys, real test calls, usage, cost, budgets",
+    ),
     (
         "audit",
         &["audit", "evidence", "status", "schedule", "docs"],

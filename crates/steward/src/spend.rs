@@ -5,21 +5,9 @@ use gateway::price::PriceTable;
 use gateway::{advise, reconcile, report, settings};
 use ledger::Ledger;
 
+use crate::ai::prices;
 use crate::files;
 use crate::project::Project;
-
-/// The built-in prices with the project's own before them.
-///
-/// # Errors
-///
-/// `NotFound`, `Invalid`: the project's file of prices.
-pub(crate) fn prices(project: &Project) -> Result<PriceTable, Error> {
-    match &project.loaded().config.ai.prices {
-        None => Ok(PriceTable::built_in()),
-        Some(path) => over_built_in(project, &path.display().to_string())
-            .map_err(|error| error.with("key", "ai.prices")),
-    }
-}
 
 fn over_built_in(project: &Project, path: &str) -> Result<PriceTable, Error> {
     PriceTable::built_in().with_overrides(&text(project, path)?).map_err(|error| error.with("file", path))
