@@ -90,9 +90,9 @@ pub(crate) async fn read(
             stores::compare(ctx, directory, &project.loaded().config.checks, request).await
         }
         Request::StoreSlow(request) => {
-            let own = own_times(ctx, ledger, &request.store).await?;
+            let earlier = times_before(ctx, ledger, request).await?;
             let objective_ms = project.loaded().config.objectives.query_p95_ms;
-            stores::slow(ctx, directory, &own, objective_ms, request).await
+            stores::slow(ctx, directory, &earlier, objective_ms, request).await
         }
         Request::IndexAdvise(request) => stores::advise(ctx, directory, request).await,
         Request::MigrationStatus(request) => {
@@ -191,13 +191,21 @@ pub(crate) async fn read(
     }
 }
 
-/// What the ledger knows of the time that statements on this store took: each query, and each run of a measurement.
-async fn own_times(ctx: &Context, ledger: &Ledger, store: &str) -> Result<Vec<stores::OwnTime>, Error> {
-    let source = format!("store:{store}");
+/// What the ledger knows of the time that statements on this store took: each query, and each run of a measurement; and
+/// the last look at what the engine counts.
+async fn times_before(
+    ctx: &Context,
+    ledger: &Ledger,
+    request: &stores::ListSlowStatements,
+) -> Result<stores::Earlier, Error> {
+    let source = format!("store:{}", request.store);
+    let look = [<stores::ListSlowStatements as contract::Request>::NAME];
+    let last = ledger.evidence_of_source(ctx.project(), &source, &look).await?.pop();
+    let after = last.as_ref().filter(|_| request.since_last).map(|last| last.taken_at);
     let recorded =
         ledger.evidence_of_source(ctx.project(), &source, &["store.query", "store.measure"]).await?;
     let mut own = Vec::new();
-    for item in recorded {
+    for item in recorded.into_iter().filter(|item| after.is_none_or(|after| item.taken_at > after)) {
         let time = |elapsed_ms| stores::OwnTime {
             statement: item.statement.clone(),
             elapsed_ms,
@@ -210,7 +218,7 @@ async fn own_times(ctx: &Context, ledger: &Ledger, store: &str) -> Result<Vec<st
             None => {}
         }
     }
-    Ok(own)
+    Ok(stores::Earlier { own, last })
 }
 
 /// The mission's threshold: a query slower than the objective is something that the PM must hear of.

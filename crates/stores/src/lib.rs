@@ -54,4 +54,4 @@ pub use request::{
     AdviseIndexes, ApplyMigrations, CreateIndex, DropIndex, MigrationStatus, NewMigration, PlanMigrations,
     RewriteMigration, RollbackMigrations, SetupStore,
 };
-pub use slow::{ListSlowStatements, OwnTime, slow};
+pub use slow::{Earlier, ListSlowStatements, OwnTime, slow};

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use contract::{
-    Context, Effect, Error, ErrorKind, Finding, Outcome, Request, Severity, StatementStatistics,
-    StoreDirectory, Trigger, sha256_hex,
+    Context, Effect, Error, ErrorKind, Evidence, Finding, Outcome, Request, Severity, SlowAnswer,
+    StatementStatistics, StoreDirectory, Trigger, sha256_hex,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -16,6 +16,8 @@ use crate::text;
 
 /// Most statements of one answer.
 const STATEMENTS_MAX: u32 = 1_000;
+/// Statements whose counts the evidence keeps for the next look.
+const SNAPSHOT_STATEMENTS_MAX: u32 = 200;
 /// Share of the total time from which on a statement is worth a sentence of its own.
 const SHARE_MIN: f64 = 0.01;
 /// Distance of the 95th percentile of a normal distribution from its mean, in standard deviations.
@@ -36,6 +38,9 @@ pub struct ListSlowStatements {
     /// Most statements to list, those with the most time first.
     #[serde(default = "default_statements_max")]
     pub statements_max: u32,
+    /// Only what ran since the last look at this store, instead of all that the engine has counted.
+    #[serde(default)]
+    pub since_last: bool,
 }
 
 fn default_statements_max() -> u32 {
@@ -60,6 +65,26 @@ pub struct OwnTime {
     pub elapsed_ms: f64,
     /// Evidence that holds it.
     pub evidence: String,
+}
+
+/// What is known from before.
+#[derive(Debug, Clone, Default)]
+pub struct Earlier {
+    /// Times of what came through Steward's own door; since the last look, where only that is asked for.
+    pub own: Vec<OwnTime>,
+    /// The evidence of the last look at this store.
+    pub last: Option<Evidence>,
+}
+
+/// What the engine had counted at a look; its evidence keeps it for the next one.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Snapshot {
+    since: Option<String>,
+    total_ms: f64,
+    /// Nothing that had run is left out.
+    complete: bool,
+    /// Without their texts.
+    statements: Vec<StatementStatistics>,
 }
 
 /// One statement as it is judged.
@@ -102,7 +127,8 @@ enum Known {
 /// p95_ms, p95_at_most_ms, p95_is, above_objective, rows, blocks_hit, blocks_read, blocks_temporary}`. An engine that
 /// keeps no percentiles gives mean, deviation and maximum: `p95_ms` is then `estimated` as of a normal distribution and
 /// `p95_at_most_ms` holds for any; `store.measure` measures. Texts are without constants. Finding: `slow_statement` for a
-/// query whose p95 is above the objective; it escalates where even the mean is.
+/// query whose p95 is above the objective; it escalates where even the mean is. With `since_last`, the engine's counts at the
+/// last look are taken off: `compared_with` is when that was, null when there was none or the engine has begun anew.
 ///
 /// # Errors
 ///
@@ -111,7 +137,7 @@ enum Known {
 pub async fn slow(
     ctx: &Context,
     stores: &dyn StoreDirectory,
-    own: &[OwnTime],
+    earlier: &Earlier,
     objective_ms: f64,
     request: &ListSlowStatements,
 ) -> Result<Outcome, Error> {
@@ -124,22 +150,34 @@ pub async fn slow(
     }
     let mut inquiry = Inquiry::open(ctx, stores, &request.store).await?;
     let answer = match inquiry.store.slow_statements() {
-        Some(engine) => Some(engine.slow_statements(ctx, request.statements_max).await?),
+        Some(engine) => {
+            Some(engine.slow_statements(ctx, request.statements_max.max(SNAPSHOT_STATEMENTS_MAX)).await?)
+        }
         None => None,
     };
-    let (mut value, mut statements, asked, elapsed_ms) = if let Some(answer) = answer {
+    let mut snapshot = Value::Null;
+    let (mut value, mut statements, asked, elapsed_ms) = if let Some(mut answer) = answer {
+        let now = Snapshot::of(&answer);
+        snapshot = json!(now);
+        let last = earlier.last.as_ref().filter(|_| request.since_last);
+        let compared_with = last.and_then(|last| now.take_off(last, &mut answer));
         let value = json!({
+            "compared_with": compared_with,
             "source": "engine", "since": answer.since, "total_ms": answer.total_ms, "forgotten": answer.forgotten,
             "excluded_users": answer.excluded_users, "hidden": answer.hidden,
         });
         let total_ms = answer.total_ms;
-        let statements =
-            answer.statements.into_iter().map(|known| estimated(known, total_ms)).collect::<Vec<_>>();
+        let statements = answer
+            .statements
+            .into_iter()
+            .map(|known| estimated(known, total_ms, compared_with.is_none()))
+            .collect();
         (value, statements, answer.statement, answer.elapsed_ms)
     } else {
-        let (statements, total_ms) = measured(own);
+        let (statements, total_ms) = measured(&earlier.own);
+        let last = earlier.last.as_ref().filter(|_| request.since_last);
         let value = json!({
-            "source": "own", "since": null, "total_ms": total_ms, "forgotten": 0, "excluded_users": [],
+            "compared_with": last.map(|last| last.taken_at.to_string()), "source": "own", "since": null, "total_ms": total_ms, "forgotten": 0, "excluded_users": [],
             "hidden": "this engine counts nothing: these are the times of what came through Steward's own door, not \
                        of what the application runs",
         });
@@ -153,7 +191,9 @@ pub async fn slow(
     value["objective_ms"] = json!(objective_ms);
     value["above_objective"] = json!(statements.iter().filter(|slow| slow.above_objective).count());
     value["statements"] = json!(statements);
-    let evidence = inquiry.note(&asked, value.clone(), elapsed_ms);
+    let mut kept = value.clone();
+    kept["snapshot"] = snapshot;
+    let evidence = inquiry.note(&asked, kept, elapsed_ms);
     let findings = statements
         .iter()
         .filter(|slow| slow.above_objective && slow.share >= SHARE_MIN)
@@ -165,14 +205,78 @@ pub async fn slow(
     Ok(outcome)
 }
 
+impl Snapshot {
+    fn of(answer: &SlowAnswer) -> Self {
+        let most = SNAPSHOT_STATEMENTS_MAX as usize;
+        let statements: Vec<StatementStatistics> = answer
+            .statements
+            .iter()
+            .take(most)
+            .map(|known| StatementStatistics { text: String::new(), ..known.clone() })
+            .collect();
+        let complete = answer.statements.len() <= most && answer.forgotten == 0;
+        Self { since: answer.since.clone(), total_ms: answer.total_ms, complete, statements }
+    }
+
+    /// Takes what had been counted at the last look off the answer, and says when that was; `None`, and the answer as it
+    /// was, when the engine has begun anew since.
+    fn take_off(&self, last: &Evidence, answer: &mut SlowAnswer) -> Option<String> {
+        let then: Self = serde_json::from_value(last.answer["snapshot"].clone()).ok()?;
+        if then.since != self.since || then.total_ms > self.total_ms {
+            return None;
+        }
+        answer.total_ms -= then.total_ms;
+        let before: BTreeMap<(&str, &str), &StatementStatistics> =
+            then.statements.iter().map(|known| ((&*known.id, &*known.user), known)).collect();
+        let difference = |known: StatementStatistics| match before.get(&(&*known.id, &*known.user)).copied() {
+            Some(then) => ran_since(known, then),
+            // With so many statements, it may have run before and have been too cheap to be kept.
+            None => then.complete.then_some(known),
+        };
+        answer.statements =
+            std::mem::take(&mut answer.statements).into_iter().filter_map(difference).collect();
+        answer.statements.sort_by(|a, b| b.total_ms.total_cmp(&a.total_ms));
+        Some(last.taken_at.to_string())
+    }
+}
+
+/// What of a statement's counts is newer; `None` when it has not run.
+///
+/// Sums and sums of squares can be taken off each other. Of the longest run it is only known that it is no longer than the
+/// longest of all, and than all newer ones together.
+#[allow(clippy::cast_precision_loss, reason = "counts of calls")]
+fn ran_since(now: StatementStatistics, then: &StatementStatistics) -> Option<StatementStatistics> {
+    let Some(calls @ 1..) = now.calls.checked_sub(then.calls) else {
+        return (now.calls < then.calls).then_some(now);
+    };
+    let squares = |of: &StatementStatistics| of.calls as f64 * (of.stddev_ms.powi(2) + of.mean_ms.powi(2));
+    let total_ms = (now.total_ms - then.total_ms).max(0.0);
+    let mean_ms = total_ms / calls as f64;
+    let variance = (squares(&now) - squares(then)) / calls as f64 - mean_ms.powi(2);
+    Some(StatementStatistics {
+        calls,
+        total_ms,
+        mean_ms,
+        stddev_ms: variance.max(0.0).sqrt(),
+        max_ms: now.max_ms.min(total_ms),
+        rows: now.rows.saturating_sub(then.rows),
+        blocks_hit: now.blocks_hit.saturating_sub(then.blocks_hit),
+        blocks_read: now.blocks_read.saturating_sub(then.blocks_read),
+        blocks_temporary: now.blocks_temporary.saturating_sub(then.blocks_temporary),
+        ..now
+    })
+}
+
 fn rounded(ms: f64) -> f64 {
     (ms * 1e3).round() / 1e3
 }
 
 /// What mean, deviation and maximum say of the 95th percentile.
-fn estimated(known: StatementStatistics, all_ms: f64) -> Slow {
+///
+/// `max_is_exact`: the longest run is among those that are counted.
+fn estimated(known: StatementStatistics, all_ms: f64, max_is_exact: bool) -> Slow {
     let StatementStatistics { mean_ms, stddev_ms, max_ms, .. } = known;
-    let few = known.calls < RUNS_FOR_ESTIMATE;
+    let few = known.calls < RUNS_FOR_ESTIMATE && max_is_exact;
     let at_most = max_ms.min(CANTELLI_P95.mul_add(stddev_ms, mean_ms)).min(MARKOV_P95 * mean_ms);
     let p95_ms = if few { max_ms } else { NORMAL_P95.mul_add(stddev_ms, mean_ms).min(at_most) };
     Slow {
@@ -276,7 +380,11 @@ fn report(value: &Value, statements: &[Slow], objective_ms: f64) -> String {
         Some("engine") => "as the engine has counted".to_owned(),
         _ => "as Steward has timed what came through its own door".to_owned(),
     };
-    let since = value["since"].as_str().map_or_else(String::new, |since| format!(" since {since}"));
+    let since = match (value["compared_with"].as_str(), value["since"].as_str()) {
+        (Some(last), _) => format!(" since the last look at {last}"),
+        (None, Some(since)) => format!(" since {since}"),
+        (None, None) => String::new(),
+    };
     let total = text::millis(value["total_ms"].as_f64().unwrap_or_default());
     let mut lines =
         vec![format!("{total} in all, {source}{since}; objective: p95 below {}", text::millis(objective_ms))];
@@ -471,9 +579,35 @@ mod tests {
             (known(1_000, 10.0, 10.0, 20.0), 20.0, 20.0, Known::Estimated),
             (known(1_000, 1.0, 100.0, 5_000.0), 20.0, 20.0, Known::Estimated),
         ] {
-            let slow = estimated(statistics, 2.0);
+            let slow = estimated(statistics, 2.0, true);
             assert_eq!((slow.p95_ms, slow.p95_at_most_ms, slow.p95_is), (p95_ms, at_most, is));
             assert!((slow.share - 0.5).abs() < f64::EPSILON);
+        }
+    }
+
+    proptest! {
+        /// What is left after taking the first runs off is what the later runs alone would have given.
+        #[test]
+        fn newer_runs_are_told_apart(first in prop::collection::vec(0.1..900.0_f64, 1..40),
+                                     later in prop::collection::vec(0.1..900.0_f64, 1..40)) {
+            let counted = |runs: &[f64]| {
+                let calls = f64::from(u32::try_from(runs.len()).unwrap());
+                let mean_ms = runs.iter().sum::<f64>() / calls;
+                let variance = runs.iter().map(|run| (run - mean_ms).powi(2)).sum::<f64>() / calls;
+                StatementStatistics {
+                    id: "7".into(), text: String::new(), user: String::new(), calls: runs.len() as u64,
+                    total_ms: mean_ms * calls, mean_ms, stddev_ms: variance.sqrt(),
+                    max_ms: runs.iter().copied().fold(0.0, f64::max), rows: 0, blocks_hit: 0, blocks_read: 0,
+                    blocks_temporary: 0,
+                }
+            };
+            let all = [first.clone(), later.clone()].concat();
+            let (found, alone) = (ran_since(counted(&all), &counted(&first)).unwrap(), counted(&later));
+            prop_assert_eq!(found.calls, alone.calls);
+            prop_assert!((found.mean_ms - alone.mean_ms).abs() < 1e-6);
+            prop_assert!((found.stddev_ms - alone.stddev_ms).abs() < 1e-3, "{} {}", found.stddev_ms, alone.stddev_ms);
+            prop_assert!(found.max_ms >= alone.max_ms - 1e-6);
+            prop_assert_eq!(ran_since(counted(&all), &counted(&all)), None);
         }
     }
 

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use stores::migration::MigrationFile;
 use stores::{
     AdviseIndexes, ApplyMigrations, CheckConsistency, CheckHealth, CheckStore, CreateIndex, DiffStore,
-    DropIndex, InspectStore, ListSlowStatements, ListStores, MeasureStore, MigrationStatus, OwnTime,
+    DropIndex, Earlier, InspectStore, ListSlowStatements, ListStores, MeasureStore, MigrationStatus, OwnTime,
     PlanMigrations, QueryStore, RollbackMigrations, SetupStore,
 };
 use world::{World, request};
@@ -690,7 +690,7 @@ async fn slow_statements_are_told_without_constants_and_without_our_own() {
     let world = World::postgres("slow").await;
     let ctx = world.ctx();
     let asked: ListSlowStatements = request(json!({"store": "shop"}));
-    let error = stores::slow(&ctx, &world, &[], 50.0, &asked).await.unwrap_err();
+    let error = stores::slow(&ctx, &world, &Earlier::default(), 50.0, &asked).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     assert!(error.hint_text().unwrap().contains("CREATE EXTENSION pg_stat_statements"), "{error}");
 
@@ -699,7 +699,7 @@ async fn slow_statements_are_told_without_constants_and_without_our_own() {
     world.administer("DO $$ BEGIN PERFORM pg_sleep(0.3); END $$").await;
     world.administer("SELECT count(*) FROM pg_sleep(0.3), (SELECT 'anna@example.org') AS who").await;
     world.count("SELECT count(*) AS our_own_question FROM unheard_of").await;
-    let slow = stores::slow(&ctx, &world, &[], 50.0, &asked).await.unwrap();
+    let slow = stores::slow(&ctx, &world, &Earlier::default(), 50.0, &asked).await.unwrap();
     let statements = slow.value["statements"].as_array().unwrap();
     let texts: Vec<&str> = statements.iter().map(|one| one["text"].as_str().unwrap()).collect();
     let sleep = statements.iter().find(|one| one["text"].as_str().unwrap().contains("AS who"));
@@ -718,6 +718,18 @@ async fn slow_statements_are_told_without_constants_and_without_our_own() {
     );
     // Nobody waits for a `DO`, so it is no finding, however long it takes.
     assert!(slow.findings.iter().all(|finding| !finding.title.contains("DO ?")), "{:?}", slow.findings);
+
+    // The next look tells what is new: one run of one statement, and nothing of those that have not run again.
+    world.administer("SELECT count(*) FROM pg_sleep(0.2), (SELECT 'anna@example.org') AS who").await;
+    let earlier = Earlier { last: slow.evidence.last().cloned(), ..Earlier::default() };
+    let asked: ListSlowStatements = request(json!({"store": "shop", "since_last": true}));
+    let newer = stores::slow(&ctx, &world, &earlier, 50.0, &asked).await.unwrap();
+    let statements = newer.value["statements"].as_array().unwrap();
+    let again = statements.iter().find(|one| one["id"] == sleep["id"]).unwrap();
+    assert_eq!((&again["calls"], &again["above_objective"]), (&json!(1), &json!(true)), "{again}");
+    assert!(again["mean_ms"].as_f64().unwrap() >= 200.0, "{again}");
+    assert!(!statements.iter().any(|one| one["text"] == "DO ?"), "{}", newer.text);
+    assert!(newer.text.contains("since the last look at"), "{}", newer.text);
 }
 
 #[tokio::test]
@@ -731,8 +743,9 @@ async fn files_are_judged_by_what_came_through_our_own_door() {
     };
     let own =
         [time("SELECT * FROM orders WHERE id = 7", 80.0), time("SELECT * FROM orders WHERE id = 8", 60.0)];
+    let earlier = Earlier { own: own.to_vec(), last: None };
     let asked: ListSlowStatements = request(json!({"store": "shop"}));
-    let slow = stores::slow(&world.ctx(), &world, &own, 50.0, &asked).await.unwrap();
+    let slow = stores::slow(&world.ctx(), &world, &earlier, 50.0, &asked).await.unwrap();
     assert_eq!(
         (&slow.value["source"], &slow.value["statements"][0]["p95_ms"]),
         (&json!("own"), &json!(80.0))

@@ -3,9 +3,9 @@
 use contract::Severity;
 use serde_json::{Value, json};
 
-use super::judge::Verdict;
 use super::request::Judged;
 use super::rules::RULES;
+use super::verdict::Verdict;
 use crate::text;
 
 pub(super) fn text(files: &[Judged], connected: bool, store: Option<&str>) -> String {

@@ -11,12 +11,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::judge::{Verdict, judge, replay};
+use super::judge::{judge, replay};
 use super::lock::Blocking;
 use super::operation::{Operation, Script};
 use super::parse::{read, read_as};
 use super::report;
 use super::sqlite;
+use super::verdict::Verdict;
 use super::world::World;
 use crate::inquiry::Inquiry;
 use crate::migration::{MigrationFile, Progress};

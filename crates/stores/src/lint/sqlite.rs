@@ -5,10 +5,11 @@ use std::collections::BTreeSet;
 use contract::Severity;
 use schema::Schema;
 
-use super::judge::{Remark, Verdict, allow, one_line};
+use super::judge::{allow, one_line};
 use super::lock::Blocking;
 use super::operation::Script;
 use super::rules::rule_of;
+use super::verdict::{Remark, Verdict};
 use crate::migration::risk::{Judge, Judgement, Risk};
 
 /// Judges a file by the store's schema; `made` are the tables of the files before it.
