@@ -1,13 +1,16 @@
 //! The schema as the server's catalog has it: a few questions about all tables at once.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
+use std::pin::pin;
 
 use contract::Error;
+use futures::TryStreamExt;
 use schema::{
     Check, Column, Dialect, Extension, ForeignKey, Index, Key, Partition, Schema, Table, TableName, View,
 };
-use tokio_postgres::types::ToSql;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row};
 
 use crate::error::translate;
@@ -28,174 +31,308 @@ const TEXT: u32 = 25;
 
 /// Inspects inside a transaction that sees one state of the data.
 pub(crate) async fn inspect(client: &Client) -> Result<Schema, Error> {
-    // With an empty search path the server prints every name with its schema, whatever the login's settings are.
-    client.batch_execute("SET LOCAL search_path = ''").await.map_err(|error| translate(&error))?;
-    let mut tables = Tables::read(client).await?;
+    // With an empty search path the server prints every name with its schema, whatever the login's settings are. To start
+    // processes that help with a catalog costs more than their help.
+    client
+        .batch_execute("SET LOCAL search_path = ''; SET LOCAL max_parallel_workers_per_gather = 0")
+        .await
+        .map_err(|error| translate(&error))?;
+    // Sent one behind the other, so that the server works on the next while this side reads the one before.
+    let (tables, rest) = tokio::join!(Box::pin(Tables::read(client)), Box::pin(Rest::read(client)));
+    let (mut tables, rest) = match (tables, rest) {
+        (Ok(tables), Ok(rest)) => (tables, rest),
+        // The first error makes the server refuse all that comes behind it.
+        (Err(refused), Err(error)) if refused.code() == Some(&SqlState::IN_FAILED_SQL_TRANSACTION) => {
+            return Err(translate(&error));
+        }
+        (Err(error), _) | (_, Err(error)) => return Err(translate(&error)),
+    };
     tables.count(client).await?;
     tables.sum_up_partitions();
-    let views = ask(client, include_str!("sql/views.sql"), &[]).await?;
-    let others = ask(client, include_str!("sql/others.sql"), &[]).await?;
-    let extensions = ask(
-        client,
-        "SELECT extname AS name, extversion AS version FROM pg_extension ORDER BY extname COLLATE \"C\"",
-        &[],
-    )
-    .await?;
-    let size = ask(client, "SELECT pg_database_size(current_database())", &[]).await?;
     Ok(Schema {
         dialect: Dialect::Postgres,
         tables: tables.into_sorted(),
-        views: views
-            .iter()
-            .map(|row| View {
-                name: table_name(row, "namespace", "name"),
-                definition: row.get("definition"),
-                materialized: row.get("materialized"),
-            })
-            .collect(),
-        others: others.iter().map(|row| (row.get("kind"), row.get("definition"))).collect(),
-        extensions: extensions
-            .iter()
-            .map(|row| Extension { name: row.get("name"), version: row.get("version") })
-            .collect(),
-        size_bytes: size.first().map(|row| unsigned(row.get(0))),
+        views: rest.views,
+        others: rest.others,
+        extensions: rest.extensions,
+        size_bytes: rest.size_bytes,
     })
 }
 
-async fn ask(client: &Client, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, Error> {
-    client.query(sql, parameters).await.map_err(|error| translate(&error))
+/// Asks in one round trip, and reads each row as it comes.
+async fn ask<T>(
+    client: &Client,
+    sql: &str,
+    parameters: &[(&(dyn ToSql + Sync), Type)],
+    mut read: impl FnMut(&Row) -> T,
+) -> Result<Vec<T>, tokio_postgres::Error> {
+    let rows =
+        client.query_typed_raw(sql, parameters.iter().map(|(value, kind)| (*value, kind.clone()))).await?;
+    let mut rows = pin!(rows);
+    let mut out = Vec::new();
+    while let Some(row) = rows.try_next().await? {
+        out.push(read(&row));
+    }
+    Ok(out)
 }
 
 fn unsigned(number: i64) -> u64 {
     u64::try_from(number).unwrap_or(0)
 }
 
-fn table_name(row: &Row, namespace: &str, name: &str) -> TableName {
-    TableName { namespace: row.get(namespace), name: row.get(name) }
+/// What a database is made of besides tables.
+struct Rest {
+    views: Vec<View>,
+    others: Vec<(String, String)>,
+    extensions: Vec<Extension>,
+    size_bytes: Option<u64>,
+}
+
+impl Rest {
+    async fn read(client: &Client) -> Result<Self, tokio_postgres::Error> {
+        let (views, others, extensions, size) = tokio::try_join!(
+            ask(client, include_str!("sql/views.sql"), &[], |row| View {
+                name: TableName { namespace: row.get("namespace"), name: row.get("name") },
+                definition: row.get("definition"),
+                materialized: row.get("materialized"),
+            }),
+            ask(client, include_str!("sql/others.sql"), &[], |row| (row.get("kind"), row.get("definition"))),
+            ask(
+                client,
+                "SELECT extname AS name, extversion AS version FROM pg_extension ORDER BY extname COLLATE \"C\"",
+                &[],
+                |row| Extension { name: row.get("name"), version: row.get("version") },
+            ),
+            ask(client, "SELECT pg_database_size(current_database())", &[], |row| unsigned(row.get(0))),
+        )?;
+        Ok(Self { views, others, extensions, size_bytes: size.first().copied() })
+    }
 }
 
 /// Tables by their oid.
 struct Tables {
-    by_oid: BTreeMap<u32, Table>,
-    /// Names as statements write them.
-    quoted: HashMap<u32, String>,
-    /// By table and number.
-    columns: HashMap<(u32, i16), ColumnKey>,
+    by_oid: HashMap<u32, Found>,
     /// Size, oid.
     countable: Vec<(i64, u32)>,
     partitions: HashMap<u32, Vec<u32>>,
 }
 
+struct Found {
+    table: Table,
+    /// Its name as statements write it.
+    quoted: String,
+    parent: Option<u32>,
+    /// As many as the table's columns, by ascending number.
+    columns: Vec<ColumnKey>,
+    /// Its size was measured with its indexes; otherwise theirs are still to be added.
+    measured: bool,
+}
+
 /// What keys and indexes need of a column.
 struct ColumnKey {
-    name: String,
-    quoted_name: String,
+    number: i16,
     type_oid: u32,
     collation_oid: u32,
 }
 
+impl Found {
+    fn column(&self, number: i16) -> Option<(&ColumnKey, &Column)> {
+        let place = self.columns.binary_search_by_key(&number, |column| column.number).ok()?;
+        Some((&self.columns[place], &self.table.columns[place]))
+    }
+
+    /// Names of columns by their numbers.
+    fn names(&self, numbers: &[i16]) -> Vec<String> {
+        numbers.iter().filter_map(|number| Some(self.column(*number)?.1.name.clone())).collect()
+    }
+}
+
+/// A column whose type is not printed yet: few types are printed once each instead of with each of very many columns.
+struct ColumnRow {
+    table_oid: u32,
+    key: ColumnKey,
+    type_modifier: i32,
+    column: Column,
+}
+
+struct ConstraintRow {
+    table_oid: u32,
+    name: String,
+    kind: i8,
+    columns: Vec<i16>,
+    validated: bool,
+    index_oid: u32,
+    parent: Option<ParentRow>,
+    expression: Option<String>,
+    definition: Option<String>,
+}
+
+/// Whom a foreign key refers to.
+struct ParentRow {
+    oid: u32,
+    columns: Vec<i16>,
+    /// Of a table that was not asked for.
+    name: Option<TableName>,
+    column_names: Option<Vec<String>>,
+    actions: String,
+}
+
+struct IndexRow {
+    oid: u32,
+    table_oid: u32,
+    name: String,
+    columns: Vec<i16>,
+    operator_classes: Vec<u32>,
+    collations: Vec<u32>,
+    unique: bool,
+    method: String,
+    plain: bool,
+    valid: bool,
+    size_bytes: i64,
+}
+
+/// An index as the server prints it.
+struct PrintedIndex {
+    columns: Vec<String>,
+    definition: String,
+    predicate: Option<String>,
+}
+
+/// How the server writes names, by the rule of its function `quote_ident`.
+struct Quoting {
+    /// Words that a statement could take for something else.
+    reserved: HashSet<String>,
+    always: bool,
+}
+
+impl Quoting {
+    fn write(&self, name: &str) -> String {
+        let plain = name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
+            && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+            && !self.reserved.contains(name);
+        if plain && !self.always { name.to_owned() } else { quote_identifier(name) }
+    }
+}
+
 impl Tables {
-    async fn read(client: &Client) -> Result<Self, Error> {
-        let mut out = Self {
-            by_oid: BTreeMap::new(),
-            quoted: HashMap::new(),
-            columns: HashMap::new(),
-            countable: Vec::new(),
-            partitions: HashMap::new(),
-        };
-        let sizes: [&(dyn ToSql + Sync); 2] = [&COUNTED_TABLE_BYTES_MAX, &OPENED_TABLES_MAX];
-        let rows = ask(client, include_str!("sql/tables.sql"), &sizes).await?;
-        let count_all = i64::try_from(rows.len()).is_ok_and(|tables| tables <= OPENED_TABLES_MAX);
-        for row in rows {
-            out.add(&row, count_all);
-        }
-        let oids: Vec<u32> = out.by_oid.keys().copied().collect();
-        // Sent one behind the other, so that the server works on the next while this side reads the one before.
-        let of_tables: [&(dyn ToSql + Sync); 1] = [&oids];
-        let of_indexes: [&(dyn ToSql + Sync); 2] = [&oids, &OPENED_TABLES_MAX];
-        let (columns, constraints, indexes, triggers, classes) = tokio::try_join!(
-            ask(client, include_str!("sql/columns.sql"), &of_tables),
-            ask(client, include_str!("sql/constraints.sql"), &of_tables),
-            ask(client, include_str!("sql/indexes.sql"), &of_indexes),
-            ask(client, include_str!("sql/triggers.sql"), &of_tables),
-            ask(client, include_str!("sql/operator_classes.sql"), &[]),
+    async fn read(client: &Client) -> Result<Self, tokio_postgres::Error> {
+        let mut out = Self { by_oid: HashMap::new(), countable: Vec::new(), partitions: HashMap::new() };
+        let sizes: [(&(dyn ToSql + Sync), Type); 2] =
+            [(&COUNTED_TABLE_BYTES_MAX, Type::INT8), (&OPENED_TABLES_MAX, Type::INT8)];
+        let mut oids: Vec<u32> = Vec::new();
+        ask(client, include_str!("sql/tables.sql"), &sizes, |row| oids.push(out.add(row))).await?;
+        out.name_parents();
+        let of_tables: [(&(dyn ToSql + Sync), Type); 1] = [(&oids, Type::OID_ARRAY)];
+        let of_indexes: [(&(dyn ToSql + Sync), Type); 2] =
+            [(&oids, Type::OID_ARRAY), (&OPENED_TABLES_MAX, Type::INT8)];
+        let (columns, constraints, indexes, triggers, classes, quoting) = tokio::try_join!(
+            ask(client, include_str!("sql/columns.sql"), &of_tables, column_row),
+            ask(client, include_str!("sql/constraints.sql"), &of_tables, constraint_row),
+            ask(client, include_str!("sql/indexes.sql"), &of_indexes, index_row),
+            ask(client, include_str!("sql/triggers.sql"), &of_tables, |row| (row.get(0), row.get(1))),
+            ask(client, include_str!("sql/operator_classes.sql"), &[], |row| (row.get(0), row.get(1))),
+            ask(client, include_str!("sql/keywords.sql"), &[], |row| Quoting {
+                reserved: row.get::<_, Vec<String>>(0).into_iter().collect(),
+                always: row.get(1),
+            }),
         )?;
-        for row in columns {
-            out.add_column(&row);
+        out.add_columns(client, columns).await?;
+        let backing: HashSet<u32> = constraints
+            .iter()
+            .filter(|constraint| constraint.kind != FOREIGN && constraint.kind != CHECK)
+            .map(|constraint| constraint.index_oid)
+            .collect();
+        for constraint in constraints {
+            out.add_constraint(constraint);
         }
-        for row in constraints {
-            out.add_constraint(&row);
-        }
-        let classes = classes.iter().map(|row| (row.get("oid"), row.get("type_oid"))).collect();
-        out.add_indexes(client, &indexes, &classes).await?;
-        for row in triggers {
-            let definition = row.get("definition");
-            out.of(&row).triggers.push(definition);
+        let classes: HashMap<u32, u32> = classes.into_iter().collect();
+        out.add_indexes(client, indexes, &classes, quoting.first(), &backing).await?;
+        for (table, definition) in triggers {
+            out.of(table).table.triggers.push(definition);
         }
         Ok(out)
     }
 
-    fn add_column(&mut self, row: &Row) {
-        let (table, number): (u32, i16) = (row.get("table_oid"), row.get("number"));
-        let name: String = row.get("name");
-        let key = ColumnKey {
-            name: name.clone(),
-            quoted_name: row.get("quoted_name"),
-            type_oid: row.get("type_oid"),
-            collation_oid: row.get("collation_oid"),
-        };
-        self.columns.insert((table, number), key);
-        self.of(row).columns.push(Column {
-            name,
-            native_type: row.get("native_type"),
-            nullable: row.get("nullable"),
-            default: row.get("default_value"),
-            generated: row.get("generated"),
-            comment: row.get("comment"),
-        });
+    async fn add_columns(
+        &mut self,
+        client: &Client,
+        columns: Vec<ColumnRow>,
+    ) -> Result<(), tokio_postgres::Error> {
+        let mut types: HashMap<(u32, i32, u32), String> = HashMap::new();
+        for row in &columns {
+            types.entry((row.key.type_oid, row.type_modifier, row.key.collation_oid)).or_default();
+        }
+        let (mut kinds, mut modifiers, mut collations) = (Vec::new(), Vec::new(), Vec::new());
+        for (kind, modifier, collation) in types.keys() {
+            kinds.push(*kind);
+            modifiers.push(*modifier);
+            collations.push(*collation);
+        }
+        let wanted: [(&(dyn ToSql + Sync), Type); 3] =
+            [(&kinds, Type::OID_ARRAY), (&modifiers, Type::INT4_ARRAY), (&collations, Type::OID_ARRAY)];
+        ask(client, include_str!("sql/types.sql"), &wanted, |row| {
+            types.insert((row.get(0), row.get(1), row.get(2)), row.get(3));
+        })
+        .await?;
+        for ColumnRow { table_oid, key, type_modifier, mut column } in columns {
+            column.native_type.clone_from(&types[&(key.type_oid, type_modifier, key.collation_oid)]);
+            let found = self.of(table_oid);
+            found.columns.push(key);
+            found.table.columns.push(column);
+        }
+        Ok(())
     }
 
     /// Writes plain indexes itself, exactly as the server would, and has the others printed.
     async fn add_indexes(
         &mut self,
         client: &Client,
-        rows: &[Row],
+        rows: Vec<IndexRow>,
         classes: &HashMap<u32, u32>,
-    ) -> Result<(), Error> {
-        let mut plain: Vec<Option<(Vec<String>, String)>> = Vec::with_capacity(rows.len());
-        let mut unwritten: Vec<u32> = Vec::new();
-        for row in rows {
-            let written = self.plain_index(row, classes);
-            if written.is_none() {
-                unwritten.push(row.get("index_oid"));
-            }
-            plain.push(written);
-        }
-        let mut printed = HashMap::new();
+        quoting: Option<&Quoting>,
+        backing: &HashSet<u32>,
+    ) -> Result<(), tokio_postgres::Error> {
+        let plain: Vec<Option<(Vec<String>, String)>> =
+            rows.iter().map(|row| self.plain_index(row, classes, quoting?)).collect();
+        let unwritten: Vec<u32> = rows
+            .iter()
+            .zip(&plain)
+            .filter(|(_, written)| written.is_none())
+            .map(|(row, _)| row.oid)
+            .collect();
+        let mut printed: HashMap<u32, PrintedIndex> = HashMap::new();
         if !unwritten.is_empty() {
-            for row in ask(client, include_str!("sql/index_definitions.sql"), &[&unwritten]).await? {
-                printed.insert(row.get::<_, u32>("index_oid"), row);
-            }
+            let of_unwritten: [(&(dyn ToSql + Sync), Type); 1] = [(&unwritten, Type::OID_ARRAY)];
+            ask(client, include_str!("sql/index_definitions.sql"), &of_unwritten, |row| {
+                let index = PrintedIndex {
+                    columns: row.get("columns"),
+                    definition: row.get("definition"),
+                    predicate: row.get("predicate"),
+                };
+                printed.insert(row.get("index_oid"), index);
+            })
+            .await?;
         }
-        for (row, written) in rows.iter().zip(plain) {
-            let oid: u32 = row.get("index_oid");
-            let (columns, definition, predicate) = match (written, printed.get(&oid)) {
+        for (row, written) in rows.into_iter().zip(plain) {
+            let (columns, definition, predicate) = match (written, printed.remove(&row.oid)) {
                 (Some((columns, definition)), _) => (columns, definition, None),
-                (None, Some(printed)) => {
-                    (printed.get("columns"), printed.get("definition"), printed.get("predicate"))
-                }
+                (None, Some(printed)) => (printed.columns, printed.definition, printed.predicate),
                 (None, None) => continue, // Dropped meanwhile: the catalog's functions see the newest state.
             };
-            self.of(row).indexes.push(Index {
-                name: row.get("name"),
+            let found = self.of(row.table_oid);
+            if !found.measured {
+                *found.table.size_bytes.get_or_insert(0) += unsigned(row.size_bytes);
+            }
+            found.table.indexes.push(Index {
+                name: row.name,
                 columns,
-                unique: row.get("is_unique"),
-                method: row.get("method"),
+                unique: row.unique,
+                method: row.method,
                 definition,
                 predicate,
-                backs_constraint: row.get("backs_constraint"),
-                valid: row.get("is_valid"),
-                size_bytes: Some(unsigned(row.get("size_bytes"))),
+                backs_constraint: backing.contains(&row.oid),
+                valid: row.valid,
+                size_bytes: Some(unsigned(row.size_bytes)),
             });
         }
         Ok(())
@@ -203,62 +340,54 @@ impl Tables {
 
     /// Columns and definition of an index that is nothing but columns with the operator class and the collation that
     /// they have anyway.
-    fn plain_index(&self, row: &Row, classes: &HashMap<u32, u32>) -> Option<(Vec<String>, String)> {
-        if !row.get::<_, bool>("plain") {
+    fn plain_index(
+        &self,
+        row: &IndexRow,
+        classes: &HashMap<u32, u32>,
+        quoting: &Quoting,
+    ) -> Option<(Vec<String>, String)> {
+        if !row.plain {
             return None;
         }
-        let table: u32 = row.get("table_oid");
-        let numbers: Vec<i16> = row.get("columns");
-        let of_columns: (Vec<u32>, Vec<u32>) = (row.get("operator_classes"), row.get("collations"));
-        let mut names = Vec::with_capacity(numbers.len());
-        for ((number, class), collation) in numbers.iter().zip(&of_columns.0).zip(&of_columns.1) {
-            let column = self.columns.get(&(table, *number))?;
+        let found = self.by_oid.get(&row.table_oid)?;
+        let mut names = Vec::with_capacity(row.columns.len());
+        for ((number, class), collation) in row.columns.iter().zip(&row.operator_classes).zip(&row.collations)
+        {
+            let (key, column) = found.column(*number)?;
             let for_type = *classes.get(class)?;
-            let usual = for_type == column.type_oid || (for_type == TEXT && column.type_oid == VARCHAR);
+            let usual = for_type == key.type_oid || (for_type == TEXT && key.type_oid == VARCHAR);
             // An index without collation is one on a type that has none.
-            if !usual || *collation != column.collation_oid {
+            if !usual || *collation != key.collation_oid {
                 return None;
             }
-            names.push(column.quoted_name.clone());
+            names.push(quoting.write(&column.name));
         }
-        let unique = if row.get("is_unique") { "UNIQUE " } else { "" };
-        let (name, table) = (row.get::<_, &str>("quoted_name"), self.quoted.get(&table)?);
+        let unique = if row.unique { "UNIQUE " } else { "" };
+        let (name, table) = (quoting.write(&row.name), &found.quoted);
         let definition = format!("CREATE {unique}INDEX {name} ON {table} USING btree ({})", names.join(", "));
         Some((names, definition))
     }
 
-    /// Names of columns by their numbers.
-    fn names(&self, table: u32, numbers: Option<Vec<i16>>) -> Vec<String> {
-        let numbers = numbers.unwrap_or_default();
-        numbers
-            .iter()
-            .filter_map(|number| self.columns.get(&(table, *number)).map(|column| column.name.clone()))
-            .collect()
-    }
-
     /// The table that a row of another answer belongs to.
-    fn of(&mut self, row: &Row) -> &mut Table {
-        let oid = row.get("table_oid");
+    fn of(&mut self, oid: u32) -> &mut Found {
         self.by_oid.get_mut(&oid).expect("only known tables were asked for, in one view of the catalog")
     }
 
-    fn add(&mut self, row: &Row, count_all: bool) {
+    /// Keeps the table and gives its oid.
+    fn add(&mut self, row: &Row) -> u32 {
         let oid: u32 = row.get("oid");
         let size: i64 = row.get::<_, Option<i64>>("size_bytes").unwrap_or(0);
         let key: Option<String> = row.get("partition_key");
         let bound: Option<String> = row.get("partition_bound");
-        let parent_oid: Option<u32> = row.get("parent_oid");
-        let parent = parent_oid.map(|_| table_name(row, "parent_namespace", "parent_name"));
-        if let Some(parent) = parent_oid {
+        let parent: Option<u32> = row.get("parent_oid");
+        if let Some(parent) = parent {
             self.partitions.entry(parent).or_default().push(oid);
         }
-        self.quoted.insert(oid, row.get("quoted_name"));
-        let worth_it = count_all || row.get("never_analyzed");
-        if worth_it && row.get::<_, Option<bool>>("countable") == Some(true) {
+        if row.get::<_, Option<bool>>("countable") == Some(true) {
             self.countable.push((size, oid));
         }
         let table = Table {
-            name: table_name(row, "namespace", "name"),
+            name: TableName { namespace: row.get("namespace"), name: row.get("name") },
             columns: Vec::new(),
             primary_key: None,
             unique_keys: Vec::new(),
@@ -266,37 +395,65 @@ impl Tables {
             checks: Vec::new(),
             indexes: Vec::new(),
             triggers: Vec::new(),
-            partition: (key.is_some() || parent.is_some()).then_some(Partition { key, parent, bound }),
-            options: row.get("options"),
+            partition: (key.is_some() || parent.is_some()).then_some(Partition { key, parent: None, bound }),
+            options: row.get::<_, Option<Vec<String>>>("options").unwrap_or_default(),
             comment: row.get("comment"),
             rows: unsigned(row.get::<_, Option<i64>>("rows_expected").unwrap_or(0)),
             rows_estimated: true,
             size_bytes: Some(unsigned(size)),
         };
-        self.by_oid.insert(oid, table);
+        let (quoted, measured) = (row.get("quoted_name"), row.get("measured"));
+        self.by_oid.insert(oid, Found { table, quoted, parent, columns: Vec::new(), measured });
+        oid
     }
 
-    fn add_constraint(&mut self, row: &Row) {
-        let name: String = row.get("name");
-        let columns = self.names(row.get("table_oid"), row.get("columns"));
-        let parent_columns = row
-            .get::<_, Option<Vec<String>>>("parent_names")
-            .unwrap_or_else(|| self.names(row.get("parent_oid"), row.get("parent_columns")));
-        let validated = row.get("validated");
-        let table = self.of(row);
-        table.options.extend(row.get::<_, Option<String>>("definition"));
-        match row.get("kind") {
-            "p" => table.primary_key = Some(Key { name, columns }),
-            "u" => table.unique_keys.push(Key { name, columns }),
-            "f" => table.foreign_keys.push(ForeignKey {
+    fn name_parents(&mut self) {
+        let names: Vec<(u32, Option<TableName>)> = self
+            .by_oid
+            .iter()
+            .filter_map(|(oid, found)| {
+                Some((*oid, self.by_oid.get(&found.parent?).map(|parent| parent.table.name.clone())))
+            })
+            .collect();
+        for (oid, parent) in names {
+            if let Some(partition) = &mut self.of(oid).table.partition {
+                partition.parent = parent;
+            }
+        }
+    }
+
+    fn add_constraint(&mut self, row: ConstraintRow) {
+        let parent = row.parent.and_then(|parent| {
+            let known = self.by_oid.get(&parent.oid);
+            Some((
+                known.map(|found| found.table.name.clone()).or(parent.name)?,
+                parent
+                    .column_names
+                    .or_else(|| known.map(|found| found.names(&parent.columns)))
+                    .unwrap_or_default(),
+                parent.actions,
+            ))
+        });
+        let found = self.of(row.table_oid);
+        let (name, columns) = (row.name, found.names(&row.columns));
+        let table = &mut found.table;
+        table.options.extend(row.definition);
+        match (row.kind, parent) {
+            (PRIMARY, _) => table.primary_key = Some(Key { name, columns }),
+            (UNIQUE, _) => table.unique_keys.push(Key { name, columns }),
+            (FOREIGN, Some((parent, parent_columns, actions))) => table.foreign_keys.push(ForeignKey {
                 name,
                 columns,
-                parent: table_name(row, "parent_namespace", "parent_name"),
+                parent,
                 parent_columns,
-                actions: row.get("actions"),
-                validated,
+                actions,
+                validated: row.validated,
             }),
-            "c" => table.checks.push(Check { name, expression: row.get("expression"), validated }),
+            (CHECK, _) => table.checks.push(Check {
+                name,
+                expression: row.expression.unwrap_or_default(),
+                validated: row.validated,
+            }),
             _ => {} // An exclusion is told by its definition.
         }
     }
@@ -317,7 +474,7 @@ impl Tables {
         for oids in countable.chunks(COUNTED_AT_ONCE) {
             let mut sql = String::new();
             for oid in oids {
-                let TableName { namespace, name } = &self.by_oid[oid].name;
+                let TableName { namespace, name } = &self.by_oid[oid].table.name;
                 let union = if sql.is_empty() { "" } else { " UNION ALL " };
                 let (namespace, name) = (quote_identifier(namespace), quote_identifier(name));
                 write!(sql, "{union}SELECT {oid}::oid, count(*) FROM ONLY {namespace}.{name}")
@@ -327,8 +484,8 @@ impl Tables {
             let end = match client.query(&sql, &[]).await {
                 Ok(rows) => {
                     for row in rows {
-                        if let Some(table) = self.by_oid.get_mut(&row.get(0)) {
-                            (table.rows, table.rows_estimated) = (unsigned(row.get(1)), false);
+                        if let Some(found) = self.by_oid.get_mut(&row.get(0)) {
+                            (found.table.rows, found.table.rows_estimated) = (unsigned(row.get(1)), false);
                         }
                     }
                     "RELEASE counting"
@@ -354,7 +511,7 @@ impl Tables {
                 match self.partitions.get(&next) {
                     Some(children) => leaves.extend(children),
                     None => {
-                        if let Some(table) = self.by_oid.get(&next) {
+                        if let Some(Found { table, .. }) = self.by_oid.get(&next) {
                             rows += table.rows;
                             size += table.size_bytes.unwrap_or(0);
                             estimated |= table.rows_estimated;
@@ -362,18 +519,109 @@ impl Tables {
                     }
                 }
             }
-            if let Some(table) = self.by_oid.get_mut(&oid) {
+            if let Some(Found { table, .. }) = self.by_oid.get_mut(&oid) {
                 (table.rows, table.size_bytes, table.rows_estimated) = (rows, Some(size), estimated);
             }
         }
     }
 
     fn into_sorted(self) -> Vec<Table> {
-        let mut tables: Vec<Table> = self.by_oid.into_values().collect();
+        let mut tables: Vec<Table> = self.by_oid.into_values().map(|found| found.table).collect();
         for table in &mut tables {
             table.options.sort();
+            table.unique_keys.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+            table.foreign_keys.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+            table.checks.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+            table.indexes.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         }
-        tables.sort_by(|a, b| a.name.cmp(&b.name));
+        tables.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         tables
+    }
+}
+
+/// `pg_constraint.contype`.
+const PRIMARY: i8 = b'p'.cast_signed();
+const UNIQUE: i8 = b'u'.cast_signed();
+const FOREIGN: i8 = b'f'.cast_signed();
+const CHECK: i8 = b'c'.cast_signed();
+
+// Columns by their place: to look for a name among them, for each of ten thousand rows, shows.
+
+fn column_row(row: &Row) -> ColumnRow {
+    ColumnRow {
+        table_oid: row.get(0),
+        key: ColumnKey { number: row.get(1), type_oid: row.get(3), collation_oid: row.get(5) },
+        type_modifier: row.get(4),
+        column: Column {
+            name: row.get(2),
+            native_type: String::new(),
+            nullable: row.get(6),
+            default: row.get(7),
+            generated: row.get(8),
+            comment: row.get(9),
+        },
+    }
+}
+
+fn constraint_row(row: &Row) -> ConstraintRow {
+    let kind = row.get(2);
+    let parent = (kind == FOREIGN).then(|| ParentRow {
+        oid: row.get(6),
+        columns: row.get::<_, Option<Vec<i16>>>(7).unwrap_or_default(),
+        name: row.get::<_, Option<String>>(9).map(|name| TableName { namespace: row.get(8), name }),
+        column_names: row.get(10),
+        actions: row.get(11),
+    });
+    ConstraintRow {
+        table_oid: row.get(0),
+        name: row.get(1),
+        kind,
+        validated: row.get(3),
+        columns: row.get::<_, Option<Vec<i16>>>(4).unwrap_or_default(),
+        index_oid: row.get(5),
+        parent,
+        expression: row.get(12),
+        definition: row.get(13),
+    }
+}
+
+fn index_row(row: &Row) -> IndexRow {
+    IndexRow {
+        oid: row.get(0),
+        table_oid: row.get(1),
+        name: row.get(2),
+        columns: row.get(3),
+        operator_classes: row.get(4),
+        collations: row.get(5),
+        unique: row.get(6),
+        method: row.get(7),
+        plain: row.get(8),
+        valid: row.get(9),
+        size_bytes: row.get(10),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_quoted_by_the_servers_rule() {
+        let mut quoting = Quoting { reserved: HashSet::from(["order".to_owned()]), always: false };
+        for (name, written) in [
+            ("orders", "orders"),
+            ("_x1", "_x1"),
+            ("1x", r#""1x""#),
+            ("Orders", r#""Orders""#),
+            ("order", r#""order""#),
+            ("a b", r#""a b""#),
+            ("a\"b", r#""a""b""#),
+            ("é", r#""é""#),
+            ("", r#""""#),
+        ] {
+            assert_eq!(quoting.write(name), written, "{name}");
+        }
+        quoting.always = true;
+        assert_eq!(quoting.write("orders"), r#""orders""#);
     }
 }

@@ -1,15 +1,12 @@
 -- Columns in the order of their table.
 -- $1: oids of the tables.
 SELECT
-  a.attrelid AS table_oid,
-  a.attnum AS number,
-  a.attname AS name,
-  quote_ident(a.attname) AS quoted_name,
-  a.atttypid AS type_oid,
-  a.attcollation AS collation_oid,
-  format_type(a.atttypid, a.atttypmod)
-    || COALESCE(' COLLATE ' || CASE WHEN a.attcollation <> t.typcollation THEN a.attcollation::regcollation::text END, '')
-    AS native_type,
+  a.attrelid,
+  a.attnum,
+  a.attname,
+  a.atttypid,
+  a.atttypmod,
+  a.attcollation,
   NOT a.attnotnull AS nullable,
   -- A default names no column. Printed without the table, it does not make the server open the table.
   CASE WHEN a.attgenerated = '' THEN pg_get_expr(d.adbin, 0) END AS default_value,
@@ -19,10 +16,9 @@ SELECT
     WHEN a.attgenerated = 's' THEN 'GENERATED ALWAYS AS (' || pg_get_expr(d.adbin, d.adrelid) || ') STORED'
     WHEN a.attgenerated <> '' THEN 'GENERATED ALWAYS AS (' || pg_get_expr(d.adbin, d.adrelid) || ') VIRTUAL'
   END AS generated,
-  c.description AS comment
+  c.description
 FROM pg_attribute a
-JOIN pg_type t ON t.oid = a.atttypid
-LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+LEFT JOIN pg_attrdef d ON a.atthasdef AND d.adrelid = a.attrelid AND d.adnum = a.attnum
 LEFT JOIN pg_description c ON c.classoid = 'pg_class'::regclass AND c.objoid = a.attrelid AND c.objsubid = a.attnum
 WHERE a.attrelid = ANY ($1) AND a.attnum > 0 AND NOT a.attisdropped
 ORDER BY a.attrelid, a.attnum

@@ -1,17 +1,18 @@
 -- Primary keys, unique, foreign keys, checks and exclusions.
 -- $1: oids of the tables.
 SELECT
-  c.conrelid AS table_oid,
-  c.conname AS name,
-  c.contype::text AS kind,
-  c.convalidated AS validated,
-  c.conkey AS columns,
+  c.conrelid,
+  c.conname,
+  c.contype,
+  c.convalidated,
+  c.conkey,
+  c.conindid,
+  c.confrelid,
+  c.confkey,
+  -- The parent may be none of the tables asked for.
   pn.nspname AS parent_namespace,
   p.relname AS parent_name,
-  c.confrelid AS parent_oid,
-  c.confkey AS parent_columns,
-  -- The parent may be none of the tables asked for.
-  CASE WHEN c.contype = 'f' AND NOT c.confrelid = ANY ($1) THEN ARRAY(
+  CASE WHEN p.oid IS NOT NULL THEN ARRAY(
     SELECT a.attname::text FROM unnest(c.confkey) WITH ORDINALITY AS k (attnum, place)
     JOIN pg_attribute a ON a.attrelid = c.confrelid AND a.attnum = k.attnum ORDER BY k.place
   ) END AS parent_names,
@@ -37,7 +38,6 @@ SELECT
     format('CONSTRAINT %I %s', c.conname, pg_get_constraintdef(c.oid))
   END AS definition
 FROM pg_constraint c
-LEFT JOIN pg_class p ON p.oid = c.confrelid
+LEFT JOIN pg_class p ON p.oid = c.confrelid AND NOT c.confrelid = ANY ($1)
 LEFT JOIN pg_namespace pn ON pn.oid = p.relnamespace
 WHERE c.conrelid = ANY ($1) AND c.contype IN ('p', 'u', 'f', 'c', 'x')
-ORDER BY c.conrelid, c.conname COLLATE "C"

@@ -4,7 +4,6 @@ SELECT
   i.indexrelid AS index_oid,
   i.indrelid AS table_oid,
   c.relname AS name,
-  quote_ident(c.relname) AS quoted_name,
   i.indkey::int2[] AS columns,
   i.indclass::oid[] AS operator_classes,
   i.indcollation::oid[] AS collations,
@@ -14,13 +13,10 @@ SELECT
   c.relkind = 'i' AND m.amname = 'btree' AND i.indexprs IS NULL AND i.indpred IS NULL AND i.indnatts = i.indnkeyatts
     AND c.reloptions IS NULL AND c.reltablespace = 0 AND NOT 0 <> ANY (i.indoption::int2[])
     AND (NOT i.indisunique OR i.indisprimary OR to_jsonb(i) ->> 'indnullsnotdistinct' IS DISTINCT FROM 'true') AS plain,
-  k.conindid IS NOT NULL AS backs_constraint,
   i.indisvalid AND i.indisready AS is_valid,
-  CASE WHEN (SELECT count(*) <= $2 FROM pg_class WHERE relkind = 'r') THEN pg_relation_size(i.indexrelid)
+  CASE WHEN (SELECT count(*) <= $2 FROM pg_class WHERE relkind = 'r' AND oid >= 16384) THEN pg_relation_size(i.indexrelid)
     ELSE c.relpages::bigint * current_setting('block_size')::bigint END AS size_bytes
 FROM pg_index i
 JOIN pg_class c ON c.oid = i.indexrelid
 JOIN pg_am m ON m.oid = c.relam
-LEFT JOIN (SELECT DISTINCT conindid FROM pg_constraint WHERE contype IN ('p', 'u', 'x')) AS k ON k.conindid = i.indexrelid
 WHERE i.indrelid = ANY ($1) AND i.indislive
-ORDER BY i.indrelid, c.relname COLLATE "C"

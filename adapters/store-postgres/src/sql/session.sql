@@ -14,12 +14,18 @@ SELECT
   ) OR EXISTS (
     SELECT FROM pg_class c
     WHERE c.relkind IN ('r', 'p', 'f', 'm', 'v', 'S') AND c.oid >= 16384
-      AND (c.relowner = r.oid OR NOT r.rolsuper AND pg_has_role(c.relowner, 'MEMBER'))
+      AND c.relowner IN (
+        SELECT o.oid FROM pg_roles o WHERE o.oid = r.oid OR NOT r.rolsuper AND pg_has_role(o.oid, 'MEMBER')
+      )
   ) AS owner,
   r.rolsuper OR EXISTS (
-    SELECT FROM pg_class c
-    WHERE c.relkind IN ('r', 'p', 'f', 'v') AND c.oid >= 16384
-      AND has_table_privilege(c.oid, 'INSERT, UPDATE, DELETE, TRUNCATE')
+    -- One for all whose rights are alike: to look at thousands of tables, for every connection, shows.
+    SELECT FROM (
+      SELECT min(c.oid) AS oid FROM pg_class c
+      WHERE c.relkind IN ('r', 'p', 'f', 'v') AND c.oid >= 16384
+      GROUP BY c.relowner, c.relacl
+    ) AS alike
+    WHERE has_table_privilege(alike.oid, 'INSERT, UPDATE, DELETE, TRUNCATE')
   ) AS can_write,
   -- Predefined roles that reach beyond the database: files and programs of the server's machine, other sessions.
   array_to_string(ARRAY(
