@@ -16,13 +16,15 @@ use crate::{BadReply, BadRequest, Format};
 use std::borrow::Cow;
 
 /// Members that OpenAI's two formats share under one name.
-const SHARED: [&str; 8] = [
+const SHARED: [&str; 10] = [
     "service_tier",
     "store",
     "metadata",
     "safety_identifier",
     "prompt_cache_key",
     "prompt_cache_retention",
+    "prompt_cache_options",
+    "moderation",
     "top_logprobs",
     "verbosity",
 ];

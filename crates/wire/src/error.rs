@@ -400,11 +400,13 @@ pub fn error_event(
         }
         Format::Responses => {
             let (sort, code) = class.openai();
+            // The reference has the members side by side; OpenAI's own clients raise an error only for those inside `error`.
             let data = Object::default()
                 .with("type", "error")
                 .with("code", detail.code.or(code).unwrap_or(sort))
                 .with("message", message)
                 .with("param", detail.field.map_or(Value::Null, Value::from))
+                .with("error", error_object(format, class.status(), class, message, detail))
                 .with("sequence_number", sequence);
             sse::write_event("error", &data.into_bytes(), out);
         }
@@ -451,7 +453,7 @@ mod tests {
             ),
             (
                 Format::Responses,
-                "event: error\ndata: {\"type\":\"error\",\"code\":\"upstream_truncated\",\"message\":\"cut\",\"param\":null,\"sequence_number\":9}\n\n",
+                "event: error\ndata: {\"type\":\"error\",\"code\":\"upstream_truncated\",\"message\":\"cut\",\"param\":null,\"error\":{\"message\":\"cut\",\"type\":\"upstream_truncated\",\"param\":null,\"code\":\"upstream_truncated\"},\"sequence_number\":9}\n\n",
             ),
             (
                 Format::Messages,

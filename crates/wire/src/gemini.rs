@@ -451,14 +451,14 @@ fn write_thinking<'a>(ask: &mut Ask<'a>, target: &Target<'_>) -> Option<Object<'
     if generation(target.model).is_some_and(|generation| generation >= 3) {
         // Levels in place of budgets; thinking cannot be switched off.
         let level = match reasoning.effort() {
-            Some("none" | "minimal" | "low") => Some("low"),
-            Some("medium") => Some("medium"),
-            Some(_) => Some("high"),
+            Some("none" | "minimal" | "low") => Some("LOW"),
+            Some("medium") => Some("MEDIUM"),
+            Some(_) => Some("HIGH"),
             None => None,
         };
         if reasoning.wants_none() {
             ask.notes.change(format!("{} (as little as possible)", reasoning.field));
-            thinking.put("thinkingLevel", "low");
+            thinking.put("thinkingLevel", "LOW");
         } else {
             thinking.put_some("thinkingLevel", level);
         }

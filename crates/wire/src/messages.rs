@@ -130,9 +130,11 @@ fn read_thinking<'a>(body: &mut Object<'a>, ask: &mut Ask<'a>) -> Result<(), Bad
             effort,
             budget,
             is_off: sort == "disabled",
-            is_shown: sort != "disabled",
+            is_shown: sort != "disabled" && thinking.text("display") != Some("omitted"),
             field: "thinking",
         });
+        thinking.take("display");
+        ask.notes.drop_rest("thinking", &thinking);
     } else if effort.is_some() {
         ask.reasoning = Some(Reasoning { effort, field: "output_config.effort", ..Reasoning::default() });
     }
@@ -227,6 +229,7 @@ pub(crate) fn write_request<'a>(
         matches!(ask.choice, Some(Choice::Required | Choice::Tool(_) | Choice::Among { required: true, .. }))
             && !ask.tools.is_empty();
     let mut max_tokens = ask.max_tokens.take();
+    let effort = adaptive_effort(&mut ask, target, is_forced);
     let budget = thinking_budget(&mut ask, target, &turns, is_forced, &mut max_tokens);
     let max_tokens = max_tokens.unwrap_or_else(|| {
         ask.notes.change("max_tokens (the default, since none was given)");
@@ -258,8 +261,12 @@ pub(crate) fn write_request<'a>(
     }
     body.put("messages", Value::Array(messages));
     write_tools(&mut body, &mut ask);
-    if let Some(budget) = budget {
+    if effort.is_some() {
+        body.put("thinking", Object::default().with("type", "adaptive"));
+    } else if let Some(budget) = budget {
         body.put("thinking", Object::default().with("type", "enabled").with("budget_tokens", budget));
+    }
+    if effort.is_some() || budget.is_some() {
         // With thinking Anthropic takes these near their defaults alone.
         let is_within = |knob: &Option<Value<'_>>, range: std::ops::RangeInclusive<f64>| matches!(knob, Some(Value::Number(number)) if number.parse().is_ok_and(|number: f64| range.contains(&number)));
         let keeps = [
@@ -299,6 +306,7 @@ pub(crate) fn write_request<'a>(
     if !stop.is_empty() {
         body.put("stop_sequences", stop);
     }
+    let mut config = Object::default();
     match std::mem::take(&mut ask.output) {
         Output::Text => {}
         Output::Json => ask.notes.drop_field("response_format"),
@@ -306,9 +314,12 @@ pub(crate) fn write_request<'a>(
             if name.is_some() || description.is_some() {
                 ask.notes.drop_field("response_format.json_schema.name");
             }
-            let format = Object::default().with("type", "json_schema").with("schema", schema);
-            body.put("output_config", Object::default().with("format", format));
+            config.put("format", Object::default().with("type", "json_schema").with("schema", schema));
         }
+    }
+    config.put_some("effort", effort);
+    if !config.0.is_empty() {
+        body.put("output_config", config);
     }
     if let Some(user) = ask.user.take() {
         body.put("metadata", Object::default().with("user_id", user));
@@ -317,6 +328,37 @@ pub(crate) fn write_request<'a>(
         body.put("stream", true);
     }
     Ok((body, ask))
+}
+
+/// Whether the model decides itself how much to think, and is told by effort: from version 4.6 on; budgets are going away there.
+fn is_adaptive(model: &str) -> bool {
+    let Some(rest) = model.split("claude-").nth(1) else { return false };
+    let mut words = rest.split(['-', '.', '@', ':']).peekable();
+    words.next_if(|word| word.chars().all(|character| character.is_ascii_alphabetic()));
+    // A date in place of the second number means that there is none.
+    let mut number = || words.next().filter(|word| word.len() <= 2).and_then(|word| word.parse::<u32>().ok());
+    let major = number().unwrap_or(0);
+    (major, number().unwrap_or(0)) >= (4, 6)
+}
+
+/// The effort for a model that thinks adaptively; it takes the wish out of the request.
+fn adaptive_effort(ask: &mut Ask<'_>, target: &Target<'_>, is_forced: bool) -> Option<&'static str> {
+    if !is_adaptive(target.model) || !target.can_reason || is_forced {
+        return None;
+    }
+    let effort = match ask
+        .reasoning
+        .as_ref()?
+        .effort()
+        .filter(|_| ask.reasoning.as_ref().is_some_and(|reasoning| !reasoning.wants_none()))?
+    {
+        "minimal" | "low" => "low",
+        "medium" => "medium",
+        "xhigh" | "max" => "max",
+        _ => "high",
+    };
+    ask.reasoning = None;
+    Some(effort)
 }
 
 /// How much may be thought, when thinking is possible at all: not with a forced tool, and not when the turn in progress began without it.
@@ -617,4 +659,24 @@ pub(crate) fn write_reply<'a>(reply: Reply<'a>, shown: &Shown<'a>) -> Result<Obj
         .with("stop_reason", stop_reason)
         .with("stop_sequence", stop_sequence)
         .with("usage", usage_or_null(reply.usage)))
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn models_that_think_adaptively_are_known_by_their_version() {
+        for (model, adaptive) in [
+            ("claude-opus-4-6", true),
+            ("claude-sonnet-4-7-20261001", true),
+            ("claude-opus-5", true),
+            ("anthropic.claude-opus-4-6-v1:0", true),
+            ("claude-haiku-4-5", false),
+            ("claude-opus-4-20250514", false),
+            ("claude-3-7-sonnet-20250219", false),
+            ("gpt-5", false),
+            ("claude-", false),
+        ] {
+            assert_eq!(super::is_adaptive(model), adaptive, "{model}");
+        }
+    }
 }

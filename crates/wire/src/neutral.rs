@@ -252,8 +252,15 @@ pub(crate) struct Reasoning<'a> {
 }
 
 /// Tokens to think with for each effort. Source: the table of Google's guide "OpenAI compatibility", "Thinking".
-const BUDGETS: [(&str, u64); 6] =
-    [("none", 0), ("minimal", 1_024), ("low", 1_024), ("medium", 8_192), ("high", 24_576), ("xhigh", 32_768)];
+const BUDGETS: [(&str, u64); 7] = [
+    ("none", 0),
+    ("minimal", 1_024),
+    ("low", 1_024),
+    ("medium", 8_192),
+    ("high", 24_576),
+    ("xhigh", 32_768),
+    ("max", 32_768),
+];
 
 impl Reasoning<'_> {
     pub(crate) fn wants_none(&self) -> bool {
@@ -263,7 +270,6 @@ impl Reasoning<'_> {
     /// Effort in words.
     pub(crate) fn effort(&self) -> Option<&str> {
         match (self.effort.as_deref(), self.budget) {
-            (Some("max"), _) => Some("xhigh"),
             (Some(effort), _) => Some(effort),
             (None, Some(0..=4_096)) => Some("low"),
             (None, Some(4_097..=16_384)) => Some("medium"),

@@ -15,13 +15,15 @@ use crate::{BadReply, BadRequest, Format};
 use std::borrow::Cow;
 
 /// Members that OpenAI's two formats share under one name.
-const SHARED: [&str; 7] = [
+const SHARED: [&str; 9] = [
     "service_tier",
     "store",
     "metadata",
     "safety_identifier",
     "prompt_cache_key",
     "prompt_cache_retention",
+    "prompt_cache_options",
+    "moderation",
     "top_logprobs",
 ];
 /// Members that point at what the provider keeps, or at work in its background.

@@ -159,6 +159,11 @@ fn the_target_decides_what_its_model_understands() {
         convert(Format::Chat, Format::Messages, plain, &Target { can_reason: false, ..target }).1,
         ["reasoning_effort"]
     );
+    let adaptive = Target { model: "claude-opus-4-6", ..target };
+    assert_eq!(
+        convert(Format::Chat, Format::Messages, plain, &adaptive).0,
+        r#"{"model":"claude-opus-4-6","max_tokens":8000,"messages":[{"role":"user","content":"a"}],"thinking":{"type":"adaptive"},"output_config":{"effort":"low"}}"#
+    );
     // The same format is not converted: only the model is replaced.
     assert_eq!(
         convert(
