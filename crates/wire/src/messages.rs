@@ -20,8 +20,8 @@ const BUDGET_MIN: u64 = 1_024;
 pub(crate) fn read_request(mut body: Object<'_>) -> Result<Ask<'_>, BadRequest> {
     let mut ask = Ask::default();
     body.take("model");
-    for field in ["container", "mcp_servers", "context_management"] {
-        if body.take(field).is_some() {
+    for field in ["container", "mcp_servers"] {
+        if body.take(field).is_some_and(|value| value.as_array().is_none_or(|servers| !servers.is_empty())) {
             return Err(no_equivalent(field));
         }
     }

@@ -27,7 +27,7 @@ const SHARED: [&str; 9] = [
     "top_logprobs",
 ];
 /// Members that point at what the provider keeps, or at work in its background.
-const REFUSED: [&str; 4] = ["previous_response_id", "conversation", "prompt", "context_management"];
+const REFUSED: [&str; 3] = ["previous_response_id", "conversation", "prompt"];
 
 pub(crate) fn read_request(mut body: Object<'_>) -> Result<Ask<'_>, BadRequest> {
     let mut ask = Ask::default();
@@ -491,7 +491,7 @@ fn write_turn<'a>(turn: Turn<'a>, ask: &mut Ask<'a>, items: &mut Vec<Value<'a>>)
                 }
                 let mut inside = Vec::new();
                 for part in parts {
-                    inside.extend(write_element(part.body, Role::User, &turn.path)?);
+                    inside.extend(write_element(part.body, &turn.path)?);
                 }
                 let output = match inside.as_mut_slice() {
                     [] => "".into(),
@@ -513,24 +513,31 @@ fn write_turn<'a>(turn: Turn<'a>, ask: &mut Ask<'a>, items: &mut Vec<Value<'a>>)
                 let Some(mark) = mark else { continue };
                 items.push(reasoning_item(text, &mark).into());
             }
-            body => content.extend(write_element(body, turn.role, &turn.path)?),
+            // What an assistant said is text here; in elements it would need the id under which OpenAI keeps it.
+            Body::Text(text) | Body::Refusal(text) if turn.role == Role::Assistant => {
+                if !text.is_empty() {
+                    items.push(
+                        Object::default()
+                            .with("type", "message")
+                            .with("role", role)
+                            .with("content", text)
+                            .into(),
+                    );
+                }
+            }
+            body => content.extend(write_element(body, &turn.path)?),
         }
     }
     flush(&mut content, items);
     Ok(())
 }
 
-fn write_element<'a>(body: Body<'a>, role: Role, path: &str) -> Result<Option<Value<'a>>, BadRequest> {
+fn write_element<'a>(body: Body<'a>, path: &str) -> Result<Option<Value<'a>>, BadRequest> {
     Ok(Some(match body {
         Body::Text(text) if text.is_empty() => return Ok(None),
-        Body::Text(text) if role == Role::Assistant => output_text(text).into(),
-        Body::Text(text) | Body::File { source: Source::Text(text), .. } => {
+        Body::Text(text) | Body::Refusal(text) | Body::File { source: Source::Text(text), .. } => {
             Object::default().with("type", "input_text").with("text", text).into()
         }
-        Body::Refusal(text) if role == Role::Assistant => {
-            Object::default().with("type", "refusal").with("refusal", text).into()
-        }
-        Body::Refusal(text) => Object::default().with("type", "input_text").with("text", text).into(),
         Body::Image { source, detail } => Object::default()
             .with("type", "input_image")
             .with("image_url", source.into_url())
@@ -547,10 +554,7 @@ fn write_element<'a>(body: Body<'a>, role: Role, path: &str) -> Result<Option<Va
             }
             file.into()
         }
-        Body::Audio { data, format } => Object::default()
-            .with("type", "input_audio")
-            .with("input_audio", Object::default().with("data", data).with("format", format))
-            .into(),
+        Body::Audio { .. } => return Err(no_equivalent(format!("{path}.input_audio"))),
         Body::Thinking { .. } | Body::ToolCall { .. } | Body::ToolResult { .. } => {
             return Err(no_equivalent(format!("{path}.content")));
         }

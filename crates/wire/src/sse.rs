@@ -310,6 +310,29 @@ pub fn write_event(name: &str, data: &[u8], out: &mut BytesMut) {
     out.extend_from_slice(b"\n");
 }
 
+/// The stream that Gemini sends without `alt=sse`: the data of all events as one JSON array.
+#[derive(Debug, Default)]
+pub struct Array {
+    is_begun: bool,
+}
+
+impl Array {
+    /// Appends one event's data as the next element; comments are left out.
+    pub fn push(&mut self, event: &Event, out: &mut BytesMut) {
+        if event.is_comment() {
+            return;
+        }
+        out.extend_from_slice(if self.is_begun { b",\r\n" } else { b"[" });
+        self.is_begun = true;
+        out.extend_from_slice(&event.data);
+    }
+
+    /// Closes the array. An answer that failed has its error as the last element.
+    pub fn finish(self, out: &mut BytesMut) {
+        out.extend_from_slice(if self.is_begun { b"]" } else { b"[]" });
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -380,6 +403,22 @@ mod tests {
         assert!(splitter.next().is_none() && !splitter.is_too_long());
         splitter.push(Bytes::from_static(b"4"));
         assert!(splitter.next().is_none() && splitter.is_too_long());
+    }
+
+    #[test]
+    fn events_become_one_array() {
+        for (stream, array) in [
+            ("", "[]"),
+            ("data: {}\n\n", "[{}]"),
+            (": x\n\ndata: {\"a\":1}\n\ndata: 2\n\n", "[{\"a\":1},\r\n2]"),
+        ] {
+            let (mut whole, mut out) = (Array::default(), BytesMut::new());
+            for event in split(&[stream.as_bytes()]) {
+                whole.push(&event, &mut out);
+            }
+            whole.finish(&mut out);
+            assert_eq!(out, array);
+        }
     }
 
     #[test]

@@ -79,6 +79,8 @@ impl StreamConverter {
     }
 
     /// Takes one event and appends what the client is to see of it. After the end nothing is appended.
+    ///
+    /// When [`Self::ending`] is an error afterwards, what was appended holds the provider's words: look for keys in it before it is sent.
     pub fn push(&mut self, event: &Event, out: &mut BytesMut) {
         if self.ending.is_some() {
             return;

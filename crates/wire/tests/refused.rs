@@ -69,7 +69,7 @@ fn what_would_change_the_answer_is_refused_with_its_field() {
             "input[0]",
         ),
         (Responses, Chat, "{}", "input"),
-        (Messages, Chat, r#"{"messages":[],"mcp_servers":[]}"#, "mcp_servers"),
+        (Messages, Chat, r#"{"messages":[],"mcp_servers":[{"type":"url"}]}"#, "mcp_servers"),
         (Messages, Chat, r#"{"messages":[],"container":"c"}"#, "container"),
         (
             Messages,
