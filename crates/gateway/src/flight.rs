@@ -4,41 +4,45 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use contract::ai::FailureClass;
-use jiff::Timestamp;
 use tokio::time::Instant;
 use wire::Observed;
 
-use crate::meter::{Attempt, CacheDecision, Ending, RequestId, Reservation, Settlement, What};
-use crate::table::{Route, Target};
+use crate::handle::Visit;
+use crate::meter::{Attempt, CacheDecision, Ending, Reservation, Settlement, What};
+use crate::table::{Grant, Project, Route, Target};
+use crate::watch::Watch;
 
 /// The status of a request whose client left before it got one; as nginx writes it.
 const CLIENT_LEFT: u16 = 499;
 
 /// An admitted request. Dropped before its end, it is settled as left by its client.
 pub(crate) struct Flight {
+    project: Arc<Project>,
+    watch: Arc<Watch>,
     pub(crate) started: Instant,
     pub(crate) reservation: Option<Reservation>,
     record: Option<Settlement>,
 }
 
 impl Flight {
-    #[expect(clippy::too_many_arguments, reason = "each is one column of the record")]
     pub(crate) fn new(
-        request: RequestId,
+        visit: &Visit,
         what: What,
+        grant: &Grant,
         route: &Arc<Route>,
         asked_model: &str,
         streaming: bool,
         reservation: Reservation,
-        started: (Instant, Timestamp),
     ) -> Box<Self> {
         Box::new(Self {
-            started: started.0,
+            project: Arc::clone(&grant.project),
+            watch: Arc::clone(&visit.watch),
+            started: visit.started,
             reservation: Some(reservation),
             record: Some(Settlement {
-                request,
+                request: visit.id,
                 what,
-                started: started.1,
+                started: visit.now,
                 attempts: Vec::with_capacity(1),
                 route: Arc::clone(route),
                 asked_model: asked_model.into(),
@@ -141,7 +145,9 @@ impl Flight {
         let (Some(mut record), Some(reservation)) = (self.record.take(), self.reservation.take()) else {
             return;
         };
-        record.duration = self.started.elapsed();
+        let now = Instant::now();
+        record.duration = now.saturating_duration_since(self.started);
+        self.watch.see(&self.project.name, &record.attempts, now);
         reservation.settle(record);
     }
 }

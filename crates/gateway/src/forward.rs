@@ -169,8 +169,7 @@ impl Gateway {
         let Ok(uri) = Uri::try_from(address) else {
             return refuse(ErrorClass::BadRequest, "the path makes no address");
         };
-        let started = (visit.started, visit.now);
-        let mut flight = Flight::new(visit.id, what, route, &route.name, false, reservation, started);
+        let mut flight = Flight::new(visit, what, grant, route, &route.name, false, reservation);
         flight.record().request_bytes = length.unwrap_or(0);
         let target = &route.targets[0];
         let now = Instant::now();

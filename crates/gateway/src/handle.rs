@@ -13,7 +13,7 @@ use http::{Request, Response, StatusCode};
 use http_body::Body;
 use jiff::Timestamp;
 use tokio::time::Instant;
-use wire::{ErrorClass, Format, Rewrite, Scanned};
+use wire::{Embedding, ErrorClass, Format, Rewrite, Scanned, Shown, StreamConverter, StreamOptions};
 
 use crate::answer::{Answer, BodyError, Problem, status_for, told_as, whole_seconds};
 use crate::attempt::{Failed, Outbound, Won, WonBody, attempt, read};
@@ -21,10 +21,13 @@ use crate::balance::{Tried, back_at, choose};
 use crate::config::ProviderKind;
 use crate::flight::Flight;
 use crate::meter::{Ask, Ending, Metering, Refusal, RequestId, Reservation, What};
+use crate::notice::{Notice, Notices};
 use crate::relay::{Relay, Shape};
 use crate::retry::backoff;
+use crate::scan::Detector;
 use crate::surface::{self, Surface};
 use crate::table::{Grant, Ready, Route, Table, Target};
+use crate::watch::Watch;
 use crate::{header, models};
 
 /// Attempts in all, also with other keys, whatever the configuration says.
@@ -34,9 +37,12 @@ const REPLENISHED_MAX: usize = 3;
 
 /// The AI gateway of a daemon.
 pub struct Gateway {
-    table: ArcSwap<Table>,
+    table: Arc<ArcSwap<Table>>,
     metering: Arc<dyn Metering>,
     clock: Arc<dyn Clock>,
+    watch: Arc<Watch>,
+    notices: Notices,
+    detector: Detector,
 }
 
 /// What every step of a request knows.
@@ -47,6 +53,7 @@ pub(crate) struct Visit {
     pub(crate) started: Instant,
     pub(crate) now: Timestamp,
     pub(crate) table: Arc<Table>,
+    pub(crate) watch: Arc<Watch>,
 }
 
 /// A request to a model.
@@ -55,6 +62,7 @@ struct Question<'a> {
     /// The client's format.
     format: Format,
     streaming: bool,
+    /// A stream as one array; several embeddings at once.
     array: bool,
     body: Bytes,
     scanned: Scanned,
@@ -68,12 +76,34 @@ struct Prepared<'t> {
     format: Format,
     body: Bytes,
     headers: HeaderMap,
+    /// Fields that the provider's format cannot say, or only otherwise.
+    lost: Vec<String>,
 }
 
 impl Gateway {
     /// A gateway with this table.
     pub fn new(table: Table, metering: Arc<dyn Metering>) -> Self {
-        Self { table: ArcSwap::from_pointee(table), metering, clock: Arc::new(SystemClock) }
+        Self::sharing(Arc::new(ArcSwap::from_pointee(table)), metering)
+    }
+
+    /// A gateway with a table that somebody else replaces.
+    pub fn sharing(table: Arc<ArcSwap<Table>>, metering: Arc<dyn Metering>) -> Self {
+        Self {
+            table,
+            metering,
+            clock: Arc::new(SystemClock),
+            watch: Arc::default(),
+            notices: Notices::default(),
+            detector: Detector::new(),
+        }
+    }
+
+    /// The same, telling `watch` how calls end and `notices` what was exposed.
+    #[must_use]
+    pub fn telling(mut self, watch: Arc<Watch>, notices: Notices) -> Self {
+        self.watch = watch;
+        self.notices = notices;
+        self
     }
 
     /// The same with another clock, by which keys expire.
@@ -113,6 +143,7 @@ impl Gateway {
             started: Instant::now(),
             now,
             table: self.table.load_full(),
+            watch: Arc::clone(&self.watch),
         };
         let mut response = self.route(&visit, &parts, body).await;
         let headers = response.headers_mut();
@@ -189,9 +220,8 @@ impl Gateway {
             Ok(route) => route,
             Err((class, message)) => return refuse(Problem::new(class, &message)),
         };
-        if question.what == What::CountTokens
-            && !route.targets.iter().any(|target| target.count(question.format).is_some())
-        {
+        let counts = |target: &Arc<Target>| target.counts().is_some();
+        if question.what == What::CountTokens && !route.targets.iter().any(counts) {
             return counted_here(&question, &route);
         }
         let ask = Ask {
@@ -217,22 +247,25 @@ impl Gateway {
         let clamp =
             reservation.max_tokens().filter(|allowed| ask.max_tokens.is_none_or(|asked| *allowed < asked));
         let asked_model = &question.asked_model;
-        let mut flight = Flight::new(
-            visit.id,
-            question.what,
-            &route,
-            asked_model,
-            question.streaming,
-            reservation,
-            (visit.started, visit.now),
-        );
+        if let Some(leak) = self.detector.first(&question.body) {
+            self.notices.send(Notice::Exposed {
+                project: grant.project.name.to_string(),
+                key: grant.name.to_string(),
+                route: route.name.to_string(),
+                receipt: visit.id.to_string(),
+                in_reply: false,
+                leak,
+            });
+        }
+        let mut flight =
+            Flight::new(visit, question.what, grant, &route, asked_model, question.streaming, reservation);
         let record = flight.record();
         record.input_tokens_estimate = estimate;
         record.clamped_max_tokens = clamp;
         record.request_bytes = question.body.len() as u64;
         let course = Course { visit, question: &question, route: &route, clamp };
         match course.fly(&mut flight).await {
-            Ok(won) => course.land(won, flight),
+            Ok((won, lost)) => course.land(won, &lost, flight),
             Err(given_up) => course.give_up(given_up, flight),
         }
     }
@@ -322,7 +355,7 @@ fn read_question<'a>(
         Surface::Generate { model, streaming, array, .. } => {
             (What::Generate, model.clone(), *streaming, *array)
         }
-        Surface::Embed { model, .. } => (What::Embed, model.clone(), Some(false), false),
+        Surface::Embed { model, batch, .. } => (What::Embed, model.clone(), Some(false), *batch),
         Surface::CountTokens { model, .. } => (What::CountTokens, model.clone(), Some(false), false),
         Surface::Models { .. } | Surface::Forward { .. } => (What::Generate, None, None, false),
     };
@@ -377,10 +410,7 @@ fn list_models(visit: &Visit, grant: &Grant, format: Format, one: Option<&str>) 
 /// Tokens by our own estimate, where the provider does not count.
 fn counted_here(question: &Question<'_>, route: &Route) -> Response<Answer> {
     let count = wire::estimate_input_tokens(question.format, &question.body);
-    let body = match question.format {
-        Format::Gemini => format!("{{\"totalTokens\":{count}}}"),
-        _ => format!("{{\"input_tokens\":{count}}}"),
-    };
+    let body = wire::count_tokens_reply(question.format, count);
     let mut response = json(body);
     response.headers_mut().insert(header::ESTIMATED, HeaderValue::from_static("true"));
     name_route(response.headers_mut(), route);
@@ -448,7 +478,7 @@ enum GivenUp {
 }
 
 impl Course<'_> {
-    async fn fly(&self, flight: &mut Flight) -> Result<Won, GivenUp> {
+    async fn fly(&self, flight: &mut Flight) -> Result<(Won, Vec<String>), GivenUp> {
         let config = &self.route.config;
         let deadline = self.visit.started + Duration::from_millis(config.timeouts.total_ms);
         let mut tried = Tried::default();
@@ -537,7 +567,7 @@ impl Course<'_> {
                 now: self.visit.now,
             };
             let failed = match attempt(target, pass, lent, outbound, flight).await {
-                Ok(won) => return Ok(won),
+                Ok(won) => return Ok((won, prepared.lost)),
                 Err(failed) => failed,
             };
             let class = failed.failure.class;
@@ -574,8 +604,8 @@ impl Course<'_> {
     /// Whether a target can do what is asked at all.
     fn can(&self, target: &Target) -> bool {
         match self.question.what {
-            What::Embed => target.embed().is_some_and(|(format, ..)| *format == self.question.format),
-            What::CountTokens => target.count(self.question.format).is_some(),
+            What::Embed => target.embed().is_some(),
+            What::CountTokens => target.counts().is_some(),
             _ => true,
         }
     }
@@ -609,69 +639,171 @@ impl Course<'_> {
         }
     }
 
-    /// What a target is sent: the client's own bytes as far as it understands them.
+    /// What a target is sent: the client's own bytes if it understands them, else the same in its own format.
     fn prepare<'t>(&self, target: &'t Target) -> Result<Prepared<'t>, wire::BadRequest> {
         let question = self.question;
+        let model = target.provider.adapter.name_sent(&target.model);
+        // Servers that are only compatible know the older name.
+        let own = target.provider.kind != ProviderKind::Openai || target.provider.formats.len() > 1;
+        let chat_limit = if own { "max_completion_tokens" } else { "max_tokens" };
+        let to = wire::Target {
+            stream: question.streaming,
+            max_tokens_default: self.clamp.unwrap_or(self.route.config.max_tokens),
+            chat_limit,
+            ..wire::Target::new(model)
+        };
         let (format, ready) = match question.what {
-            What::Embed => match target.embed() {
-                Some((format, one, batch)) => {
-                    (*format, if question.array { batch.as_ref().unwrap_or(one) } else { one })
+            What::Embed => {
+                let Some((format, one, batch)) = target.embed() else {
+                    return Err(bad_request("the provider has no embeddings", None));
+                };
+                let (asked, provided) = (self.embedding(), provided(*format, question));
+                let ready = match (provided, batch) {
+                    (Embedding::GeminiBatch, Some(batch)) => batch,
+                    _ => one,
+                };
+                if asked != provided {
+                    let converted = wire::convert_embedding_request(asked, provided, &question.body, model)?;
+                    return Ok(self.converted(ready, *format, converted));
                 }
-                None => return Err(bad_request("the provider has no embeddings", None)),
-            },
-            What::CountTokens => match target.count(question.format) {
-                Some(ready) => (question.format, ready),
-                None => return Err(bad_request("the provider does not count tokens", None)),
-            },
+                (*format, ready)
+            }
+            What::CountTokens => {
+                let Some((format, ready)) =
+                    target.count(question.format).map(|ready| (question.format, ready)).or(target.counts())
+                else {
+                    return Err(bad_request("the provider does not count tokens", None));
+                };
+                if format != question.format {
+                    let converted =
+                        wire::convert_count_request(question.format, format, &question.body, &to)?;
+                    return Ok(self.converted(ready, format, converted));
+                }
+                (format, ready)
+            }
             _ => {
                 let lane = target.lane(question.format);
                 (lane.format, if question.streaming { &lane.streaming } else { &lane.plain })
             }
         };
-        if format != question.format {
-            return Err(bad_request(
-                &format!("the provider does not understand `{}`", question.format),
-                None,
-            ));
-        }
-        let mut rewrite = Rewrite::new(&question.body, &question.scanned)
-            .model(target.provider.adapter.name_sent(&target.model));
+        let mut rewrite = Rewrite::new(&question.body, &question.scanned);
         if let Some(clamp) = self.clamp {
-            // Servers that are only compatible know the older name.
-            let own = target.provider.kind != ProviderKind::Openai || target.provider.formats.len() > 1;
-            let name = if own { "max_completion_tokens" } else { "max_tokens" };
-            rewrite = rewrite.max_tokens_as(clamp, name);
+            rewrite = rewrite.max_tokens_as(clamp, chat_limit);
         }
+        if format != question.format {
+            let body = if rewrite.is_unchanged() { question.body.clone() } else { rewrite.finish().into() };
+            let converted = wire::convert_request(question.format, format, &body, &to)?;
+            return Ok(self.converted(ready, format, converted));
+        }
+        rewrite = rewrite.model(model);
         if question.streaming && question.what == What::Generate {
             rewrite = rewrite.include_usage();
         }
         let body = if rewrite.is_unchanged() { question.body.clone() } else { rewrite.finish().into() };
         let mut headers = HeaderMap::with_capacity(question.headers.len() + 4);
         header::forward(question.headers, &mut headers);
-        Ok(Prepared { ready, format, body, headers })
+        Ok(Prepared { ready, format, body, headers, lost: Vec::new() })
+    }
+
+    fn converted<'t>(&self, ready: &'t Ready, format: Format, converted: wire::Converted) -> Prepared<'t> {
+        let mut headers = HeaderMap::with_capacity(8);
+        header::forward_neutral(self.question.headers, &mut headers);
+        let mut lost = converted.dropped;
+        lost.extend(converted.changed);
+        Prepared { ready, format, body: converted.body.into(), headers, lost }
+    }
+
+    /// In which form the client asks for embeddings.
+    fn embedding(&self) -> Embedding {
+        match (self.question.format, self.question.array) {
+            (Format::Gemini, true) => Embedding::GeminiBatch,
+            (Format::Gemini, false) => Embedding::GeminiOne,
+            _ => Embedding::OpenAi,
+        }
+    }
+
+    /// A whole answer in the client's format.
+    fn reply(&self, format: Format, body: Bytes) -> Result<Bytes, wire::BadReply> {
+        let question = self.question;
+        let shown = Shown {
+            model: &question.asked_model,
+            created_s: u64::try_from(self.visit.now.as_second()).unwrap_or(0),
+            seed: self.seed(),
+        };
+        match question.what {
+            What::Embed => {
+                let (asked, provided) = (self.embedding(), provided(format, question));
+                if asked == provided {
+                    return Ok(body);
+                }
+                let base64 = asked == Embedding::OpenAi && wire::wants_base64(&question.body);
+                wire::convert_embedding_reply(provided, asked, &body, &shown, base64).map(Bytes::from)
+            }
+            _ if format == question.format => Ok(body),
+            What::CountTokens => match wire::read_count_tokens(format, &body) {
+                Some(count) => Ok(wire::count_tokens_reply(question.format, count).into()),
+                None => {
+                    Err(wire::BadReply { message: "the provider's count cannot be read".into(), error: None })
+                }
+            },
+            _ => wire::convert_reply(format, question.format, &body, &shown).map(Bytes::from),
+        }
+    }
+
+    /// A number that no other request has.
+    fn seed(&self) -> u64 {
+        u64::try_from(self.visit.id.as_u128() & u128::from(u64::MAX)).unwrap_or(0)
     }
 
     /// Answers with what was won.
-    fn land(&self, won: Won, mut flight: Box<Flight>) -> Response<Answer> {
+    fn land(&self, won: Won, lost: &[String], mut flight: Box<Flight>) -> Response<Answer> {
         let Won { target, status, headers, format, what } = won;
         flight.committed(status.as_u16(), Instant::now());
         let attempts = flight.attempts();
         let mut response = match what {
             WonBody::Whole(bytes, observed) => {
                 flight.observed(&observed);
-                flight.record().response_bytes = bytes.len() as u64;
-                flight.end(Ending::Complete);
-                let mut response = Response::new(Answer::whole(bytes));
-                header::backward(&headers, response.headers_mut(), true);
-                response
+                match self.reply(format, bytes) {
+                    Ok(bytes) => {
+                        flight.record().response_bytes = bytes.len() as u64;
+                        flight.end(Ending::Complete);
+                        let mut response = Response::new(Answer::whole(bytes));
+                        *response.status_mut() = status;
+                        let same = format == self.question.format;
+                        header::backward(&headers, response.headers_mut(), same);
+                        if !same {
+                            let json = HeaderValue::from_static("application/json");
+                            response.headers_mut().insert(CONTENT_TYPE, json);
+                        }
+                        response
+                    }
+                    Err(error) => {
+                        let mut problem = Problem::new(ErrorClass::Server, &error.message);
+                        problem.status = StatusCode::BAD_GATEWAY;
+                        flight.failed_later(FailureClass::Server, &error.message);
+                        flight.committed(problem.status.as_u16(), Instant::now());
+                        flight.end(Ending::Interrupted);
+                        problem.answer(self.question.format, &self.visit.request_id)
+                    }
+                }
             }
             WonBody::Stream(opened) => {
                 let asked_for_usage =
                     self.question.scanned.include_usage.as_ref().is_some_and(|field| field.value);
+                let converter = (format != self.question.format).then(|| {
+                    let options = StreamOptions {
+                        model: self.question.asked_model.clone(),
+                        created_s: u64::try_from(self.visit.now.as_second()).unwrap_or(0),
+                        seed: self.seed(),
+                        include_usage: asked_for_usage,
+                    };
+                    StreamConverter::new(format, self.question.format, options)
+                });
                 let shape = Shape {
                     format: self.question.format,
-                    hide_usage: format == Format::Chat && !asked_for_usage,
+                    hide_usage: converter.is_none() && format == Format::Chat && !asked_for_usage,
                     array: self.question.array,
+                    converter,
                 };
                 let kind = if shape.array { "application/json" } else { "text/event-stream; charset=utf-8" };
                 let timeouts = &self.route.config.timeouts;
@@ -682,16 +814,21 @@ impl Course<'_> {
                 to.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
                 to.insert(http::header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
                 to.insert(header::ACCEL_BUFFERING, HeaderValue::from_static("no"));
+                *response.status_mut() = status;
                 response
             }
         };
-        *response.status_mut() = status;
         let to = response.headers_mut();
         name_route(to, self.route);
         to.insert(header::TARGET, target.shown().clone());
         to.insert(header::ATTEMPTS, header::number(attempts as u64));
         if let Some(clamp) = self.clamp {
             to.insert(header::MAX_TOKENS, header::number(clamp));
+        }
+        if !lost.is_empty()
+            && let Ok(value) = HeaderValue::try_from(lost.join(", "))
+        {
+            to.insert(header::DROPPED, value);
         }
         response
     }
@@ -731,6 +868,15 @@ impl Course<'_> {
         flight.committed(response.status().as_u16(), Instant::now());
         flight.end(Ending::Failed);
         response
+    }
+}
+
+/// In which form the provider embeds; Gemini is asked for several at once unless one is all that was asked for.
+fn provided(format: Format, question: &Question<'_>) -> Embedding {
+    match (format, question.format, question.array) {
+        (Format::Gemini, Format::Gemini, false) => Embedding::GeminiOne,
+        (Format::Gemini, ..) => Embedding::GeminiBatch,
+        _ => Embedding::OpenAi,
     }
 }
 

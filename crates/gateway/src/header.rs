@@ -12,6 +12,8 @@ pub(crate) const TARGET: HeaderName = HeaderName::from_static("steward-target");
 pub(crate) const ATTEMPTS: HeaderName = HeaderName::from_static("steward-attempts");
 /// The limit of tokens that the budget allowed, when it is lower than asked for.
 pub(crate) const MAX_TOKENS: HeaderName = HeaderName::from_static("steward-max-tokens");
+/// Fields that the provider's format cannot say.
+pub(crate) const DROPPED: HeaderName = HeaderName::from_static("steward-dropped");
 /// A count that is ours and not the provider's.
 pub(crate) const ESTIMATED: HeaderName = HeaderName::from_static("steward-estimated");
 /// Who answers, for calls without a model.
@@ -85,7 +87,6 @@ pub(crate) fn forward(from: &HeaderMap, to: &mut HeaderMap) {
 }
 
 /// The client's headers that make sense to a provider that speaks another format: only what identifies and traces.
-#[expect(dead_code, reason = "conversions use it")]
 pub(crate) fn forward_neutral(from: &HeaderMap, to: &mut HeaderMap) {
     for name in ["user-agent", "traceparent", "tracestate", "idempotency-key"] {
         if let Some(value) = from.get(name) {

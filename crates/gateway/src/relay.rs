@@ -11,7 +11,7 @@ use http_body::Body;
 use outbound::Incoming;
 use tokio::time::{Instant, Sleep};
 use wire::sse::{Event, Splitter};
-use wire::{ErrorDetail, Format, Tap};
+use wire::{End, ErrorDetail, Format, StreamConverter, Tap};
 
 use crate::answer::told_as;
 use crate::attempt::{Opened, deepest};
@@ -25,7 +25,7 @@ use crate::scrub::scrub;
 /// As much is gathered before the client gets it, if it is there already.
 const GATHER_BYTES_MAX: usize = 64 << 10;
 /// How often the task looks once more whether the connection has brought something, before it writes.
-const LOOKS_MAX: u32 = 8;
+const LOOKS_MAX: u32 = 1;
 /// A client that has heard nothing for this long gets a comment, so that nobody between takes the connection for dead.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
@@ -49,6 +49,7 @@ pub(crate) struct Relay {
     out: Out,
     looks: u32,
     events_sent: u64,
+    elements: u64,
     is_over: bool,
     lent: Lent,
     target: std::sync::Arc<crate::table::Target>,
@@ -63,6 +64,8 @@ pub(crate) struct Shape {
     pub(crate) hide_usage: bool,
     /// One JSON array and not events.
     pub(crate) array: bool,
+    /// From the provider's format, where it is another one.
+    pub(crate) converter: Option<StreamConverter>,
 }
 
 /// What is to be written next; one event alone is not copied.
@@ -131,6 +134,7 @@ impl Relay {
             out: Out::default(),
             looks: 0,
             events_sent: 0,
+            elements: 0,
             is_over: false,
             lent: opened.lent,
             target,
@@ -168,7 +172,9 @@ impl Relay {
                         self.tap.see(&event);
                         self.hand_on(event);
                     }
-                    if self.splitter.is_too_long() {
+                    if self.shape.converter.as_ref().is_some_and(|converter| converter.ending().is_some()) {
+                        self.convert_end(End::Complete);
+                    } else if self.splitter.is_too_long() {
                         self.interrupt(FailureClass::Server, "an event of the stream is too long");
                     }
                 }
@@ -177,7 +183,7 @@ impl Relay {
                 Poll::Pending if !self.out.is_empty() => {
                     // The task that reads the provider's connection gives its frames one by one. Letting it run once
                     // more costs less than a write for each of them; this never waits for what is not there.
-                    if self.looks < LOOKS_MAX && self.looks == 0 {
+                    if self.looks < LOOKS_MAX {
                         self.looks += 1;
                         cx.waker().wake_by_ref();
                         return Poll::Pending;
@@ -222,24 +228,64 @@ impl Relay {
 
     /// Gives an event to the client as it came.
     fn hand_on(&mut self, event: Event) {
+        if self.shape.converter.is_some() {
+            self.convert(|converter, out| converter.push(&event, out));
+            return;
+        }
         if self.shape.hide_usage && is_only_usage(&event) {
             return;
         }
         self.events_sent += 1;
         if self.shape.array {
-            if event.is_comment() || event.is_done() {
-                return;
-            }
-            let lead: &[u8] = if self.events_sent == 1 { b"[" } else { b",\n" };
-            let buffer = self.out.buffer();
-            buffer.extend_from_slice(lead);
-            buffer.extend_from_slice(&event.data);
+            self.to_array(&event);
             return;
         }
         let raw = event.raw;
         // Errors are rare and may repeat what was sent.
         let raw = if self.tap.observed().error.is_some() { scrub(raw, self.lent.secret()) } else { raw };
         self.out.push(raw);
+    }
+
+    /// Gives the client what the converter makes of something.
+    fn convert(&mut self, with: impl FnOnce(&mut StreamConverter, &mut BytesMut)) {
+        let Some(converter) = &mut self.shape.converter else { return };
+        if converter.ending().is_some() {
+            return;
+        }
+        let buffer = self.out.buffer();
+        if !self.shape.array {
+            let start = buffer.len();
+            with(converter, buffer);
+            if converter.error().is_some() {
+                let told = buffer.split_off(start).freeze();
+                buffer.extend_from_slice(&scrub(told, self.lent.secret()));
+            }
+        } else {
+            let mut scratch = BytesMut::new();
+            with(converter, &mut scratch);
+            let mut splitter = Splitter::new();
+            splitter.push(scrub(scratch.freeze(), self.lent.secret()));
+            while let Some(event) = splitter.next() {
+                self.to_array(&event);
+            }
+        }
+        self.events_sent += 1;
+    }
+
+    /// An event as an element of an array.
+    fn to_array(&mut self, event: &Event) {
+        if event.is_comment() || event.is_done() {
+            return;
+        }
+        let lead: &[u8] = if self.elements == 0 { b"[" } else { b",\n" };
+        self.elements += 1;
+        let data = match self.tap.observed().error {
+            Some(_) => scrub(event.data.clone(), self.lent.secret()),
+            None => event.data.clone(),
+        };
+        let buffer = self.out.buffer();
+        buffer.extend_from_slice(lead);
+        buffer.extend_from_slice(&data);
     }
 
     /// The provider's connection has ended.
@@ -251,16 +297,23 @@ impl Relay {
             self.tap.see(&event);
             self.hand_on(event);
         }
+        if self.shape.converter.is_some() {
+            self.convert_end(if ended.is_ok() { End::Complete } else { End::Truncated });
+            return;
+        }
         let observed = self.tap.observed();
         if observed.error.is_some() {
             let message = observed.error.as_ref().map(|error| error.message.clone()).unwrap_or_default();
+            let message = scrub(Bytes::from(message), self.lent.secret());
+            let message = String::from_utf8_lossy(&message);
             let class = observed.error.as_ref().map_or(FailureClass::Server, |error| error.class.into());
             self.over(Ending::Interrupted, Some((class, &message)));
             return;
         }
         if observed.finished {
             if self.shape.array {
-                self.out.buffer().extend_from_slice(b"]");
+                let end: &[u8] = if self.elements == 0 { b"[]" } else { b"]" };
+                self.out.buffer().extend_from_slice(end);
             }
             self.over(Ending::Complete, None);
             return;
@@ -272,11 +325,37 @@ impl Relay {
         self.interrupt(FailureClass::Truncated, &message);
     }
 
+    /// Ends a converted stream: as an answer ends if the provider said that it was whole, else with an error.
+    fn convert_end(&mut self, end: End) {
+        self.convert(|converter, out| {
+            converter.finish(end, out);
+        });
+        let error = self.shape.converter.as_ref().and_then(StreamConverter::error).cloned();
+        if self.shape.array && self.elements > 0 {
+            self.out.buffer().extend_from_slice(b"]");
+        }
+        let Some(error) = error else {
+            self.over(Ending::Complete, None);
+            return;
+        };
+        let class: FailureClass = error.class.into();
+        let ending = if class == FailureClass::Truncated { Ending::Truncated } else { Ending::Interrupted };
+        if ending == Ending::Truncated {
+            self.target.breaker.failed_later(Instant::now());
+        }
+        let message = scrub(Bytes::from(error.message), self.lent.secret());
+        self.over(ending, Some((class, &String::from_utf8_lossy(&message))));
+    }
+
     /// Ends the stream with an error in the client's protocol; nothing that looks like a proper end follows.
     fn interrupt(&mut self, class: FailureClass, message: &str) {
         let told = told_as(class);
+        if self.shape.converter.is_some() {
+            self.convert_end(End::Failed { class: told, message: message.to_owned() });
+            return;
+        }
         if self.shape.array {
-            let lead: &[u8] = if self.events_sent == 0 { b"[" } else { b",\n" };
+            let lead: &[u8] = if self.elements == 0 { b"[" } else { b",\n" };
             let body =
                 wire::error_body(self.shape.format, told.status(), told, message, ErrorDetail::default());
             let buffer = self.out.buffer();

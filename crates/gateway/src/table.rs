@@ -301,6 +301,11 @@ impl Target {
         self.embed.as_ref()
     }
 
+    /// Where tokens are counted, in whichever format.
+    pub(crate) fn counts(&self) -> Option<(Format, &Ready)> {
+        self.count.first().map(|(format, ready)| (*format, ready))
+    }
+
     /// Where tokens of a request in this format are counted.
     pub fn count(&self, format: Format) -> Option<&Ready> {
         self.count.iter().find(|(known, _)| *known == format).map(|(_, ready)| ready)
