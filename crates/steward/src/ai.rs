@@ -11,8 +11,8 @@ use arc_swap::ArcSwap;
 use contract::ai::Provider;
 use contract::{Actor, Context, Error, ErrorKind, Finding, Outcome, Severity, Trigger};
 use gateway::{
-    About, Accounts, AiConfig, Callable, Fingerprint, Grant, KeyState, KeyVersions, Limits, ListKeys,
-    ListModels, ListRoutes, Names, Notice, Notices, ProjectCanary, ProjectParts, ProviderConfig,
+    About, Accounts, AiConfig, Callable, Fingerprint, Gateway, Grant, KeyState, KeyVersions, Limits,
+    ListKeys, ListModels, ListRoutes, Names, Notice, Notices, ProjectCanary, ProjectParts, ProviderConfig,
     ProviderKind, Reach, Rights, Rotation, Stage, State, States, Table, TestTargets, Trouble, VirtualKey,
     Watch,
 };
@@ -295,6 +295,15 @@ impl Ai {
         });
         ai.compile().await?;
         Ok((ai, inbox))
+    }
+
+    /// The hot path over this table.
+    pub(crate) fn gateway(&self) -> Arc<Gateway> {
+        let metering = Arc::new(self.accounts.clone());
+        let gateway = Gateway::sharing(Arc::clone(&self.table), metering)
+            .with_clock(Arc::clone(self.steward.clock()))
+            .telling(Arc::clone(&self.watch), self.notices.clone());
+        Arc::new(gateway)
     }
 
     fn context(&self, project: &str) -> Context {

@@ -117,11 +117,12 @@ pub(crate) async fn run(steward: Arc<Steward>, _surroundings: Surroundings) -> R
     let app = crate::http::app(Arc::clone(&steward), address, &http.hosts, stop.clone());
     let scheme = if tls.is_some() { "https" } else { "http" };
     terminal::note(&format!("steward listens on {scheme}://{address} (API under /api/v1, MCP under /mcp)"));
+    let (ai, inbox) = crate::ai::Ai::start(Arc::clone(&steward)).await?;
     let server = {
         let (stop, connections) = (stop.clone(), tracker.clone());
-        tracker.spawn(async move { serve::serve(listener, tls, app, stop, &connections).await })
+        let doors = serve::Doors { gateway: ai.gateway(), app };
+        tracker.spawn(async move { serve::serve(listener, tls, doors, stop, &connections).await })
     };
-    let (ai, inbox) = crate::ai::Ai::start(Arc::clone(&steward)).await?;
     tracker.spawn(Arc::clone(&ai).follow(inbox, stop.clone(), tracker.clone()));
     tracker.spawn(follow_changes(Arc::clone(&steward), stop.clone()));
     tracker.spawn(tick(Arc::clone(&steward), stop.clone(), tracker.clone()));

@@ -1,16 +1,22 @@
 //! Accepts connections, with or without TLS, until told to stop; then lets those in flight end.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use contract::{Error, ErrorKind};
+use gateway::{Answer, Gateway};
+use http_body_util::Either;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tower::ServiceExt;
 
 /// Connections served at once; further ones wait to be accepted.
 const CONNECTIONS_MAX: usize = 1_024;
@@ -19,7 +25,28 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pause after a failed accept, such as when no file descriptor is left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves `app` until `stop`; returns when the listener is closed. Connections go on in `tracker` until idle.
+/// What stands behind the listener.
+#[derive(Clone)]
+pub(crate) struct Doors {
+    /// Answers AI calls, which need neither the routes nor the layers of the rest.
+    pub(crate) gateway: Arc<Gateway>,
+    /// Answers everything else.
+    pub(crate) app: Router,
+}
+
+impl Doors {
+    async fn answer(
+        self,
+        request: Request<Incoming>,
+    ) -> Result<Response<Either<Answer, axum::body::Body>>, Infallible> {
+        if self.gateway.serves(request.uri().path()) {
+            return Ok(self.gateway.handle(request).await.map(Either::Left));
+        }
+        Ok(self.app.oneshot(request).await?.map(Either::Right))
+    }
+}
+
+/// Serves `doors` until `stop`; returns when the listener is closed. Connections go on in `tracker` until idle.
 ///
 /// # Errors
 ///
@@ -27,7 +54,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(crate) async fn serve(
     listener: TcpListener,
     tls: Option<Arc<rustls::ServerConfig>>,
-    app: Router,
+    doors: Doors,
     stop: CancellationToken,
     tracker: &TaskTracker,
 ) -> Result<(), Error> {
@@ -52,7 +79,7 @@ pub(crate) async fn serve(
                 continue;
             }
         };
-        let (app, stop, acceptor) = (app.clone(), stop.clone(), acceptor.clone());
+        let (doors, stop, acceptor) = (doors.clone(), stop.clone(), acceptor.clone());
         tracker.spawn(async move {
             let _place = place;
             // Small answers must not wait for the peer's acknowledgement.
@@ -60,10 +87,10 @@ pub(crate) async fn serve(
                 tracing::debug!(%error, "cannot set TCP_NODELAY");
             }
             match acceptor {
-                None => connection(TokioIo::new(stream), app, stop).await,
+                None => connection(TokioIo::new(stream), doors, stop).await,
                 Some(acceptor) => {
                     match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
-                        Ok(Ok(stream)) => connection(TokioIo::new(stream), app, stop).await,
+                        Ok(Ok(stream)) => connection(TokioIo::new(stream), doors, stop).await,
                         Ok(Err(error)) => tracing::debug!(%peer, %error, "TLS handshake failed"),
                         Err(_) => tracing::debug!(%peer, "TLS handshake took too long"),
                     }
@@ -73,11 +100,11 @@ pub(crate) async fn serve(
     }
 }
 
-async fn connection<I>(io: I, app: Router, stop: CancellationToken)
+async fn connection<I>(io: I, doors: Doors, stop: CancellationToken)
 where
     I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
 {
-    let service = TowerToHyperService::new(app);
+    let service = service_fn(move |request| doors.clone().answer(request));
     let serving = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HANDSHAKE_TIMEOUT)
