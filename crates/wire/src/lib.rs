@@ -36,7 +36,7 @@ pub use error::{
     BadReply, BadRequest, ErrorClass, ErrorDetail, ProviderError, error_body, error_event, read_error,
 };
 pub use format::Format;
-pub use measure::{estimate_input_tokens, input_tokens_bound};
+pub use measure::{InputTokens, estimate_input_tokens, input_tokens, input_tokens_bound};
 pub use model::{Model, model_entry, models_list, read_models};
 pub use neutral::{Shown, Target};
 pub use question::{Question, question};

@@ -14,27 +14,46 @@ const REFERENCE_TOKENS_MAX: u64 = 2_000_000;
 /// What providers add that nobody sent: the frame of each message, and Anthropic's instructions for tools (at most 530 tokens).
 const HIDDEN_TOKENS_MAX: u64 = 1_000;
 
-/// Tokens that the prompt is likely to cost: a quarter of the bytes of its texts, and a fixed amount for each image.
-///
-/// For a body that is no JSON it is a quarter of its bytes.
-pub fn estimate_input_tokens(format: Format, body: &[u8]) -> u64 {
-    let Ok(weight) = weigh(format, body) else { return body.len() as u64 / BYTES_PER_TOKEN };
-    (weight.text_bytes.div_ceil(BYTES_PER_TOKEN))
-        .saturating_add(weight.messages.saturating_mul(4))
-        .saturating_add(weight.images.saturating_mul(IMAGE_TOKENS_ESTIMATE))
+/// How many tokens a prompt may cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InputTokens {
+    /// What it is likely to cost: a quarter of the bytes of its texts, and a fixed amount for each image.
+    pub estimate: u64,
+    /// What it cannot exceed: no tokenizer makes more tokens than bytes. Images count as the dearest known; whatever is only named
+    /// (files, stored conversations, cached prompts, pages that a provider's own tool would fetch) counts as two million tokens,
+    /// which the caller may lower to the model's context.
+    pub bound: u64,
 }
 
-/// Tokens that the prompt cannot exceed: no tokenizer makes more tokens than bytes. Images count as the dearest known; whatever is only named
-/// (files, stored conversations, cached prompts, pages that a provider's own tool would fetch) counts as two million tokens,
-/// which the caller may lower to the model's context.
-pub fn input_tokens_bound(format: Format, body: &[u8]) -> u64 {
+/// Both figures in one pass. A body that is no JSON is taken as text.
+pub fn input_tokens(format: Format, body: &[u8]) -> InputTokens {
     let bytes = body.len() as u64;
-    let Ok(weight) = weigh(format, body) else { return bytes.saturating_add(REFERENCE_TOKENS_MAX) };
-    bytes
-        .saturating_add(HIDDEN_TOKENS_MAX)
-        .saturating_add(weight.messages.saturating_mul(8))
-        .saturating_add(weight.images.saturating_mul(IMAGE_TOKENS_MAX))
-        .saturating_add(weight.references.saturating_mul(REFERENCE_TOKENS_MAX))
+    let Ok(weight) = weigh(format, body) else {
+        return InputTokens {
+            estimate: bytes / BYTES_PER_TOKEN,
+            bound: bytes.saturating_add(REFERENCE_TOKENS_MAX),
+        };
+    };
+    InputTokens {
+        estimate: (weight.text_bytes.div_ceil(BYTES_PER_TOKEN))
+            .saturating_add(weight.messages.saturating_mul(4))
+            .saturating_add(weight.images.saturating_mul(IMAGE_TOKENS_ESTIMATE)),
+        bound: bytes
+            .saturating_add(HIDDEN_TOKENS_MAX)
+            .saturating_add(weight.messages.saturating_mul(8))
+            .saturating_add(weight.images.saturating_mul(IMAGE_TOKENS_MAX))
+            .saturating_add(weight.references.saturating_mul(REFERENCE_TOKENS_MAX)),
+    }
+}
+
+/// [`InputTokens::estimate`] alone.
+pub fn estimate_input_tokens(format: Format, body: &[u8]) -> u64 {
+    input_tokens(format, body).estimate
+}
+
+/// [`InputTokens::bound`] alone.
+pub fn input_tokens_bound(format: Format, body: &[u8]) -> u64 {
+    input_tokens(format, body).bound
 }
 
 #[derive(Default)]

@@ -7,10 +7,15 @@ use crate::json::{Bad, DEPTH_MAX, Kind, Scanner};
 use crate::sse::Event;
 use crate::usage::{self, Counted};
 use crate::{Format, Usage};
-use memchr::memmem;
+use memchr::memmem::Finder;
+use std::sync::LazyLock;
 
 /// How a delta of the first choice begins when it holds text alone.
 const CHAT_DELTA: &[u8] = br#""choices":[{"index":0,"delta":{"content":""#;
+static DELTA: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(CHAT_DELTA));
+static UNFINISHED: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(br#""finish_reason":null"#));
+static USAGE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(br#""usage""#));
+static ERROR: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(br#""error""#));
 
 /// What has been seen so far.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -107,17 +112,15 @@ impl Tap {
         if !(self.streaming && self.observed.first_content) {
             return false;
         }
-        let Some(start) = memmem::find(data, CHAT_DELTA) else { return false };
+        let Some(start) = DELTA.find(data) else { return false };
         let mut scanner = Scanner::new(&data[start + CHAT_DELTA.len() - 1..]);
         let Ok(text) = scanner.text() else { return false };
         let rest = &data[start + CHAT_DELTA.len() - 1 + scanner.at()..];
+        // Inside a text the quotes are escaped, so that these names are found as names alone.
         let is_usual = rest.first() == Some(&b'}')
-            && memmem::find(rest, br#""finish_reason":null"#).is_some()
-            && [&data[..start], rest].iter().all(|around| {
-                memmem::find(around, br#""error""#).is_none()
-                    && memmem::find(around, br#""usage""#)
-                        .is_none_or(|usage| around[usage..].starts_with(br#""usage":null"#))
-            });
+            && UNFINISHED.find(rest).is_some()
+            && ERROR.find(data).is_none()
+            && USAGE.find(data).is_none_or(|usage| data[usage..].starts_with(br#""usage":null"#));
         if is_usual {
             self.content(text.decoded_len());
         }
