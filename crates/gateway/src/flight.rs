@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use wire::Observed;
 
 use crate::handle::Visit;
+use crate::lookout::Lookout;
 use crate::meter::{Attempt, CacheDecision, Ending, Reservation, Settlement, What};
 use crate::table::{Grant, Project, Route, Target};
 use crate::watch::Watch;
@@ -21,6 +22,8 @@ pub(crate) struct Flight {
     watch: Arc<Watch>,
     pub(crate) started: Instant,
     pub(crate) reservation: Option<Reservation>,
+    /// Looks for keys in the reply.
+    pub(crate) lookout: Option<Lookout>,
     record: Option<Settlement>,
 }
 
@@ -39,6 +42,7 @@ impl Flight {
             watch: Arc::clone(&visit.watch),
             started: visit.started,
             reservation: Some(reservation),
+            lookout: None,
             record: Some(Settlement {
                 request: visit.id,
                 what,

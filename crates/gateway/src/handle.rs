@@ -20,6 +20,7 @@ use crate::attempt::{Failed, Outbound, Won, WonBody, attempt, read};
 use crate::balance::{Tried, back_at, choose};
 use crate::config::ProviderKind;
 use crate::flight::Flight;
+use crate::lookout::Lookout;
 use crate::meter::{Ask, Ending, Metering, Refusal, RequestId, Reservation, What};
 use crate::notice::{Notice, Notices};
 use crate::relay::{Relay, Shape};
@@ -42,7 +43,7 @@ pub struct Gateway {
     clock: Arc<dyn Clock>,
     watch: Arc<Watch>,
     notices: Notices,
-    detector: Detector,
+    detector: Arc<Detector>,
 }
 
 /// What every step of a request knows.
@@ -94,7 +95,7 @@ impl Gateway {
             clock: Arc::new(SystemClock),
             watch: Arc::default(),
             notices: Notices::default(),
-            detector: Detector::new(),
+            detector: Arc::new(Detector::new()),
         }
     }
 
@@ -259,6 +260,7 @@ impl Gateway {
         }
         let mut flight =
             Flight::new(visit, question.what, grant, &route, asked_model, question.streaming, reservation);
+        flight.lookout = Some(Lookout::new(&self.detector, &self.notices, grant, &route.name, visit.id));
         let record = flight.record();
         record.input_tokens_estimate = estimate;
         record.clamped_max_tokens = clamp;
@@ -763,6 +765,9 @@ impl Course<'_> {
         let mut response = match what {
             WonBody::Whole(bytes, observed) => {
                 flight.observed(&observed);
+                if let Some(lookout) = &mut flight.lookout {
+                    lookout.whole(&bytes);
+                }
                 match self.reply(format, bytes) {
                     Ok(bytes) => {
                         flight.record().response_bytes = bytes.len() as u64;

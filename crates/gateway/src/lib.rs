@@ -20,6 +20,7 @@ mod import;
 mod keeper;
 mod key;
 pub mod limit;
+mod lookout;
 mod meter;
 mod metrics;
 mod models;

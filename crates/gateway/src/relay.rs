@@ -228,6 +228,9 @@ impl Relay {
 
     /// Gives an event to the client as it came.
     fn hand_on(&mut self, event: Event) {
+        if let Some(lookout) = self.flight.as_mut().and_then(|flight| flight.lookout.as_mut()) {
+            lookout.event(&event.data);
+        }
         if self.shape.converter.is_some() {
             self.convert(|converter, out| converter.push(&event, out));
             return;

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
+use std::sync::Arc;
 
 use aho_corasick::{AhoCorasick, MatchKind as Kind, packed};
 use memchr::memmem;
@@ -327,8 +328,8 @@ impl Detector {
     }
 
     /// Looks at a text that comes in pieces.
-    pub fn stream(&self) -> Stream<'_> {
-        Stream { detector: self, tail: Vec::new(), found: None }
+    pub fn stream(self: &Arc<Self>) -> Stream {
+        Stream { detector: Arc::clone(self), tail: Vec::new(), found: None }
     }
 }
 
@@ -439,13 +440,13 @@ fn plausible(value: &[u8]) -> bool {
 }
 
 /// A text in pieces: the body of a request, a reply, the events of a stream.
-pub struct Stream<'d> {
-    detector: &'d Detector,
+pub struct Stream {
+    detector: Arc<Detector>,
     tail: Vec<u8>,
     found: Option<Leak>,
 }
 
-impl Stream<'_> {
+impl Stream {
     /// Looks at the next piece. The first thing that is found stays the answer, and nothing more is looked at.
     pub fn push(&mut self, piece: &[u8]) -> Option<Leak> {
         if self.found.is_some() || piece.is_empty() {
@@ -808,7 +809,7 @@ mod tests {
 
     #[test]
     fn a_key_that_a_model_writes_in_many_events_is_found() {
-        let detector = Detector::new();
+        let detector = Arc::new(Detector::new());
         for (leak, key) in keys() {
             let mut stream = detector.stream();
             let mut found = None;
@@ -902,7 +903,7 @@ mod tests {
 
         #[test]
         fn a_stream_finds_a_key_however_it_is_cut(which in 0_usize..20, cut in 0_usize..200, before in 0_usize..600) {
-            let detector = Detector::new();
+            let detector = Arc::new(Detector::new());
             let text = format!("{}{} end", "word ".repeat(before / 5), keys()[which].1);
             let cut = cut.min(text.len());
             let mut stream = detector.stream();

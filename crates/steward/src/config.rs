@@ -575,7 +575,25 @@ mod tests {
 
     #[test]
     fn errors_name_line_key_and_what_to_do() {
-        let cases: [(&str, &str, &str, &str); 17] = [
+        let cases: [(&str, &str, &str, &str); 20] = [
+            (
+                "project: shop\nai:\n  providers:\n    p:\n      kind: openai\n      url: http://169.254.169.254/v1\n",
+                "cloud's metadata",
+                "6",
+                "ai.providers.p.url",
+            ),
+            (
+                "project: shop\nai:\n  providers:\n    p: { kind: openai, url: http://127.0.0.1:1/v1 }\n  routes:\n    fast:\n      targets: [ { provider: x, model: m } ]\n",
+                "there is no provider `x`",
+                "7",
+                "ai.routes.fast.targets.0.provider",
+            ),
+            (
+                "project: shop\nai:\n  providers:\n    p:\n      kind: openai\n      keys: [a/b]\n      url: http://llm.example.com/v1\n",
+                "keys would travel unencrypted",
+                "7",
+                "ai.providers.p.url",
+            ),
             (
                 "project: shop\nai:\n  providers:\n    p:\n      kind: openai\n",
                 "the provider asks for a key",

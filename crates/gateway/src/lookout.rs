@@ -1,0 +1,64 @@
+//! Looks for keys in a reply while it passes.
+
+use std::sync::Arc;
+
+use crate::meter::RequestId;
+use crate::notice::{Notice, Notices};
+use crate::scan::{Detector, Stream};
+use crate::table::Grant;
+
+/// Looks at one reply, and tells of the first key in it.
+pub(crate) struct Lookout {
+    stream: Stream,
+    notices: Notices,
+    grant: Arc<Grant>,
+    route: Arc<str>,
+    request: RequestId,
+    told: bool,
+}
+
+impl Lookout {
+    pub(crate) fn new(
+        detector: &Arc<Detector>,
+        notices: &Notices,
+        grant: &Arc<Grant>,
+        route: &Arc<str>,
+        request: RequestId,
+    ) -> Self {
+        Self {
+            stream: detector.stream(),
+            notices: notices.clone(),
+            grant: Arc::clone(grant),
+            route: Arc::clone(route),
+            request,
+            told: false,
+        }
+    }
+
+    /// Looks at the data of an event.
+    pub(crate) fn event(&mut self, data: &[u8]) {
+        if !self.told {
+            let leak = self.stream.push_event(data);
+            self.tell(leak);
+        }
+    }
+
+    /// Looks at a reply that came as a whole.
+    pub(crate) fn whole(&mut self, body: &[u8]) {
+        let leak = self.stream.push(body);
+        self.tell(leak);
+    }
+
+    fn tell(&mut self, leak: Option<crate::scan::Leak>) {
+        let Some(leak) = leak else { return };
+        self.told = true;
+        self.notices.send(Notice::Exposed {
+            project: self.grant.project.name.to_string(),
+            key: self.grant.name.to_string(),
+            route: self.route.to_string(),
+            receipt: self.request.to_string(),
+            in_reply: true,
+            leak,
+        });
+    }
+}
