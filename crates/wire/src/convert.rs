@@ -1,7 +1,7 @@
 //! Requests and replies from one format into another, through what they say.
 
 use crate::json::{self, Value};
-use crate::neutral::{Ask, Choice, Notes, Reply, Shown, Target, merged};
+use crate::neutral::{Ask, Choice, Finish, Notes, Reply, Shown, Target, merged};
 use crate::{BadReply, BadRequest, Format, chat, gemini, messages, responses};
 
 /// A request in the format of the provider.
@@ -110,6 +110,9 @@ pub fn convert_reply(from: Format, to: Format, body: &[u8], shown: &Shown<'_>) -
         return Ok(body.to_vec());
     }
     let mut reply = read_reply(from, body, shown)?;
+    if let Some(Finish::Failed(reason)) = &reply.finish {
+        return Err(BadReply::new(format!("the model's answer cannot be used: {reason}")));
+    }
     reply.settle_finish();
     write_reply(to, reply, shown)
 }

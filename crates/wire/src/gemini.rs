@@ -703,9 +703,6 @@ pub(crate) fn read_reply<'a>(value: Value<'a>, shown: &Shown<'_>) -> Result<Repl
         return Err(BadReply::new("the reply has no `candidates`"));
     };
     reply.finish = candidate.text("finishReason").and_then(read_finish);
-    if let Some(Finish::Failed(reason)) = &reply.finish {
-        return Err(BadReply::new(format!("the model's answer cannot be used: {reason}")));
-    }
     let parts = match candidate.take("content") {
         Some(Value::Object(mut content)) => content.take("parts"),
         _ => None,

@@ -491,6 +491,12 @@ pub(crate) fn keep_own_thinking(turns: &mut [Turn<'_>], family: Format, notes: &
                 }
                 own
             }
+            Body::ToolCall { mark, .. } => {
+                if mark.take_if(|mark| mark.family != family).is_some() {
+                    notes.drop_field(format!("{path} (reasoning of another provider)"));
+                }
+                true
+            }
             _ => true,
         });
     }

@@ -176,3 +176,57 @@ fn the_target_decides_what_its_model_understands() {
         r#"{ "model": "m", "seed": 18446744073709551617, "new": {} }"#
     );
 }
+
+#[test]
+fn replies_that_are_errors_or_of_no_use_are_told() {
+    use Format::{Chat, Gemini, Messages, Responses};
+    for (from, to, body, problem) in [
+        (Chat, Messages, "<html>", "the provider's reply is not valid JSON: expected a value at byte 0"),
+        (Chat, Messages, "{}", "the reply has no `choices`"),
+        (Chat, Messages, r#"{"choices":[]}"#, "the reply's `choices` are empty"),
+        (
+            Chat,
+            Messages,
+            r#"{"choices":[{"finish_reason":"error","message":{}}]}"#,
+            "the model's answer cannot be used: the provider ended the answer with an error",
+        ),
+        (
+            Chat,
+            Messages,
+            r#"{"error":{"message":"no","type":"server_error"}}"#,
+            "the provider answered with an error: no",
+        ),
+        (
+            Messages,
+            Chat,
+            r#"{"type":"error","error":{"type":"overloaded_error","message":"later"}}"#,
+            "the provider answered with an error: later",
+        ),
+        (Messages, Chat, "{}", "the reply has no `content`"),
+        (
+            Gemini,
+            Chat,
+            r#"{"candidates":[{"finishReason":"MALFORMED_FUNCTION_CALL"}]}"#,
+            "the model's answer cannot be used: MALFORMED_FUNCTION_CALL",
+        ),
+        (
+            Gemini,
+            Messages,
+            r#"{"candidates":[{"content":{"parts":[{"inlineData":{"mimeType":"image/png","data":"AA=="}}]},"finishReason":"STOP"}]}"#,
+            "the reply holds an image or a file, which the messages format cannot say",
+        ),
+        (Gemini, Chat, "{}", "the reply has no `candidates`"),
+        (
+            Responses,
+            Chat,
+            r#"{"status":"failed","error":{"code":"server_error","message":"no"}}"#,
+            "the provider answered with an error: no",
+        ),
+        (Responses, Chat, r#"{"status":"queued","output":[]}"#, "the response is `queued`"),
+        (Responses, Chat, "{}", "the reply has no `output`"),
+    ] {
+        let error = wire::convert_reply(from, to, body.as_bytes(), &wire::Shown::default()).expect_err(body);
+        assert_eq!(error.message, problem, "{body}");
+        assert_eq!(error.error.is_some(), problem.contains("answered with an error"), "{body}");
+    }
+}
