@@ -43,7 +43,7 @@ pub struct Tenant<'a> {
     /// The route or model that was asked for.
     pub route: &'a str,
     /// What stands behind the route: changes when its targets do.
-    pub targets: &'a str,
+    pub targets: &'a [u8],
 }
 
 /// Why a request is not looked up, and its reply not kept.
@@ -87,11 +87,12 @@ pub fn key(tenant: Tenant<'_>, format: Format, body: &[u8], any_draw: bool) -> R
         return Err(Bypass::Sampled);
     }
     let mut hash = Sha256::new();
-    let parts = [tenant.project, tenant.key.unwrap_or_default(), tenant.route, tenant.targets, format.name()];
-    for part in parts {
+    let [project, key, route, name] =
+        [tenant.project, tenant.key.unwrap_or_default(), tenant.route, format.name()].map(str::as_bytes);
+    for part in [project, key, route, tenant.targets, name] {
         // With its length in front, so that parts do not run into each other.
         hash.update((part.len() as u64).to_be_bytes());
-        hash.update(part.as_bytes());
+        hash.update(part);
     }
     hash.update(&question.canonical);
     Ok(Key(hash.finalize().into()))
@@ -128,6 +129,56 @@ pub struct Counts {
     pub hits: AtomicU64,
     /// Asked upstream.
     pub misses: AtomicU64,
+}
+
+/// A reply on its way that will be kept if it turns out whole. Dropped before, whoever waits for it asks anew.
+pub(crate) struct Keeping {
+    pub(crate) cache: Arc<Cache>,
+    pub(crate) asking: Asking,
+    pub(crate) format: Format,
+    /// The name of the model that the client is shown.
+    pub(crate) model: String,
+    /// When the request came, in seconds since 1970.
+    pub(crate) created_s: u64,
+    pub(crate) seed: u64,
+    pub(crate) until: SystemTime,
+    /// Replies that call tools are kept too.
+    pub(crate) tool_calls: bool,
+    /// What has been streamed so far; `None` once it is too much.
+    pub(crate) streamed: Option<Vec<u8>>,
+}
+
+impl Keeping {
+    /// The client was given this part of a stream.
+    pub(crate) fn saw(&mut self, bytes: &[u8]) {
+        if let Some(streamed) = &mut self.streamed {
+            if streamed.len() + bytes.len() > 4 * REPLY_BYTES_MAX {
+                self.streamed = None;
+            } else {
+                streamed.extend_from_slice(bytes);
+            }
+        }
+    }
+
+    /// The stream was whole: what it amounts to is kept.
+    pub(crate) fn keep_stream(mut self: Box<Self>, usage: Usage, made_by: String) {
+        let Some(streamed) = self.streamed.take() else { return };
+        let shown = wire::Shown { model: &self.model, created_s: self.created_s, seed: self.seed };
+        if let Ok(body) = wire::events_as_reply(self.format, streamed.into(), &shown, Some(usage)) {
+            self.keep(body.into(), usage, made_by);
+        }
+    }
+
+    /// Keeps a whole reply, unless it is one that must not be given to another request.
+    pub(crate) fn keep(self: Box<Self>, body: Bytes, usage: Usage, made_by: String) {
+        let fit = wire::reply_nature(self.format, &body).is_ok_and(|nature| {
+            nature.finished && !nature.refused && (self.tool_calls || !nature.calls_tools)
+        });
+        if fit {
+            let kept = Kept { format: self.format, body, usage, made_by, until: self.until };
+            self.cache.keep(self.asking, kept);
+        }
+    }
 }
 
 /// The replies in memory, and who is just asking for one.
@@ -228,7 +279,7 @@ mod tests {
     use super::*;
 
     const TENANT: Tenant<'static> =
-        Tenant { project: "shop", key: None, route: "fast", targets: "openai/gpt-5-mini" };
+        Tenant { project: "shop", key: None, route: "fast", targets: b"openai/gpt-5-mini" };
 
     fn chat(body: &str) -> Result<Key, Bypass> {
         key(TENANT, Format::Chat, body.as_bytes(), false)
@@ -255,7 +306,7 @@ mod tests {
             Tenant { project: "bank", ..TENANT },
             Tenant { key: Some("vk_1"), ..TENANT },
             Tenant { route: "smart", ..TENANT },
-            Tenant { targets: "openai/gpt-5", ..TENANT },
+            Tenant { targets: b"openai/gpt-5", ..TENANT },
             // Parts do not run into each other.
             Tenant { project: "shopfast", route: "", ..TENANT },
         ] {

@@ -7,6 +7,7 @@ use contract::ai::FailureClass;
 use tokio::time::Instant;
 use wire::Observed;
 
+use crate::cache::Keeping;
 use crate::handle::Visit;
 use crate::lookout::Lookout;
 use crate::meter::{Attempt, CacheDecision, Ending, Reservation, Settlement, What};
@@ -24,6 +25,8 @@ pub(crate) struct Flight {
     pub(crate) reservation: Option<Reservation>,
     /// Looks for keys in the reply.
     pub(crate) lookout: Option<Lookout>,
+    /// Where its reply is kept for the next one who asks.
+    pub(crate) keeping: Option<Box<Keeping>>,
     record: Option<Settlement>,
 }
 
@@ -43,6 +46,7 @@ impl Flight {
             started: visit.started,
             reservation: Some(reservation),
             lookout: None,
+            keeping: None,
             record: Some(Settlement {
                 request: visit.id,
                 what,

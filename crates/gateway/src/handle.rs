@@ -1,7 +1,7 @@
 //! The story of a request: authenticate, admit, route, attempt, relay, settle.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -18,10 +18,11 @@ use wire::{Embedding, ErrorClass, Format, Rewrite, Scanned, Shown, StreamConvert
 use crate::answer::{Answer, BodyError, Problem, status_for, told_as, whole_seconds};
 use crate::attempt::{Failed, Outbound, Won, WonBody, attempt, read};
 use crate::balance::{Tried, back_at, choose};
+use crate::cache::{self, Cache, Found, Keeping, Kept, Tenant};
 use crate::config::ProviderKind;
 use crate::flight::Flight;
 use crate::lookout::Lookout;
-use crate::meter::{Ask, Ending, Metering, Refusal, RequestId, Reservation, What};
+use crate::meter::{Ask, CacheDecision, Ending, Metering, Refusal, RequestId, Reservation, What};
 use crate::notice::{Notice, Notices};
 use crate::relay::{Relay, Shape};
 use crate::retry::backoff;
@@ -33,6 +34,8 @@ use crate::{header, models};
 
 /// Attempts in all, also with other keys, whatever the configuration says.
 const ATTEMPTS_MAX: usize = 16;
+/// How long a request waits for another one that asks the same.
+const SAME_QUESTION_WAIT: Duration = Duration::from_mins(1);
 /// How often money that is on its way is waited for.
 const REPLENISHED_MAX: usize = 3;
 
@@ -44,6 +47,7 @@ pub struct Gateway {
     watch: Arc<Watch>,
     notices: Notices,
     detector: Arc<Detector>,
+    cache: Arc<Cache>,
 }
 
 /// What every step of a request knows.
@@ -96,6 +100,7 @@ impl Gateway {
             watch: Arc::default(),
             notices: Notices::default(),
             detector: Arc::new(Detector::new()),
+            cache: Arc::default(),
         }
     }
 
@@ -266,9 +271,54 @@ impl Gateway {
         record.clamped_max_tokens = clamp;
         record.request_bytes = question.body.len() as u64;
         let course = Course { visit, question: &question, route: &route, clamp };
+        if let Some(kept) = self.look(&course, grant, &mut flight).await
+            && let Some(answer) = course.again(&kept, &mut flight)
+        {
+            flight.end(Ending::Complete);
+            return answer;
+        }
         match course.fly(&mut flight).await {
             Ok((won, lost)) => course.land(won, &lost, flight),
             Err(given_up) => course.give_up(given_up, flight),
+        }
+    }
+
+    /// The reply to the same question, if it was given before. If not, the flight keeps its own for the next one.
+    async fn look(&self, course: &Course<'_>, grant: &Grant, flight: &mut Flight) -> Option<Arc<Kept>> {
+        let Course { visit, question, route, .. } = course;
+        let config = route.config.cache.as_ref().filter(|_| question.what == What::Generate)?;
+        flight.record().cache = CacheDecision::Bypass;
+        // A client that wants a fresh answer says so as to any cache (RFC 9111, section 5.2.1).
+        let told = question.headers.get(http::header::CACHE_CONTROL).and_then(|value| value.to_str().ok());
+        if question.array || told.is_some_and(|told| told.contains("no-store") || told.contains("no-cache")) {
+            return None;
+        }
+        let targets =
+            route.targets.iter().map(|target| target.shown().as_bytes()).collect::<Vec<_>>().join(&b' ');
+        let tenant =
+            Tenant { project: &grant.project.name, key: None, route: &route.name, targets: &targets };
+        let key = cache::key(tenant, question.format, &question.body, config.sampled).ok()?;
+        let now = SystemTime::from(visit.now);
+        match self.cache.look(key, now, SAME_QUESTION_WAIT).await? {
+            Found::Kept(kept) => {
+                flight.record().cache = CacheDecision::Hit;
+                Some(kept)
+            }
+            Found::Unknown(asking) => {
+                flight.record().cache = CacheDecision::Miss;
+                flight.keeping = Some(Box::new(Keeping {
+                    cache: Arc::clone(&self.cache),
+                    asking,
+                    format: question.format,
+                    model: question.asked_model.clone(),
+                    created_s: course.created_s(),
+                    seed: course.seed(),
+                    until: now + Duration::from_secs(config.ttl_s),
+                    tool_calls: config.tool_calls,
+                    streamed: question.streaming.then(Vec::new),
+                }));
+                None
+            }
         }
     }
 
@@ -757,11 +807,51 @@ impl Course<'_> {
         u64::try_from(self.visit.id.as_u128() & u128::from(u64::MAX)).unwrap_or(0)
     }
 
+    fn created_s(&self) -> u64 {
+        u64::try_from(self.visit.now.as_second()).unwrap_or(0)
+    }
+
+    /// Gives an earlier reply again, streamed or whole as it is asked for now.
+    ///
+    /// `None`: it cannot be streamed; the provider is asked.
+    fn again(&self, kept: &Kept, flight: &mut Flight) -> Option<Response<Answer>> {
+        let question = self.question;
+        let (body, kind) = if question.streaming {
+            let options = StreamOptions {
+                model: question.asked_model.clone(),
+                created_s: self.created_s(),
+                seed: self.seed(),
+                include_usage: question.scanned.include_usage.as_ref().is_some_and(|field| field.value),
+            };
+            let Ok(events) = wire::reply_as_events(kept.format, &kept.body, options) else {
+                flight.record().cache = CacheDecision::Bypass;
+                return None;
+            };
+            (Bytes::from(events), "text/event-stream; charset=utf-8")
+        } else {
+            (kept.body.clone(), "application/json")
+        };
+        flight.record().usage = Some(kept.usage);
+        flight.record().response_bytes = body.len() as u64;
+        flight.committed(StatusCode::OK.as_u16(), Instant::now());
+        let mut response = Response::new(Answer::whole(body));
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+        headers.insert(header::ATTEMPTS, header::number(0));
+        name_route(headers, self.route);
+        if let Ok(made_by) = HeaderValue::try_from(kept.made_by.as_str()) {
+            headers.insert(header::TARGET, made_by);
+        }
+        headers.insert(header::CACHE, HeaderValue::from_static(CacheDecision::Hit.as_str()));
+        Some(response)
+    }
+
     /// Answers with what was won.
     fn land(&self, won: Won, lost: &[String], mut flight: Box<Flight>) -> Response<Answer> {
         let Won { target, status, headers, format, what } = won;
         flight.committed(status.as_u16(), Instant::now());
         let attempts = flight.attempts();
+        let decision = flight.record().cache;
         let mut response = match what {
             WonBody::Whole(bytes, observed) => {
                 flight.observed(&observed);
@@ -771,6 +861,12 @@ impl Course<'_> {
                 match self.reply(format, bytes) {
                     Ok(bytes) => {
                         flight.record().response_bytes = bytes.len() as u64;
+                        if let (Some(keeping), Some(usage), true) =
+                            (flight.keeping.take(), flight.record().usage, status == StatusCode::OK)
+                        {
+                            let made_by = target.shown().to_str().unwrap_or_default().to_owned();
+                            keeping.keep(bytes.clone(), usage, made_by);
+                        }
                         flight.end(Ending::Complete);
                         let mut response = Response::new(Answer::whole(bytes));
                         *response.status_mut() = status;
@@ -827,6 +923,9 @@ impl Course<'_> {
         name_route(to, self.route);
         to.insert(header::TARGET, target.shown().clone());
         to.insert(header::ATTEMPTS, header::number(attempts as u64));
+        if decision != CacheDecision::Off {
+            to.insert(header::CACHE, HeaderValue::from_static(decision.as_str()));
+        }
         if let Some(clamp) = self.clamp {
             to.insert(header::MAX_TOKENS, header::number(clamp));
         }

@@ -12,6 +12,8 @@ pub(crate) const TARGET: HeaderName = HeaderName::from_static("steward-target");
 pub(crate) const ATTEMPTS: HeaderName = HeaderName::from_static("steward-attempts");
 /// The limit of tokens that the budget allowed, when it is lower than asked for.
 pub(crate) const MAX_TOKENS: HeaderName = HeaderName::from_static("steward-max-tokens");
+/// Whether the answer was given before: `hit`, `miss`, or `bypass`; absent where the route has no cache.
+pub(crate) const CACHE: HeaderName = HeaderName::from_static("steward-cache");
 /// Fields that the provider's format cannot say.
 pub(crate) const DROPPED: HeaderName = HeaderName::from_static("steward-dropped");
 /// A count that is ours and not the provider's.

@@ -149,7 +149,9 @@ impl Relay {
         loop {
             if self.is_over {
                 if !self.out.is_empty() {
-                    return Poll::Ready(Some(self.out.take()));
+                    let bytes = self.out.take();
+                    self.keep(&bytes);
+                    return Poll::Ready(Some(bytes));
                 }
                 // Here and not earlier: a client that leaves before the last byte was taken has left.
                 self.settle();
@@ -207,7 +209,14 @@ impl Relay {
         if let Some(flight) = &mut self.flight {
             flight.record().response_bytes += bytes.len() as u64;
         }
+        self.keep(&bytes);
         bytes
+    }
+
+    fn keep(&mut self, bytes: &[u8]) {
+        if let Some(keeping) = self.flight.as_mut().and_then(|flight| flight.keeping.as_mut()) {
+            keeping.saw(bytes);
+        }
     }
 
     /// The alarm rang: something is late, or it was only set too early.
@@ -390,6 +399,11 @@ impl Relay {
         if let Some(mut flight) = self.flight.take() {
             flight.observed(self.tap.observed());
             let ending = flight.record().ending;
+            if let (Some(keeping), Ending::Complete, Some(usage)) =
+                (flight.keeping.take(), ending, flight.record().usage)
+            {
+                keeping.keep_stream(usage, self.target.shown().to_str().unwrap_or_default().to_owned());
+            }
             flight.end(ending);
         }
     }

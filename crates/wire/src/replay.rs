@@ -7,7 +7,7 @@ use crate::decode::{Decoder, Trouble};
 use crate::neutral::{Body, Finish, Reply, Shown, Source};
 use crate::sse::Splitter;
 use crate::stream::{Opening, StreamOptions, Writer};
-use crate::{BadReply, Format};
+use crate::{BadReply, Format, Usage};
 
 /// The events that say the same as a whole reply of this format.
 ///
@@ -101,12 +101,17 @@ fn has_choices(format: Format, body: &[u8]) -> Result<bool, BadReply> {
     Ok(value.get(name).and_then(crate::json::Value::as_array).is_some_and(|choices| choices.len() > 1))
 }
 
-/// The whole reply that a stream of this format amounts to.
+/// The whole reply that a stream of this format amounts to. `usage` is said where the stream says none.
 ///
 /// # Errors
 ///
 /// The stream broke off, holds an error of the provider, several choices, or makes no sense.
-pub fn events_as_reply(format: Format, events: Bytes, shown: &Shown<'_>) -> Result<Vec<u8>, BadReply> {
+pub fn events_as_reply(
+    format: Format,
+    events: Bytes,
+    shown: &Shown<'_>,
+    usage: Option<Usage>,
+) -> Result<Vec<u8>, BadReply> {
     let mut splitter = Splitter::new();
     let mut decoder = Decoder::new(format, shown.seed);
     let mut writer = Writer::gathering(format);
@@ -135,7 +140,7 @@ pub fn events_as_reply(format: Format, events: Bytes, shown: &Shown<'_>) -> Resu
             .event(&event, &mut writer, &mut ignored)
             .map_err(|trouble| BadReply::from(trouble.into_error()))?;
     }
-    let usage = decoder.usage();
+    let usage = decoder.usage().or(usage);
     let finish = decoder.finish.take();
     if finish.is_none() {
         return Err(BadReply::new("the stream broke off"));
@@ -185,7 +190,7 @@ mod tests {
     fn a_reply_comes_back_from_its_own_stream() {
         for (format, body) in REPLIES {
             let events = reply_as_events(format, body.as_bytes(), options()).unwrap();
-            let again = events_as_reply(format, events.into(), &SHOWN).unwrap();
+            let again = events_as_reply(format, events.into(), &SHOWN, None).unwrap();
             assert_eq!(said(format, &again), said(format, body.as_bytes()), "{format}");
         }
     }
@@ -199,7 +204,7 @@ mod tests {
             // Without its last event that carries the reason to finish, and what follows it.
             for cut in 0..ends.len() {
                 let cut = &text[..ends[cut]];
-                let reply = events_as_reply(format, Bytes::copy_from_slice(cut.as_bytes()), &SHOWN);
+                let reply = events_as_reply(format, Bytes::copy_from_slice(cut.as_bytes()), &SHOWN, None);
                 let whole = ["finish_reason\":\"", "stop_reason\":\"", "finishReason", "response.completed"]
                     .iter()
                     .any(|mark| cut.contains(mark));

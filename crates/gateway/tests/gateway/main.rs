@@ -6,6 +6,7 @@
     reason = "a test fails by panicking, and its stage is its own"
 )]
 
+mod cached;
 mod converted;
 mod fallback;
 mod forwarding;
