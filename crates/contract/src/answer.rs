@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::{PlanDigest, Trigger};
+use crate::{Content, PlanDigest, Trigger};
 
 /// A statement that was run and the answer that came, kept so that a number can be traced.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -72,7 +72,7 @@ pub struct Finding {
 #[derive(Debug, Clone, Default)]
 pub struct Outcome {
     /// The answer for programs; field names stay.
-    pub value: Value,
+    pub value: Content,
     /// The answer for people; the door prints `value` when it is empty.
     pub text: String,
     /// What was found out.
@@ -85,7 +85,12 @@ impl Outcome {
     /// An answer of `value`, shown to people as `text`.
     pub fn new(value: impl Serialize, text: impl Into<String>) -> Self {
         let value = serde_json::to_value(value).expect("answers hold only JSON values");
-        Self { value, text: text.into(), findings: Vec::new(), evidence: Vec::new() }
+        Self::of(value, text)
+    }
+
+    /// The same of what is no tree of values yet.
+    pub fn of(content: impl Into<Content>, text: impl Into<String>) -> Self {
+        Self { value: content.into(), text: text.into(), findings: Vec::new(), evidence: Vec::new() }
     }
 }
 
@@ -128,7 +133,8 @@ pub struct Answer {
     /// How it ended.
     pub status: AnswerStatus,
     /// The answer for programs.
-    pub value: Value,
+    #[schemars(with = "Value")]
+    pub value: Content,
     /// The answer for people.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub text: String,

@@ -5,6 +5,7 @@ mod actor;
 pub mod ai;
 mod answer;
 mod batch;
+mod content;
 mod context;
 mod digest;
 mod door;
@@ -28,6 +29,7 @@ pub use access::{
 pub use actor::{Actor, ActorKind, Role};
 pub use answer::{Answer, AnswerStatus, Decided, Evidence, Finding, Outcome, Severity};
 pub use batch::{BATCH, Batch, BatchPosition, BatchProgress, Batches, ReplicaLag};
+pub use content::Content;
 pub use context::{Clock, Context, SystemClock, TestClock};
 pub use digest::{canonical_json, sha256_hex};
 pub use door::{Door, Effect, Request, RequestSpec};

@@ -290,7 +290,7 @@ impl Run<'_> {
                 done += u64::from(record.state == StepState::Done);
                 planned += u64::from(record.state == StepState::Planned);
                 if let (StepState::Done, Some(answer)) = (record.state, &record.answer) {
-                    values.push(answer.value.clone());
+                    values.push((*answer.value).clone());
                     findings.extend(answer.findings.iter().cloned());
                 }
             }

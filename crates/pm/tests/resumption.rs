@@ -30,7 +30,7 @@ async fn a_task_goes_on_after_the_approval_and_repeats_no_change() {
     assert_eq!(still.value["status"], json!("waiting"));
     door.approve("0004_drop_legacy");
     let outcome = pm::resume_task(&ctx(), &door, room, &resume).await.unwrap();
-    let report: Report = serde_json::from_value(outcome.value).unwrap();
+    let report: Report = serde_json::from_value(outcome.value.into_value()).unwrap();
     assert_eq!(report.status, pm::Status::Done, "{}", report.to_markdown());
     assert_eq!(door.count("index.create"), 1);
     let shown =
@@ -53,7 +53,7 @@ async fn steps_that_were_not_needed_while_waiting_are_done_after_the_approval() 
     door.approve("index.create");
     let resume = ResumeTask { task: "review".into(), ..ResumeTask::default() };
     let outcome = pm::resume_task(&ctx(), &door, room, &resume).await.unwrap();
-    let report: Report = serde_json::from_value(outcome.value).unwrap();
+    let report: Report = serde_json::from_value(outcome.value.into_value()).unwrap();
     assert_eq!(report.status, pm::Status::Done, "{}", report.to_markdown());
     let steps: Vec<&str> = report.actions.iter().map(|action| action.step.as_str()).collect();
     assert_eq!(

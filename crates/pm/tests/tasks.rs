@@ -154,7 +154,7 @@ async fn run(file: &str, door: &FakeDoor) -> Report {
     let request = RunTask { file: Some(file.into()), text: Some(text), ..RunTask::default() };
     let outcome =
         pm::run_task(&ctx(), door, room, &request).await.unwrap_or_else(|error| panic!("{file}: {error}"));
-    serde_json::from_value(outcome.value).unwrap()
+    serde_json::from_value(outcome.value.into_value()).unwrap()
 }
 
 #[tokio::test]

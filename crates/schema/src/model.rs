@@ -229,15 +229,69 @@ impl Schema {
     #[must_use]
     pub fn structure(&self) -> Schema {
         let mut schema = self.clone();
-        schema.size_bytes = None;
-        for table in &mut schema.tables {
-            table.rows = 0;
-            table.rows_estimated = false;
-            table.size_bytes = None;
+        schema.visit_counts(&mut |count| *count = Count::default());
+        schema
+    }
+
+    /// What `look` makes of [`Schema::structure`], without a copy of it.
+    pub fn look_at_structure<T>(&mut self, look: impl FnOnce(&Schema) -> T) -> T {
+        let mut counts = Vec::new();
+        self.visit_counts(&mut |count| counts.push(std::mem::take(count)));
+        let seen = look(self);
+        let mut counts = counts.into_iter();
+        self.visit_counts(&mut |count| *count = counts.next().unwrap_or_default());
+        seen
+    }
+
+    /// Shows all counts and sizes, in an order that stays.
+    fn visit_counts(&mut self, visit: &mut impl FnMut(&mut Count)) {
+        let mut of = |rows: &mut u64, rows_estimated: &mut bool, size_bytes: &mut Option<u64>| {
+            let mut count = Count { rows: *rows, rows_estimated: *rows_estimated, size_bytes: *size_bytes };
+            visit(&mut count);
+            Count { rows: *rows, rows_estimated: *rows_estimated, size_bytes: *size_bytes } = count;
+        };
+        of(&mut 0, &mut false, &mut self.size_bytes);
+        for table in &mut self.tables {
+            of(&mut table.rows, &mut table.rows_estimated, &mut table.size_bytes);
             for index in &mut table.indexes {
-                index.size_bytes = None;
+                of(&mut 0, &mut false, &mut index.size_bytes);
             }
         }
-        schema
+    }
+}
+
+/// What changes from day to day.
+#[derive(Default)]
+struct Count {
+    rows: u64,
+    rows_estimated: bool,
+    size_bytes: Option<u64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn looking_at_the_structure_leaves_the_schema_as_it_was() {
+        let mut schema: Schema = serde_json::from_value(serde_json::json!({
+            "dialect": "postgres",
+            "size_bytes": 1,
+            "tables": [
+                { "namespace": "public", "name": "a", "columns": [], "rows": 2, "rows_estimated": true, "size_bytes": 3,
+                  "indexes": [{ "name": "i", "columns": ["x"], "unique": false, "method": "btree", "definition": "",
+                                "backs_constraint": false, "valid": true, "size_bytes": 4 }] },
+                { "namespace": "public", "name": "b", "columns": [], "rows": 5, "rows_estimated": false, "size_bytes": 6 },
+            ],
+        }))
+        .unwrap();
+        let before = schema.clone();
+        let seen = schema.look_at_structure(Schema::clone);
+        assert_eq!(schema, before);
+        assert_eq!(seen, before.structure());
+        assert_eq!(
+            (seen.tables[0].rows, seen.tables[0].indexes[0].size_bytes, seen.size_bytes),
+            (0, None, None)
+        );
     }
 }

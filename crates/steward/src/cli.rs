@@ -259,7 +259,7 @@ pub async fn run(args: Vec<OsString>, surroundings: Surroundings) -> u8 {
             {
                 Ok(text) if json => {
                     let answer = json!({ "request": "init", "status": "done", "text": text });
-                    terminal::print(&serde_json::to_string_pretty(&answer).expect("answers are JSON"));
+                    terminal::print_json(&answer);
                     exit::DONE
                 }
                 Ok(text) => {
@@ -371,11 +371,14 @@ async fn submit(
     interrupt.abort();
     let (answer, asked) = result?;
     if matches.get_flag("json") {
-        terminal::print(&serde_json::to_string_pretty(&answer).expect("answers are JSON"));
+        terminal::print_json(&answer);
     } else {
         show(&answer, asked);
     }
-    Ok(exit_code(&answer))
+    let code = exit_code(&answer);
+    // The process ends in a moment, which gives the memory back faster than freeing it piece by piece.
+    std::mem::forget(answer);
+    Ok(code)
 }
 
 async fn ask_and_submit(
@@ -526,7 +529,7 @@ fn print_error_json(error: &Error, redact: impl Fn(&str) -> String) {
         "causes": error.causes().iter().map(|cause| redact(cause)).collect::<Vec<_>>(),
         "hint": error.hint_text().map(&redact),
     }});
-    terminal::print(&serde_json::to_string_pretty(&value).expect("errors are JSON"));
+    terminal::print_json(&value);
 }
 
 #[cfg(test)]

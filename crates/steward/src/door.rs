@@ -1,5 +1,6 @@
 //! The one door: every request, whoever asks, is decided, done, verified and recorded here.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
@@ -423,7 +424,7 @@ impl Steward {
         }
         if options.dry_run {
             let outcome = Outcome {
-                value: json!({ "plan": plan, "digest": digest }),
+                value: json!({ "plan": plan, "digest": digest }).into(),
                 text: dispatch::plan_text(&plan, &decision),
                 findings,
                 evidence,
@@ -503,7 +504,7 @@ impl Steward {
         let status = AnswerStatus::Done;
         let mut answer = self.finish(&recording, &request, outcome, status, decided, Some(digest)).await?;
         answer.approval = permit.approval().map(str::to_owned);
-        if let (Some(approved), Value::Object(value)) = (approved.first(), &mut answer.value) {
+        if let (Some(approved), Value::Object(value)) = (approved.first(), &mut *answer.value) {
             value.insert("approver".into(), json!(approved.approver()));
         }
         Ok(answer)
@@ -602,7 +603,7 @@ impl Steward {
     ) -> Result<Outcome, Error> {
         let (outcome, body) = match &done {
             Ok(outcome) => {
-                let mut answer = outcome.value.clone();
+                let mut answer = (*outcome.value).clone();
                 self.redactor.redact_json(&mut answer);
                 ("done", json!({ "intent": intent, "outcome": "done", "answer": answer }))
             }
@@ -635,7 +636,7 @@ impl Steward {
         let mut answer = Answer {
             request: request.name().to_owned(),
             status: AnswerStatus::Forbidden,
-            value: json!({ "digest": digest, "summary": plan.summary }),
+            value: json!({ "digest": digest, "summary": plan.summary }).into(),
             text: String::new(),
             findings: Vec::new(),
             evidence: Vec::new(),
@@ -729,8 +730,17 @@ impl Steward {
             finding.object = self.redact(&finding.object);
             finding.recommendation = finding.recommendation.as_deref().map(|text| self.redact(text));
         }
-        self.redactor.redact_json(&mut outcome.value);
-        outcome.text = self.redact(&outcome.text);
+        // A schema stays one unless a secret is in it: one look at its JSON instead of a tree to walk through.
+        let clean = outcome.value.schema().is_some_and(|schema| {
+            let json = serde_json::to_string(schema).expect("a schema is JSON");
+            self.redactor.is_clean_json(&json)
+        });
+        if !clean {
+            self.redactor.redact_json(&mut outcome.value);
+        }
+        if let Cow::Owned(text) = self.redactor.redact(&outcome.text) {
+            outcome.text = text;
+        }
     }
 
     /// Turns a room's outcome into the answer, and escalates the findings that demand it.

@@ -4,6 +4,9 @@ use std::process::ExitCode;
 
 use steward::Surroundings;
 
+/// The exit code of a program that panicked.
+const PANICKED: u8 = 101;
+
 fn main() -> ExitCode {
     // One provider for every TLS connection; a second one in the graph would make the choice ambiguous.
     let _already_chosen = rustls::crypto::aws_lc_rs::default_provider().install_default();
@@ -18,7 +21,9 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let code = runtime.block_on(steward::run(std::env::args_os().collect(), surroundings));
+    // On a worker, where what it waits for wakes it: this thread would have to be woken by the system each time.
+    let work = runtime.spawn(steward::run(std::env::args_os().collect(), surroundings));
+    let code = runtime.block_on(work).unwrap_or_else(|_| PANICKED);
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
     ExitCode::from(code)
 }

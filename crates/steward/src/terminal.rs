@@ -7,6 +7,8 @@ use secrecy::SecretString;
 
 /// Longest secret that is read from standard input, in bytes.
 const SECRET_BYTES_MAX: u64 = 64 << 10;
+/// JSON on its way to standard output.
+const JSON_BUFFER_BYTES: usize = 64 << 10;
 
 /// Whether a person can be asked: standard input and standard error are a terminal.
 pub fn can_ask() -> bool {
@@ -21,6 +23,16 @@ pub fn print(text: &str) {
         .write_all(text.as_bytes())
         .and_then(|()| if text.ends_with('\n') { Ok(()) } else { out.write_all(b"\n") });
     let _closed = out.flush();
+}
+
+/// Writes data to standard output as JSON, as it is made: a large answer is never one text.
+pub fn print_json(value: &impl serde::Serialize) {
+    let mut out = std::io::BufWriter::with_capacity(JSON_BUFFER_BYTES, std::io::stdout().lock());
+    // The only error here is a closed pipe.
+    let _closed = serde_json::to_writer_pretty(&mut out, value)
+        .map_err(std::io::Error::from)
+        .and_then(|()| out.write_all(b"\n"))
+        .and_then(|()| out.flush());
 }
 
 /// Writes everything else to standard error.

@@ -359,7 +359,7 @@ pub async fn compare(
         comparisons.push(comparison);
     }
     let equal = comparisons.iter().all(|comparison| comparison.equal);
-    outcome.value = json!({"equal": equal, "comparisons": comparisons});
+    outcome.value = json!({"equal": equal, "comparisons": comparisons}).into();
     outcome.text = texts.join("\n");
     Ok(outcome)
 }

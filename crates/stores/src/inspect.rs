@@ -1,12 +1,12 @@
 //! A store's structure as readable text, JSON and Mermaid.
 
+use std::borrow::Cow;
 use std::fmt::Write;
 
 use contract::{Context, Effect, Error, ErrorKind, Outcome, Request, StoreDirectory};
 use schema::{Dialect, Schema, Table};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 
 use crate::inquiry::Inquiry;
 use crate::text::{self, TO_STRING};
@@ -73,13 +73,12 @@ pub async fn inspect(
         schema.extensions.clear();
         schema.size_bytes = None;
     }
-    let value = json!(schema);
     let text = match request.format {
         SchemaFormat::Text => schema_text(&format!("{}: {}", request.store, inquiry.store.kind()), &schema),
-        SchemaFormat::Json => serde_json::to_string_pretty(&value).expect("a schema is JSON"),
+        SchemaFormat::Json => serde_json::to_string_pretty(&schema).expect("a schema is JSON"),
         SchemaFormat::Mermaid => mermaid(&schema),
     };
-    let mut outcome = Outcome::new(value, text);
+    let mut outcome = Outcome::of(schema, text);
     outcome.evidence = inquiry.evidence;
     Ok(outcome)
 }
@@ -103,39 +102,41 @@ fn schema_text(title: &str, schema: &Schema) -> String {
         facts.push(text::count(schema.views.len() as u64, "view"));
     }
     facts.extend(schema.size_bytes.map(text::size));
-    let mut blocks = vec![format!("{title}, {}", facts.join(", "))];
+    let mut out = format!("{title}, {}", facts.join(", "));
     // SQLite never says that it has validated a constraint.
     let validates = schema.dialect != Dialect::Sqlite;
-    blocks.extend(schema.tables.iter().map(|table| table_text(table, validates)));
-    blocks.extend(schema.views.iter().map(|view| {
+    for table in &schema.tables {
+        out.push_str("\n\n");
+        write_table(&mut out, table, validates);
+    }
+    for view in &schema.views {
         let kind = if view.materialized { "materialized view" } else { "view" };
-        format!("{kind} {}\n  {}", view.name, one_line(&view.definition))
-    }));
+        write!(out, "\n\n{kind} {}\n  {}", view.name, one_line(&view.definition)).expect(TO_STRING);
+    }
     if !schema.extensions.is_empty() {
         let list: Vec<String> = schema
             .extensions
             .iter()
             .map(|extension| format!("{} {}", extension.name, extension.version))
             .collect();
-        blocks.push(format!("extensions: {}", list.join(", ")));
+        write!(out, "\n\nextensions: {}", list.join(", ")).expect(TO_STRING);
     }
     if !schema.others.is_empty() {
-        let list: Vec<String> = schema
-            .others
-            .iter()
-            .map(|(kind, definition)| format!("  {kind} {}", one_line(definition)))
-            .collect();
-        blocks.push(format!("others\n{}", list.join("\n")));
+        out.push_str("\n\nothers");
+        for (kind, definition) in &schema.others {
+            write!(out, "\n  {kind} {}", one_line(definition)).expect(TO_STRING);
+        }
     }
-    blocks.join("\n\n")
+    out
 }
 
-fn table_text(table: &Table, validates: bool) -> String {
+fn write_table(out: &mut String, table: &Table, validates: bool) {
     let about = if table.rows_estimated { "about " } else { "" };
     let mut facts = vec![format!("{about}{}", text::count(table.rows, "row"))];
     facts.extend(table.size_bytes.map(text::size));
     facts.extend(table.options.iter().cloned());
-    let mut out = format!("table {} ({})", text::plain(&table.name.to_string(), 200), facts.join(", "));
+    write!(out, "table {} ({})", text::plain(&table.name.to_string(), 200), facts.join(", "))
+        .expect(TO_STRING);
     if let Some(comment) = &table.comment {
         write!(out, "\n  -- {}", one_line(comment)).expect(TO_STRING);
     }
@@ -143,27 +144,37 @@ fn table_text(table: &Table, validates: bool) -> String {
     let type_width = table.columns.iter().map(|column| column.native_type.chars().count()).max().unwrap_or(0);
     let primary: &[String] = table.primary_key.as_ref().map_or(&[], |key| &key.columns);
     for column in &table.columns {
-        let mut notes = Vec::new();
-        if primary == [column.name.clone()] {
-            notes.push("primary key".to_owned());
+        let line = out.len() + 1;
+        let name = text::plain(&column.name, 200);
+        write!(out, "\n  {name:<name_width$}  {:<type_width$}", column.native_type).expect(TO_STRING);
+        let mut before = "  ";
+        let mut note = |parts: &[&str]| {
+            out.push_str(std::mem::replace(&mut before, ", "));
+            out.extend(parts.iter().copied());
+        };
+        if primary.len() == 1 && primary[0] == column.name {
+            note(&["primary key"]);
         }
         if !column.nullable && !primary.contains(&column.name) {
-            notes.push("not null".to_owned());
+            note(&["not null"]);
         }
-        notes.extend(column.default.as_ref().map(|default| format!("default {}", one_line(default))));
-        notes.extend(column.generated.as_ref().map(|generated| one_line(generated)));
-        for key in table.foreign_keys.iter().filter(|key| key.columns == [column.name.clone()]) {
+        if let Some(default) = &column.default {
+            note(&["default ", &one_line(default)]);
+        }
+        if let Some(generated) = &column.generated {
+            note(&[&one_line(generated)]);
+        }
+        for key in
+            table.foreign_keys.iter().filter(|key| key.columns.len() == 1 && key.columns[0] == column.name)
+        {
             let unvalidated = if key.validated || !validates { "" } else { " (not validated)" };
-            notes.push(format!("references {} ({}){unvalidated}", key.parent, key.parent_columns.join(", ")));
+            let (parent, columns) = (key.parent.to_string(), key.parent_columns.join(", "));
+            note(&["references ", &parent, " (", &columns, ")", unvalidated]);
         }
-        notes.extend(column.comment.as_ref().map(|comment| format!("-- {}", one_line(comment))));
-        let line = format!(
-            "  {:<name_width$}  {:<type_width$}  {}",
-            text::plain(&column.name, 200),
-            column.native_type,
-            notes.join(", ")
-        );
-        write!(out, "\n{}", line.trim_end()).expect(TO_STRING);
+        if let Some(comment) = &column.comment {
+            note(&["-- ", &one_line(comment)]);
+        }
+        out.truncate(line + out[line..].trim_end().len());
     }
     let mut more = |line: String| {
         write!(out, "\n  {line}").expect(TO_STRING);
@@ -214,11 +225,17 @@ fn table_text(table: &Table, validates: bool) -> String {
             more(format!("partition of {parent} {bound}"));
         }
     }
-    out
 }
 
-fn one_line(text: &str) -> String {
-    text::plain(&text.split_whitespace().collect::<Vec<_>>().join(" "), DEFINITION_CHARS_MAX)
+fn one_line(text: &str) -> Cow<'_, str> {
+    let is_one = text::is_plain(text, DEFINITION_CHARS_MAX)
+        && !text.starts_with(' ')
+        && !text.ends_with(' ')
+        && !text.contains("  ");
+    if is_one {
+        return Cow::Borrowed(text);
+    }
+    Cow::Owned(text::plain(&text.split_whitespace().collect::<Vec<_>>().join(" "), DEFINITION_CHARS_MAX))
 }
 
 /// The schema as a Mermaid entity relationship diagram.
@@ -291,6 +308,8 @@ fn mermaid_word(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn schema() -> Schema {

@@ -47,8 +47,16 @@ pub(crate) fn cell(value: &Value) -> String {
     plain(&text, CELL_CHARS_MAX)
 }
 
+/// Whether [`plain`] certainly leaves the text as it is.
+pub(crate) fn is_plain(text: &str, chars_max: usize) -> bool {
+    text.len() <= chars_max && text.bytes().all(|byte| matches!(byte, b' '..=b'~'))
+}
+
 /// The text on one line of at most `chars_max` characters, control characters escaped.
 pub(crate) fn plain(text: &str, chars_max: usize) -> String {
+    if is_plain(text, chars_max) {
+        return text.to_owned();
+    }
     let mut out = String::with_capacity(text.len().min(chars_max));
     for (i, c) in text.chars().enumerate() {
         if i >= chars_max {

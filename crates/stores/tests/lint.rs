@@ -360,7 +360,7 @@ async fn a_standby_and_a_pooler_answer_as_the_server_itself() {
         let project = Project::open_at(url, reader);
         let outcome = lint(&ctx(), &project, &files, &[], &request(json!({"store": "shop"}))).await.unwrap();
         project.0.close().await;
-        outcome.value
+        outcome.value.into_value()
     };
     let behind = conformance::server("STEWARD_TEST_POSTGRES17_BEHIND_URL");
     let server = Server::start_at(&behind).await;

@@ -226,7 +226,7 @@ async fn snapshot_shows_drift(world: World) {
     let ctx = world.ctx();
     let inspect: InspectStore = request(json!({"store": "shop"}));
     let snapshot = stores::inspect(&ctx, &world, &inspect).await.unwrap().value;
-    let diff = DiffStore { store: "shop".into(), against: None, snapshot: Some(snapshot) };
+    let diff = DiffStore { store: "shop".into(), against: None, snapshot: Some(snapshot.into_value()) };
     let same = stores::diff(&ctx, &world, &diff).await.unwrap();
     assert_eq!((&same.value["equal"], same.findings.len()), (&json!(true), 0), "{}", same.text);
     world.migrate(&[("0001_a.sql", "ALTER TABLE customers ADD COLUMN phone TEXT")]).await.unwrap();

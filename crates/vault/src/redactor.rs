@@ -72,6 +72,13 @@ impl Redactor {
         Cow::Owned(redacted)
     }
 
+    /// Whether this JSON text holds no known secret in any of its texts, keys and numbers, so that
+    /// [`Redactor::redact_json`] would leave its value as it is.
+    pub fn is_clean_json(&self, json: &str) -> bool {
+        let needles = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        needles.count == 0 || needles.find(json.as_bytes()).is_empty()
+    }
+
     /// Replaces known secrets in all texts of a JSON value, keys included. A number that contains one becomes text.
     pub fn redact_json(&self, value: &mut Value) {
         match value {
@@ -133,16 +140,18 @@ impl Needles {
     }
 }
 
-/// The ways in which a value is written in the places where it could turn up.
+/// The ways in which a value is written in the places where it could turn up, each also as JSON writes it.
 fn forms(value: &str) -> Vec<Zeroizing<Vec<u8>>> {
     let mut forms = Vec::new();
-    let mut add = |form: String| forms.push(Zeroizing::new(form.into_bytes()));
+    let mut add = |form: String| {
+        let mut json = Value::from(form.as_str()).to_string();
+        json.pop();
+        forms.push(Zeroizing::new(json.split_off(1).into_bytes()));
+        forms.push(Zeroizing::new(form.into_bytes()));
+    };
     add(value.to_owned());
     add(STANDARD_NO_PAD.encode(value));
     add(value.replace('\'', "''"));
-    let mut json = Value::from(value).to_string();
-    json.pop();
-    add(json.split_off(1));
     add(percent_encoded(value, |_| false));
     // As the `url` crate leaves them in a user's name, password or query.
     add(percent_encoded(value, |character| "!$&'()*+,~".contains(character)));
@@ -266,6 +275,24 @@ mod tests {
         fn text_without_secrets_is_untouched(text in "[a-f ]{0,60}") {
             let redactor = redactor(&["hunter2", "correct horse"]);
             prop_assert!(matches!(redactor.redact(&text), Cow::Borrowed(same) if same == text));
+        }
+
+        #[test]
+        fn json_without_secrets_is_told_from_json_with(
+            secret in "\\PC{6,12}", before in "\\PC{0,6}", quoted in any::<bool>(), known in any::<bool>(),
+        ) {
+            let redactor = redactor(&[&secret]);
+            let inside = if quoted { secret.replace('\'', "''") } else { secret };
+            let text = if known { format!("{before}{inside}") } else { before };
+            for value in [json!({ "value": text }), json!({ text.as_str(): 1 })] {
+                let mut redacted = value.clone();
+                redactor.redact_json(&mut redacted);
+                if redactor.is_clean_json(&value.to_string()) {
+                    prop_assert_eq!(redacted, value);
+                } else {
+                    prop_assert!(known || redacted == value);
+                }
+            }
         }
 
         #[test]

@@ -551,7 +551,7 @@ impl Door for FakeDoor {
         Ok(Answer {
             request: name.into(),
             status,
-            value,
+            value: value.into(),
             text: String::new(),
             findings,
             evidence: vec![id],

@@ -268,7 +268,7 @@ async fn try_plan(world: &World) -> Result<Plan, contract::Error> {
 async fn end(world: &World) -> (serde_json::Value, Option<u64>, Option<u64>, Option<u64>) {
     let inspect: InspectStore = request(json!({"store": "shop"}));
     let schema = stores::inspect(&world.ctx(), world, &inspect).await.unwrap().value;
-    let schema: schema::Schema = serde_json::from_value(schema).unwrap();
+    let schema: schema::Schema = serde_json::from_value(schema.into_value()).unwrap();
     (
         json!(schema.structure()),
         world.count("SELECT count(*) FROM ran").await,

@@ -248,7 +248,7 @@ async fn plan(world: &World, files: &[MigrationFile], arguments: Value) -> Plan 
 async fn end(world: &World) -> Vec<(String, Value)> {
     let inspect: InspectStore = request(json!({"store": "shop"}));
     let schema = stores::inspect(&world.ctx(), world, &inspect).await.unwrap().value;
-    let schema: schema::Schema = serde_json::from_value(schema).unwrap();
+    let schema: schema::Schema = serde_json::from_value(schema.into_value()).unwrap();
     let structure = schema.structure();
     let mut end: Vec<(String, Value)> =
         structure.tables.iter().map(|table| (table.name.to_string(), json!(table))).collect();
