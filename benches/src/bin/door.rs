@@ -82,7 +82,8 @@ fn main() -> Result<(), Error> {
     tracing::subscriber::set_global_default(stopwatch).map_err(other)?;
     let rounds = std::env::args().nth(1).and_then(|text| text.parse().ok()).unwrap_or(ROUNDS);
     let runtime = tokio::runtime::Runtime::new().map_err(other)?;
-    runtime.block_on(run(rounds))
+    // On a worker, as the program and the daemon do.
+    runtime.block_on(runtime.spawn(run(rounds))).map_err(other)?
 }
 
 async fn run(rounds: usize) -> Result<(), Error> {

@@ -11,7 +11,7 @@ use contract::{
     canonical_json, sha256_hex,
 };
 use jiff::Timestamp;
-use ledger::{EventFilter, Ledger, NewEvent, Row, Write};
+use ledger::{EventFilter, Ledger, NewEvent, Place, Row, Write};
 use schemars::JsonSchema;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
@@ -279,7 +279,7 @@ impl Approvals {
                     digest.0.as_str().into(),
                     ctx.project().into(),
                     plan.request.as_str().into(),
-                    plan_json.into(),
+                    self.ledger.seal(plan_place(ctx, &digest), &plan_json),
                     now.into(),
                 ],
             )
@@ -760,12 +760,17 @@ impl Approvals {
                 .with("plan", &approval.plan)
                 .hint("the state file was edited; `steward audit verify` checks the trail")
         };
-        let body = rows.first().ok_or_else(|| corrupt("is gone"))?.get_text("body")?;
+        let row = rows.first().ok_or_else(|| corrupt("is gone"))?;
+        let body = self
+            .ledger
+            .unseal(plan_place(ctx, &approval.plan), row)
+            .map_err(|error| corrupt("does not open").because(error))?
+            .ok_or_else(|| corrupt("is gone"))?;
         if sha256_hex(body.as_bytes()) != approval.plan.0 {
             return Err(corrupt("is not the one that the approval is about"));
         }
         let plan: Plan =
-            serde_json::from_str(body).map_err(|error| corrupt("cannot be read").because(error))?;
+            serde_json::from_str(&body).map_err(|error| corrupt("cannot be read").because(error))?;
         let same = plan.request == approval.request
             && plan.arguments == approval.arguments
             && plan.summary == approval.summary
@@ -960,4 +965,8 @@ fn approval(ctx: &Context, row: &Row) -> Result<Approval, Error> {
         used_at: row.get_opt_time("used_us")?,
         signed: record.zip(signature).map(|(record, signature)| (record.to_owned(), signature.to_owned())),
     })
+}
+/// Where the plan of this digest is kept.
+fn plan_place<'a>(ctx: &'a Context, digest: &'a PlanDigest) -> Place<'a> {
+    Place { table: "plans", project: ctx.project(), key: &digest.0, column: "body" }
 }

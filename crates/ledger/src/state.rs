@@ -7,14 +7,19 @@ use contract::{Error, ErrorKind};
 
 use crate::head::Signer;
 use crate::seal::Sealer;
+use crate::sealed::seal_old_rows;
 use crate::sqlite::Connection;
 
 /// One script for each version; never edited once shipped.
-const MIGRATIONS: [&str; 3] = [
+const MIGRATIONS: [&str; 5] = [
     include_str!("../sql/0001_state.sql"),
     include_str!("../sql/0002_ai.sql"),
     include_str!("../sql/0003_ai_keys.sql"),
+    include_str!("../sql/0004_sealed.sql"),
+    include_str!("../sql/0005_unsealed_gone.sql"),
 ];
+/// After this one, what lies in the clear is sealed.
+const SEALING: usize = 4;
 
 /// The keys by which a state file is recognised, and what to tell whoever has others.
 pub(crate) struct Locks<'a> {
@@ -37,6 +42,9 @@ pub(crate) fn open(path: &Path, locks: &Locks<'_>, pages_max: Option<u32>) -> Re
             connection.rollback();
         }
         result?;
+        if (1..SEALING).contains(&version) {
+            connection.empty_log(); // It holds what was in the clear.
+        }
     }
     Ok(connection)
 }
@@ -139,6 +147,9 @@ fn migrate(connection: &Connection, path: &Path, locks: &Locks<'_>) -> Result<()
     let version = version(connection, path, locks)?;
     for (script, number) in MIGRATIONS.iter().zip(1..).skip(version) {
         connection.migrate(script, number == 1)?;
+        if number == SEALING {
+            seal_old_rows(connection, locks.sealer)?;
+        }
     }
     if version == 0 {
         let insert = "INSERT INTO meta (name, value) VALUES (?, ?)";

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use contract::{Answer, Context, Error, ErrorKind};
 use jiff::Timestamp;
-use ledger::{Ledger, NewEvent, Row, Write};
+use ledger::{Ledger, NewEvent, Place, Row, Write};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -149,8 +149,10 @@ impl Journal for LedgerJournal<'_> {
             "UPDATE tasks SET state = ?, body = ?, report = ?, updated_us = ? WHERE project = ? AND id = ?",
             vec![
                 record.state.as_str().into(),
-                body.into(),
-                report.into(),
+                self.ledger.seal(place(ctx, &record.id, "body"), &body),
+                report.map_or(ledger::Value::Null, |report| {
+                    self.ledger.seal(place(ctx, &record.id, "report"), &report)
+                }),
                 ctx.now().into(),
                 ctx.project().into(),
                 record.id.as_str().into(),
@@ -219,10 +221,10 @@ pub(crate) async fn create(ctx: &Context, ledger: &Ledger, record: &mut TaskReco
                 vec![
                     record.id.as_str().into(),
                     ctx.project().into(),
-                    record.task.title.as_str().into(),
+                    ledger.seal(place(ctx, &record.id, "title"), &record.task.title),
                     record.state.as_str().into(),
-                    record.source.as_str().into(),
-                    body.into(),
+                    ledger.seal(place(ctx, &record.id, "source"), &record.source),
+                    ledger.seal(place(ctx, &record.id, "body"), &body),
                     record.created.into(),
                     ctx.now().into(),
                 ],
@@ -268,21 +270,27 @@ pub(crate) async fn load(ctx: &Context, ledger: &Ledger, id: &str) -> Result<Tas
     let row = rows.first().ok_or_else(|| {
         Error::new(ErrorKind::NotFound, format!("there is no task `{id}`")).hint("see `steward task list`")
     })?;
-    read(row).map_err(|error| error.with("task", id))
+    read(ctx, ledger, id, row).map_err(|error| error.with("task", id))
 }
 
-fn read(row: &Row) -> Result<TaskRecord, Error> {
-    let body: Body = row.get_json("body")?;
-    let report = match row.get_opt_text("report")? {
-        Some(text) => Some(serde_json::from_str(text).map_err(|cause| {
-            Error::new(ErrorKind::Corrupt, "the kept report cannot be read").because(cause)
-        })?),
+/// Where a text of the task is kept.
+fn place<'a>(ctx: &'a Context, id: &'a str, column: &'a str) -> Place<'a> {
+    Place { table: "tasks", project: ctx.project(), key: id, column }
+}
+
+fn read(ctx: &Context, ledger: &Ledger, id: &str, row: &Row) -> Result<TaskRecord, Error> {
+    let text = |column: &str| ledger.unseal(place(ctx, id, column), row);
+    let unreadable = |what: &str| Error::new(ErrorKind::Corrupt, format!("the kept {what} cannot be read"));
+    let body = text("body")?.ok_or_else(|| unreadable("task"))?;
+    let body: Body = serde_json::from_str(&body).map_err(|cause| unreadable("task").because(cause))?;
+    let report = match text("report")? {
+        Some(text) => Some(serde_json::from_str(&text).map_err(|cause| unreadable("report").because(cause))?),
         None => None,
     };
     Ok(TaskRecord {
-        id: row.get_text("id")?.to_owned(),
+        id: id.to_owned(),
         state: row.get_text("state")?.to_owned(),
-        source: row.get_text("source")?.to_owned(),
+        source: text("source")?.unwrap_or_default(),
         task: body.task,
         plan: body.plan,
         steps: body.steps,
@@ -318,10 +326,11 @@ pub(crate) async fn list(ctx: &Context, ledger: &Ledger, limit: u32) -> Result<V
         .await?;
     rows.iter()
         .map(|row| {
+            let id = row.get_text("id")?;
             Ok(TaskLine {
-                id: row.get_text("id")?.to_owned(),
+                id: id.to_owned(),
                 state: row.get_text("state")?.to_owned(),
-                title: row.get_text("title")?.to_owned(),
+                title: ledger.unseal(place(ctx, id, "title"), row)?.unwrap_or_default(),
                 created: row.get_time("created_us")?.to_string(),
                 updated: row.get_time("updated_us")?.to_string(),
             })

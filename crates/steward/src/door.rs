@@ -13,7 +13,7 @@ use contract::{
     Outcome, Permit, Plan, PlanDigest, RequestSpec, SecretSource, Severity, SystemClock, Trigger,
 };
 use gateway::{Fingerprints, Rotations, VirtualKeys};
-use ledger::{Ledger, NewEvent, Write};
+use ledger::{Ledger, NewEvent, Place, Write};
 use secrecy::SecretString;
 use serde_json::{Value, json};
 use tokio_util::task::TaskTracker;
@@ -549,6 +549,7 @@ impl Steward {
         let now_us = ctx.now().as_microsecond();
         let body = serde_json::to_value(plan).expect("a plan is JSON");
         let actor = serde_json::to_string(ctx.actor()).expect("an actor is JSON");
+        let place = Place { table: "plans", project: ctx.project(), key: &digest.0, column: "body" };
         let mut write = Write::new()
             .exec(
                 "INSERT INTO plans (digest, project, request, body, made_us) VALUES (?, ?, ?, ?, ?) \
@@ -557,7 +558,7 @@ impl Steward {
                     digest.0.clone().into(),
                     ctx.project().into(),
                     request.name().into(),
-                    contract::canonical_json(&body).into(),
+                    self.ledger.seal(place, &contract::canonical_json(&body)),
                     now_us.into(),
                 ],
             )

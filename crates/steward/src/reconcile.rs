@@ -179,8 +179,13 @@ async fn read(steward: &Steward, ctx: &Context, row: &Row) -> Result<Interrupted
             .with("plan", digest)
             .hint("the state file was edited; `steward audit verify` checks the trail")
     };
-    let body = row.get_opt_text("body")?.ok_or_else(|| corrupt("has lost its plan"))?;
-    let plan: Plan = serde_json::from_str(body)
+    let place = ledger::Place { table: "plans", project: ctx.project(), key: digest, column: "body" };
+    let body = steward
+        .ledger()
+        .unseal(place, row)
+        .map_err(|cause| corrupt("has a plan that cannot be read").because(cause))?
+        .ok_or_else(|| corrupt("has lost its plan"))?;
+    let plan: Plan = serde_json::from_str(&body)
         .map_err(|cause| corrupt("has a plan that cannot be read").because(cause))?;
     if plan.digest().0 != digest || plan.project != ctx.project() || plan.request != request {
         return Err(corrupt("has another plan than it was begun with"));

@@ -171,9 +171,11 @@ pub(crate) async fn show(
     let tasks = tasks
         .iter()
         .map(|row| {
+            let id = row.get_text("id")?;
+            let title = ledger::Place { table: "tasks", project: ctx.project(), key: id, column: "title" };
             Ok((
-                row.get_text("id")?.to_owned(),
-                row.get_text("title")?.to_owned(),
+                id.to_owned(),
+                ledger.unseal(title, row)?.unwrap_or_default(),
                 row.get_text("state")?.to_owned(),
             ))
         })

@@ -4,5 +4,6 @@
 mod concurrency;
 mod faults;
 mod rooms;
+mod sealed;
 mod support;
 mod tampering;

@@ -152,8 +152,8 @@ fn an_edited_or_invented_interrupted_change_is_not_carried_out() {
     let intent = interrupt(&project, "index.create");
     let state = project.state();
     let change = |sql: &str| state.execute_batch(sql).unwrap();
-    // The plan is edited in place: it has another digest now.
-    change("UPDATE plans SET body = replace(body, 'CREATE INDEX', 'DROP TABLE t; CREATE INDEX')");
+    // The plan is edited in place: it does not open any more.
+    change("UPDATE plans SET body = zeroblob(length(body))");
     let refused = project.run(&["index", "create", "app", "t", "--columns", "id", "--yes"]).expect(1);
     assert!(refused.stderr.contains("cannot be finished"), "{refused:?}");
     assert_eq!(outcome(&project, &intent), None);
@@ -163,10 +163,8 @@ fn an_edited_or_invented_interrupted_change_is_not_carried_out() {
     assert!(inbox.contains("interrupted `index.create`"), "{inbox}");
 
     // A plan that is whole, with an intent that was never begun.
-    let body: String = state
-        .query_row("SELECT body FROM plans WHERE request = 'index.create'", [], |row| row.get(0))
-        .unwrap();
-    let mut plan: Value = serde_json::from_str(&body).unwrap();
+    let planned = project.answer(&["index", "create", "app", "t", "--columns", "id", "--dry-run"]);
+    let mut plan: Value = planned["value"]["plan"].clone();
     plan["steps"][0]["statements"][0]["sql"] = json!("DROP TABLE t");
     let plan: contract::Plan = serde_json::from_value(plan).unwrap();
     let text = contract::canonical_json(&serde_json::to_value(&plan).unwrap());
@@ -235,16 +233,49 @@ fn a_secret_that_is_given_as_an_argument_is_not_kept() {
         assert!(!shown.stdout.contains(secret) && !shown.stderr.contains(secret), "{args:?}");
     }
     let state = project.state();
-    for sql in [
-        "SELECT group_concat(body) FROM plans",
-        "SELECT group_concat(arguments) FROM approvals",
-        "SELECT group_concat(source) FROM tasks",
+    // Tasks and plans are sealed: it must not have come so far.
+    for (sql, none) in [
+        ("SELECT count(*) FROM tasks", 0),
+        ("SELECT count(*) FROM plans WHERE request = 'file.write'", 0),
+        ("SELECT count(*) FROM approvals WHERE instr(arguments, 'correct-horse-battery') > 0", 0),
     ] {
-        let text: Option<String> = state.query_row(sql, [], |row| row.get(0)).unwrap();
-        assert!(!text.unwrap_or_default().contains(secret), "{sql}");
+        let rows: i64 = state.query_row(sql, [], |row| row.get(0)).unwrap();
+        assert_eq!(rows, none, "{sql}");
     }
     let log = std::fs::read_to_string(project.file("daemon.log")).unwrap();
     assert!(!log.contains(secret), "{log}");
+}
+
+#[test]
+fn nothing_of_a_task_can_be_read_in_the_state_file() {
+    let project = Project::with_sqlite("project: red", EMPTY);
+    let task = "\
+Context:
+  - The marmalade quarter is over
+Task:
+  - Review the performance of the store app, for marmalade
+Previous Learning:
+  - Marmalade keeps well
+";
+    let run = project.run_with_input(&["task", "run", "-", "--json"], task);
+    let id = run.json()["value"]["id"].as_str().unwrap_or_else(|| panic!("{run:?}")).to_owned();
+    // Whoever may ask can read all of it.
+    assert!(project.answer(&["task", "show", &id]).to_string().contains("marmalade"));
+    project.answer(&["status"]);
+    // An erased body goes as before, and nothing comes back by it.
+    let seq = project
+        .state()
+        .query_row("SELECT max(seq) FROM events WHERE kind = 'task.received'", [], |row| row.get::<_, i64>(0))
+        .unwrap();
+    project.run(&["audit", "erase", &seq.to_string(), "--reason", "asked for", "--yes"]);
+    project.run(&["audit", "verify"]).expect(0);
+    let state = project.file(".steward");
+    for file in std::fs::read_dir(state).unwrap().map(|file| file.unwrap().path()) {
+        let text = String::from_utf8_lossy(&std::fs::read(&file).unwrap()).to_lowercase();
+        for word in ["marmalade", "review the performance", "keeps well"] {
+            assert!(!text.contains(word), "`{word}` is in {}", file.display());
+        }
+    }
 }
 
 #[test]
