@@ -229,7 +229,7 @@ impl Relay {
         }
         if self.told + KEEP_ALIVE <= now {
             self.told = now;
-            let comment: &'static [u8] = if self.shape.array { b"\n" } else { b": keep-alive\n\n" };
+            let comment = if self.shape.array { b"\n" } else { wire::keep_alive(self.shape.format) };
             self.out.push(Bytes::from_static(comment));
         }
         self.alarm.as_mut().reset((self.heard + patience).min(self.told + KEEP_ALIVE));

@@ -349,7 +349,7 @@ impl Decoder {
             }
             Some("message_stop") => self.is_done = true,
             // What keeps the connection alive here keeps it alive there.
-            Some("ping") => out.extend_from_slice(b": keep-alive\n\n"),
+            Some("ping") => writer.keep_alive(out),
             _ => {}
         }
         Ok(())

@@ -59,6 +59,11 @@ impl Open {
 }
 
 impl Encoder {
+    /// The client's format.
+    pub(crate) fn to(&self) -> Format {
+        self.to
+    }
+
     pub(crate) fn new(from: Format, to: Format, options: StreamOptions) -> Self {
         Self {
             from,

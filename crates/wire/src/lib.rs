@@ -42,6 +42,6 @@ pub use neutral::{Shown, Target};
 pub use question::{Question, question};
 pub use replay::{Nature, events_as_reply, reply_as_events, reply_nature};
 pub use scan::{Field, Rewrite, Scanned, scan, splice};
-pub use stream::{End, Ending, StreamConverter, StreamOptions};
+pub use stream::{End, Ending, StreamConverter, StreamOptions, keep_alive};
 pub use tap::{Observed, Tap};
 pub use usage::Usage;

@@ -87,7 +87,7 @@ impl StreamConverter {
         }
         if event.is_comment() {
             // Keeps the client's connection alive as it kept ours.
-            out.extend_from_slice(b": keep-alive\n\n");
+            self.writer.keep_alive(out);
             return;
         }
         match self.decoder.event(event, &mut self.writer, out) {
@@ -164,7 +164,23 @@ pub(crate) struct Writer {
     has_calls: bool,
 }
 
+/// What keeps a client's connection alive and means nothing.
+///
+/// Google's own clients read every line that is not empty as data (seen with PyPI google-genai 3.4.0), so theirs is an
+/// empty line; others get a comment, which also those see that wait for bytes.
+pub const fn keep_alive(format: Format) -> &'static [u8] {
+    match format {
+        Format::Gemini => b"\n",
+        Format::Chat | Format::Responses | Format::Messages => b": keep-alive\n\n",
+    }
+}
+
 impl Writer {
+    /// Appends what keeps the connection alive.
+    pub(crate) fn keep_alive(&self, out: &mut BytesMut) {
+        out.extend_from_slice(keep_alive(self.encoder.to()));
+    }
+
     /// Writes events of the client's format.
     pub(crate) fn new(from: Format, to: Format, options: StreamOptions) -> Self {
         Self { lanes: Lanes::default(), encoder: Encoder::new(from, to, options), has_calls: false }
