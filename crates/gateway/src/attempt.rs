@@ -122,10 +122,10 @@ pub(crate) async fn attempt(
                 | FailureClass::Truncated => pass.failed(now, failure.retry_after),
                 // What is wrong with a key or a request says that the target is well; what says nothing frees the place.
                 FailureClass::BadRequest | FailureClass::ContextLength | FailureClass::Refused => {
-                    pass.succeeded()
+                    pass.succeeded();
                 }
                 FailureClass::Rate | FailureClass::Quota | FailureClass::Key | FailureClass::NotFound => {
-                    drop(pass)
+                    drop(pass);
                 }
             }
             let status = answer.as_ref().map(|(status, ..)| status.as_u16());

@@ -12,24 +12,20 @@ const NO_DATE: &str = "1970-01-01T00:00:00Z";
 pub(crate) fn list(grant: &Grant, format: Format, one: Option<&str>) -> Option<Vec<u8>> {
     let names = grant.project.model_names();
     let mut allowed = names.iter().filter(|(name, _)| grant.reach.allows(name));
-    let body = match one {
-        Some(wanted) => {
-            // Google's clients say `models/x`.
-            let wanted = wanted.strip_prefix("models/").unwrap_or(wanted);
-            let (name, owner) = allowed.find(|(name, _)| name == wanted)?;
-            model(format, name, owner)
+    if let Some(wanted) = one {
+        // Google's clients say `models/x`.
+        let wanted = wanted.strip_prefix("models/").unwrap_or(wanted);
+        let (name, owner) = allowed.find(|(name, _)| name == wanted)?;
+        return Some(model(format, name, owner).to_string().into_bytes());
+    }
+    let all: Vec<Value> = allowed.map(|(name, owner)| model(format, name, owner)).collect();
+    let body = match format {
+        Format::Chat | Format::Responses => json!({ "object": "list", "data": all }),
+        Format::Messages => {
+            let id = |model: Option<&Value>| model.map_or(Value::Null, |model| model["id"].clone());
+            json!({ "first_id": id(all.first()), "last_id": id(all.last()), "has_more": false, "data": all })
         }
-        None => {
-            let all: Vec<Value> = allowed.map(|(name, owner)| model(format, name, owner)).collect();
-            match format {
-                Format::Chat | Format::Responses => json!({ "object": "list", "data": all }),
-                Format::Messages => {
-                    let id = |model: Option<&Value>| model.map_or(Value::Null, |model| model["id"].clone());
-                    json!({ "first_id": id(all.first()), "last_id": id(all.last()), "has_more": false, "data": all })
-                }
-                Format::Gemini => json!({ "models": all }),
-            }
-        }
+        Format::Gemini => json!({ "models": all }),
     };
     Some(body.to_string().into_bytes())
 }

@@ -249,7 +249,7 @@ impl Relay {
         }
         self.events_sent += 1;
         if self.shape.array {
-            self.to_array(&event);
+            self.add_element(&event);
             return;
         }
         let raw = event.raw;
@@ -265,27 +265,27 @@ impl Relay {
             return;
         }
         let buffer = self.out.buffer();
-        if !self.shape.array {
+        if self.shape.array {
+            let mut scratch = BytesMut::new();
+            with(converter, &mut scratch);
+            let mut splitter = Splitter::new();
+            splitter.push(scrub(scratch.freeze(), self.lent.secret()));
+            while let Some(event) = splitter.next() {
+                self.add_element(&event);
+            }
+        } else {
             let start = buffer.len();
             with(converter, buffer);
             if converter.error().is_some() {
                 let told = buffer.split_off(start).freeze();
                 buffer.extend_from_slice(&scrub(told, self.lent.secret()));
             }
-        } else {
-            let mut scratch = BytesMut::new();
-            with(converter, &mut scratch);
-            let mut splitter = Splitter::new();
-            splitter.push(scrub(scratch.freeze(), self.lent.secret()));
-            while let Some(event) = splitter.next() {
-                self.to_array(&event);
-            }
         }
         self.events_sent += 1;
     }
 
     /// An event as an element of an array.
-    fn to_array(&mut self, event: &Event) {
+    fn add_element(&mut self, event: &Event) {
         if event.is_comment() || event.is_done() {
             return;
         }

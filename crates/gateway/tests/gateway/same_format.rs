@@ -109,8 +109,7 @@ async fn every_surface_reaches_its_provider() {
         body["stream"] = json!(true);
         body
     };
-    let mut number = 0;
-    for (kind, path, body, sent_to) in [
+    for (number, (kind, path, body, sent_to)) in [
         ("openai", "/v1/chat/completions", chat(false), "/v1/chat/completions"),
         ("openai", "/openai/v1/responses", responses.clone(), "/v1/responses"),
         ("openai", "/v1/responses", stream(&responses), "/v1/responses"),
@@ -134,12 +133,14 @@ async fn every_surface_reaches_its_provider() {
             gemini.clone(),
             "/v1beta/models/model-1:streamGenerateContent",
         ),
-    ] {
+    ]
+    .into_iter()
+    .enumerate()
+    {
         let stage = Stage::single(&fake, kind).await;
         let answer = stage.post(path, &body).await;
         assert_eq!(answer.status, 200, "{path}: {}", answer.text());
         let sent = fake.request(number).await;
-        number += 1;
         assert_eq!(sent.path, sent_to, "{path}");
         assert_eq!(sent.key().as_deref(), Some("upstream-main-key-12345678"), "{path}");
         let settled = stage.records.settled(1).await;

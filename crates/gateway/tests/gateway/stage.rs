@@ -24,7 +24,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 /// No test waits longer; a test that works waits for no time at all.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The virtual key of the tests.
 pub const KEY: &str = "sk-steward-test-0123456789abcdef";
@@ -223,13 +223,11 @@ impl Stage {
         while let Some(frame) =
             tokio::time::timeout(PATIENCE, incoming.frame()).await.expect("a frame in time")
         {
-            match frame {
-                Ok(frame) => body.extend_from_slice(&frame.into_data().unwrap_or_default()),
-                Err(_) => {
-                    whole = false;
-                    break;
-                }
-            }
+            let Ok(frame) = frame else {
+                whole = false;
+                break;
+            };
+            body.extend_from_slice(&frame.into_data().unwrap_or_default());
         }
         Read { status: parts.status, headers: parts.headers, body: body.into(), whole }
     }
