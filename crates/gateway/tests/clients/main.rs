@@ -5,6 +5,8 @@
     dead_code,
     clippy::unwrap_used,
     clippy::format_push_string,
+    clippy::unused_self,
+    clippy::case_sensitive_file_extension_comparisons,
     reason = "a test fails by panicking, and the stage has more than is used here"
 )]
 
@@ -13,6 +15,7 @@ mod official;
 mod raw;
 #[path = "../gateway/stage.rs"]
 mod stage;
+mod verdict;
 
 use fake_ai::FakeAi;
 use gateway::Reach;

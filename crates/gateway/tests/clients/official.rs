@@ -47,7 +47,7 @@ fn installed(below: &str) -> PathBuf {
 }
 
 /// Runs a script of `clients/`; it ends with `ok`.
-async fn run(name: &str, variables: &[(&str, &str)]) {
+pub(crate) async fn run(name: &str, variables: &[(&str, &str)]) {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/scripts").join(name);
     let program = if name.ends_with(".py") { installed("venv/ai/bin/python") } else { PathBuf::from("node") };
     let output = tokio::process::Command::new(program)
