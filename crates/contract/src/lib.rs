@@ -7,6 +7,7 @@ mod answer;
 mod batch;
 mod content;
 mod context;
+mod counters;
 mod digest;
 mod door;
 mod error;
@@ -31,6 +32,7 @@ pub use answer::{Answer, AnswerStatus, Decided, Evidence, Finding, Outcome, Seve
 pub use batch::{BATCH, Batch, BatchPosition, BatchProgress, Batches, ReplicaLag};
 pub use content::Content;
 pub use context::{Clock, Context, SystemClock, TestClock};
+pub use counters::{SharedCounters, Slice, SliceSpent, TakeSlice};
 pub use digest::{canonical_json, sha256_hex};
 pub use door::{Door, Effect, Request, RequestSpec};
 pub use error::{Error, ErrorKind, Retry};

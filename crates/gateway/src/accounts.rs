@@ -9,7 +9,7 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
 use contract::ai::FailureClass;
-use contract::{Clock, Error, Severity, Trigger};
+use contract::{Clock, Error, Severity, SharedCounters, Trigger};
 use http::StatusCode;
 use jiff::Timestamp;
 use ledger::Ledger;
@@ -79,6 +79,8 @@ pub(crate) struct Inner {
     pub purses: RwLock<HashMap<Arc<str>, Arc<Purse>>>,
     pub outbox: Arc<Outbox>,
     pub leased: Notify,
+    /// Where slices come from when several daemons with states of their own share the budgets.
+    pub shared: Option<Arc<dyn SharedCounters>>,
     metrics: Metrics,
     alerts: Mutex<Vec<Alarm>>,
     stop: CancellationToken,
@@ -165,6 +167,19 @@ impl Accounts {
     ///
     /// As the ledger's.
     pub async fn open(ledger: Ledger, clock: Arc<dyn Clock>) -> Result<Self, Error> {
+        Self::open_shared(ledger, clock, None).await
+    }
+
+    /// The same, with budgets that several daemons share: their slices come from these counters.
+    ///
+    /// # Errors
+    ///
+    /// As the ledger's.
+    pub async fn open_shared(
+        ledger: Ledger,
+        clock: Arc<dyn Clock>,
+        shared: Option<Arc<dyn SharedCounters>>,
+    ) -> Result<Self, Error> {
         let inner = Arc::new(Inner {
             ledger,
             clock,
@@ -172,12 +187,19 @@ impl Accounts {
             purses: RwLock::default(),
             outbox: Arc::default(),
             leased: Notify::new(),
+            shared,
             metrics: Metrics::default(),
             alerts: Mutex::default(),
             stop: CancellationToken::new(),
             task: Mutex::default(),
         });
-        keeper::recover(&inner).await?;
+        if let Err(error) = keeper::recover(&inner).await {
+            // Shared counters that cannot be reached now are asked again later; the state file must be there.
+            if inner.shared.is_none() {
+                return Err(error);
+            }
+            tracing::warn!(%error, "what processes that are gone held is still held");
+        }
         let task = tokio::spawn(run(Arc::clone(&inner)));
         *lock(&inner.task) = Some(task);
         Ok(Self(inner))
@@ -231,7 +253,13 @@ impl Accounts {
                 }
             }
         }
-        keeper::lease(inner, &purse, false).await?;
+        match keeper::lease(inner, &purse, false).await {
+            // The daemon lives without its shared counters; what needs money waits for them.
+            Err(error) if inner.shared.is_some() => {
+                tracing::error!(%error, "slices of shared AI budgets cannot be taken now");
+            }
+            other => other?,
+        }
         inner.leased.notify_waiters();
         Ok(())
     }
@@ -281,6 +309,14 @@ impl Accounts {
     /// What the PM must hear of since the last call.
     pub fn alerts(&self) -> Vec<Alarm> {
         std::mem::take(&mut *lock(&self.0.alerts))
+    }
+
+    /// Stops writing at once, as if the process were killed; for tests of what is left behind.
+    #[doc(hidden)]
+    pub fn abandon(&self) {
+        if let Some(task) = lock(&self.0.task).take() {
+            task.abort();
+        }
     }
 
     /// Requests under way and rows not yet written.

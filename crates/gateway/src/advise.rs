@@ -166,7 +166,7 @@ pub async fn advise(
         }));
     }
     if routes.is_empty() {
-        text = format!("no AI calls from {} to {}: nothing is measured yet\n", between.since, between.until);
+        text = format!("no AI calls {between}: nothing is measured yet\n");
     }
     let value = json!({ "since": between.since, "until": between.until, "routes": value });
     let proof =

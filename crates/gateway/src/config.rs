@@ -26,6 +26,8 @@ pub struct AiConfig {
     pub limits: LimitsConfig,
     /// File with own prices, relative to the project file; they come before the built-in ones.
     pub prices: Option<PathBuf>,
+    /// Counters that several daemons share, so that a budget holds for all of them together. Default: none.
+    pub counters: Option<CountersConfig>,
     /// Largest request body, in bytes. Default: 32 MiB.
     pub body_bytes_max: usize,
     /// Where spans are sent: a collector that takes OTLP over HTTP, such as `http://127.0.0.1:4318/v1/traces`. Default:
@@ -42,10 +44,35 @@ impl Default for AiConfig {
             budgets: BTreeMap::new(),
             limits: LimitsConfig::default(),
             prices: None,
+            counters: None,
             body_bytes_max: 32 << 20,
             otlp_url: None,
         }
     }
+}
+
+/// Counters that several daemons share.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CountersConfig {
+    /// What kind of server it is.
+    pub kind: CountersKind,
+    /// Where it is, without credentials: `redis://host:6379/0`.
+    pub url: String,
+    /// The user, where the server has several.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// Name of the secret that holds the password.
+    #[serde(default)]
+    pub password_secret: Option<String>,
+}
+
+/// A kind of server for counters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CountersKind {
+    /// Redis, or what speaks as it does.
+    Redis,
 }
 
 /// What kind of service a provider is.

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use contract::{Error, ErrorKind, Severity, Trigger};
+use contract::{Error, ErrorKind, Severity, SharedCounters, SliceSpent, TakeSlice, Trigger};
 use jiff::Timestamp;
 use ledger::{NewEvent, Row, Value, Write};
 use serde::Deserialize;
@@ -13,7 +13,7 @@ use serde_json::json;
 use wire::Usage;
 
 use crate::accounts::{Alarm, Inner, Purse, Raised};
-use crate::budget::{Want, scope_word};
+use crate::budget::{Span, Want, scope_word};
 use crate::config::AiConfig;
 use crate::price::Tier;
 use crate::usage::{LOST, UsageRow, context, spend, write_rows};
@@ -21,6 +21,9 @@ use crate::usd::Usd;
 
 /// A process that does not renew its slices for this long is gone, wherever it ran.
 const SLICE_TTL: Duration = Duration::from_mins(2);
+/// How long shared counters stay after their period, so that late words find them; and those without a period.
+const KEEP_AFTER: Duration = Duration::from_hours(48);
+const KEEP_TOTALS: Duration = Duration::from_hours(24 * 3650);
 /// Accounts in one write.
 const LEASES_MAX: usize = 200;
 
@@ -30,6 +33,10 @@ const OWN: &str = include_str!("sql/own_slices.sql");
 /// A row that says who is here, also when there is nothing to take.
 const REGISTER: &str = "INSERT INTO ai_slices (project, account, period_us, holder, amount_usd_nanos, spent_usd_nanos, \
      expires_us) VALUES (?, ?, ?, ?, 0, 0, ?) ON CONFLICT (project, account, period_us, holder) DO NOTHING";
+/// What was taken from shared counters.
+const REMEMBER: &str = "INSERT INTO ai_slices (project, account, period_us, holder, amount_usd_nanos, spent_usd_nanos, \
+     expires_us) VALUES (?, ?, ?, ?, ?, 0, ?) ON CONFLICT (project, account, period_us, holder) \
+     DO UPDATE SET amount_usd_nanos = excluded.amount_usd_nanos, expires_us = excluded.expires_us";
 const SHRINK: &str = "UPDATE ai_slices SET amount_usd_nanos = amount_usd_nanos - ? \
      WHERE project = ? AND account = ? AND period_us = ? AND holder = ? AND amount_usd_nanos - spent_usd_nanos >= ?";
 const RENEW: &str = "UPDATE ai_slices SET expires_us = ? WHERE holder = ?";
@@ -114,6 +121,9 @@ pub(crate) async fn lease(inner: &Inner, purse: &Arc<Purse>, ask_again: bool) ->
     if wants.is_empty() && !ask_again {
         return Ok(());
     }
+    if let Some(shared) = &inner.shared {
+        return lease_shared(inner, &**shared, purse, wants, ask_again).await;
+    }
     for wants in wants.chunks(LEASES_MAX) {
         let mut write = Write::new().unsynced();
         for want in wants {
@@ -125,6 +135,129 @@ pub(crate) async fn lease(inner: &Inner, purse: &Arc<Purse>, ask_again: bool) ->
         return Ok(());
     }
     learn(inner, purse).await
+}
+
+/// The name of an account's period among shared counters.
+fn counter(project: &str, account: &str, period_us: i64) -> String {
+    format!("{project}/{account}/{period_us}")
+}
+
+/// The same from counters that several daemons share; the state file remembers what was taken.
+async fn lease_shared(
+    inner: &Inner,
+    shared: &dyn SharedCounters,
+    purse: &Arc<Purse>,
+    wants: Vec<Want>,
+    look: bool,
+) -> Result<(), Error> {
+    let now = inner.clock.now();
+    let ctx = context(&purse.project, &inner.clock);
+    publish(inner, shared, &purse.project).await?;
+    let mut asks: Vec<(Arc<str>, Span, i64, i64)> =
+        wants.into_iter().map(|want| (want.id, want.span, want.limit, want.needs)).collect();
+    if look {
+        // Others may have given something back, or want their part.
+        let books = purse.books();
+        for account in &books.accounts {
+            let Some(rule) = books.rules.get(account.rule) else { continue };
+            if !asks.iter().any(|(id, span, ..)| *id == account.id && *span == account.span) {
+                asks.push((Arc::clone(&account.id), account.span, rule.usd.nanos(), 0));
+            }
+        }
+    }
+    let mut write = Write::new().unsynced();
+    for (id, span, limit, needs) in asks {
+        let name = counter(&purse.project, &id, span.start_us);
+        let keep_for = match span.end_us {
+            i64::MAX => KEEP_TOTALS,
+            end => Duration::from_micros((end - now.as_microsecond()).unsigned_abs()) + KEEP_AFTER,
+        };
+        let ask = TakeSlice { counter: &name, holder: &inner.holder, limit, needs, keep_for };
+        let mut slice = shared.take(&ctx, &ask).await?;
+        let spare = {
+            let mut books = purse.books();
+            let Some(account) = books.accounts.iter_mut().find(|account| account.id == id) else { continue };
+            if account.span == span {
+                account.granted = slice.amount;
+                account.spent_in_all = slice.spent_in_all;
+                account.dry = limit - slice.spent_in_all - slice.held_in_all <= 0;
+                if account.free() >= account.thirst {
+                    account.thirst = 0;
+                }
+                let fair = slice.held_in_all / (i64::from(slice.others) + 1);
+                let spare = account.free() - fair;
+                if slice.others > 0 && spare > fair / 8 && spare > 0 {
+                    account.granted -= spare;
+                    slice.amount -= spare;
+                    spare
+                } else {
+                    0
+                }
+            } else {
+                account.next = Some((span, slice.amount));
+                0
+            }
+        };
+        if spare > 0 {
+            shared.give_back(&ctx, &name, &inner.holder, spare).await?;
+        }
+        write = write.exec(
+            REMEMBER,
+            vec![
+                (&*purse.project).into(),
+                (&*id).into(),
+                span.start_us.into(),
+                (&inner.holder).into(),
+                slice.amount.into(),
+                expiry(now).into(),
+            ],
+        );
+    }
+    inner.ledger.write(&ctx, write).await.map(drop)
+}
+
+/// Tells the others what this process has written as used.
+async fn publish(inner: &Inner, shared: &dyn SharedCounters, project: &str) -> Result<(), Error> {
+    let rows = inner
+        .ledger
+        .query(
+            "SELECT account, period_us, spent_usd_nanos FROM ai_slices WHERE holder = ? AND project = ? AND spent_usd_nanos > 0",
+            vec![(&inner.holder).into(), project.into()],
+        )
+        .await?;
+    let ctx = context(project, &inner.clock);
+    for row in rows {
+        let name = counter(project, row.get_text("account")?, row.get_i64("period_us")?);
+        let spent = row.get_i64("spent_usd_nanos")?;
+        shared.spend(&ctx, &SliceSpent { counter: &name, holder: &inner.holder, spent }).await?;
+    }
+    Ok(())
+}
+
+/// Settles the slices of a holder at the shared counters; `more` is spent beside what the rows say.
+async fn settle_shared(
+    inner: &Inner,
+    holder: &str,
+    more: &HashMap<(String, String, i64), i64>,
+) -> Result<(), Error> {
+    let Some(shared) = &inner.shared else { return Ok(()) };
+    let rows = inner
+        .ledger
+        .query(
+            "SELECT project, account, period_us, spent_usd_nanos FROM ai_slices WHERE holder = ?",
+            vec![holder.into()],
+        )
+        .await?;
+    for row in rows {
+        let (project, account) = (row.get_text("project")?, row.get_text("account")?);
+        let period_us = row.get_i64("period_us")?;
+        let also = more.get(&(project.to_owned(), account.to_owned(), period_us)).copied().unwrap_or(0);
+        let spent = row.get_i64("spent_usd_nanos")?.saturating_add(also);
+        let name = counter(project, account, period_us);
+        let ctx = context(project, &inner.clock);
+        shared.settle(&ctx, &SliceSpent { counter: &name, holder, spent }).await?;
+    }
+    Ok(())
 }
 
 fn take(write: Write, project: &str, holder: &str, want: &Want, now: Timestamp) -> Write {
@@ -197,6 +330,9 @@ impl Held {
 
 /// Gives other processes of the same state their part of what this one does not use.
 pub(crate) async fn share(inner: &Inner) -> Result<(), Error> {
+    if inner.shared.is_some() {
+        return Ok(()); // Done with each look at the counters.
+    }
     for purse in inner.all_purses() {
         if purse.books().accounts.is_empty() {
             continue;
@@ -273,6 +409,7 @@ pub(crate) async fn renew(inner: &Inner) -> Result<(), Error> {
 
 /// Gives everything back at the end.
 pub(crate) async fn give_back(inner: &Inner) -> Result<(), Error> {
+    settle_shared(inner, &inner.holder, &HashMap::new()).await?;
     let write = Write::new().unsynced().exec(GIVE_BACK, vec![(&inner.holder).into()]);
     let projects = inner.all_purses();
     let project = projects.first().map_or("", |purse| &*purse.project);
@@ -342,6 +479,15 @@ async fn settle_for(inner: &Inner, holder: &str, now: Timestamp) -> Result<(), E
     for row in open.iter().chain(&slices) {
         projects.insert(row.get_text("project")?.to_owned());
     }
+    let mut also: HashMap<(String, String, i64), i64> = HashMap::new();
+    for row in &open {
+        let body: Open = row.get_json("body")?;
+        for (account, period_us, amount) in body.draws {
+            *also.entry((row.get_text("project")?.to_owned(), account, period_us)).or_default() += amount;
+        }
+    }
+    // Before the rows go: said twice it does no harm, and not said the money would stay held.
+    settle_shared(inner, holder, &also).await?;
     for project in projects {
         let mut write = Write::new();
         let mut rows = Vec::new();

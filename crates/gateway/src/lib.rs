@@ -52,9 +52,9 @@ pub use accounts::{Accounts, Alarm, Remaining, Standing};
 pub use answer::{Answer, BodyError};
 pub use breaker::{Breaker, Pass};
 pub use config::{
-    AiConfig, Balance, BudgetConfig, BudgetScope, CacheConfig, Enforce, LimitsConfig, PassThroughConfig,
-    Period, ProviderConfig, ProviderKind, RetryConfig, RouteConfig, StorePromptsConfig, TargetConfig,
-    TimeoutsConfig,
+    AiConfig, Balance, BudgetConfig, BudgetScope, CacheConfig, CountersConfig, CountersKind, Enforce,
+    LimitsConfig, PassThroughConfig, Period, ProviderConfig, ProviderKind, RetryConfig, RouteConfig,
+    StorePromptsConfig, TargetConfig, TimeoutsConfig,
 };
 pub use fingerprint::{Fingerprint, Fingerprints};
 pub use grant::{Callable, compile};

@@ -19,7 +19,7 @@ const EVENTS_MAX: usize = 10_000;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ShowReceipt {
-    /// Id of the request, as in the header `x-steward-request-id` of its answer.
+    /// Id of the request, as in the header `steward-receipt` of its answer.
     pub id: String,
 }
 
@@ -220,7 +220,7 @@ async fn under_way(ctx: &Context, ledger: &Ledger, request: &ShowReceipt) -> Res
     let Some(row) = rows.first() else {
         return Err(Error::new(ErrorKind::NotFound, "this project has no receipt of this request")
             .with("id", &request.id)
-            .hint("the id is in the header `x-steward-request-id` of each answer; rows follow their request within a second"));
+            .hint("the id is in the header `steward-receipt` of each answer; rows follow their request within a second"));
     };
     let set_aside = row.get_i64("usd_nanos")?;
     let body: Value = row.get_json("body")?;

@@ -215,6 +215,14 @@ fn day(text: &str, argument: &'static str) -> Result<Timestamp, Error> {
     day.to_zoned(TimeZone::UTC).map(|at| at.timestamp()).map_err(|_| wrong())
 }
 
+/// `from 2026-11-01 00:00 to 2026-11-23 10:00 UTC`.
+impl std::fmt::Display for Between {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let minute = "%Y-%m-%d %H:%M";
+        write!(f, "from {} to {} UTC", self.since.strftime(minute), self.until.strftime(minute))
+    }
+}
+
 /// Only these rows.
 #[derive(Debug, Clone, Copy, Default)]
 struct Only<'a> {
@@ -407,7 +415,7 @@ pub async fn usage(ctx: &Context, ledger: &Ledger, request: &ShowUsage) -> Resul
     let all = total(&sums);
     let mut text = String::new();
     if sums.is_empty() {
-        text = format!("no AI calls from {} to {}\n", between.since, between.until);
+        text = format!("no AI calls {between}\n");
     } else {
         let mut rows = vec![
             ["", "requests", "complete", "input", "from cache", "to cache", "output", "reasoning"]
@@ -496,7 +504,7 @@ pub async fn show_cost(
     });
     let mut text = String::new();
     if sums.is_empty() {
-        text = format!("no AI calls from {} to {}\n", between.since, between.until);
+        text = format!("no AI calls {between}\n");
     }
     let replay = match other {
         None => None,

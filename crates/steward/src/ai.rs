@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use contract::ai::Provider;
-use contract::{Actor, Context, Error, ErrorKind, Finding, Outcome, Severity, Trigger};
+use contract::{Actor, Context, Error, ErrorKind, Finding, Outcome, Severity, SharedCounters, Trigger};
 use gateway::{
-    About, Accounts, AiConfig, Callable, Fingerprint, Gateway, Grant, KeyState, KeyVersions, Limits,
-    ListKeys, ListModels, ListRoutes, Names, Notice, Notices, ProjectCanary, ProjectParts, ProviderConfig,
-    ProviderKind, Reach, Rights, Rotation, Stage, State, States, Table, TestTargets, Trouble, VirtualKey,
-    Watch,
+    About, Accounts, AiConfig, Callable, CountersConfig, CountersKind, Fingerprint, Gateway, Grant, KeyState,
+    KeyVersions, Limits, ListKeys, ListModels, ListRoutes, Names, Notice, Notices, ProjectCanary,
+    ProjectParts, ProviderConfig, ProviderKind, Reach, Rights, Rotation, Stage, State, States, Table,
+    TestTargets, Trouble, VirtualKey, Watch,
 };
 use jiff::Timestamp;
 use ledger::NewEvent;
@@ -56,6 +56,42 @@ pub(crate) fn environment(project: &Project) -> authority::Environment {
         Environment::Staging => authority::Environment::Staging,
         Environment::Production => authority::Environment::Production,
     }
+}
+
+/// The counters that the projects share with other daemons; one server for all of them.
+async fn shared_counters(steward: &Steward) -> Result<Option<Arc<dyn SharedCounters>>, Error> {
+    let mut found: Option<(CountersConfig, Arc<dyn SharedCounters>)> = None;
+    for project in steward.projects() {
+        let Some(wanted) = &config(&project).counters else { continue };
+        match &found {
+            Some((known, _)) if known == wanted => continue,
+            Some(_) => {
+                return Err(Error::new(
+                    ErrorKind::Invalid,
+                    "the projects of one daemon name different counters",
+                )
+                .with("key", "ai.counters")
+                .with("project", project.name())
+                .hint("name the same server in all of them"));
+            }
+            None => {}
+        }
+        let ctx = Context::new(project.name(), Actor::system());
+        let password = match &wanted.password_secret {
+            Some(name) => Some(project.secrets().secret(&ctx, name).await?),
+            None => None,
+        };
+        let opened: Arc<dyn SharedCounters> = match wanted.kind {
+            CountersKind::Redis => {
+                let config =
+                    counters_redis::RedisConfig { url: wanted.url.clone(), user: wanted.user.clone() };
+                let opened = counters_redis::RedisCounters::new(&config, password);
+                Arc::new(opened.map_err(|error| error.with("section", "ai.counters"))?)
+            }
+        };
+        found = Some((wanted.clone(), opened));
+    }
+    Ok(found.map(|(_, opened)| opened))
 }
 
 fn config(project: &Project) -> &AiConfig {
@@ -283,7 +319,9 @@ impl Ai {
     pub(crate) async fn start(steward: Arc<Steward>) -> Result<(Arc<Self>, mpsc::Receiver<Notice>), Error> {
         let (notices, inbox) = Notices::channel();
         let empty = Table::new(steward.fingerprints().clone(), Vec::new(), Vec::new());
-        let accounts = Accounts::open(steward.ledger().clone(), Arc::clone(steward.clock())).await?;
+        let shared = shared_counters(&steward).await?;
+        let accounts =
+            Accounts::open_shared(steward.ledger().clone(), Arc::clone(steward.clock()), shared).await?;
         let ai = Arc::new(Self {
             table: Arc::new(ArcSwap::from_pointee(empty)),
             watch: Arc::default(),

@@ -5,5 +5,6 @@ mod budgets;
 mod crash;
 mod limits;
 mod reports;
+mod shared;
 mod support;
 mod writing;
