@@ -50,11 +50,13 @@ impl Connection {
 
     /// Sends a command and waits for its reply. A connection on which this failed is of no more use.
     pub(crate) async fn call(&mut self, words: &[&str]) -> Result<Reply, Error> {
-        let mut command = format!("*{}\r\n", words.len());
+        let mut command = format!("*{}\r\n", words.len()).into_bytes();
         for word in words {
-            command.push_str(&format!("${}\r\n{word}\r\n", word.len()));
+            command.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
+            command.extend_from_slice(word.as_bytes());
+            command.extend_from_slice(b"\r\n");
         }
-        self.stream.get_mut().write_all(command.as_bytes()).await.map_err(error::of_io)?;
+        self.stream.get_mut().write_all(&command).await.map_err(error::of_io)?;
         let line = self.line().await?;
         if let Some(count) = line.strip_prefix('*') {
             let count: usize = count.parse().map_err(|_| error::odd_reply())?;

@@ -98,11 +98,14 @@ pub(crate) struct Purse {
     spans: ArcSwapOption<Spans>,
 }
 
+/// Rows of a provider's models; `None`: there is none.
+type KnownModels = HashMap<Arc<str>, Option<Arc<Model>>>;
+
 /// Prices by provider and model, looked up once for each.
 struct Priced {
     table: Arc<PriceTable>,
     version: Arc<str>,
-    known: HashMap<Arc<str>, HashMap<Arc<str>, Option<Arc<Model>>>>,
+    known: HashMap<Arc<str>, KnownModels>,
     per_call: HashMap<Arc<str>, Arc<Prices>>,
 }
 
@@ -230,11 +233,11 @@ impl Accounts {
             purse.spans.store(url.map(Spans::to).transpose()?.map(Arc::new));
         }
         {
-            let mut priced = purse.prices.write().unwrap_or_else(PoisonError::into_inner);
+            let mut known = purse.prices.write().unwrap_or_else(PoisonError::into_inner);
             let per_call = config.pass_through.iter().filter_map(|(name, service)| {
                 Some((Arc::from(name.as_str()), Arc::new(per_call(service.usd_per_call?))))
             });
-            *priced = Priced {
+            *known = Priced {
                 version: prices.version().into(),
                 table: prices,
                 known: HashMap::new(),
@@ -643,6 +646,7 @@ impl Metering for Accounts {
     }
 }
 
+#[allow(clippy::unnecessary_box_returns, reason = "it becomes the large error of a small answer")]
 fn refuse(
     message: impl Into<String>,
     code: &'static str,
@@ -652,6 +656,7 @@ fn refuse(
     Box::new(Refusal { message: message.into(), code, status, retry_after, on_its_way: false })
 }
 
+#[allow(clippy::unnecessary_box_returns, reason = "it becomes the large error of a small answer")]
 fn unwritable(failing: Option<&Error>) -> Box<Refusal> {
     let why = match failing {
         Some(error) => format!("the state file cannot be written ({})", error.message()),
@@ -665,6 +670,7 @@ fn unwritable(failing: Option<&Error>) -> Box<Refusal> {
     )
 }
 
+#[allow(clippy::unnecessary_box_returns, reason = "it becomes the large error of a small answer")]
 fn short_refusal(short: &Short, now: Timestamp) -> Box<Refusal> {
     let resets = short.resets.map_or_else(
         || "it does not begin anew; the PM can raise it".to_owned(),
@@ -864,6 +870,7 @@ impl Drop for Limited {
     }
 }
 
+#[allow(clippy::unnecessary_box_returns, reason = "it becomes the large error of a small answer")]
 fn rate_refusal(key: &str, what: &str, needs: u64, exhausted: &Exhausted) -> Box<Refusal> {
     let when = match exhausted.retry_after {
         Some(after) => format!("there are enough in {:.1} s", after.as_secs_f64()),
@@ -1087,10 +1094,9 @@ impl Hold for Held {
         }
         let draws = draws(&self.purse, &self.taken.parts, |_, scope, value| spent_at(scope, value));
         self.purse.books().settle(&self.taken.parts, self.times, spent_at);
-        let used = settlement.usage.map_or_else(
-            || estimated_usage(settlement.input_tokens_estimate, settlement.delivered_bytes),
-            |usage| usage,
-        );
+        let used = settlement
+            .usage
+            .unwrap_or_else(|| estimated_usage(settlement.input_tokens_estimate, settlement.delivered_bytes));
         let tokens = if settlement.cache == CacheDecision::Hit {
             0
         } else {

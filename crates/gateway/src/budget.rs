@@ -477,6 +477,7 @@ impl Books {
         Ok(Taken { parts, bound: most, max_tokens, barred })
     }
 
+    #[allow(clippy::unnecessary_box_returns, reason = "it becomes the large error of a small answer")]
     fn short(&mut self, account: usize, needs: i64) -> Box<Short> {
         let held = &mut self.accounts[account];
         held.thirst = held.thirst.max(needs.max(1));

@@ -281,9 +281,9 @@ fn take(write: Write, project: &str, holder: &str, want: &Want, now: Timestamp) 
 /// Reads what this process holds and what is left.
 async fn learn(inner: &Inner, purse: &Arc<Purse>) -> Result<(), Error> {
     let rows = inner.ledger.query(OWN, vec![(&inner.holder).into(), (&*purse.project).into()]).await?;
-    let mut found: HashMap<(String, i64), Held> = HashMap::new();
+    let mut found: HashMap<(String, i64), Own> = HashMap::new();
     for row in &rows {
-        found.insert((row.get_text("account")?.to_owned(), row.get_i64("period_us")?), Held::read(row)?);
+        found.insert((row.get_text("account")?.to_owned(), row.get_i64("period_us")?), Own::read(row)?);
     }
     let mut books = purse.books();
     let books = &mut *books;
@@ -293,7 +293,7 @@ async fn learn(inner: &Inner, purse: &Arc<Purse>) -> Result<(), Error> {
             account.granted = held.amount;
             // What this process used and has not written yet is not in the file's sum.
             account.spent_in_all = held.spent_in_all + (account.spent - held.spent).max(0);
-            account.dry = rule.usd.nanos() - held.spent_in_all - held.held_in_all <= 0;
+            account.dry = rule.usd.nanos() - held.spent_in_all - held.in_slices <= 0;
             if account.free() >= account.thirst {
                 account.thirst = 0;
             }
@@ -308,21 +308,21 @@ async fn learn(inner: &Inner, purse: &Arc<Purse>) -> Result<(), Error> {
     Ok(())
 }
 
-struct Held {
+struct Own {
     amount: i64,
     spent: i64,
     spent_in_all: i64,
-    held_in_all: i64,
+    in_slices: i64,
     others: i64,
 }
 
-impl Held {
+impl Own {
     fn read(row: &Row) -> Result<Self, Error> {
         Ok(Self {
             amount: row.get_i64("amount_usd_nanos")?,
             spent: row.get_i64("spent_usd_nanos")?,
             spent_in_all: row.get_i64("spent_in_all")?,
-            held_in_all: row.get_i64("held_in_all")?,
+            in_slices: row.get_i64("held_in_all")?,
             others: row.get_i64("others")?,
         })
     }
@@ -338,9 +338,9 @@ pub(crate) async fn share(inner: &Inner) -> Result<(), Error> {
             continue;
         }
         let rows = inner.ledger.query(OWN, vec![(&inner.holder).into(), (&*purse.project).into()]).await?;
-        let mut shared: HashMap<(String, i64), Held> = HashMap::new();
+        let mut shared: HashMap<(String, i64), Own> = HashMap::new();
         for row in &rows {
-            let held = Held::read(row)?;
+            let held = Own::read(row)?;
             if held.others > 0 {
                 shared.insert((row.get_text("account")?.to_owned(), row.get_i64("period_us")?), held);
             }
@@ -355,7 +355,7 @@ pub(crate) async fn share(inner: &Inner) -> Result<(), Error> {
                 let Some(held) = shared.get(&(account.id.to_string(), account.span.start_us)) else {
                     continue;
                 };
-                let fair = held.held_in_all / (held.others + 1);
+                let fair = held.in_slices / (held.others + 1);
                 let spare = account.free() - fair;
                 // Small differences are not worth a write.
                 if spare > fair / 8 && spare > 0 {

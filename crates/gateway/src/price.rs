@@ -537,7 +537,7 @@ impl PriceTable {
                 if self.exact(provider, base).is_some() { None } else { gone(base) }
             }),
         };
-        let (mut successor, since) = if let Some(index) = retired {
+        let (mut next, since) = if let Some(index) = retired {
             let entry = &self.retired[index];
             (entry.successor.clone(), entry.retired)
         } else {
@@ -547,12 +547,11 @@ impl PriceTable {
                 _ => return Lookup::Known(row),
             }
         };
-        while let Some(name) = successor {
-            let Some(row) = self.find(provider, &name) else { break };
+        while let Some(row) = next.as_deref().and_then(|name| self.find(provider, name)) {
             if !row.is_retired(at) {
                 return Lookup::Succeeded { by: row, since };
             }
-            successor = row.successor.clone();
+            next.clone_from(&row.successor);
         }
         Lookup::Retired { since }
     }

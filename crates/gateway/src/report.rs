@@ -418,11 +418,19 @@ pub async fn usage(ctx: &Context, ledger: &Ledger, request: &ShowUsage) -> Resul
         text = format!("no AI calls {between}\n");
     } else {
         let mut rows = vec![
-            ["", "requests", "complete", "input", "from cache", "to cache", "output", "reasoning"]
-                .map(str::to_owned)
-                .to_vec(),
+            [
+                request.by.word(),
+                "requests",
+                "complete",
+                "input",
+                "from cache",
+                "to cache",
+                "output",
+                "reasoning",
+            ]
+            .map(str::to_owned)
+            .to_vec(),
         ];
-        rows[0][0] = request.by.word().to_owned();
         for sum in sums.iter().chain((sums.len() > 1).then_some(&all)) {
             let tokens = &sum.tokens;
             rows.push(vec![
@@ -583,12 +591,11 @@ async fn replay(
         if !only.allows(&row) {
             return;
         }
-        let nanos = match replay_row(config, table, &row, of) {
-            Some(cost) => cost.nanos(),
-            None => {
-                replayed.unpriced += u64::from(row.cost.nanos() > 0);
-                row.cost.nanos()
-            }
+        let nanos = if let Some(cost) = replay_row(config, table, &row, of) {
+            cost.nanos()
+        } else {
+            replayed.unpriced += u64::from(row.cost.nanos() > 0);
+            row.cost.nanos()
         };
         replayed.total = replayed.total.saturating_add(nanos);
         let name = name_of(by, &row, ctx.project());
