@@ -6,7 +6,7 @@ use contract::Severity;
 use contract::ai::FailureClass;
 use gateway::{Accounts, Ending};
 
-use crate::support::{Home, PROJECT, Shop, tokens, until};
+use crate::support::{Home, PROJECT, Shop, tokens, until, use_up};
 
 /// What one request of these tests can cost at most.
 const EACH: i64 = 750_000;
@@ -74,31 +74,16 @@ async fn two_processes_on_one_state_together_never_overspend_and_share_what_ther
     let home = Home::new();
     let first = home.shop(TEN).await;
     let second = home.shop(TEN).await;
-    let mut let_in = 0;
-    let mut waiting = 0;
-    while let_in < 10 {
-        for shop in [&first, &second] {
-            match shop.ask() {
-                Ok(asked) => {
-                    let_in += 1;
-                    asked.used(tokens(1000, 1000));
-                }
-                Err(refusal) => assert_eq!(refusal.code, "budget_exceeded"),
-            }
-        }
-        waiting += 1;
-        assert!(waiting < 6_000, "the money of one never comes to the other: {let_in}");
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await; // Slices move by and by.
-    }
+    let spent = use_up(&first, &second, 0).await;
     for shop in [&first, &second] {
         assert_eq!(shop.ask().err().unwrap().code, "budget_exceeded");
         shop.accounts.flush().await.unwrap();
     }
-    until("both have written", || async { first.spent().await == 10 * EACH }).await;
+    until("both have written", || async { first.spent().await == spent }).await;
     second.accounts.close().await.unwrap();
     first.accounts.close().await.unwrap();
     let rows = first.ledger.query("SELECT spent_usd_nanos FROM ai_accounts", Vec::new()).await.unwrap();
-    assert_eq!(rows[0].get_i64("spent_usd_nanos").unwrap(), 10 * EACH);
+    assert_eq!(rows[0].get_i64("spent_usd_nanos").unwrap(), spent);
     let left = first.ledger.query("SELECT * FROM ai_slices", Vec::new()).await.unwrap();
     assert!(left.is_empty(), "slices are given back");
 }

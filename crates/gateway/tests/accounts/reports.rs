@@ -84,11 +84,11 @@ async fn a_receipt_proves_itself_and_shows_when_a_row_was_changed() {
     let home = Home::new();
     let shop = shop_with_usage(&home).await;
     let id = shop.column("id").await[3].clone();
-    let show = |id: String| {
+    let receipt_of = |id: String| {
         let (shop, ctx) = (&shop, home.ctx());
         async move { receipt::receipt(&ctx, &shop.ledger, &receipt::ShowReceipt { id }).await }
     };
-    let outcome: Outcome = show(id.clone()).await.unwrap();
+    let outcome: Outcome = receipt_of(id.clone()).await.unwrap();
     let proof = &outcome.value["billed"][0]["proof"];
     assert_eq!((&proof["row_unchanged"], &proof["batch_unchanged"]), (&json!(true), &json!(true)), "{proof}");
     assert_eq!(outcome.value["cost_usd"], "0.00027");
@@ -96,9 +96,9 @@ async fn a_receipt_proves_itself_and_shows_when_a_row_was_changed() {
     assert!(outcome.text.contains("covers it, unchanged"), "{}", outcome.text);
     let raw = rusqlite::Connection::open(home.path()).unwrap();
     raw.execute("UPDATE ai_usage SET cost_usd_nanos = 1 WHERE id = ?", [&id]).unwrap();
-    let changed = show(id).await.unwrap();
+    let changed = receipt_of(id).await.unwrap();
     assert!(changed.text.contains("CHANGED"), "{}", changed.text);
-    assert!(show("req_nobody".into()).await.unwrap_err().to_string().contains("no receipt"));
+    assert!(receipt_of("req_nobody".into()).await.unwrap_err().to_string().contains("no receipt"));
 }
 
 #[tokio::test]

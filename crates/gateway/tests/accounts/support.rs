@@ -150,6 +150,20 @@ impl Shop {
         Ok(Asked { request, route, reservation, at: self.now() })
     }
 
+    /// Asks and uses all that the answer may have; what that cost, or nothing if it was not let in.
+    pub(crate) fn use_all(&self) -> Option<i64> {
+        let asked = match self.ask() {
+            Ok(asked) => asked,
+            Err(refusal) => {
+                assert_eq!(refusal.code, "budget_exceeded");
+                return None;
+            }
+        };
+        let output = asked.reservation.max_tokens().unwrap_or(1000);
+        asked.used(tokens(1000, output));
+        Some(1000 * 150 + i64::try_from(output).unwrap() * 600)
+    }
+
     /// Rows as JSON-like text columns, in the order of their ids.
     pub(crate) async fn column(&self, name: &str) -> Vec<String> {
         column(&self.ledger, name).await
@@ -239,6 +253,26 @@ impl Asked {
     }
 }
 
+/// Lets two spend from one budget for ten until no useful answer is left in it; what they spent.
+pub(crate) async fn use_up(first: &Shop, second: &Shop, before: i64) -> i64 {
+    const BUDGET: i64 = 7_500_000;
+    // Each may keep a rest that is too little for a prompt and sixteen tokens.
+    const RESTS: i64 = 2 * (1000 * 150 + 16 * 600);
+    let mut spent = 0;
+    for _ in 0..6_000 {
+        for shop in [first, second] {
+            spent += shop.use_all().unwrap_or(0);
+        }
+        assert!(before + spent <= BUDGET, "overspent: {spent}");
+        if before + spent > BUDGET - RESTS {
+            return spent;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await; // Slices move by and by.
+    }
+    panic!("the money of one never comes to the other: {spent}");
+}
+
+#[allow(clippy::unnecessary_wraps, reason = "as settlements want it")]
 pub(crate) fn tokens(input: u64, output: u64) -> Option<Usage> {
     Some(Usage { input, output, ..Usage::default() })
 }
