@@ -5,6 +5,7 @@
 //! kept is the whole reply, so that it can be replayed streamed or plain, whichever way it was asked for first.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -14,6 +15,8 @@ use quick_cache::Weighter;
 use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
 use wire::{Format, Usage};
+
+use crate::shelf::Shelf;
 
 /// Bytes of replies that are held in memory.
 const MEMORY_BYTES_MAX: u64 = 64 << 20;
@@ -26,10 +29,9 @@ const ENTRY_BYTES: u64 = 256;
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Key([u8; 32]);
 
-impl Key {
-    /// The hash.
-    pub fn bytes(&self) -> &[u8; 32] {
-        &self.0
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 
@@ -49,26 +51,12 @@ pub struct Tenant<'a> {
 /// Why a request is not looked up, and its reply not kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bypass {
-    /// The client said `no-store` or `no-cache`.
-    Asked,
     /// The answer is drawn at random, and the route does not say that any draw will do.
     Sampled,
     /// The provider keeps the conversation: the request is not the whole question.
     Stateful,
     /// The request has a shape that is not compared: a repeated member, or nested too deep.
     Shape,
-}
-
-impl Bypass {
-    /// As receipts and metrics name it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Bypass::Asked => "asked",
-            Bypass::Sampled => "sampled",
-            Bypass::Stateful => "stateful",
-            Bypass::Shape => "shape",
-        }
-    }
 }
 
 /// The key of a request, or why it has none.
@@ -134,6 +122,9 @@ pub struct Counts {
 /// A reply on its way that will be kept if it turns out whole. Dropped before, whoever waits for it asks anew.
 pub(crate) struct Keeping {
     pub(crate) cache: Arc<Cache>,
+    pub(crate) shelf: Option<Arc<Shelf>>,
+    pub(crate) project: Arc<str>,
+    pub(crate) now: SystemTime,
     pub(crate) asking: Asking,
     pub(crate) format: Format,
     /// The name of the model that the client is shown.
@@ -176,6 +167,9 @@ impl Keeping {
         });
         if fit {
             let kept = Kept { format: self.format, body, usage, made_by, until: self.until };
+            if let Some(shelf) = self.shelf.filter(|_| kept.body.len() <= REPLY_BYTES_MAX) {
+                shelf.put(&self.project, self.asking.key(), &kept, self.now);
+            }
             self.cache.keep(self.asking, kept);
         }
     }

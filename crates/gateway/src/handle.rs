@@ -12,6 +12,7 @@ use http::request::Parts;
 use http::{Request, Response, StatusCode};
 use http_body::Body;
 use jiff::Timestamp;
+use ledger::Ledger;
 use tokio::time::Instant;
 use wire::{Embedding, ErrorClass, Format, Rewrite, Scanned, Shown, StreamConverter, StreamOptions};
 
@@ -27,6 +28,7 @@ use crate::notice::{Notice, Notices};
 use crate::relay::{Relay, Shape};
 use crate::retry::backoff;
 use crate::scan::Detector;
+use crate::shelf::Shelf;
 use crate::surface::{self, Surface};
 use crate::table::{Grant, Ready, Route, Table, Target};
 use crate::watch::Watch;
@@ -48,6 +50,7 @@ pub struct Gateway {
     notices: Notices,
     detector: Arc<Detector>,
     cache: Arc<Cache>,
+    shelf: Option<Arc<Shelf>>,
 }
 
 /// What every step of a request knows.
@@ -101,6 +104,7 @@ impl Gateway {
             notices: Notices::default(),
             detector: Arc::new(Detector::new()),
             cache: Arc::default(),
+            shelf: None,
         }
     }
 
@@ -109,6 +113,13 @@ impl Gateway {
     pub fn telling(mut self, watch: Arc<Watch>, notices: Notices) -> Self {
         self.watch = watch;
         self.notices = notices;
+        self
+    }
+
+    /// The same, keeping the replies of its cache also in the state file.
+    #[must_use]
+    pub fn with_ledger(mut self, ledger: Ledger) -> Self {
+        self.shelf = Some(Arc::new(Shelf::new(ledger)));
         self
     }
 
@@ -305,9 +316,19 @@ impl Gateway {
                 Some(kept)
             }
             Found::Unknown(asking) => {
+                if let Some(shelf) = &self.shelf
+                    && let Some(kept) = shelf.find(&grant.project.name, key, now).await
+                {
+                    flight.record().cache = CacheDecision::Hit;
+                    self.cache.keep(asking, kept.clone());
+                    return Some(Arc::new(kept));
+                }
                 flight.record().cache = CacheDecision::Miss;
                 flight.keeping = Some(Box::new(Keeping {
                     cache: Arc::clone(&self.cache),
+                    shelf: self.shelf.clone(),
+                    project: Arc::clone(&grant.project.name),
+                    now,
                     asking,
                     format: question.format,
                     model: question.asked_model.clone(),

@@ -79,6 +79,7 @@ struct EndLabels {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct AttemptLabels {
+    steward_project: String,
     gen_ai_provider_name: String,
     gen_ai_request_model: String,
     error_type: &'static str,
@@ -210,8 +211,8 @@ impl Metrics {
             self.requests.clone(),
         );
         registry.register(
-            "steward_ai_attempts",
-            "Attempts at providers; `error_type` is empty for those that succeeded",
+            "steward_ai_failed_attempts",
+            "Attempts at providers that failed, by what failed",
             self.attempts.clone(),
         );
         registry.register("steward_ai_cache", "What the cache decided", self.cache.clone());
@@ -240,6 +241,7 @@ impl Metrics {
             if let Some(failure) = attempt.failure {
                 self.attempts
                     .get_or_create(&AttemptLabels {
+                        steward_project: project.to_owned(),
                         gen_ai_provider_name: attempt.target.provider.kind.as_str().to_owned(),
                         gen_ai_request_model: attempt.target.model.to_string(),
                         error_type: failure.as_str(),
@@ -346,8 +348,17 @@ impl Metrics {
         counter
     }
 
-    /// Everything as Prometheus reads it (OpenMetrics text), with the present state of keys, targets and budgets.
-    pub fn text(&self, table: &Table, accounts: &Accounts, now: Instant) -> String {
+    /// Everything of one project as Prometheus reads it (OpenMetrics text), with the present state of keys, targets and
+    /// budgets. Nothing of another project is in it.
+    pub fn text(&self, project: &str, table: &Table, accounts: &Accounts, now: Instant) -> String {
+        let all = self.all(table, accounts, now);
+        let mut label = String::from("steward_project=\"");
+        label.push_str(project); // A project's name needs no escape.
+        label.push('"');
+        all.split_inclusive('\n').filter(|line| line.starts_with('#') || line.contains(&label)).collect()
+    }
+
+    fn all(&self, table: &Table, accounts: &Accounts, now: Instant) -> String {
         self.keys.clear();
         self.breakers.clear();
         self.budgets.clear();

@@ -11,12 +11,13 @@ use crate::sealed::seal_old_rows;
 use crate::sqlite::Connection;
 
 /// One script for each version; never edited once shipped.
-const MIGRATIONS: [&str; 5] = [
+const MIGRATIONS: [&str; 6] = [
     include_str!("../sql/0001_state.sql"),
     include_str!("../sql/0002_ai.sql"),
     include_str!("../sql/0003_ai_keys.sql"),
     include_str!("../sql/0004_sealed.sql"),
     include_str!("../sql/0005_unsealed_gone.sql"),
+    include_str!("../sql/0006_ai_cache.sql"),
 ];
 /// After this one, what lies in the clear is sealed.
 const SEALING: usize = 4;

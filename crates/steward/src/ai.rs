@@ -335,10 +335,16 @@ impl Ai {
         Ok((ai, inbox))
     }
 
+    /// What was measured of a project's AI calls, for Prometheus.
+    pub(crate) fn metrics(&self, project: &str) -> String {
+        self.accounts.metrics().text(project, &self.table.load(), &self.accounts, Instant::now())
+    }
+
     /// The hot path over this table.
     pub(crate) fn gateway(&self) -> Arc<Gateway> {
         let metering = Arc::new(self.accounts.clone());
         let gateway = Gateway::sharing(Arc::clone(&self.table), metering)
+            .with_ledger(self.steward.ledger().clone())
             .with_clock(Arc::clone(self.steward.clock()))
             .telling(Arc::clone(&self.watch), self.notices.clone());
         Arc::new(gateway)

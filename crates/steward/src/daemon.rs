@@ -114,10 +114,10 @@ pub(crate) async fn run(steward: Arc<Steward>, _surroundings: Surroundings) -> R
     }
     let stop = CancellationToken::new();
     let tracker = TaskTracker::new();
-    let app = crate::http::app(Arc::clone(&steward), address, &http.hosts, stop.clone());
     let scheme = if tls.is_some() { "https" } else { "http" };
     terminal::note(&format!("steward listens on {scheme}://{address} (API under /api/v1, MCP under /mcp)"));
     let (ai, inbox) = crate::ai::Ai::start(Arc::clone(&steward)).await?;
+    let app = crate::http::app(Arc::clone(&steward), Arc::clone(&ai), address, &http.hosts, stop.clone());
     let server = {
         let (stop, connections) = (stop.clone(), tracker.clone());
         let doors = serve::Doors { gateway: ai.gateway(), app };

@@ -18,6 +18,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+use crate::ai::Ai;
 use crate::door::{Options, Steward};
 use crate::mcp::{Caller, Server};
 
@@ -30,6 +31,7 @@ const SECRET_KEY: &str = "secret_input";
 /// The application: routes, authentication, limits.
 pub(crate) fn app(
     steward: Arc<Steward>,
+    ai: Arc<Ai>,
     listen: SocketAddr,
     hosts: &[String],
     stop: CancellationToken,
@@ -50,8 +52,13 @@ pub(crate) fn app(
         mcp_config,
     );
 
+    let metrics = get(move |axum::Extension(caller): axum::Extension<Caller>| async move {
+        let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+        ([(header::CONTENT_TYPE, kind)], ai.metrics(&caller.project))
+    });
     let protected = Router::new()
         .route("/api/v1/{noun}/{verb}", post(submit))
+        .route("/metrics", metrics)
         .route("/api/v1/ai/receipts/{id}", get(receipt))
         .nest_service("/mcp", mcp)
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&steward), authenticate));
