@@ -479,7 +479,8 @@ impl Rotations {
         let mut ended = Vec::new();
         for rotation in self.open(ctx).await? {
             if keys.contains(&rotation.secret.as_str()) {
-                ended.push(self.drive(ctx, rotation, canary, serves).await?);
+                // Without waiting: a daemon that starts has to serve, and goes on with it then.
+                ended.push(self.step_on(ctx, rotation, canary, serves()).await?);
             }
         }
         Ok(ended)
@@ -492,27 +493,39 @@ impl Rotations {
     /// As the ledger's and the vault's.
     pub async fn advance_due(&self, ctx: &Context, canary: &dyn Canary) -> Result<Vec<Rotation>, Error> {
         let mut ended = Vec::new();
-        for mut rotation in self.open(ctx).await? {
+        for rotation in self.open(ctx).await? {
             let worked_on = matches!(rotation.state, Stage::Adding | Stage::Added)
                 && ctx.now() < later(rotation.changed_at, ABANDONED);
             if worked_on {
                 continue;
             }
-            loop {
-                match self.advance(ctx, &mut rotation, canary, true).await {
-                    Ok(Next::Go) => {}
-                    Ok(Next::Wait(_)) => break,
-                    Ok(Next::Ended) => {
-                        ended.push(rotation);
-                        break;
-                    }
-                    // Whoever began it took the step; it is theirs to go on.
-                    Err(error) if error.kind() == ErrorKind::Conflict => break,
-                    Err(error) => return Err(error),
-                }
+            let rotation = self.step_on(ctx, rotation, canary, true).await?;
+            if rotation.state.ended() {
+                ended.push(rotation);
             }
         }
         Ok(ended)
+    }
+
+    /// Takes the steps that can be taken now.
+    async fn step_on(
+        &self,
+        ctx: &Context,
+        mut rotation: Rotation,
+        canary: &dyn Canary,
+        serves: bool,
+    ) -> Result<Rotation, Error> {
+        loop {
+            match self.advance(ctx, &mut rotation, canary, serves).await {
+                Ok(Next::Go) => {}
+                Ok(Next::Wait(_) | Next::Ended) => return Ok(rotation),
+                // Another process took the step; it is its to go on.
+                Err(error) if error.kind() == ErrorKind::Conflict => {
+                    return self.by_id(ctx, &rotation.id).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Takes steps until it ends, or has to wait longer than whoever asked should.
@@ -533,7 +546,12 @@ impl Rotations {
                 }
                 Err(error) => return Err(error),
                 Ok(Next::Wait(until)) => {
-                    if until.duration_since(ctx.now()) > signed(WAITED_FOR_MAX) {
+                    // Calls on the old version mostly end soon; only the bound on waiting for them is far away.
+                    let over = match rotation.state {
+                        Stage::Draining => ctx.now() > later(rotation.changed_at, WAITED_FOR_MAX),
+                        _ => until.duration_since(ctx.now()) > signed(WAITED_FOR_MAX),
+                    };
+                    if over {
                         return Ok(rotation);
                     }
                     ctx.run(async {

@@ -27,9 +27,6 @@ const TAIL: usize = 256;
 /// Bytes before a match that a rule may look at.
 const CONTEXT: usize = 4;
 
-/// Modulus of the rolling hash over known secrets: a Mersenne prime, so that reducing is a shift and an addition.
-const PRIME: u64 = (1 << 61) - 1;
-
 /// What a text gave away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -504,10 +501,13 @@ fn delta(data: &[u8]) -> Option<&[u8]> {
 
 /// Secrets whose exact values are looked for, known only by their hashes.
 pub struct Known {
-    base: u64,
     fingerprints: Fingerprints,
-    /// By length, then by rolling hash: keyed hash and name.
-    by_length: HashMap<usize, HashMap<u64, Vec<(Fingerprint, String)>>>,
+    salt: u64,
+    /// One bit for each mark of a value's first bytes: nearly every place in a text is passed over by one look.
+    filter: Box<[u64; 1024]>,
+    /// By the mark of the first bytes: length, keyed hash and name.
+    values: HashMap<u64, Vec<(usize, Fingerprint, String)>>,
+    length_max: usize,
     /// Virtual keys by keyed hash.
     keys: HashMap<Fingerprint, String>,
 }
@@ -515,23 +515,29 @@ pub struct Known {
 impl Known {
     /// Knows nothing yet. `fingerprints` are those by which virtual keys are stored.
     pub fn new(fingerprints: Fingerprints) -> Self {
-        let mut bytes = [0; 8];
-        getrandom::fill(&mut bytes).expect("the operating system gives random bytes");
-        // Far from 0 and 1, so that every byte counts.
-        let base = u64::from_le_bytes(bytes) % (PRIME - (1 << 20)) + (1 << 19);
-        Self { base, fingerprints, by_length: HashMap::new(), keys: HashMap::new() }
+        let mut salt = [0; 8];
+        getrandom::fill(&mut salt).expect("the operating system gives random bytes");
+        Self {
+            fingerprints,
+            salt: u64::from_le_bytes(salt),
+            filter: Box::new([0; 1024]),
+            values: HashMap::new(),
+            length_max: 0,
+            keys: HashMap::new(),
+        }
     }
 
     /// Adds a secret of the vault; too short ones are left out.
     pub fn add(&mut self, name: &str, value: &SecretString) {
         // A file's last line break is no part of what is looked for.
         let value = value.expose_secret().trim_end().as_bytes();
-        if value.len() < KNOWN_LENGTH_MIN {
-            return;
-        }
-        let rolling = value.iter().fold(0, |hash, byte| self.roll(hash, *byte));
-        let entry = (self.fingerprints.of(value), name.to_owned());
-        self.by_length.entry(value.len()).or_default().entry(rolling).or_default().push(entry);
+        let Some(first) = value.first_chunk() else { return };
+        let mark = self.mark(first);
+        let (word, bit) = place(mark);
+        self.filter[word] |= bit;
+        let entry = (value.len(), self.fingerprints.of(value), name.to_owned());
+        self.values.entry(mark).or_default().push(entry);
+        self.length_max = self.length_max.max(value.len());
     }
 
     /// Adds a virtual key by the hash that it is stored by.
@@ -541,11 +547,12 @@ impl Known {
 
     /// The longest value that is looked for, in bytes.
     pub fn length_max(&self) -> usize {
-        self.by_length.keys().copied().max().unwrap_or(0)
+        self.length_max
     }
 
-    fn roll(&self, hash: u64, byte: u8) -> u64 {
-        multiply(hash, self.base).wrapping_add(u64::from(byte) + 1) % PRIME
+    /// The first bytes of a value, mixed so that they cannot be read from it without the salt.
+    fn mark(&self, first: &[u8; KNOWN_LENGTH_MIN]) -> u64 {
+        (u64::from_le_bytes(*first) ^ self.salt).wrapping_mul(0x9e37_79b9_7f4a_7c15)
     }
 
     /// Adds what is known to what the rules found, and finds what no rule would.
@@ -553,44 +560,43 @@ impl Known {
         for hit in hits.iter_mut().filter(|hit| hit.leak == Leak::StewardKey) {
             hit.name = self.keys.get(&self.fingerprints.of(&bytes[hit.range.clone()])).cloned();
         }
-        for (&length, hashes) in &self.by_length {
-            let Some(first) = bytes.get(..length) else { continue };
-            // What a byte is worth that leaves the window.
-            let weight = (1..length).fold(1, |weight, _| multiply(weight, self.base));
-            let mut hash = first.iter().fold(0, |hash, byte| self.roll(hash, *byte));
-            let mut start = 0;
-            loop {
-                if let Some(entries) = hashes.get(&hash) {
-                    let range = start..start + length;
-                    let exact = self.fingerprints.of(&bytes[range.clone()]);
-                    if let Some((_, name)) = entries.iter().find(|(known, _)| *known == exact) {
-                        match hits.iter_mut().find(|hit| overlap(&hit.range, &range)) {
-                            Some(hit) => hit.name = Some(name.clone()),
-                            None => {
-                                hits.push(Hit { leak: Leak::VaultSecret, range, name: Some(name.clone()) })
-                            }
-                        }
-                    }
-                }
-                let Some(next) = bytes.get(start + length) else { break };
-                let leaving = multiply(u64::from(bytes[start]) + 1, weight);
-                hash = self.roll((hash + PRIME - leaving) % PRIME, *next);
-                start += 1;
+        if self.values.is_empty() {
+            return;
+        }
+        let mut passed = 0;
+        for (start, window) in bytes.windows(KNOWN_LENGTH_MIN).enumerate() {
+            let mark = self.mark(window.try_into().expect("the windows have this length"));
+            let (word, bit) = place(mark);
+            if self.filter[word] & bit == 0 || start < passed {
+                continue;
+            }
+            let is_it = |(length, hash, _): &&(usize, Fingerprint, String)| {
+                bytes.get(start..start + length).is_some_and(|value| self.fingerprints.of(value) == *hash)
+            };
+            // Of values that begin alike, the longest.
+            let entries = self.values.get(&mark).into_iter().flatten();
+            let Some((length, _, name)) = entries.filter(is_it).max_by_key(|(length, ..)| *length) else {
+                continue;
+            };
+            let range = start..start + length;
+            passed = range.end;
+            match hits.iter_mut().find(|hit| overlap(&hit.range, &range)) {
+                Some(hit) => hit.name = Some(name.clone()),
+                None => hits.push(Hit { leak: Leak::VaultSecret, range, name: Some(name.clone()) }),
             }
         }
         hits.sort_by_key(|hit| hit.range.start);
     }
 }
 
-fn overlap(a: &Range<usize>, b: &Range<usize>) -> bool {
-    a.start < b.end && b.start < a.end
+/// Which bit of the filter stands for a mark: its upper 16 bits say it.
+fn place(mark: u64) -> (usize, u64) {
+    let index = usize::try_from(mark >> 48).expect("16 bits");
+    (index / 64, 1 << (index % 64))
 }
 
-fn multiply(a: u64, b: u64) -> u64 {
-    let product = u128::from(a) * u128::from(b);
-    let prime = u128::from(PRIME);
-    let folded = (product & prime) + (product >> 61);
-    u64::try_from(folded % prime).expect("a remainder of a number below 2^61")
+fn overlap(a: &Range<usize>, b: &Range<usize>) -> bool {
+    a.start < b.end && b.start < a.end
 }
 
 /// Where in a file something was found.

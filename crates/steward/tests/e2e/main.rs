@@ -1,6 +1,7 @@
 //! The program as people and agents meet it: the built binary, real files, real servers.
 #![allow(clippy::unwrap_used)] // Also in the functions that the tests share.
 
+mod ai;
 mod approvals;
 mod daemon;
 mod doors;

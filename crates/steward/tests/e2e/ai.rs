@@ -1,0 +1,452 @@
+//! Keys of the AI gateway as people, programs and agents meet them, with a simulated provider behind.
+
+use std::process::{Command, Stdio};
+use std::sync::LazyLock;
+
+use fake_ai::{FakeAi, Gate, On, Reply};
+use serde_json::{Value, json};
+
+use crate::program::{Project, client, eventually};
+
+const OLD: &str = "old-provider-key-0123456789";
+const NEW: &str = "new-provider-key-9876543210";
+
+/// Where simulated providers live while the tests, which are not async, go on.
+static RUNTIME: LazyLock<tokio::runtime::Runtime> = LazyLock::new(|| tokio::runtime::Runtime::new().unwrap());
+
+fn provider(keys: &[&str]) -> FakeAi {
+    let fake = RUNTIME.block_on(FakeAi::start()).unwrap();
+    fake.accept_keys(keys.iter().copied());
+    fake
+}
+
+fn shop(fake: &FakeAi) -> Project {
+    Project::new(&format!(
+        "project: shop\nai:\n  providers:\n    openai:\n      kind: openai\n      url: {}/v1\n      keys: [openai/main]\n  \
+         routes:\n    fast:\n      targets: [ {{ provider: openai, model: gpt-5-mini }} ]\n    smart:\n      \
+         targets: [ {{ provider: openai, model: gpt-5 }} ]\n",
+        fake.url()
+    ))
+}
+
+fn put(project: &Project, name: &str, value: &str) {
+    project.run_with_input(&["secret", "put", name], value).expect(0);
+}
+
+fn key_in(text: &str) -> Option<String> {
+    text.split_whitespace().find(|word| word.starts_with("sk-steward-")).map(str::to_owned)
+}
+
+fn folder(project: &Project) -> Vec<u8> {
+    let files = std::fs::read_dir(project.file(".steward")).unwrap();
+    files.flat_map(|file| std::fs::read(file.unwrap().path()).unwrap()).collect()
+}
+
+fn holds(bytes: &[u8], text: &str) -> bool {
+    bytes.windows(text.len()).any(|window| window == text.as_bytes())
+}
+
+/// State of the provider key `openai/main`, as `ai routes` tells it.
+fn key_state(project: &Project) -> String {
+    let routes = project.answer(&["ai", "routes"]);
+    routes["value"]["providers"]["openai"][0]["state"].as_str().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn a_virtual_key_is_shown_once_to_people_and_programs_and_never_to_agents() {
+    let fake = provider(&[OLD]);
+    let project = shop(&fake);
+    let made =
+        project.run(&["ai", "keys", "create", "checkout", "--routes", "fast", "--expires", "30d"]).expect(0);
+    let value = key_in(&made.stdout).unwrap();
+    let regenerated = project.answer(&["ai", "keys", "regenerate", "checkout"]);
+    let second = regenerated["value"]["value"].as_str().unwrap().to_owned();
+    assert_ne!(value, second);
+
+    let token = project.token("ci", "requester");
+    let daemon = project.daemon(&[]);
+    let (status, answer) =
+        daemon.post(&token, "keys/create", &json!({ "name": "batch", "models": ["openai/*"] }));
+    let third = key_in(answer["text"].as_str().unwrap()).unwrap_or_else(|| panic!("{status} {answer}"));
+    assert_eq!(daemon.stop(), 0);
+
+    // An agent over MCP may make one, and a person gets its value.
+    let calls = [
+        json!({ "jsonrpc": "2.0", "id": 1, "method": "initialize", "params": { "protocolVersion": "2025-06-18",
+            "capabilities": {}, "clientInfo": { "name": "t", "version": "1" } } }),
+        json!({ "jsonrpc": "2.0", "method": "notifications/initialized" }),
+        json!({ "jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": { "name": "ai_change",
+            "arguments": { "operation": "keys.create", "arguments": { "name": "agent" } } } }),
+        json!({ "jsonrpc": "2.0", "id": 3, "method": "tools/call", "params": { "name": "ai",
+            "arguments": { "operation": "keys.list" } } }),
+    ];
+    let input: String = calls.iter().map(|call| format!("{call}\n")).collect();
+    let mut child = project
+        .command(&["mcp"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut out = std::io::BufReader::new(child.stdout.take().unwrap());
+    let mut stdin = child.stdin.take().unwrap();
+    std::io::Write::write_all(&mut stdin, input.as_bytes()).unwrap();
+    let mut said = String::new();
+    while !(said.contains("\"id\":2") && said.contains("\"id\":3")) {
+        assert!(std::io::BufRead::read_line(&mut out, &mut said).unwrap() > 0, "{said}");
+    }
+    drop(stdin);
+    child.wait().unwrap();
+    assert!(
+        said.contains("not shown to agents") && key_in(&said.replace(['"', '\\'], " ")).is_none(),
+        "{said}"
+    );
+
+    let list = project.run(&["ai", "keys"]).expect(0);
+    for name in ["checkout", "batch", "agent"] {
+        assert!(list.stdout.contains(name), "{}", list.stdout);
+    }
+    let audit = project.run(&["audit", "export"]).expect(0);
+    let (files, models) = (folder(&project), project.run(&["ai", "models", "--key", "checkout"]).expect(0));
+    for value in [&value, &second, &third] {
+        for text in [&list.stdout, &audit.stdout, &models.stdout] {
+            assert!(!text.contains(&value[11..]), "{text}");
+        }
+        assert!(!holds(&files, &value[11..]), "the value lies in the state");
+    }
+    assert!(
+        models.stdout.contains("openai/gpt-5-mini") && !models.stdout.contains("openai/gpt-5 "),
+        "{}",
+        models.stdout
+    );
+    project.run(&["ai", "keys", "revoke", "checkout"]).expect(0);
+    let list = project.run(&["ai", "keys", "list", "--all"]).expect(0);
+    assert!(list.stdout.contains("revoked"), "{}", list.stdout);
+    project.run(&["ai", "keys", "revoke", "checkout"]).expect(1);
+    project.run(&["ai", "keys", "create", "x", "--routes", "nowhere"]).expect(2);
+    project.run(&["audit", "verify"]).expect(0);
+}
+
+#[test]
+fn a_missing_secret_is_a_state_and_the_daemon_lives() {
+    let fake = provider(&[OLD]);
+    let project = shop(&fake);
+    assert_eq!(key_state(&project), "missing");
+    let daemon = project.daemon(&[]);
+    let routes = project.run(&["ai", "routes"]).expect(0);
+    assert!(routes.stdout.contains("steward secret put openai/main"), "{}", routes.stdout);
+    assert!(routes.stdout.contains("a daemon serves"), "{}", routes.stdout);
+    put(&project, "openai/main", OLD);
+    eventually("the key is in service", || key_state(&project) == "active");
+    project.run(&["secret", "remove", "openai/main", "--yes"]);
+    assert_eq!(daemon.stop(), 0);
+    assert!(matches!(key_state(&project).as_str(), "stored" | "missing"));
+}
+
+#[test]
+fn a_running_daemon_follows_keys_within_a_second() {
+    let fake = provider(&[OLD]);
+    let project = shop(&fake);
+    put(&project, "openai/main", OLD);
+    let daemon = project.daemon(&[]);
+    let status = |key: &str, model: &str| {
+        let call = json!({ "model": model, "messages": [{ "role": "user", "content": "hello" }] });
+        RUNTIME.block_on(async {
+            let url = format!("{}/v1/chat/completions", daemon.url);
+            client().post(url).bearer_auth(key).json(&call).send().await.unwrap().status().as_u16()
+        })
+    };
+    let made = project.run(&["ai", "keys", "create", "checkout", "--routes", "fast"]).expect(0);
+    let first = key_in(&made.stdout).unwrap();
+    // Promised within a second, each time.
+    eventually("a new key opens the gateway", || status(&first, "fast") == 200);
+    assert_eq!(status(&first, "smart"), 404, "what its scope does not name is not there for it");
+    let made = project.run(&["ai", "keys", "regenerate", "checkout", "--overlap-minutes", "5"]).expect(0);
+    let second = key_in(&made.stdout).unwrap();
+    eventually("the new value works", || status(&second, "fast") == 200);
+    assert_eq!(status(&first, "fast"), 200, "the old one until the overlap ends");
+    project.write(
+        "policies/freeze.cedar",
+        "@id(\"team.freeze\")\n@reason(\"no calls this week\")\n\
+         forbid (principal, action == Action::\"ai.call\", resource == Resource::\"ai:route/fast\");\n",
+    );
+    eventually("a new policy counts", || status(&second, "fast") == 404);
+    std::fs::remove_file(project.file("policies/freeze.cedar")).unwrap();
+    eventually("without the policy it is as before", || status(&second, "fast") == 200);
+    project.run(&["ai", "keys", "revoke", "checkout"]).expect(0);
+    eventually("a revoked key is refused", || status(&second, "fast") == 401);
+    assert_eq!(status(&first, "fast"), 401);
+    assert!(fake.requests().iter().all(|call| call.key().as_deref() == Some(OLD)), "clients' keys stay here");
+    assert_eq!(daemon.stop(), 0);
+}
+
+#[test]
+fn a_key_in_a_prompt_or_a_reply_is_heard_of() {
+    let fake = provider(&[OLD]);
+    let leaked = "sk-ant-api03-Zq3xV8nLw2Rk7TgYb5HcJd9MfPs4UaEoXi6Bv1CtGzKr0QyWhNjDmSlFpAuIeOxVb";
+    fake.next_on(On::body("say it"), Reply::text(format!("it is {leaked}, as you know")));
+    let project = shop(&fake);
+    put(&project, "openai/main", OLD);
+    let made = project.run(&["ai", "keys", "create", "checkout"]).expect(0);
+    let key = key_in(&made.stdout).unwrap();
+    let daemon = project.daemon(&[]);
+    let ask = |text: &str, stream: bool| {
+        let call =
+            json!({ "model": "fast", "stream": stream, "messages": [{ "role": "user", "content": text }] });
+        RUNTIME.block_on(async {
+            let url = format!("{}/v1/chat/completions", daemon.url);
+            let response = client().post(url).bearer_auth(&key).json(&call).send().await.unwrap();
+            assert_eq!(response.status().as_u16(), 200);
+            response.text().await.unwrap()
+        })
+    };
+    ask("my key is safe with you", false);
+    ask("say it", true);
+    eventually("the reply is heard of", || project.escalations("ai_api_misuse").len() == 1);
+    ask(&format!("use {leaked} for that"), false);
+    eventually("the prompt is heard of", || project.escalations("ai_api_misuse").len() == 2);
+    assert_eq!(daemon.stop(), 0);
+    let audit = project.run(&["audit", "export"]).expect(0);
+    assert!(audit.stdout.contains("ai.key.exposed") && !audit.stdout.contains(leaked));
+}
+
+#[test]
+fn a_refused_provider_key_is_taken_out_and_told() {
+    let fake = provider(&[OLD]);
+    let project = shop(&fake);
+    put(&project, "openai/main", OLD);
+    let made = project.run(&["ai", "keys", "create", "checkout"]).expect(0);
+    let key = key_in(&made.stdout).unwrap();
+    let daemon = project.daemon(&[]);
+    fake.accept_keys([NEW]);
+    let call = json!({ "model": "fast", "messages": [{ "role": "user", "content": "hello" }] });
+    RUNTIME.block_on(async {
+        let url = format!("{}/v1/chat/completions", daemon.url);
+        let response = client().post(url).bearer_auth(&key).json(&call).send().await.unwrap();
+        assert!(!response.status().is_success());
+        assert!(
+            !response.text().await.unwrap().contains(OLD),
+            "the provider repeats the key, and nobody else does"
+        );
+    });
+    eventually("the key is out of service", || key_state(&project) == "demoted");
+    eventually("the PM hears of it", || project.escalations("ai_api_failure").len() == 1);
+    let routes = project.run(&["ai", "routes"]).expect(0);
+    assert!(routes.stdout.contains("the provider refuses the key"), "{}", routes.stdout);
+    // A new value of the secret is another key, and serves.
+    project.run_with_input(&["secret", "rotate", "openai/main"], NEW).expect(0);
+    eventually("the new value is in service", || key_state(&project) == "active");
+    assert_eq!(daemon.stop(), 0);
+}
+
+#[test]
+fn a_real_call_tests_each_target() {
+    let fake = provider(&[OLD]);
+    let project = shop(&fake);
+    put(&project, "openai/main", OLD);
+    let tested = project.run(&["ai", "test", "fast"]).expect(0);
+    assert!(
+        tested.stdout.contains("openai/gpt-5-mini") && tested.stdout.contains("200 in "),
+        "{}",
+        tested.stdout
+    );
+    assert_eq!(fake.requests().len(), 1, "one route, one call");
+    fake.accept_keys([NEW]);
+    let tested = project.run(&["ai", "test"]).expect(5);
+    assert!(tested.stdout.contains("failed: key"), "{}", tested.stdout);
+    assert!(
+        !tested.stdout.contains(OLD),
+        "the provider repeats the key, and nobody else does: {}",
+        tested.stdout
+    );
+    project.run(&["ai", "test", "nowhere"]).expect(1);
+}
+
+#[test]
+fn a_key_is_rotated_only_when_the_provider_takes_it() {
+    let fake = provider(&[OLD]);
+    let project = shop(&fake);
+    put(&project, "openai/main", OLD);
+    let refused = project.run_with_input(&["ai", "keys", "rotate", "openai"], NEW).expect(5);
+    assert!(refused.stdout.contains("version 1 serves as before"), "{}", refused.stdout);
+    assert_eq!(project.escalations("ai_api_failure").len(), 1);
+    assert!(fake.requests().iter().any(|call| call.key().as_deref() == Some(NEW)), "it was tried");
+    project.run(&["ai", "test"]).expect(0);
+
+    fake.accept_keys([NEW]);
+    let done = project.run_with_input(&["ai", "keys", "rotate", "openai"], NEW).expect(0);
+    assert!(done.stdout.contains("version 3 serves, version 1 is out of service"), "{}", done.stdout);
+    assert!(done.stdout.contains("refuses it already"), "{}", done.stdout);
+    project.run(&["ai", "test"]).expect(0);
+    let audit = project.run(&["audit", "export"]).expect(0);
+    assert!(audit.stdout.contains("ai.rotation.done") && audit.stdout.contains("ai.rotation.failed"));
+    for text in [&refused.stdout, &refused.stderr, &done.stdout, &done.stderr, &audit.stdout] {
+        assert!(!text.contains(NEW) && !text.contains(OLD), "{text}");
+    }
+    let files = folder(&project);
+    assert!(!holds(&files, NEW) && !holds(&files, OLD));
+    project.run(&["audit", "verify"]).expect(0);
+}
+
+#[test]
+fn a_rotation_overlaps_and_drains_in_a_running_daemon() {
+    let fake = provider(&[OLD, NEW]);
+    let project = shop(&fake);
+    put(&project, "openai/main", OLD);
+    let daemon = project.daemon(&[]);
+    eventually("the key is in service", || key_state(&project) == "active");
+    let done = project.run_with_input(&["ai", "keys", "rotate", "openai", "--overlap-s", "1"], NEW).expect(0);
+    assert!(done.stdout.contains("still takes it: delete it there"), "{}", done.stdout);
+    let rotation = &project.answer(&["ai", "keys", "list", "--all"])["value"]["rotations"][0];
+    let steps: Vec<&str> =
+        rotation["steps"].as_array().unwrap().iter().map(|step| step["step"].as_str().unwrap()).collect();
+    assert_eq!(steps, ["add", "canary", "overlap", "drain", "revoke"], "{rotation}");
+    assert!(rotation["steps"][3]["drained_at"].is_string(), "the daemon said so: {rotation}");
+    let routes = project.answer(&["ai", "routes"]);
+    assert_eq!(routes["value"]["providers"]["openai"][0]["version"], 2, "{routes}");
+    assert_eq!(daemon.stop(), 0);
+}
+
+#[test]
+fn a_rotation_whose_process_is_killed_is_finished_by_the_next_start() {
+    let fake = provider(&[OLD, NEW]);
+    let gate = Gate::new();
+    fake.next_on(On::key(NEW), Reply::own().gate(&gate));
+    let project = shop(&fake);
+    put(&project, "openai/main", OLD);
+    let mut child = project
+        .command(&["ai", "keys", "rotate", "openai", "--overlap-s", "0"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), NEW.as_bytes()).unwrap();
+    // The canary call is under way: the new value is stored and serves nobody.
+    RUNTIME.block_on(gate.reached(1));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let rotations = || project.answer(&["ai", "keys", "list", "--all"])["value"]["rotations"].clone();
+    assert_eq!(rotations()[0]["state"], "added", "{}", rotations());
+    let used = |key: &str| fake.requests().iter().filter(|call| call.key().as_deref() == Some(key)).count();
+    let before = used(OLD);
+    project.run(&["ai", "test", "fast"]).expect(0);
+    assert_eq!(used(OLD), before + 1, "the old key serves");
+    let daemon = project.daemon(&[]);
+    eventually("it is finished", || rotations()[0]["state"] == "done");
+    let routes = project.answer(&["ai", "routes"]);
+    assert_eq!(routes["value"]["providers"]["openai"][0]["version"], 2, "{routes}");
+    assert_eq!(daemon.stop(), 0);
+    project.run(&["audit", "verify"]).expect(0);
+}
+
+#[test]
+fn a_scheduled_rotation_takes_what_is_staged_and_tells_when_nothing_is() {
+    let fake = provider(&[OLD, NEW]);
+    let project = shop(&fake);
+    put(&project, "openai/main", OLD);
+    project.run(&["ai", "keys", "rotate", "openai", "--staged"]).expect(1);
+    let yaml = std::fs::read_to_string(project.file("steward.yaml")).unwrap();
+    project.write(
+        "steward.yaml",
+        format!(
+            "{yaml}schedules:\n  keys:\n    cron: \"* * * * *\"\n    request: keys.rotate\n    \
+             arguments: {{ provider: openai, staged: true, overlap_s: 0 }}\n"
+        ),
+    );
+    // The schedule is due: its next time lies in the past.
+    project.run(&["schedule", "list"]).expect(0);
+    let due = || {
+        let state = project.state();
+        state
+            .execute(
+                "INSERT INTO jobs (project, name, request, arguments, next_us) VALUES ('shop', 'keys', 'keys.rotate', '{}', 0) \
+                 ON CONFLICT (project, name) DO UPDATE SET next_us = 0",
+                [],
+            )
+            .unwrap();
+    };
+    due();
+    let daemon = project.daemon(&[]);
+    eventually("the PM hears that no key is staged", || !project.escalations("decision_required").is_empty());
+    put(&project, "openai/main.next", NEW);
+    due();
+    let rotated =
+        || project.answer(&["ai", "keys", "list", "--all"])["value"]["rotations"][0]["state"] == "done";
+    eventually("the staged key is in force", rotated);
+    assert_eq!(daemon.stop(), 0);
+    assert!(!project.run(&["secret", "list"]).stdout.contains("openai/main.next"));
+}
+
+#[test]
+fn exposed_keys_are_found_and_told_without_their_values() {
+    let fake = provider(&[OLD]);
+    let project = shop(&fake);
+    put(&project, "db/password", "correct horse battery");
+    let made = project.run(&["ai", "keys", "create", "checkout"]).expect(0);
+    let own = key_in(&made.stdout).unwrap();
+    let foreign = "sk-ant-api03-Zq3xV8nLw2Rk7TgYb5HcJd9MfPs4UaEoXi6Bv1CtGzKr0QyWhNjDmSlFpAuIeOxVb";
+    project.write("src/config.py", format!("a = 1\nKEY = \"{foreign}\"\n"));
+    project.write("notes/todo.txt", format!("call with {own}\n\nthe password is correct horse battery!\n"));
+    project.write("clean.txt", "nothing to see here, only a task-force\n");
+    let git = |args: &[&str]| {
+        let done = Command::new("git").args(args).current_dir(project.path()).output().unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    };
+    git(&["init", "-q"]);
+    git(&["add", "src/config.py", "clean.txt"]);
+
+    let found = project.run(&["ai", "scan", "."]).expect(5);
+    for line in [
+        "src/config.py:2: an Anthropic key, kept by Git",
+        "notes/todo.txt:1: a virtual key of this gateway: `checkout`",
+        "notes/todo.txt:3: a secret of the vault: `db/password@1`",
+    ] {
+        assert!(found.stdout.contains(line), "{line}\n→ {}", found.stdout);
+    }
+    assert!(!found.stdout.contains("clean.txt"), "{}", found.stdout);
+    let escalations = project.escalations("ai_api_misuse");
+    assert_eq!(escalations.len(), 1, "{escalations:?}");
+    let json = project.run(&["ai", "scan", "--json"]);
+    let audit = project.run(&["audit", "export"]).expect(0);
+    for text in [&found.stdout, &found.stderr, &json.stdout, &audit.stdout] {
+        for secret in [foreign, &own, "correct horse"] {
+            assert!(!text.contains(secret), "{text}");
+        }
+    }
+    project.run(&["ai", "scan", "clean.txt"]).expect(0);
+    project.run(&["ai", "scan", "/nowhere/at/all"]).expect(1);
+
+    // A program with a token looks into the project's folder and nowhere else.
+    let token = project.token("ci", "requester");
+    let daemon = project.daemon(&[]);
+    assert_eq!(daemon.post(&token, "ai/scan", &json!({ "path": "clean.txt" })).0, 200);
+    assert_eq!(daemon.post(&token, "ai/scan", &json!({ "path": "/etc" })).0, 400);
+    assert_eq!(daemon.post(&token, "ai/import", &json!({ "path": "../x" })).0, 400);
+    assert_eq!(daemon.stop(), 0);
+}
+
+#[test]
+fn an_imported_configuration_is_one() {
+    let project = Project::new("project: shop\n");
+    project.write(
+        "litellm.yaml",
+        "model_list:\n  - model_name: gpt\n    litellm_params: { model: openai/gpt-5-mini, api_key: os.environ/OPENAI_API_KEY }\n\
+         router_settings: { redis_host: cache }\n",
+    );
+    let printed = project.run(&["ai", "import", "litellm.yaml"]).expect(0);
+    assert!(printed.stdout.contains("router_settings.redis_host"), "{}", printed.stdout);
+    project.write("steward.yaml", format!("project: shop\n{}", printed.stdout));
+    let models = project.run(&["ai", "models"]).expect(0);
+    assert!(
+        models.stdout.contains("openai/gpt-5-mini") && models.stdout.contains("by gpt"),
+        "{}",
+        models.stdout
+    );
+    let routes: Value = project.answer(&["ai", "routes"]);
+    assert_eq!(routes["value"]["routes"][0]["route"], "gpt");
+    // What cannot be read is refused without showing it.
+    project.write("broken.yaml", "model_list: [ { api_key: sk-hunter2 \n");
+    let broken = project.run(&["ai", "import", "broken.yaml"]).expect(2);
+    assert!(!broken.stderr.contains("hunter2"), "{}", broken.stderr);
+}
