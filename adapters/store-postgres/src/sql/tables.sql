@@ -32,7 +32,10 @@ SELECT
   quote_ident(n.nspname) || '.' || quote_ident(c.relname) AS quoted_name
 FROM pg_class c
 JOIN pg_namespace n ON n.oid = c.relnamespace
-LEFT JOIN pg_class toast ON toast.oid = c.reltoastrelid AND toast.relpages > 0
+LEFT JOIN pg_class toast ON toast.oid = c.reltoastrelid
+LEFT JOIN (
+  SELECT i.indrelid, sum(part.relpages) AS pages FROM pg_index i JOIN pg_class part ON part.oid = i.indexrelid GROUP BY i.indrelid
+) AS toast_indexes ON toast_indexes.indrelid = c.reltoastrelid
 LEFT JOIN (
   SELECT h.inhrelid, min(h.inhparent) AS parent_oid,
     'INHERITS (' || string_agg(format('%I.%I', pn.nspname, p.relname), ', ' ORDER BY h.inhseqno) || ')' AS parents
@@ -43,9 +46,7 @@ LEFT JOIN pg_description description
   ON description.classoid = 'pg_class'::regclass AND description.objoid = c.oid AND description.objsubid = 0
 CROSS JOIN LATERAL (
   SELECT measured, CASE WHEN measured THEN pg_total_relation_size(c.oid) ELSE current_setting('block_size')::bigint * (
-    c.relpages + COALESCE(toast.relpages + (
-      SELECT sum(part.relpages) FROM pg_index of JOIN pg_class part ON part.oid = of.indexrelid WHERE of.indrelid = toast.oid
-    ), 0)
+    c.relpages + COALESCE(toast.relpages, 0) + COALESCE(toast_indexes.pages, 0)
   ) END AS bytes
   -- Worked out once for each table.
   FROM (SELECT c.reltuples < 0 OR (SELECT count(*) <= $2 FROM pg_class WHERE relkind = 'r' AND oid >= 16384) AS measured OFFSET 0) AS m
