@@ -21,13 +21,13 @@ use crate::shelf::Shelf;
 /// Bytes of replies that are held in memory.
 const MEMORY_BYTES_MAX: u64 = 64 << 20;
 /// Largest reply that is kept, in bytes.
-pub const REPLY_BYTES_MAX: usize = 1 << 20;
+pub(crate) const REPLY_BYTES_MAX: usize = 1 << 20;
 /// What an entry costs beside its bytes.
 const ENTRY_BYTES: u64 = 256;
 
 /// Which question it is: SHA-256 over the tenant, the route and the canonical request.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Key([u8; 32]);
+pub(crate) struct Key([u8; 32]);
 
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -37,20 +37,20 @@ impl fmt::Display for Key {
 
 /// Whose question it is. Nothing is ever found under another tenant, because it is part of the key.
 #[derive(Clone, Copy)]
-pub struct Tenant<'a> {
+pub(crate) struct Tenant<'a> {
     /// The project.
-    pub project: &'a str,
+    pub(crate) project: &'a str,
     /// The virtual key, when its replies are its own.
-    pub key: Option<&'a str>,
+    pub(crate) key: Option<&'a str>,
     /// The route or model that was asked for.
-    pub route: &'a str,
+    pub(crate) route: &'a str,
     /// What stands behind the route: changes when its targets do.
-    pub targets: &'a [u8],
+    pub(crate) targets: &'a [u8],
 }
 
 /// Why a request is not looked up, and its reply not kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Bypass {
+pub(crate) enum Bypass {
     /// The answer is drawn at random, and the route does not say that any draw will do.
     Sampled,
     /// The provider keeps the conversation: the request is not the whole question.
@@ -66,7 +66,7 @@ pub enum Bypass {
 /// # Errors
 ///
 /// Why the request is not looked up.
-pub fn key(tenant: Tenant<'_>, format: Format, body: &[u8], any_draw: bool) -> Result<Key, Bypass> {
+pub(crate) fn key(tenant: Tenant<'_>, format: Format, body: &[u8], any_draw: bool) -> Result<Key, Bypass> {
     let question = wire::question(format, body).ok_or(Bypass::Shape)?;
     if question.stateful {
         return Err(Bypass::Stateful);
@@ -88,17 +88,17 @@ pub fn key(tenant: Tenant<'_>, format: Format, body: &[u8], any_draw: bool) -> R
 
 /// A reply that was kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Kept {
+pub(crate) struct Kept {
     /// The format of `body`: the client's.
-    pub format: Format,
+    pub(crate) format: Format,
     /// The whole reply as one JSON document.
-    pub body: Bytes,
+    pub(crate) body: Bytes,
     /// What it cost in tokens when it was made.
-    pub usage: Usage,
+    pub(crate) usage: Usage,
     /// The provider and model that made it.
-    pub made_by: String,
+    pub(crate) made_by: String,
     /// Until when it may be given.
-    pub until: SystemTime,
+    pub(crate) until: SystemTime,
 }
 
 #[derive(Clone)]
@@ -112,11 +112,11 @@ impl Weighter<Key, Arc<Kept>> for Weight {
 
 /// How often something was found; since the process started.
 #[derive(Debug, Default)]
-pub struct Counts {
+pub(crate) struct Counts {
     /// Answered from here.
-    pub hits: AtomicU64,
+    pub(crate) hits: AtomicU64,
     /// Asked upstream.
-    pub misses: AtomicU64,
+    pub(crate) misses: AtomicU64,
 }
 
 /// A reply on its way that will be kept if it turns out whole. Dropped before, whoever waits for it asks anew.
@@ -152,7 +152,7 @@ impl Keeping {
     }
 
     /// The stream was whole: what it amounts to is kept.
-    pub(crate) fn keep_stream(mut self: Box<Self>, usage: Usage, made_by: String) {
+    pub(crate) fn keep_stream(mut self, usage: Usage, made_by: String) {
         let Some(streamed) = self.streamed.take() else { return };
         let shown = wire::Shown { model: &self.model, created_s: self.created_s, seed: self.seed };
         if let Ok(body) = wire::events_as_reply(self.format, streamed.into(), &shown, Some(usage)) {
@@ -161,7 +161,7 @@ impl Keeping {
     }
 
     /// Keeps a whole reply, unless it is one that must not be given to another request.
-    pub(crate) fn keep(self: Box<Self>, body: Bytes, usage: Usage, made_by: String) {
+    pub(crate) fn keep(self, body: Bytes, usage: Usage, made_by: String) {
         let fit = wire::reply_nature(self.format, &body).is_ok_and(|nature| {
             nature.finished && !nature.refused && (self.tool_calls || !nature.calls_tools)
         });
@@ -176,15 +176,15 @@ impl Keeping {
 }
 
 /// The replies in memory, and who is just asking for one.
-pub struct Cache {
+pub(crate) struct Cache {
     memory: quick_cache::sync::Cache<Key, Arc<Kept>, Weight>,
     asking: Arc<Mutex<HashMap<Key, Arc<Notify>>>>,
     /// How it goes.
-    pub counts: Counts,
+    pub(crate) counts: Counts,
 }
 
 /// What a look found.
-pub enum Found {
+pub(crate) enum Found {
     /// This was answered before.
     Kept(Arc<Kept>),
     /// Nobody knows: whoever holds this asks, and the others wait for them.
@@ -192,14 +192,14 @@ pub enum Found {
 }
 
 /// The right to ask upstream for a reply that others wait for. Dropped without a reply, the next one asks.
-pub struct Asking {
+pub(crate) struct Asking {
     key: Key,
     asking: Arc<Mutex<HashMap<Key, Arc<Notify>>>>,
 }
 
 impl Asking {
     /// The question.
-    pub fn key(&self) -> Key {
+    pub(crate) fn key(&self) -> Key {
         self.key
     }
 }
@@ -227,7 +227,7 @@ impl Cache {
     /// Looks in memory; while another request asks the same, waits for its reply, at most `patience`.
     ///
     /// `None`: the other did not answer in time; ask without keeping the reply.
-    pub async fn look(&self, key: Key, now: SystemTime, patience: Duration) -> Option<Found> {
+    pub(crate) async fn look(&self, key: Key, now: SystemTime, patience: Duration) -> Option<Found> {
         let deadline = tokio::time::Instant::now() + patience;
         loop {
             if let Some(kept) = self.memory.get(&key) {
@@ -239,31 +239,30 @@ impl Cache {
             }
             let other = {
                 let mut asking = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
-                match asking.get(&key) {
+                if let Some(other) = asking.get(&key) {
                     // Made while the lock is held, so that no wake-up is missed.
-                    Some(other) => Arc::clone(other).notified_owned(),
-                    None => {
-                        asking.insert(key, Arc::new(Notify::new()));
-                        // It may have been answered between the look and the lock.
-                        if self.memory.peek(&key).is_none_or(|kept| kept.until <= now) {
-                            self.counts.misses.fetch_add(1, Ordering::Relaxed);
-                            return Some(Found::Unknown(Asking { key, asking: Arc::clone(&self.asking) }));
-                        }
-                        asking.remove(&key);
+                    Arc::clone(other).notified_owned()
+                } else {
+                    // It may have been answered between the look and the lock.
+                    if self.memory.peek(&key).is_some_and(|kept| kept.until > now) {
                         continue;
                     }
+                    asking.insert(key, Arc::new(Notify::new()));
+                    self.counts.misses.fetch_add(1, Ordering::Relaxed);
+                    return Some(Found::Unknown(Asking { key, asking: Arc::clone(&self.asking) }));
                 }
             };
             tokio::time::timeout_at(deadline, other).await.ok()?;
         }
     }
 
-    /// Keeps a reply; those who wait for it find it.
-    pub fn keep(&self, asking: Asking, kept: Kept) -> bool {
+    /// Keeps a reply, unless it is too large; those who wait for it find it.
+    pub(crate) fn keep(&self, asking: Asking, kept: Kept) -> bool {
         let fits = kept.body.len() <= REPLY_BYTES_MAX;
         if fits {
             self.memory.insert(asking.key, Arc::new(kept));
         }
+        drop(asking);
         fits
     }
 }

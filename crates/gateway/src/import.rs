@@ -398,15 +398,16 @@ impl Import {
                 return;
             }
             None => (format!("{provider}/{}", secret_name(usual)), format!("the variable `{usual}`")),
-            Some(value) => match variable(value) {
-                Some(name) => (format!("{provider}/{}", secret_name(name)), format!("the variable `{name}`")),
-                None => {
+            Some(value) => {
+                if let Some(name) = variable(value) {
+                    (format!("{provider}/{}", secret_name(name)), format!("the variable `{name}`"))
+                } else {
                     let number = self.providers[provider].keys.len() + 1;
                     let key = format!("{path}.litellm_params.api_key");
                     self.note(&key, "stands in the file in clear: rotate it after it is in the vault");
                     (format!("{provider}/key-{number}"), format!("`{key}`"))
                 }
-            },
+            }
         };
         let provider_keys = &mut self.providers.get_mut(provider).expect("it was opened before").keys;
         if provider_keys.contains(&secret) {
@@ -552,7 +553,7 @@ impl Import {
         let amount = amount.as_str().map_or_else(|| amount.to_string(), str::to_owned);
         match per {
             Some(per) if amount.parse::<f64>().is_ok_and(|usd| usd > 0.0) => {
-                self.budget = Some((amount, per))
+                self.budget = Some((amount, per));
             }
             _ => self.note(
                 "litellm_settings.max_budget",

@@ -49,7 +49,7 @@ pub async fn probe(probe: &Probe<'_>, now: Timestamp) -> Result<CanaryAnswer, Fa
     let Some(model) = probe.model else { return models(probe, now).await };
     let format = probe.provider.formats.first().copied().unwrap_or(Format::Chat);
     let operation = Operation::Generate { format, streaming: false };
-    let ready = probe.provider.ready(&Call { operation, model }).map_err(wrong)?;
+    let ready = probe.provider.ready(&Call { operation, model }).map_err(|error| wrong(&error))?;
     match send(probe, ready, Some(question(format, model)), now).await {
         Ok((status, elapsed)) => {
             Ok(CanaryAnswer { what: format!("{}/{model}", probe.provider.name), status, elapsed })
@@ -63,12 +63,15 @@ pub async fn probe(probe: &Probe<'_>, now: Timestamp) -> Result<CanaryAnswer, Fa
 }
 
 async fn models(probe: &Probe<'_>, now: Timestamp) -> Result<CanaryAnswer, Failure> {
-    let ready = probe.provider.ready(&Call { operation: Operation::Models, model: "" }).map_err(wrong)?;
+    let ready = probe
+        .provider
+        .ready(&Call { operation: Operation::Models, model: "" })
+        .map_err(|error| wrong(&error))?;
     let (status, elapsed) = send(probe, ready, None, now).await?;
     Ok(CanaryAnswer { what: format!("{}: list of models", probe.provider.name), status, elapsed })
 }
 
-fn wrong(error: contract::Error) -> Failure {
+fn wrong(error: &contract::Error) -> Failure {
     Failure::new(FailureClass::BadRequest, error.message())
 }
 

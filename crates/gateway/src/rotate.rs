@@ -28,11 +28,11 @@ use crate::key::GENERATION;
 pub const NEXT_SUFFIX: &str = ".next";
 
 /// How long both versions serve when nothing else is asked for.
-const OVERLAP_DEFAULT: Duration = Duration::from_secs(60);
+const OVERLAP_DEFAULT: Duration = Duration::from_mins(1);
 /// Longest such time.
 const OVERLAP_MAX: Duration = Duration::from_hours(24 * 7);
 /// Overlaps up to this long are waited for by whoever asked; the daemon goes on with longer ones.
-const WAITED_FOR_MAX: Duration = Duration::from_secs(120);
+const WAITED_FOR_MAX: Duration = Duration::from_mins(2);
 /// Longest wait for calls on the old version to end.
 const DRAIN_MAX: Duration = Duration::from_mins(15);
 /// How often a rotation that waits is looked at.
@@ -872,10 +872,9 @@ impl Rotations {
             let (barred, standby) = secrets.entry(rotation.secret.clone()).or_default();
             match rotation.state {
                 // An undone one stored nothing; its number may be taken by another value since.
-                Stage::Undone | Stage::Done => {}
+                Stage::Undone | Stage::Done | Stage::Draining => {}
                 Stage::Adding | Stage::Added | Stage::Failed => barred.push(rotation.new_version),
                 Stage::Overlap => *standby = Some(rotation.old_version),
-                Stage::Draining => {}
             }
         }
         Ok(Serving { secrets })

@@ -403,8 +403,7 @@ fn matches(rule: &Rule, bytes: &[u8], mark: &Range<usize>) -> Option<Range<usize
 fn begins_a_word(bytes: &[u8], start: usize) -> bool {
     let before = &bytes[..start];
     match before {
-        [] => true,
-        [.., b'\\', b'n' | b'r' | b't'] => true,
+        [] | [.., b'\\', b'n' | b'r' | b't'] => true,
         [.., b'%', a, b] if a.is_ascii_hexdigit() && b.is_ascii_hexdigit() => true,
         [.., last] => !(last.is_ascii_alphanumeric() || *last == b'_'),
     }
@@ -532,7 +531,7 @@ impl Known {
         // A file's last line break is no part of what is looked for.
         let value = value.expose_secret().trim_end().as_bytes();
         let Some(first) = value.first_chunk() else { return };
-        let mark = self.mark(first);
+        let mark = self.mark(*first);
         let (word, bit) = place(mark);
         self.filter[word] |= bit;
         let entry = (value.len(), self.fingerprints.of(value), name.to_owned());
@@ -551,8 +550,8 @@ impl Known {
     }
 
     /// The first bytes of a value, mixed so that they cannot be read from it without the salt.
-    fn mark(&self, first: &[u8; KNOWN_LENGTH_MIN]) -> u64 {
-        (u64::from_le_bytes(*first) ^ self.salt).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    fn mark(&self, first: [u8; KNOWN_LENGTH_MIN]) -> u64 {
+        (u64::from_le_bytes(first) ^ self.salt).wrapping_mul(0x9e37_79b9_7f4a_7c15)
     }
 
     /// Adds what is known to what the rules found, and finds what no rule would.

@@ -85,7 +85,7 @@ impl Shelf {
             micros(kept.until).into(),
         ];
         let mut write = Write::new().exec(PUT, values).unsynced();
-        if self.writes.fetch_add(1, Ordering::Relaxed) % SWEEP_EVERY == 0 {
+        if self.writes.fetch_add(1, Ordering::Relaxed).is_multiple_of(SWEEP_EVERY) {
             write = write.exec(SWEEP, vec![micros(now).into(), SWEPT_MAX.into()]);
         }
         let (ledger, ctx) = (self.ledger.clone(), Context::new(project, Actor::system()));

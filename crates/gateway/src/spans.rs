@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use contract::{Error, ErrorKind};
 use opentelemetry::trace::{Span, SpanKind, Status, TraceContextExt, Tracer, TracerProvider};
 use opentelemetry::{Context, KeyValue};
-use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig, WithHttpConfig};
+use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::runtime;
 use opentelemetry_sdk::trace::span_processor_with_async_runtime::BatchSpanProcessor;
@@ -51,7 +51,6 @@ impl Spans {
     pub fn to(url: &str) -> Result<Self, Error> {
         let exporter = SpanExporter::builder()
             .with_http()
-            .with_http_client(reqwest::Client::new())
             .with_protocol(Protocol::HttpBinary)
             .with_endpoint(url)
             .with_timeout(EXPORT_TIMEOUT)

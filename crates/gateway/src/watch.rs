@@ -61,10 +61,13 @@ struct Counts {
     limited_told: bool,
 }
 
+/// Project and provider.
+type Whose = (Box<str>, Box<str>);
+
 /// Counts how calls of providers end. A few additions for each call.
 pub struct Watch {
     began: Instant,
-    providers: Mutex<HashMap<(Box<str>, Box<str>), Counts>>,
+    providers: Mutex<HashMap<Whose, Counts>>,
 }
 
 impl Default for Watch {

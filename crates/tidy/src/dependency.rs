@@ -82,7 +82,8 @@ pub fn drivers_out_of_place(crates: &[Crate]) -> Vec<String> {
             let name = dependency.name.as_str();
             let Some((_, owners)) = OWNED.iter().find(|(owned, _)| *owned == name) else { continue };
             let for_tests = dependency.kind == Kind::Dev
-                && (!DRIVERS.contains(&name) || ["steward", "stores"].contains(&one.name.as_str()));
+                && (!DRIVERS.contains(&name)
+                    || ["steward", "stores", "gateway"].contains(&one.name.as_str()));
             if !owners.contains(&one.name.as_str()) && !for_tests {
                 problems.push(format!(
                     "`{}` must not use `{name}`: it belongs to {}",
