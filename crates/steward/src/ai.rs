@@ -902,7 +902,7 @@ pub(crate) const NOT_FOR_AGENTS: &str =
     "its value is not shown to agents; a person gets one with `steward ai keys regenerate NAME`";
 
 /// Names of routes and providers, borrowed.
-pub(crate) fn borrowed<'a>(names: &'a (Vec<String>, Vec<String>)) -> Names<'a> {
+pub(crate) fn borrowed(names: &(Vec<String>, Vec<String>)) -> Names<'_> {
     Names { routes: &names.0, providers: &names.1 }
 }
 

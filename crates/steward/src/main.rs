@@ -23,7 +23,7 @@ fn main() -> ExitCode {
     };
     // On a worker, where what it waits for wakes it: this thread would have to be woken by the system each time.
     let work = runtime.spawn(steward::run(std::env::args_os().collect(), surroundings));
-    let code = runtime.block_on(work).unwrap_or_else(|_| PANICKED);
+    let code = runtime.block_on(work).unwrap_or(PANICKED);
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
     ExitCode::from(code)
 }

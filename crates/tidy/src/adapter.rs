@@ -6,7 +6,7 @@ use crate::Crate;
 
 /// What the folder of a family's adapter holds; the first fitting line counts. A path that ends with `/` stands for at
 /// least one `.rs` file in it.
-const SHAPES: [(&str, &[&str]); 3] = [
+const SHAPES: [(&str, &[&str]); 4] = [
     // The reference store has no server: nothing to configure and no codes to translate.
     ("store-memory", &["Cargo.toml", "README.md", "src/lib.rs", "tests/"]),
     (
@@ -15,6 +15,18 @@ const SHAPES: [(&str, &[&str]); 3] = [
     ),
     // A provider of AI opens nothing: its settings come from the room.
     ("ai-", &["Cargo.toml", "README.md", "src/lib.rs", "src/provider.rs", "src/error.rs", "tests/"]),
+    (
+        "counters-",
+        &[
+            "Cargo.toml",
+            "README.md",
+            "src/lib.rs",
+            "src/config.rs",
+            "src/counters.rs",
+            "src/error.rs",
+            "tests/",
+        ],
+    ),
 ];
 
 /// Adapters without one of their family's files.

@@ -22,12 +22,13 @@ const ADAPTERS: [(&str, &[&str]); 8] = [
 const DIALECTS: [(&str, &str); 2] = [("store-redshift", "store-postgres"), ("ai-azure-openai", "ai-openai")];
 
 /// What any crate may import for its tests.
-const FOR_TESTS: [&str; 9] = [
+const FOR_TESTS: [&str; 10] = [
     "ai-anthropic",
     "ai-azure-openai",
     "ai-gemini",
     "ai-openai",
     "conformance",
+    "counters-redis",
     "fake-ai",
     "store-memory",
     "store-postgres",

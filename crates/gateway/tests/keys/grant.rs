@@ -40,7 +40,7 @@ impl Numbers {
         usize::try_from(self.0 >> 33).unwrap() % limit
     }
 
-    fn some<'a>(&mut self, of: &[&'a str]) -> Vec<String> {
+    fn some(&mut self, of: &[&str]) -> Vec<String> {
         of.iter().filter(|_| self.below(3) == 0).map(|name| (*name).to_owned()).collect()
     }
 }

@@ -97,11 +97,8 @@ impl House {
 
     /// A rotation that was begun, with the new value in the vault or not.
     async fn begun(&self, with_value: bool) -> Rotation {
-        let rotation = self
-            .rotations()
-            .begin(&self.ctx, "openai", "openai/main", Duration::from_secs(60))
-            .await
-            .unwrap();
+        let rotation =
+            self.rotations().begin(&self.ctx, "openai", "openai/main", Duration::from_mins(1)).await.unwrap();
         if with_value {
             self.put_again("openai/main", NEW).await;
         }

@@ -80,7 +80,11 @@ fn a_virtual_key_is_shown_once_to_people_and_programs_and_never_to_agents() {
         json!({ "jsonrpc": "2.0", "id": 3, "method": "tools/call", "params": { "name": "ai",
             "arguments": { "operation": "keys.list" } } }),
     ];
-    let input: String = calls.iter().map(|call| format!("{call}\n")).collect();
+    let mut input = String::new();
+    for call in &calls {
+        input.push_str(&call.to_string());
+        input.push('\n');
+    }
     let mut child = project
         .command(&["mcp"])
         .stdin(Stdio::piped())
