@@ -1,8 +1,13 @@
 //! `steward demo`: a whole task on a real dataset, without network and keys, told as it happens.
 
 use std::path::Path;
+use std::sync::Arc;
 
+use bytes::Bytes;
 use contract::{Actor, Answer, AnswerStatus, Context, Error, ErrorKind};
+use fake_ai::FakeAi;
+use http_body_util::{BodyExt, Full};
+use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 
 use crate::config;
@@ -14,6 +19,9 @@ const MARKER: &str = ".steward-demo";
 
 /// Rows in one INSERT of the generated first migration.
 const ROWS_PER_INSERT: usize = 500;
+
+/// Where the example's provider is, in its project file.
+const SIMULATION: &str = "http://127.0.0.1:1";
 
 const PROJECT_FILE: &str = include_str!("../../../examples/flights/steward.yaml");
 const TASK: &str = include_str!("../../../examples/flights/tasks/review.md");
@@ -43,9 +51,12 @@ const DATA: &[(&str, &str)] = &[
 /// `AlreadyExists`: the folder holds something that is not the demo's. `Other`: the story ended differently; the message
 /// says where.
 pub(crate) async fn run(dir: &Path, surroundings: Surroundings) -> Result<(), Error> {
-    set_up(dir)?;
+    let simulation = FakeAi::start().await.map_err(|cause| {
+        Error::new(ErrorKind::Unavailable, "the simulated provider cannot listen on 127.0.0.1").because(cause)
+    })?;
+    set_up(dir, &simulation.url())?;
     let file = dir.join(config::FILE_NAME);
-    let steward = Steward::open(vec![config::load(&file)?], &surroundings).await?;
+    let steward = Arc::new(Steward::open(vec![config::load(&file)?], &surroundings).await?);
     let ctx = Context::new("flights", Actor::local());
 
     chapter(1, "A database with real data: one month of departures from New York (public domain)");
@@ -100,7 +111,10 @@ pub(crate) async fn run(dir: &Path, surroundings: Surroundings) -> Result<(), Er
     });
     expect(passed, "the query now answers within the objective", &answer.value.to_string())?;
 
-    chapter(5, "Every number can be traced, and nothing can be edited unseen");
+    chapter(5, "An AI call through the gateway (a simulation: a program on this machine plays the provider)");
+    call_a_model(&steward, &ctx).await?;
+
+    chapter(6, "Every number can be traced, and nothing can be edited unseen");
     let evidence = answer.value["acceptance"][0]["evidence"][0]
         .as_str()
         .map(str::to_owned)
@@ -113,7 +127,7 @@ pub(crate) async fn run(dir: &Path, surroundings: Surroundings) -> Result<(), Er
     print(&indent(&verified.text));
     steward.close().await?;
 
-    chapter(6, "Try next");
+    chapter(7, "Try next");
     let waiting = actions.iter().find_map(|action| action["approval"].as_str()).unwrap_or_default();
     let cd = dir.display();
     print(&format!(
@@ -129,6 +143,45 @@ pub(crate) async fn run(dir: &Path, surroundings: Surroundings) -> Result<(), Er
 
 async fn submit(steward: &Steward, ctx: &Context, name: &str, arguments: Value) -> Result<Answer, Error> {
     steward.submit_with(ctx, name, arguments, Options::default()).await
+}
+
+/// What a program of the team does all day: asks a model through the gateway, with a key that is good for one route.
+async fn call_a_model(steward: &Arc<Steward>, ctx: &Context) -> Result<(), Error> {
+    let other = |what: &str, cause: &dyn std::fmt::Display| {
+        Error::new(ErrorKind::Other, what).because(cause.to_string())
+    };
+    let arguments = json!({ "name": "demo", "routes": ["fast"] });
+    let reveal = Options { reveal: true, ..Options::default() };
+    let made = steward.submit_with(ctx, "keys.create", arguments, reveal).await?;
+    expect(made.status == AnswerStatus::Done, "a key for the gateway is made", &made.text)?;
+    let key = SecretString::from(made.value["value"].as_str().unwrap_or_default().to_owned());
+
+    let (ai, _notices) = crate::ai::Ai::start(Arc::clone(steward)).await?;
+    let body = json!({ "model": "fast", "max_completion_tokens": 200,
+        "messages": [{ "role": "user", "content": "Which planes fly most often from Newark?" }] });
+    let request = http::Request::post("/v1/chat/completions")
+        .header("authorization", format!("Bearer {}", key.expose_secret()))
+        .header("content-type", "application/json")
+        .body(Full::new(Bytes::from(body.to_string())))
+        .map_err(|cause| other("the request cannot be made", &cause))?;
+    print("   As the OpenAI SDK sends it: POST /v1/chat/completions with model \"fast\"");
+    let answer = ai.gateway().handle(request).await;
+    let status = answer.status();
+    let header =
+        |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let (receipt, target) = (header("steward-receipt").to_owned(), header("steward-target").to_owned());
+    let text = answer.into_body().collect().await.map_err(|cause| other("the answer broke off", &cause))?;
+    let value: Value = serde_json::from_slice(&text.to_bytes()).unwrap_or_default();
+    expect(status.is_success(), "the gateway answers", &value.to_string())?;
+    let said = value["choices"][0]["message"]["content"].as_str().unwrap_or_default();
+    print(&format!("   {target} answers: {}\n", shorten(said, 2)));
+    ai.accounts.close().await?;
+
+    print(&format!("   steward ai receipt {receipt}"));
+    let shown = submit(steward, ctx, "ai.receipt", json!({ "id": receipt })).await?;
+    expect(shown.value["cost_usd"].as_str().is_some(), "the receipt names the cost", &shown.text)?;
+    print(&indent(&shown.text));
+    Ok(())
 }
 
 fn expect(told: bool, what: &str, got: &str) -> Result<(), Error> {
@@ -157,7 +210,7 @@ fn shorten(text: &str, lines_max: usize) -> String {
 }
 
 /// Makes the project folder anew.
-fn set_up(dir: &Path) -> Result<(), Error> {
+fn set_up(dir: &Path, simulation: &str) -> Result<(), Error> {
     let fail = |cause: std::io::Error| {
         Error::new(ErrorKind::Denied, "cannot write the demo's folder")
             .with("folder", dir.display())
@@ -193,7 +246,7 @@ fn set_up(dir: &Path) -> Result<(), Error> {
     };
     // First of all, so that a demo that was interrupted can be recreated.
     write(MARKER, "made by `steward demo`, which may remove everything here\n")?;
-    write(config::FILE_NAME, PROJECT_FILE)?;
+    write(config::FILE_NAME, &PROJECT_FILE.replace(SIMULATION, simulation))?;
     write("tasks/review.md", TASK)?;
     write("queries/fleet_history.sql", QUERY)?;
     write("data/flights.db", "")?;
