@@ -162,14 +162,16 @@ fn text(row: &UsageRow, proof: &Proof, total: i64, billed: &[Value]) -> String {
             (Some(failure), Some(status)) => format!("{failure} ({status})"),
             (Some(failure), None) => failure.to_owned(),
         };
-        say(format!(
-            "tried    {}/{} with key `{}`: {how} after {} ms {}",
-            word("provider"),
-            word("model"),
-            word("key"),
-            attempt["took_ms"],
-            word("message"),
-        ));
+        let key = match word("key") {
+            key if key.is_empty() => "without a key".to_owned(),
+            key => format!("with key `{key}`"),
+        };
+        let said = match word("message") {
+            message if message.is_empty() => message,
+            message => format!(": {message}"),
+        };
+        let (provider, model, took) = (word("provider"), word("model"), &attempt["took_ms"]);
+        say(format!("tried    {provider}/{model} {key}: {how} after {took} ms{said}"));
     }
     if row.cache != "off" {
         say(format!("cache    {}", row.cache));

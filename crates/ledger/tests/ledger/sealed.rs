@@ -7,6 +7,7 @@ use crate::support::{Home, ctx};
 
 /// How the tables were before anything in them was sealed.
 const UNSEALED: &str = "
+    DROP TABLE ai_cache; -- A later version's.
     DROP TABLE plans;
     CREATE TABLE plans (digest TEXT NOT NULL, project TEXT NOT NULL, request TEXT NOT NULL, body TEXT NOT NULL,
         made_us INTEGER NOT NULL, PRIMARY KEY (project, digest));

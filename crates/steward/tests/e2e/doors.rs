@@ -296,7 +296,8 @@ fn openapi_document_has_every_request_and_its_references_resolve() {
         assert_eq!(post["operationId"], *name);
         assert_eq!(post["requestBody"]["content"]["application/json"]["schema"]["type"], "object", "{path}");
     }
-    assert_eq!(document["paths"].as_object().unwrap().len(), names.len());
+    let posts = document["paths"].as_object().unwrap().values().filter(|path| path["post"].is_object());
+    assert_eq!(posts.count(), names.len());
     let mut found = Vec::new();
     references(&document, &mut found);
     assert!(!found.is_empty());
