@@ -292,11 +292,11 @@ mod tests {
     fn foreign_folder_is_never_touched() {
         let dir = tempfile::tempdir().expect("a folder");
         std::fs::write(dir.path().join("precious"), "x").expect("a file");
-        assert_eq!(set_up(dir.path()).expect_err("foreign").kind(), ErrorKind::AlreadyExists);
+        assert_eq!(set_up(dir.path(), SIMULATION).expect_err("foreign").kind(), ErrorKind::AlreadyExists);
         assert!(dir.path().join("precious").exists());
         let own = dir.path().join("own");
-        set_up(&own).expect("a new folder");
-        set_up(&own).expect("our own folder");
+        set_up(&own, SIMULATION).expect("a new folder");
+        set_up(&own, SIMULATION).expect("our own folder");
     }
 
     #[test]
