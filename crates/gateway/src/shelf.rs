@@ -106,3 +106,53 @@ fn micros(time: SystemTime) -> i64 {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::{Tenant, key};
+    use ledger::{Keys, Options};
+    use secrecy::SecretBox;
+    use wire::Usage;
+
+    async fn open(folder: &std::path::Path) -> Ledger {
+        let keys = Keys { seal: SecretBox::new(Box::new([1; 32])), sign: SecretBox::new(Box::new([2; 32])) };
+        Ledger::open(&folder.join("state.db"), keys, Options::new(folder.join("audit.head"))).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn replies_outlive_the_process_and_lie_sealed() {
+        let folder = tempfile::tempdir().unwrap();
+        let tenant = Tenant { project: "shop", key: None, route: "fast", targets: b"openai/gpt-5-mini" };
+        let question = key(tenant, Format::Chat, br#"{"temperature":0}"#, false).unwrap();
+        let now = UNIX_EPOCH + Duration::from_secs(1_000);
+        let kept = Kept {
+            format: Format::Chat,
+            body: bytes::Bytes::from_static(br#"{"choices":"marmalade"}"#),
+            usage: Usage { input: 3, output: 5, ..Usage::default() },
+            made_by: "openai/gpt-5-mini".into(),
+            until: now + Duration::from_mins(10),
+        };
+        let ledger = open(folder.path()).await;
+        let shelf = Shelf::new(ledger.clone());
+        assert_eq!(shelf.find("shop", question, now).await, None);
+        shelf.put("shop", question, &kept, now);
+        // All permits are back when nothing is being written any more.
+        drop(shelf.writing.acquire_many(u32::try_from(WRITING_MAX).unwrap()).await.unwrap());
+        drop(shelf);
+        ledger.close().await.unwrap();
+
+        let ledger = open(folder.path()).await;
+        let shelf = Shelf::new(ledger.clone());
+        assert_eq!(shelf.find("shop", question, now).await, Some(kept.clone()));
+        assert_eq!(shelf.find("bank", question, now).await, None);
+        assert_eq!(shelf.find("shop", question, kept.until).await, None);
+        let other = key(tenant, Format::Chat, br#"{"temperature":0.0}"#, false).unwrap();
+        assert_eq!(shelf.find("shop", other, now).await, None);
+        ledger.close().await.unwrap();
+        for file in std::fs::read_dir(folder.path()).unwrap() {
+            let bytes = std::fs::read(file.unwrap().path()).unwrap();
+            assert!(!bytes.windows(9).any(|window| window == b"marmalade"));
+        }
+    }
+}
