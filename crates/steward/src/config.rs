@@ -152,11 +152,13 @@ pub struct HttpConfig {
     pub tls: Option<TlsConfig>,
     /// Host names that clients may use to reach the MCP endpoint, besides loopback.
     pub hosts: Vec<String>,
+    /// How long requests and streams may go on after the daemon was told to stop, in seconds. Default: 30.
+    pub drain_s: u64,
 }
 
 impl Default for HttpConfig {
     fn default() -> Self {
-        Self { listen: "127.0.0.1:7878".into(), tls: None, hosts: Vec::new() }
+        Self { listen: "127.0.0.1:7878".into(), tls: None, hosts: Vec::new(), drain_s: 30 }
     }
 }
 

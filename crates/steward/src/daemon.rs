@@ -27,8 +27,6 @@ const LOCK_TRIES: u32 = 4;
 const TICK: Duration = Duration::from_secs(1);
 /// How late a scheduled run may start and still count as in time, in seconds.
 const LATE_S: i64 = 60;
-/// How long requests in flight may take after SIGTERM.
-const DRAIN: Duration = Duration::from_secs(30);
 
 /// The lock of the one daemon of a state; the file holds its pid.
 struct Lock {
@@ -131,11 +129,12 @@ pub(crate) async fn run(steward: Arc<Steward>, _surroundings: Surroundings) -> R
     tracing::info!("stopping");
     stop.cancel();
     tracker.close();
+    let drain = Duration::from_secs(http.drain_s);
     let drained = async {
         tracker.wait().await;
-        steward.settled(DRAIN).await
+        steward.settled(drain).await
     };
-    if tokio::time::timeout(DRAIN, drained).await.is_err() {
+    if tokio::time::timeout(drain, drained).await.is_err() {
         tracing::warn!("requests in flight were cut off");
     }
     // After the last request has ended; what cannot be written is said in the log.

@@ -456,3 +456,117 @@ fn an_imported_configuration_is_one() {
     let broken = project.run(&["ai", "import", "broken.yaml"]).expect(2);
     assert!(!broken.stderr.contains("hunter2"), "{}", broken.stderr);
 }
+
+/// A daemon with one key, and a stream that has begun: the provider waits for the gate after its first words.
+struct Streaming {
+    project: Project,
+    daemon: crate::program::Daemon,
+    gate: Gate,
+    response: reqwest::Response,
+    first: String,
+    // Lives as long as the stream.
+    _fake: FakeAi,
+}
+
+fn streaming() -> Streaming {
+    let fake = provider(&[OLD]);
+    let project = shop(&fake);
+    let yaml = std::fs::read_to_string(project.file("steward.yaml")).unwrap();
+    project.write(
+        "steward.yaml",
+        format!(
+            "{yaml}  budgets:\n    month: {{ usd: 10, per: month, scope: project }}\n\
+             http: {{ listen: 127.0.0.1:0, drain_s: 600 }}\n"
+        ),
+    );
+    put(&project, "openai/main", OLD);
+    let made = project.run(&["ai", "keys", "create", "checkout"]).expect(0);
+    let key = key_in(&made.stdout).unwrap();
+    let daemon = project.daemon(&[]);
+    let gate = Gate::new();
+    fake.next(Reply::text("one two three four five six seven eight").gate_after_events(4, &gate));
+    let call =
+        json!({ "model": "fast", "stream": true, "messages": [{ "role": "user", "content": "count" }] });
+    let (response, first) = RUNTIME.block_on(async {
+        let url = format!("{}/v1/chat/completions", daemon.url);
+        let mut response = client().post(url).bearer_auth(&key).json(&call).send().await.unwrap();
+        assert_eq!(response.status().as_u16(), 200);
+        let first = response.chunk().await.unwrap().unwrap();
+        (response, String::from_utf8_lossy(&first).into_owned())
+    });
+    Streaming { project, daemon, gate, response, first, _fake: fake }
+}
+
+#[test]
+fn a_stopping_daemon_lets_streams_end() {
+    let Streaming { project, daemon, gate, response, first, _fake: _provider } = streaming();
+    daemon.terminate();
+    let refused = || {
+        let again = RUNTIME.block_on(async { client().get(format!("{}/healthz", daemon.url)).send().await });
+        again.is_err()
+    };
+    eventually("nobody new is let in", refused);
+    gate.open();
+    let rest = RUNTIME.block_on(async { response.text().await });
+    let rest = rest.unwrap_or_else(|error| {
+        panic!("{error}: {}", std::fs::read_to_string(project.file("daemon.log")).unwrap_or_default())
+    });
+    assert!(rest.trim_end().ends_with("data: [DONE]"), "{first}{rest}");
+    assert_eq!(daemon.stop(), 0);
+    let usage = project.answer(&["ai", "usage"]);
+    assert_eq!(usage["value"]["total"]["complete"], 1, "{usage}");
+}
+
+#[test]
+fn spend_of_a_killed_daemon_is_not_lost() {
+    let Streaming { project, daemon, response, _fake: _provider, gate: _gate, .. } = streaming();
+    // The reservation is written a moment after the request was let in.
+    eventually("it is written", || {
+        project
+            .state()
+            .query_row("SELECT count(*) FROM ai_reservations", [], |row| row.get::<_, i64>(0))
+            .unwrap()
+            == 1
+    });
+    drop(daemon); // By SIGKILL.
+    let broken = RUNTIME.block_on(async { response.text().await });
+    assert!(broken.is_err(), "a client hears that it was cut off: {broken:?}");
+    let daemon = project.daemon(&[]);
+    let usage = project.answer(&["ai", "usage"]);
+    assert_eq!(usage["value"]["total"]["requests"], 1, "{usage}");
+    let cost = project.answer(&["ai", "cost"]);
+    assert!(cost["value"]["total"]["cost_usd_nanos"].as_i64() > Some(0), "{cost}");
+    assert_eq!(daemon.stop(), 0);
+}
+
+#[test]
+fn calls_are_measured_and_each_project_sees_its_own() {
+    let fake = provider(&[OLD]);
+    let project = shop(&fake);
+    put(&project, "openai/main", OLD);
+    let made = project.run(&["ai", "keys", "create", "checkout"]).expect(0);
+    let key = key_in(&made.stdout).unwrap();
+    let token = project.token("prometheus", "reader");
+    let daemon = project.daemon(&[]);
+    let call = json!({ "model": "fast", "messages": [{ "role": "user", "content": "hello" }] });
+    let (metrics, unknown) = RUNTIME.block_on(async {
+        let url = format!("{}/v1/chat/completions", daemon.url);
+        let answer = client().post(url).bearer_auth(&key).json(&call).send().await.unwrap();
+        assert_eq!(answer.status().as_u16(), 200);
+        let url = format!("{}/metrics", daemon.url);
+        let metrics = client().get(&url).bearer_auth(&token).send().await.unwrap().text().await.unwrap();
+        (metrics, client().get(&url).send().await.unwrap().status().as_u16())
+    });
+    assert_eq!(unknown, 401);
+    for line in [
+        "gen_ai_client_operation_duration_seconds_count{steward_project=\"shop\",steward_route=\"fast\",\
+         gen_ai_operation_name=\"chat\",gen_ai_provider_name=\"openai\",gen_ai_request_model=\"gpt-5-mini\"} 1",
+        "steward_ai_requests_total{steward_project=\"shop\",steward_route=\"fast\",ending=\"complete\",status=\"200\"} 1",
+        "steward_ai_key_ready{steward_project=\"shop\",gen_ai_provider_name=\"openai\",key=\"openai/main\"} 1",
+    ] {
+        assert!(metrics.contains(line), "{line} in\n{metrics}");
+    }
+    assert!(metrics.trim_end().ends_with("# EOF"));
+    assert!(!metrics.contains(&key) && !metrics.contains(OLD));
+    assert_eq!(daemon.stop(), 0);
+}
