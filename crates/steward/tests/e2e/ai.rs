@@ -570,3 +570,59 @@ fn calls_are_measured_and_each_project_sees_its_own() {
     assert!(!metrics.contains(&key) && !metrics.contains(OLD));
     assert_eq!(daemon.stop(), 0);
 }
+
+#[test]
+fn a_collector_gets_spans_without_prompts() {
+    let collector = RUNTIME.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+    let address = collector.local_addr().unwrap();
+    let (sender, received) = std::sync::mpsc::channel();
+    RUNTIME.spawn(async move {
+        loop {
+            let (stream, _) = collector.accept().await.unwrap();
+            let sender = sender.clone();
+            let service =
+                hyper::service::service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
+                    let sender = sender.clone();
+                    async move {
+                        let path = request.uri().path().to_owned();
+                        let body =
+                            http_body_util::BodyExt::collect(request.into_body()).await.unwrap().to_bytes();
+                        sender.send((path, body)).unwrap();
+                        Ok::<_, std::convert::Infallible>(hyper::Response::new(String::new()))
+                    }
+                });
+            tokio::spawn(
+                hyper::server::conn::http1::Builder::new()
+                    .serve_connection(hyper_util::rt::TokioIo::new(stream), service),
+            );
+        }
+    });
+    let fake = provider(&[OLD]);
+    let project = shop(&fake);
+    let yaml = std::fs::read_to_string(project.file("steward.yaml")).unwrap();
+    project.write("steward.yaml", format!("{yaml}  otlp_url: http://{address}/v1/traces\n"));
+    put(&project, "openai/main", OLD);
+    let made = project.run(&["ai", "keys", "create", "checkout"]).expect(0);
+    let key = key_in(&made.stdout).unwrap();
+    let daemon = project.daemon(&[]);
+    let call = json!({ "model": "fast", "messages": [{ "role": "user", "content": "marmalade" }] });
+    RUNTIME.block_on(async {
+        let url = format!("{}/v1/chat/completions", daemon.url);
+        assert!(client().post(url).bearer_auth(&key).json(&call).send().await.unwrap().status().is_success());
+    });
+    let (path, body) = received.recv_timeout(std::time::Duration::from_mins(1)).expect("spans come");
+    assert_eq!(path, "/v1/traces");
+    for text in [
+        "chat gpt-5-mini",
+        "attempt 1",
+        "gen_ai.usage.input_tokens",
+        "gen_ai.provider.name",
+        "steward.request_id",
+    ] {
+        assert!(holds(&body, text), "{text}");
+    }
+    for secret in ["marmalade", OLD, &key] {
+        assert!(!holds(&body, secret), "{secret}");
+    }
+    assert_eq!(daemon.stop(), 0);
+}
