@@ -153,9 +153,6 @@ pub struct RouteConfig {
     /// Answers are kept and given again. Default: they are not.
     #[serde(default)]
     pub cache: Option<CacheConfig>,
-    /// Prompts and answers are kept. Default: they are not.
-    #[serde(default)]
-    pub store_prompts: Option<StorePromptsConfig>,
     /// Tokens that an answer may have when the request says nothing and the provider wants a number. Default: 4096.
     #[serde(default = "default_max_tokens")]
     pub max_tokens: u64,
@@ -257,14 +254,6 @@ pub struct CacheConfig {
     /// Keep answers that call tools. Default: no.
     #[serde(default)]
     pub tool_calls: bool,
-}
-
-/// Prompts and answers are kept.
-#[derive(Debug, Clone, Copy, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct StorePromptsConfig {
-    /// How long, in days.
-    pub retention_days: u32,
 }
 
 /// An AI service that is forwarded as it is.
@@ -494,13 +483,6 @@ impl AiConfig {
                 &at("cache.ttl_s"),
                 "nothing is kept that long",
                 "remove `cache`, or use seconds above 0",
-            );
-        }
-        if route.store_prompts.is_some_and(|store| store.retention_days == 0) {
-            return wrong(
-                &at("store_prompts.retention_days"),
-                "nothing is kept that long",
-                "remove `store_prompts`, or use days above 0",
             );
         }
         validate_timeouts(&at("timeouts"), &route.timeouts)

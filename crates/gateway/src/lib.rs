@@ -55,7 +55,7 @@ pub use breaker::{Breaker, Pass};
 pub use config::{
     AiConfig, Balance, BudgetConfig, BudgetScope, CacheConfig, CountersConfig, CountersKind, Enforce,
     LimitsConfig, PassThroughConfig, Period, ProviderConfig, ProviderKind, RetryConfig, RouteConfig,
-    StorePromptsConfig, TargetConfig, TimeoutsConfig,
+    TargetConfig, TimeoutsConfig,
 };
 pub use fingerprint::{Fingerprint, Fingerprints};
 pub use grant::{Callable, compile};

@@ -589,7 +589,6 @@ fn direct_config() -> RouteConfig {
         retry: crate::config::RetryConfig::default(),
         timeouts: crate::config::TimeoutsConfig::default(),
         cache: None,
-        store_prompts: None,
         max_tokens: 4_096,
     }
 }
