@@ -123,7 +123,10 @@ async fn a_short_wait_is_honoured() {
     assert_eq!(fake.requests().len(), 2);
     // The record says that the second attempt was not made before the provider allowed it.
     let attempts = &stage.records.settled(1).await.attempts;
-    assert!(attempts[1].began.saturating_sub(attempts[0].began) >= Duration::from_millis(200), "{attempts:?}");
+    assert!(
+        attempts[1].began.saturating_sub(attempts[0].began) >= Duration::from_millis(200),
+        "{attempts:?}"
+    );
 }
 
 #[tokio::test]
