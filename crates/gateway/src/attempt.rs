@@ -217,7 +217,6 @@ async fn ask(
         .get(CONTENT_TYPE)
         .is_some_and(|kind| kind.as_bytes().to_ascii_lowercase().starts_with(b"text/event-stream"));
     if !(out.streaming && is_stream) {
-        let mut tap = Tap::new(out.format, false);
         let reading = read(&mut body, ANSWER_BYTES_MAX);
         let bytes = match tokio::time::timeout_at(within, reading).await {
             Ok(Ok(bytes)) => bytes,
@@ -233,9 +232,12 @@ async fn ask(
                 return Err(Box::new(Trouble { failure, answer: None, may_cost: false, lent: Some(lent) }));
             }
         }
-        tap.see_body(&bytes);
+        let observed = match observed(out.format, &bytes) {
+            Ok(observed) => observed,
+            Err((class, message)) => return Err(Trouble::silent(class, message, true)),
+        };
         lent.worked();
-        let what = WonBody::Whole(bytes, Box::new(tap.into_observed()));
+        let what = WonBody::Whole(bytes, Box::new(observed));
         let won =
             Won { target: Arc::clone(target), status, headers: parts.headers, format: out.format, what };
         return Ok(won);
@@ -264,6 +266,29 @@ async fn ask(
             trouble.lent = Some(lent);
             Err(trouble)
         }
+    }
+}
+
+/// What is seen in a whole answer; an error if it is none.
+fn observed(format: Format, body: &Bytes) -> Result<Observed, (FailureClass, &'static str)> {
+    let mut tap = Tap::new(format, false);
+    if tap.see_body(body) || serde_json::from_slice::<serde::de::IgnoredAny>(body).is_ok() {
+        return Ok(tap.into_observed());
+    }
+    // Some servers do not say that what they send are events.
+    let mut tap = Tap::new(format, true);
+    let mut splitter = Splitter::new();
+    splitter.push(body.clone());
+    while let Some(event) = splitter.next() {
+        tap.see(&event);
+    }
+    let observed = tap.into_observed();
+    if observed.finished {
+        Ok(observed)
+    } else if observed.first_content {
+        Err((FailureClass::Truncated, "the provider ended the stream before the answer was complete"))
+    } else {
+        Err((FailureClass::Server, "the provider's reply is not valid JSON"))
     }
 }
 
@@ -389,4 +414,28 @@ pub(crate) fn deepest(error: &(dyn std::error::Error + 'static)) -> String {
         .last()
         .map(ToString::to_string)
         .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_answer_is_not_taken_for_one() {
+        let seen = |body: &'static str| observed(Format::Chat, &Bytes::from_static(body.as_bytes()));
+        let class = |body| seen(body).map_err(|(class, _)| class).expect_err("no answer");
+        let delta = r#"data: {"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":null}]}"#;
+        let end = r#"data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}"#;
+        let events =
+            |all: &[&str]| -> &'static str { Box::leak((all.join("\n\n") + "\n\n").into_boxed_str()) };
+        assert!(seen(r#"{"choices":[{"message":{"content":"a"},"finish_reason":"stop"}]}"#).is_ok());
+        assert!(seen(r#"{"unknown":[1,{"a":"b"}]}"#).is_ok());
+        assert_eq!(class(r#"{"choices":[{"message":{"content":"a"#), FailureClass::Server);
+        assert_eq!(class("{malformed json: <<<"), FailureClass::Server);
+        assert_eq!(class("<html><body>Bad gateway</body></html>"), FailureClass::Server);
+        assert_eq!(class(""), FailureClass::Server);
+        // Events without their content type.
+        assert!(seen(events(&[delta, end, "data: [DONE]"])).is_ok_and(|observed| observed.finished));
+        assert_eq!(class(events(&[delta])), FailureClass::Truncated);
+    }
 }

@@ -108,9 +108,11 @@ impl Flight {
         let at = now.saturating_duration_since(self.started);
         let record = self.record();
         if let Some(attempt) = record.attempts.last_mut() {
-            attempt.status = status;
-            attempt.took = at.saturating_sub(attempt.began);
-            record.waited += attempt.took;
+            // An answer that turns out to be none was an answer all the same.
+            attempt.status = status.or(attempt.status);
+            let took = at.saturating_sub(attempt.began);
+            record.waited += took.saturating_sub(attempt.took);
+            attempt.took = took;
             if let Some((class, message)) = failure {
                 attempt.failure = Some(class);
                 attempt.message = (!message.is_empty()).then(|| message.into());

@@ -661,6 +661,8 @@ pub(crate) fn read_finish(reason: &str) -> Option<Finish> {
         "FINISH_REASON_UNSPECIFIED" => return None,
         "STOP" => Finish::Stop,
         "MAX_TOKENS" => Finish::Length,
+        // Google says STOP; servers that imitate it say this.
+        "FUNCTION_CALL" => Finish::ToolCalls,
         "MALFORMED_FUNCTION_CALL"
         | "UNEXPECTED_TOOL_CALL"
         | "TOO_MANY_TOOL_CALLS"

@@ -91,20 +91,18 @@ impl Tap {
         self.walk(&event.name, &event.data).ok();
     }
 
-    /// Looks at the whole body of a plain reply.
-    pub fn see_body(&mut self, body: &[u8]) {
+    /// Looks at the whole body of a plain reply. `false`: it could not be read; it may not even be JSON.
+    pub fn see_body(&mut self, body: &[u8]) -> bool {
         let mut scanner = Scanner::new(body);
         // Gemini without server-sent events streams one array.
         if scanner.kind() == Ok(Kind::Array) {
-            scanner
-                .array(|scanner| {
-                    let range = scanner.span()?;
-                    self.walk(b"", &body[range])
-                })
-                .ok();
-            return;
+            let elements = scanner.array(|scanner| {
+                let range = scanner.span()?;
+                self.walk(b"", &body[range])
+            });
+            return elements.is_ok();
         }
-        self.walk(b"", body).ok();
+        self.walk(b"", body).is_ok()
     }
 
     /// The usual delta of chat, exactly as OpenAI writes it, which needs no walk: only text, no reason to finish, no usage.

@@ -10,6 +10,7 @@
     reason = "a test fails by panicking, and the stage has more than is used here"
 )]
 
+mod aimock;
 mod hard_cases;
 mod official;
 mod raw;
