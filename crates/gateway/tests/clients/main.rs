@@ -14,6 +14,7 @@ mod aimock;
 mod hard_cases;
 mod official;
 mod raw;
+mod real_model;
 #[path = "../gateway/stage.rs"]
 mod stage;
 mod verdict;

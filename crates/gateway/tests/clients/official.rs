@@ -46,8 +46,8 @@ fn installed(below: &str) -> PathBuf {
     Path::new(&conformance::server("STEWARD_TEST_AI_CLIENTS_URL")).join(below)
 }
 
-/// Runs a script of `clients/`; it ends with `ok`.
-pub(crate) async fn run(name: &str, variables: &[(&str, &str)]) {
+/// Runs a script of `clients/`; it ends with `ok`. Gives what it printed.
+pub(crate) async fn run(name: &str, variables: &[(&str, &str)]) -> String {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/scripts").join(name);
     let program = if name.ends_with(".py") { installed("venv/ai/bin/python") } else { PathBuf::from("node") };
     let output = tokio::process::Command::new(program)
@@ -67,6 +67,7 @@ pub(crate) async fn run(name: &str, variables: &[(&str, &str)]) {
     let told =
         format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success() && told.contains("ok"), "{name}: {told}");
+    told
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
