@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use contract::{Context, Error, ErrorKind, SharedCounters, Slice, SliceSpent, TakeSlice};
+use contract::{Context, Error, ErrorKind, Share, SharedCounters, Slice, SliceSpent, TakeShare, TakeSlice};
 use secrecy::SecretString;
 use tokio::sync::Mutex;
 
@@ -15,6 +15,7 @@ const TAKE: &str = include_str!("lua/take.lua");
 const SPEND: &str = include_str!("lua/spend.lua");
 const GIVE_BACK: &str = include_str!("lua/give_back.lua");
 const SETTLE: &str = include_str!("lua/settle.lua");
+const SHARE: &str = include_str!("lua/share.lua");
 
 /// The largest amount that the server's scripts add without rounding.
 const AMOUNT_MAX: i64 = (1 << 53) - 1;
@@ -48,11 +49,14 @@ impl RedisCounters {
         &self,
         ctx: &Context,
         script: &str,
-        counter: &str,
+        counters: &[&str],
         arguments: &[&str],
     ) -> Result<Reply, Error> {
-        let key = format!("steward:{counter}");
-        let mut words = vec!["EVAL", script, "1", key.as_str()];
+        let (count, keys) =
+            (counters.len().to_string(), counters.iter().map(|counter| format!("steward:{counter}")));
+        let keys: Vec<String> = keys.collect();
+        let mut words = vec!["EVAL", script, &count];
+        words.extend(keys.iter().map(String::as_str));
         words.extend(arguments);
         let call = async {
             let mut slot = self.connection.lock().await;
@@ -85,7 +89,7 @@ impl SharedCounters for RedisCounters {
     async fn take(&self, ctx: &Context, ask: &TakeSlice<'_>) -> Result<Slice, Error> {
         let keep_ms = ask.keep_for.as_millis().clamp(1_000, 10_000_000_000_000).to_string();
         let arguments = [ask.holder, &exact(ask.limit)?, &exact(ask.needs.min(AMOUNT_MAX))?, &keep_ms];
-        let Reply::List(list) = self.script(ctx, TAKE, ask.counter, &arguments).await? else {
+        let Reply::List(list) = self.script(ctx, TAKE, &[ask.counter], &arguments).await? else {
             return Err(error::odd_reply());
         };
         let number = |at: usize| -> Result<i64, Error> {
@@ -100,14 +104,35 @@ impl SharedCounters for RedisCounters {
     }
 
     async fn spend(&self, ctx: &Context, spent: &SliceSpent<'_>) -> Result<(), Error> {
-        self.script(ctx, SPEND, spent.counter, &[spent.holder, &exact(spent.spent)?]).await.map(drop)
+        self.script(ctx, SPEND, &[spent.counter], &[spent.holder, &exact(spent.spent)?]).await.map(drop)
     }
 
     async fn give_back(&self, ctx: &Context, counter: &str, holder: &str, amount: i64) -> Result<(), Error> {
-        self.script(ctx, GIVE_BACK, counter, &[holder, &exact(amount)?]).await.map(drop)
+        self.script(ctx, GIVE_BACK, &[counter], &[holder, &exact(amount)?]).await.map(drop)
     }
 
     async fn settle(&self, ctx: &Context, spent: &SliceSpent<'_>) -> Result<(), Error> {
-        self.script(ctx, SETTLE, spent.counter, &[spent.holder, &exact(spent.spent)?]).await.map(drop)
+        self.script(ctx, SETTLE, &[spent.counter], &[spent.holder, &exact(spent.spent)?]).await.map(drop)
+    }
+
+    async fn share(&self, ctx: &Context, holder: &str, asks: &[TakeShare<'_>]) -> Result<Vec<Share>, Error> {
+        if asks.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut arguments = vec![holder.to_owned()];
+        for ask in asks {
+            let keep_ms = ask.keep_for.as_millis().clamp(1, 10_000_000_000_000).to_string();
+            arguments.extend([exact(ask.limit)?, exact(ask.wants)?, keep_ms]);
+        }
+        let counters: Vec<&str> = asks.iter().map(|ask| ask.counter).collect();
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let Reply::List(list) = self.script(ctx, SHARE, &counters, &arguments).await? else {
+            return Err(error::odd_reply());
+        };
+        let shares = list
+            .chunks_exact(2)
+            .map(|pair| Some(Share { amount: pair[0].parse().ok()?, others: pair[1].parse().ok()? }));
+        let shares: Option<Vec<Share>> = shares.collect();
+        shares.filter(|shares| shares.len() == asks.len()).ok_or_else(error::odd_reply)
     }
 }

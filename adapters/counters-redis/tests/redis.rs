@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use contract::{Actor, Context, ErrorKind, SharedCounters, SliceSpent, TakeSlice};
+use contract::{Actor, Context, ErrorKind, SharedCounters, SliceSpent, TakeShare, TakeSlice};
 use counters_redis::{RedisConfig, RedisCounters};
 
 fn open() -> RedisCounters {
@@ -82,6 +82,79 @@ async fn amounts_stay_exact_up_to_the_largest_and_larger_ones_are_refused() {
     assert_eq!(counters.take(&ctx, &ask(&name, "a", largest, 1)).await.unwrap().amount, largest);
     let error = counters.take(&ctx, &ask(&name, "a", largest + 1, 1)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid);
+}
+
+fn rate(counter: &str, wants: i64, keep_ms: u64) -> TakeShare<'_> {
+    TakeShare { counter, limit: 100, wants, keep_for: Duration::from_millis(keep_ms) }
+}
+
+async fn share(counters: &RedisCounters, holder: &str, ask: TakeShare<'_>) -> (i64, u32) {
+    let shares = counters.share(&ctx(), holder, &[ask]).await.unwrap();
+    (shares[0].amount, shares[0].others)
+}
+
+#[tokio::test]
+async fn a_rate_is_shared_by_what_each_holder_wants() {
+    const LONG: u64 = 600_000;
+    let (counters, name) = (open(), conformance::namespace("rate"));
+    assert_eq!(share(&counters, "a", rate(&name, 5, LONG)).await, (100, 0), "who is alone has all of it");
+    assert_eq!(share(&counters, "b", rate(&name, 200, LONG)).await, (0, 1), "nothing is taken from anybody");
+    assert_eq!(share(&counters, "a", rate(&name, 5, LONG)).await, (5, 1));
+    assert_eq!(
+        share(&counters, "b", rate(&name, 200, LONG)).await,
+        (95, 1),
+        "who wants little leaves the rest"
+    );
+    // Both want more than there is: half each, once the other has let go.
+    assert_eq!(share(&counters, "a", rate(&name, 300, LONG)).await, (5, 1));
+    assert_eq!(share(&counters, "b", rate(&name, 200, LONG)).await, (50, 1));
+    assert_eq!(share(&counters, "a", rate(&name, 300, LONG)).await, (50, 1));
+    // Together they want less: what is left over is divided.
+    assert_eq!(share(&counters, "a", rate(&name, 20, LONG)).await, (20, 1));
+    assert_eq!(share(&counters, "b", rate(&name, 30, LONG)).await, (55, 1));
+    assert_eq!(share(&counters, "a", rate(&name, 20, LONG)).await, (45, 1));
+    // What is given back is free at once.
+    assert_eq!(share(&counters, "a", rate(&name, 0, LONG)).await, (0, 1));
+    assert_eq!(share(&counters, "b", rate(&name, 30, LONG)).await, (100, 0));
+}
+
+#[tokio::test]
+async fn the_share_of_a_holder_that_is_gone_comes_back_by_itself() {
+    let (counters, name) = (open(), conformance::namespace("lease"));
+    assert_eq!(share(&counters, "gone", rate(&name, 10, 300)).await.0, 100);
+    for _ in 0..6_000 {
+        if share(&counters, "b", rate(&name, 10, 60_000)).await == (100, 0) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await; // The server's own clock decides.
+    }
+    panic!("the share never came back");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn shares_of_many_holders_are_never_more_than_the_limit() {
+    let name = Arc::new(conformance::namespace("shares"));
+    let other = Arc::new(conformance::namespace("shares_too"));
+    let mut shares = Vec::new();
+    for round in 0..4 {
+        let mut tasks = Vec::new();
+        for holder in 0..12_i64 {
+            let (name, other) = (Arc::clone(&name), Arc::clone(&other));
+            tasks.push(tokio::spawn(async move {
+                let asks = [rate(&name, 1 + holder * 7, 600_000), rate(&other, 100, 600_000)];
+                let shares = open().share(&ctx(), &holder.to_string(), &asks).await.unwrap();
+                (shares[0].amount, shares[1].amount)
+            }));
+        }
+        shares.clear();
+        for task in tasks {
+            shares.push(task.await.unwrap());
+        }
+        let sum = shares.iter().fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+        assert!(sum.0 <= 100 && sum.1 <= 100, "round {round}: {sum:?}");
+    }
+    assert!(shares.iter().all(|(_, of_equals)| *of_equals >= 8), "{shares:?}");
+    assert_eq!(shares.iter().map(|one| one.1).sum::<i64>(), 100);
 }
 
 #[tokio::test]

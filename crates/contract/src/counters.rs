@@ -42,6 +42,38 @@ pub trait SharedCounters: Send + Sync {
     ///
     /// `Unavailable`, `TimedOut`: the server.
     async fn settle(&self, ctx: &Context, spent: &SliceSpent<'_>) -> Result<(), Error>;
+
+    /// Takes this holder's share of each of these rates, in the order of the asks. The shares of all holders together are
+    /// never more than the limit; who wants little leaves the rest to the others. A share that is not taken again
+    /// within [`TakeShare::keep_for`] is free for the others.
+    ///
+    /// # Errors
+    ///
+    /// `Unavailable`, `TimedOut`: the server; some of the shares may have been taken. `Invalid`: an amount that the server
+    /// cannot hold exactly.
+    async fn share(&self, ctx: &Context, holder: &str, asks: &[TakeShare<'_>]) -> Result<Vec<Share>, Error>;
+}
+
+/// What a holder wants of a rate, such as requests in a minute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TakeShare<'a> {
+    /// The rate, such as `shop/rate/website/requests`.
+    pub counter: &'a str,
+    /// What all holders may have together.
+    pub limit: i64,
+    /// What the holder could use at present; 0 gives its share back.
+    pub wants: i64,
+    /// How long the share is good unless it is taken again.
+    pub keep_for: Duration,
+}
+
+/// A holder's share of a rate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Share {
+    /// So much of the limit is the holder's; 0 when the others still have it all.
+    pub amount: i64,
+    /// Other holders.
+    pub others: u32,
 }
 
 /// What a holder wants of a counter.

@@ -32,7 +32,7 @@ pub use answer::{Answer, AnswerStatus, Decided, Evidence, Finding, Outcome, Seve
 pub use batch::{BATCH, Batch, BatchPosition, BatchProgress, Batches, ReplicaLag};
 pub use content::Content;
 pub use context::{Clock, Context, SystemClock, TestClock};
-pub use counters::{SharedCounters, Slice, SliceSpent, TakeSlice};
+pub use counters::{Share, SharedCounters, Slice, SliceSpent, TakeShare, TakeSlice};
 pub use digest::{canonical_json, sha256_hex};
 pub use door::{Door, Effect, Request, RequestSpec};
 pub use error::{Error, ErrorKind, Retry};

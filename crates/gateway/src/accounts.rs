@@ -20,12 +20,13 @@ use crate::budget::{Books, Candidate, Need, Part, Rule, Short, Taken, Who, scope
 use crate::config::{AiConfig, BudgetScope, Enforce};
 use crate::cost::{cost, estimated_usage};
 use crate::keeper;
-use crate::limit::{Exhausted, Rate, Slots};
+use crate::limit::Slots;
 use crate::meter::{
     Ask, Attempt, CacheDecision, Hold, Metering, Refusal, RequestId, Reservation, Settlement, What,
 };
 use crate::metrics::Metrics;
 use crate::price::{Model, PriceTable, Prices, Rates, Tier};
+use crate::share::{self, Quota, Shares};
 use crate::spans::Spans;
 use crate::table::{Grant, Table, Target};
 use crate::usage::{Billed, Done, Draw, Note, Outbox, Party};
@@ -79,12 +80,15 @@ pub(crate) struct Inner {
     pub purses: RwLock<HashMap<Arc<str>, Arc<Purse>>>,
     pub outbox: Arc<Outbox>,
     pub leased: Notify,
+    /// Someone needs a slice now.
+    slices: Notify,
+    pub shares: Shares,
     /// Where slices come from when several daemons with states of their own share the budgets.
     pub shared: Option<Arc<dyn SharedCounters>>,
     metrics: Metrics,
     alerts: Mutex<Vec<Alarm>>,
-    stop: CancellationToken,
-    task: Mutex<Option<tokio::task::JoinHandle<()>>>,
+    pub stop: CancellationToken,
+    tasks: Mutex<Vec<tokio::task::JoinHandle<()>>>,
 }
 
 /// A project's limits and budgets.
@@ -110,10 +114,23 @@ struct Priced {
 }
 
 /// What a key has used of its limits.
-struct KeyUse {
-    rpm: Rate,
-    tpm: Rate,
+pub(crate) struct KeyUse {
+    pub name: Arc<str>,
+    rpm: Quota,
+    tpm: Quota,
     slots: Slots,
+}
+
+impl KeyUse {
+    /// Requests in a minute.
+    pub(crate) fn requests(&self) -> &Quota {
+        &self.rpm
+    }
+
+    /// Tokens in a minute.
+    pub(crate) fn tokens(&self) -> &Quota {
+        &self.tpm
+    }
 }
 
 /// Requests and refusals by limits, since the last alert was considered.
@@ -173,7 +190,7 @@ impl Accounts {
         Self::open_shared(ledger, clock, None).await
     }
 
-    /// The same, with budgets that several daemons share: their slices come from these counters.
+    /// The same, with budgets and limits that several daemons share: their slices come from these counters.
     ///
     /// # Errors
     ///
@@ -190,11 +207,13 @@ impl Accounts {
             purses: RwLock::default(),
             outbox: Arc::default(),
             leased: Notify::new(),
+            slices: Notify::new(),
+            shares: Shares::default(),
             shared,
             metrics: Metrics::default(),
             alerts: Mutex::default(),
             stop: CancellationToken::new(),
-            task: Mutex::default(),
+            tasks: Mutex::default(),
         });
         if let Err(error) = keeper::recover(&inner).await {
             // Shared counters that cannot be reached now are asked again later; the state file must be there.
@@ -203,8 +222,13 @@ impl Accounts {
             }
             tracing::warn!(%error, "what processes that are gone held is still held");
         }
-        let task = tokio::spawn(run(Arc::clone(&inner)));
-        *lock(&inner.task) = Some(task);
+        let mut tasks = vec![tokio::spawn(run(Arc::clone(&inner)))];
+        if let Some(counters) = &inner.shared {
+            // On their own, so that a server that does not answer keeps no usage from the state file.
+            tasks.push(tokio::spawn(keep_shared(Arc::clone(&inner))));
+            tasks.push(tokio::spawn(share::run(Arc::clone(&inner), Arc::clone(counters))));
+        }
+        *lock(&inner.tasks) = tasks;
         Ok(Self(inner))
     }
 
@@ -317,7 +341,7 @@ impl Accounts {
     /// Stops writing at once, as if the process were killed; for tests of what is left behind.
     #[doc(hidden)]
     pub fn abandon(&self) {
-        if let Some(task) = lock(&self.0.task).take() {
+        for task in lock(&self.0.tasks).drain(..) {
             task.abort();
         }
     }
@@ -354,11 +378,11 @@ impl Accounts {
             // The last one out sends what is left, on a thread of its own.
             purse.spans.store(None);
         }
-        let task = lock(&self.0.task).take();
-        if let Some(task) = task
-            && let Err(error) = task.await
-        {
-            tracing::error!(%error, "the task that writes usage failed");
+        let tasks = std::mem::take(&mut *lock(&self.0.tasks));
+        for task in tasks {
+            if let Err(error) = task.await {
+                tracing::error!(%error, "the task that writes usage or takes slices failed");
+            }
         }
         loop {
             match self.0.outbox.write(&self.0.ledger, &self.0.holder, &self.0.clock).await {
@@ -514,15 +538,25 @@ impl Purse {
         self.keys.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
     }
 
-    fn key(&self, id: &Arc<str>) -> Arc<KeyUse> {
-        if let Some(known) = self.known_key(id) {
+    fn key(&self, grant: &Grant) -> Arc<KeyUse> {
+        if let Some(known) = self.known_key(&grant.id) {
             return known;
         }
         let mut keys = self.keys.write().unwrap_or_else(PoisonError::into_inner);
-        let made = keys.entry(Arc::clone(id)).or_insert_with(|| {
-            Arc::new(KeyUse { rpm: Rate::new(1), tpm: Rate::new(1), slots: Slots::new(0) })
+        let made = keys.entry(Arc::clone(&grant.id)).or_insert_with(|| {
+            Arc::new(KeyUse {
+                name: Arc::clone(&grant.name),
+                rpm: Quota::new(),
+                tpm: Quota::new(),
+                slots: Slots::new(0),
+            })
         });
         Arc::clone(made)
+    }
+
+    /// All keys that were used.
+    pub(crate) fn used_keys(&self) -> Vec<Arc<KeyUse>> {
+        self.keys.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
     /// The row for a target, and which table it is of.
@@ -578,7 +612,7 @@ impl Purse {
 }
 
 /// A time as the limits count it; the wall clock, since a limit must hold across suspensions too.
-fn clock_nanos(now: Timestamp) -> u64 {
+pub(crate) fn clock_nanos(now: Timestamp) -> u64 {
     u64::try_from(now.as_nanosecond()).unwrap_or_default()
 }
 
@@ -612,8 +646,9 @@ impl Metering for Accounts {
             ));
         };
         purse.counts.asked.fetch_add(1, Ordering::Relaxed);
-        let mut limited = Limited::enter(&purse, grant, ask).inspect_err(|_| {
-            purse.counts.limited.fetch_add(1, Ordering::Relaxed);
+        let shares = inner.shared.is_some().then_some(&inner.shares);
+        let mut limited = Limited::enter(&purse, grant, ask, shares).inspect_err(|refusal| {
+            purse.counts.limited.fetch_add(u64::from(!refusal.on_its_way), Ordering::Relaxed);
         })?;
         if let Err(failing) = inner.outbox.enter() {
             limited.leave(0, ask.now);
@@ -632,6 +667,7 @@ impl Metering for Accounts {
                 limited.leave(0, ask.now);
                 if refusal.on_its_way {
                     inner.outbox.wake.notify_one();
+                    inner.slices.notify_one();
                 }
                 Err(refusal)
             }
@@ -639,8 +675,15 @@ impl Metering for Accounts {
     }
 
     async fn replenished(&self) {
-        let leased = self.0.leased.notified();
+        let (leased, answered) = (self.0.leased.notified(), self.0.shares.answered.notified());
+        if self.0.shares.hurry() {
+            if tokio::time::timeout(REPLENISH_WAIT_MAX, answered).await.is_err() {
+                self.0.shares.gave_up();
+            }
+            return;
+        }
         self.0.outbox.wake.notify_one();
+        self.0.slices.notify_one();
         // Whoever waited in vain is refused by the next look.
         drop(tokio::time::timeout(REPLENISH_WAIT_MAX, leased).await);
     }
@@ -808,8 +851,13 @@ struct Limited {
 }
 
 impl Limited {
-    fn enter(purse: &Purse, grant: &Grant, ask: &Ask<'_>) -> Result<Self, Box<Refusal>> {
-        let used = purse.key(&grant.id);
+    fn enter(
+        purse: &Purse,
+        grant: &Grant,
+        ask: &Ask<'_>,
+        shares: Option<&Shares>,
+    ) -> Result<Self, Box<Refusal>> {
+        let used = purse.key(grant);
         let now = clock_nanos(ask.now);
         let mut entered = Self { used: Arc::clone(&used), slot: false, tokens: None };
         if let Some(most) = grant.limits.concurrent {
@@ -824,11 +872,10 @@ impl Limited {
             }
             entered.slot = true;
         }
-        if let Some(limit) = grant.limits.requests_per_minute {
-            used.rpm.set(u64::from(limit));
-            if let Err(exhausted) = used.rpm.take(1, now) {
-                return Err(rate_refusal(&grant.name, "requests", 1, &exhausted));
-            }
+        if let Some(limit) = grant.limits.requests_per_minute
+            && let Err(short) = used.rpm.take(u64::from(limit), 1, now, shares)
+        {
+            return Err(rate_refusal(&grant.name, "requests", 1, &short));
         }
         if let Some(limit) = grant.limits.tokens_per_minute
             && matches!(ask.what, What::Generate | What::Embed)
@@ -840,15 +887,14 @@ impl Limited {
             } else {
                 0
             };
-            used.tpm.set(limit);
             let tokens = ask.input_tokens_estimate.saturating_add(answer);
             // One that asks for more than a minute's worth but needs less should not starve.
             let tokens = if ask.input_tokens_estimate <= limit { tokens.min(limit) } else { tokens };
-            if let Err(exhausted) = used.tpm.take(tokens, now) {
+            if let Err(short) = used.tpm.take(limit, tokens, now, shares) {
                 if grant.limits.requests_per_minute.is_some() {
                     used.rpm.correct(1, 0, now);
                 }
-                return Err(rate_refusal(&grant.name, "tokens", tokens, &exhausted));
+                return Err(rate_refusal(&grant.name, "tokens", tokens, &short));
             }
             entered.tokens = Some(tokens);
         }
@@ -871,20 +917,27 @@ impl Drop for Limited {
 }
 
 #[allow(clippy::unnecessary_box_returns, reason = "it becomes the large error of a small answer")]
-fn rate_refusal(key: &str, what: &str, needs: u64, exhausted: &Exhausted) -> Box<Refusal> {
+fn rate_refusal(key: &str, what: &str, needs: u64, short: &share::Short) -> Box<Refusal> {
+    let exhausted = &short.exhausted;
     let when = match exhausted.retry_after {
         Some(after) => format!("there are enough in {:.1} s", after.as_secs_f64()),
         None => "that is more than a whole minute's".to_owned(),
     };
-    refuse(
+    let (limit, part) = match short.of {
+        Some(limit) => (limit, format!(" of the {} that are this daemon's part", exhausted.limit)),
+        None => (exhausted.limit, String::new()),
+    };
+    let mut refusal = refuse(
         format!(
-            "the key `{key}` may use {} {what} in a minute and has {} left; this request needs {needs}; {when}",
-            exhausted.limit, exhausted.remaining
+            "the key `{key}` may use {limit} {what} in a minute and has {} left{part}; this request needs {needs}; {when}",
+            exhausted.remaining
         ),
         "rate_limit_exceeded",
         StatusCode::TOO_MANY_REQUESTS,
         exhausted.retry_after,
-    )
+    );
+    refusal.on_its_way = short.on_its_way;
+    refusal
 }
 
 /// What is held for one request.
@@ -1147,11 +1200,29 @@ async fn run(inner: Arc<Inner>) {
                 }
             }
         }
+        if inner.shared.is_none() {
+            if let Err(error) = keep(&inner, ticks).await {
+                tracing::warn!(%error, "slices of AI budgets cannot be taken now");
+            }
+            inner.leased.notify_waiters();
+        }
+        inner.look_at_thresholds();
+    }
+}
+
+/// Keeps slices at hand that come from shared counters, until the accounts are closed.
+async fn keep_shared(inner: Arc<Inner>) {
+    let mut ticks: u32 = 0;
+    loop {
+        tokio::select! {
+            () = inner.stop.cancelled() => return,
+            () = inner.slices.notified() => tokio::time::sleep(LINGER).await,
+            () = tokio::time::sleep(TICK) => ticks = ticks.wrapping_add(1),
+        }
         if let Err(error) = keep(&inner, ticks).await {
             tracing::warn!(%error, "slices of AI budgets cannot be taken now");
         }
         inner.leased.notify_waiters();
-        inner.look_at_thresholds();
     }
 }
 

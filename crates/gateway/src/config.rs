@@ -26,7 +26,8 @@ pub struct AiConfig {
     pub limits: LimitsConfig,
     /// File with own prices, relative to the project file; they come before the built-in ones.
     pub prices: Option<PathBuf>,
-    /// Counters that several daemons share, so that a budget holds for all of them together. Default: none.
+    /// Counters that several daemons share, so that budgets and limits of a minute hold for all of them together.
+    /// Default: none.
     pub counters: Option<CountersConfig>,
     /// Largest request body, in bytes. Default: 32 MiB.
     pub body_bytes_max: usize,

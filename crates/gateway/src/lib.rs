@@ -39,6 +39,7 @@ mod rotate;
 pub mod scan;
 mod scrub;
 pub mod settings;
+mod share;
 mod shelf;
 mod spans;
 mod states;

@@ -56,6 +56,32 @@ impl Rate {
         }
     }
 
+    /// Changes the limit and keeps what is left as it is, up to the new limit: what another holder has let go of comes
+    /// back with time and not at once. `more` is added to it.
+    pub fn share(&self, per_minute: u64, more: u64, now: u64) {
+        let per_minute = per_minute.max(1);
+        let before = self.per_minute.load(Ordering::Relaxed);
+        if before == per_minute && more == 0 {
+            return;
+        }
+        let before = i128::from(before);
+        let (minute, after) = (i128::from(MINUTE), i128::from(per_minute));
+        let shared = |full_at: u64| {
+            // What is left, in parts of a minute of one: below 0 when more was used than there was.
+            let left = (minute - i128::from(full_at.saturating_sub(now))) * before;
+            let left = (left + i128::from(more) * minute).min(after * minute);
+            let missing = (after * minute - left + after - 1) / after;
+            now.saturating_add(u64::try_from(missing).unwrap_or(u64::MAX))
+        };
+        let mut at = self.full_at.load(Ordering::Acquire);
+        while let Err(other) =
+            self.full_at.compare_exchange_weak(at, shared(at), Ordering::AcqRel, Ordering::Acquire)
+        {
+            at = other;
+        }
+        self.per_minute.store(per_minute, Ordering::Release);
+    }
+
     /// The time that `count` of them take to come back, rounded up, so that nothing is free.
     fn takes(&self, count: u64) -> u64 {
         let limit = u128::from(self.per_minute.load(Ordering::Relaxed));
@@ -208,6 +234,27 @@ mod tests {
         let refused = rate.take(1, 0).unwrap_err();
         assert_eq!(refused.remaining, 0);
         assert!(refused.retry_after.unwrap() > Duration::from_mins(1));
+    }
+
+    #[test]
+    fn a_share_that_changes_makes_nothing_out_of_nothing() {
+        let rate = Rate::new(60);
+        rate.take(50, 0).unwrap();
+        // Twice the limit: the ten that were left, and from now on two in a second.
+        rate.share(120, 0, 0);
+        assert_eq!(rate.look(0).remaining, 10);
+        assert_eq!(rate.look(SECOND).remaining, 12);
+        // Less of it: no more than a minute's worth of what remains.
+        rate.share(5, 0, SECOND);
+        assert_eq!(rate.look(SECOND).remaining, 5);
+        rate.share(60, 0, SECOND);
+        assert_eq!(rate.look(SECOND).remaining, 5);
+        rate.share(60, 30, SECOND);
+        assert_eq!(rate.look(SECOND).remaining, 35);
+        // What was overdrawn stays so.
+        rate.correct(0, 65, SECOND);
+        rate.share(30, 0, SECOND);
+        assert_eq!(rate.take(1, SECOND).unwrap_err().retry_after, Some(Duration::from_secs(62)));
     }
 
     #[test]

@@ -1,24 +1,251 @@
-//! Budgets that several daemons share, each with a state of its own, over a real Redis.
+//! Budgets and limits that several daemons share, each with a state of its own, over a real Redis.
 
 use std::sync::Arc;
 
 use contract::SharedCounters;
 use counters_redis::{RedisConfig, RedisCounters};
-use gateway::Accounts;
+use gateway::{Accounts, Refusal};
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::{Home, PROJECT, Shop, tokens, until, use_up};
 
 const EACH: i64 = 750_000;
 
 async fn daemon(home: &Home, budget: &str) -> Shop {
-    let url = conformance::server("STEWARD_TEST_REDIS_URL");
+    // A name of its own keeps runs apart.
+    let yaml = format!("budgets: {{ {budget}: {{ usd: 0.0075, per: day, scope: project }} }}");
+    over(home, conformance::server("STEWARD_TEST_REDIS_URL"), &yaml).await
+}
+
+async fn over(home: &Home, url: String, yaml: &str) -> Shop {
     let counters = RedisCounters::new(&RedisConfig { url, user: None }, None).unwrap();
     let shared: Arc<dyn SharedCounters> = Arc::new(counters);
     let ledger = home.ledger().await;
     let accounts = Accounts::open_shared(ledger.clone(), home.clock.clone(), Some(shared)).await.unwrap();
-    // A name of its own keeps runs apart.
-    let yaml = format!("budgets: {{ {budget}: {{ usd: 0.0075, per: day, scope: project }} }}");
-    Shop::over(ledger, accounts, &yaml, home.clock.clone()).await
+    Shop::over(ledger, accounts, yaml, home.clock.clone()).await
+}
+
+/// A daemon whose only key has this name and these limits.
+async fn limited(home: &Home, url: String, key: &str, limits: &str) -> Shop {
+    let mut shop = over(home, url, &format!("limits: {{ {limits} }}")).await;
+    Arc::get_mut(&mut shop.grant).unwrap().name = key.into();
+    shop
+}
+
+fn redis() -> String {
+    conformance::server("STEWARD_TEST_REDIS_URL")
+}
+
+/// How many of so many requests at once are let in, as the gateway asks: who is told that a share is on its way, waits
+/// for it and asks again.
+async fn let_in(shop: &Shop, requests: usize) -> usize {
+    let mut count = 0;
+    for _ in 0..requests {
+        let mut waited = 0;
+        let asked = loop {
+            match shop.ask() {
+                Err(refusal) if refusal.on_its_way && waited < 3 => {
+                    waited += 1;
+                    gateway::Metering::replenished(&shop.accounts).await;
+                }
+                decided => break decided,
+            }
+        };
+        match asked {
+            Ok(asked) => {
+                asked.used(tokens(10, 10));
+                count += 1;
+            }
+            Err(refusal) => assert_eq!(refusal.code, "rate_limit_exceeded", "{}", refusal.message),
+        }
+    }
+    count
+}
+
+/// What a daemon may use at once.
+fn left(shop: &Shop) -> u64 {
+    shop.accounts.remaining(&shop.grant).requests.map_or(0, |left| left.remaining)
+}
+
+/// A minute later by both clocks.
+fn minute_later(homes: [&Home; 2]) {
+    for home in homes {
+        home.clock.advance_us(60_000_000);
+    }
+}
+
+#[tokio::test]
+async fn two_daemons_together_let_in_no_more_than_the_limit_and_both_have_a_part() {
+    let (here, there) = (Home::new(), Home::new());
+    let key = conformance::namespace("limit");
+    let first = limited(&here, redis(), &key, "rpm: 100").await;
+    // Alone it has the whole limit, at once.
+    assert_eq!(let_in(&first, 120).await, 100);
+    let second = limited(&there, redis(), &key, "rpm: 100").await;
+    // What a daemon may use before it has a part: a tenth.
+    let early = let_in(&second, 120).await;
+    assert!((1..=10).contains(&early), "{early}");
+    assert_eq!(let_in(&first, 20).await, 0, "nobody gets anything for having let go of a part");
+    // Both want more than there is, so each gets half; from now on no minute sees more than the limit.
+    until("both have half", || async {
+        minute_later([&here, &there]);
+        let (ours, theirs) = (left(&first), left(&second));
+        let together = let_in(&first, 110).await + let_in(&second, 110).await;
+        assert!(together <= 100 + 10, "{together} in a minute");
+        (45..=55).contains(&ours) && (45..=55).contains(&theirs)
+    })
+    .await;
+    for _ in 0..3 {
+        minute_later([&here, &there]);
+        let together = let_in(&first, 110).await + let_in(&second, 110).await;
+        assert!((95..=100).contains(&together), "{together} in a minute");
+    }
+    // One that ends gives its part back.
+    second.accounts.close().await.unwrap();
+    until("the first one has all of it", || async {
+        minute_later([&here, &there]);
+        left(&first) == 100
+    })
+    .await;
+    first.accounts.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn tokens_of_a_minute_are_shared_too() {
+    let (here, there) = (Home::new(), Home::new());
+    let key = conformance::namespace("tokens");
+    // Each request takes 1,250 and uses 20.
+    let first = limited(&here, redis(), &key, "tpm: 25000").await;
+    let second = limited(&there, redis(), &key, "tpm: 25000").await;
+    let mut held = Vec::new();
+    let mut ask = |shop: &Shop| -> bool {
+        let asked = shop.ask();
+        let is_in = asked.is_ok();
+        held.extend(asked.ok());
+        is_in
+    };
+    for _ in 0..40 {
+        ask(&first);
+        ask(&second);
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await; // Shares move by and by.
+    }
+    let taken = held.len() * 1250;
+    // The first parts of both, of a tenth each, may come on top.
+    assert!(taken <= 25_000 + 2 * 2_500, "{taken} tokens");
+    assert!(taken >= 20_000, "{taken} tokens");
+}
+
+#[tokio::test]
+async fn the_part_of_a_daemon_that_was_killed_comes_back() {
+    let (here, there) = (Home::new(), Home::new());
+    let key = conformance::namespace("killed");
+    let first = limited(&here, redis(), &key, "rpm: 100").await;
+    assert_eq!(let_in(&first, 100).await, 100);
+    first.accounts.abandon();
+    let second = limited(&there, redis(), &key, "rpm: 100").await;
+    let early = let_in(&second, 120).await;
+    assert!(early <= 10, "the first one holds it all: {early}");
+    // Ten seconds by the server's clock.
+    until("the second one has all of it", || async {
+        minute_later([&here, &there]);
+        left(&second) == 100
+    })
+    .await;
+    second.accounts.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn without_the_counters_a_tenth_of_the_limit_is_let_in_and_nobody_waits() {
+    let home = Home::new();
+    // Nothing listens on a port that was just given back.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let shop = limited(&home, format!("redis://127.0.0.1:{port}"), "website", "rpm: 100").await;
+    assert_eq!(let_in(&shop, 50).await, 10);
+    let refusal: Box<Refusal> = shop.ask().err().unwrap();
+    assert!(!refusal.on_its_way, "nobody waits for what does not come");
+    assert_eq!((refusal.code, refusal.retry_after.unwrap().as_secs()), ("rate_limit_exceeded", 6));
+    assert!(
+        refusal.message.contains("100 requests in a minute") && refusal.message.contains("10 that are"),
+        "{}",
+        refusal.message
+    );
+    // It goes on at that pace, and usage is written all the while.
+    home.clock.advance_us(60_000_000);
+    assert_eq!(let_in(&shop, 50).await, 10);
+    shop.accounts.flush().await.unwrap();
+    shop.accounts.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_daemon_keeps_its_part_while_the_counters_are_gone_and_shares_again_afterwards() {
+    let (here, there) = (Home::new(), Home::new());
+    let key = conformance::namespace("cut");
+    let line = Line::to(redis()).await;
+    let first = limited(&here, line.url(), &key, "rpm: 100").await;
+    assert_eq!(let_in(&first, 120).await, 100);
+    line.cut(true);
+    minute_later([&here, &there]);
+    assert_eq!(let_in(&first, 120).await, 100, "what it held it still holds");
+    // The other one hears nothing of it, until the lease has ended, and then has all.
+    let second = limited(&there, redis(), &key, "rpm: 100").await;
+    until("the second one has all of it", || async {
+        minute_later([&here, &there]);
+        let_in(&second, 1).await;
+        left(&second) >= 99
+    })
+    .await;
+    // Now both count with all of it: the counters cannot tell while they are cut off. Back again, they divide it.
+    line.cut(false);
+    until("both have half", || async {
+        minute_later([&here, &there]);
+        let (ours, theirs) = (left(&first), left(&second));
+        let_in(&first, 110).await;
+        let_in(&second, 110).await;
+        (45..=55).contains(&ours) && (45..=55).contains(&theirs)
+    })
+    .await;
+    first.accounts.close().await.unwrap();
+    second.accounts.close().await.unwrap();
+}
+
+/// A line to a server that can be cut.
+struct Line {
+    port: u16,
+    is_cut: Arc<tokio::sync::watch::Sender<bool>>,
+}
+
+impl Line {
+    async fn to(url: String) -> Self {
+        let address = url.trim_start_matches("redis://").split('/').next().unwrap().to_owned();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let is_cut = Arc::new(tokio::sync::watch::Sender::new(false));
+        let state = Arc::clone(&is_cut);
+        tokio::spawn(async move {
+            loop {
+                let (mut near, _) = listener.accept().await.unwrap();
+                let mut cut = state.subscribe();
+                let address = address.clone();
+                tokio::spawn(async move {
+                    let mut far = TcpStream::connect(&address).await.unwrap();
+                    tokio::select! {
+                        biased;
+                        _ = cut.wait_for(|cut| *cut) => {}
+                        _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                    }
+                });
+            }
+        });
+        Self { port, is_cut }
+    }
+
+    fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    fn cut(&self, cut: bool) {
+        self.is_cut.send_replace(cut);
+    }
 }
 
 #[tokio::test]
