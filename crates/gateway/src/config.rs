@@ -124,6 +124,10 @@ pub struct ProviderConfig {
     /// Models that clients may also ask for without a route; they are listed. Default: any model, as `provider/model`.
     #[serde(default)]
     pub models: Option<BTreeSet<String>>,
+    /// Ask the successor where the built-in price table says that a model was retired. Default: yes for the kind's own
+    /// service, no for a `url` of one's own, which may serve what it likes.
+    #[serde(default)]
+    pub successors: Option<bool>,
     /// Formats that the server understands: `chat`, `responses`, `messages`, `gemini`. Default: all of its kind; for
     /// `openai` with its own `url` only `chat`, which every compatible server knows.
     #[serde(default)]
@@ -134,6 +138,13 @@ pub struct ProviderConfig {
     /// Send keys over `http` to another machine. Default: no.
     #[serde(default)]
     pub allow_http: bool,
+}
+
+impl ProviderConfig {
+    /// Whether a model that was retired is asked for by the name of its successor.
+    pub fn follows_successors(&self) -> bool {
+        self.successors.unwrap_or(self.url.is_none())
+    }
 }
 
 /// A name that clients use as `model`.
@@ -188,7 +199,7 @@ pub struct TargetConfig {
     /// Targets with a higher number are asked when those with a lower one failed. Default: 1.
     #[serde(default = "one")]
     pub priority: u32,
-    /// Tokens that the model takes, where the price table does not know it.
+    /// Tokens that the model takes. Default: what the price table says.
     #[serde(default)]
     pub context_tokens: Option<u64>,
 }

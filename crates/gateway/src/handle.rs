@@ -20,6 +20,7 @@ use crate::answer::{Answer, BodyError, Problem, status_for, told_as, whole_secon
 use crate::attempt::{Failed, Outbound, Won, WonBody, attempt, read};
 use crate::balance::{Tried, back_at, choose};
 use crate::cache::{self, Cache, Found, Keeping, Kept, Tenant};
+use crate::catalog;
 use crate::config::ProviderKind;
 use crate::flight::Flight;
 use crate::lookout::Lookout;
@@ -237,6 +238,12 @@ impl Gateway {
             Ok(route) => route,
             Err((class, message)) => return refuse(Problem::new(class, &message)),
         };
+        if let Some(message) = all_gone(&route) {
+            let mut problem = Problem::new(ErrorClass::NotFound, &message);
+            problem.code = Some("model_retired");
+            problem.field = Some("model");
+            return refuse(problem);
+        }
         let counts = |target: &Arc<Target>| target.counts().is_some();
         if question.what == What::CountTokens && !route.targets.iter().any(counts) {
             return counted_here(&question, &route);
@@ -453,13 +460,13 @@ fn reachable(grant: &Grant, asked: &str) -> Result<Arc<Route>, (ErrorClass, Stri
         return Err((ErrorClass::Forbidden, "this key may not call models".into()));
     }
     let Some(route) = grant.project.resolve(asked) else {
-        // Whether the name exists is said only to who may use it.
-        return Err((
-            ErrorClass::NotFound,
+        // Whether the name exists is said only to who may use it; what was retired is known to everybody.
+        let message = grant.project.farewell(asked).unwrap_or_else(|| {
             format!(
                 "there is no route and no model `{asked}` for this key; `GET /v1/models` lists what there is"
-            ),
-        ));
+            )
+        });
+        return Err((ErrorClass::NotFound, message));
     };
     if grant.reach.allows(asked) || grant.reach.allows(&route.name) {
         return Ok(route);
@@ -470,6 +477,14 @@ fn reachable(grant: &Grant, asked: &str) -> Result<Arc<Route>, (ErrorClass, Stri
             "there is no route and no model `{asked}` for this key; `GET /v1/models` lists what there is"
         ),
     ))
+}
+
+/// Why nobody can be asked, where the models of all targets were retired without a successor.
+fn all_gone(route: &Route) -> Option<String> {
+    let first = route.targets.first()?;
+    let all = route.targets.iter().all(|target| target.is_gone);
+    let retired = first.retired.as_ref().filter(|_| all)?;
+    Some(catalog::gone(first.provider.kind.as_str(), retired))
 }
 
 fn list_models(visit: &Visit, grant: &Grant, format: Format, one: Option<&str>) -> Response<Answer> {
@@ -560,7 +575,7 @@ impl Course<'_> {
         let mut unsayable = None;
         for (index, target) in self.route.targets.iter().enumerate() {
             let barred = flight.reservation.as_ref().is_some_and(|reservation| !reservation.allows(target));
-            if barred || !self.can(target) {
+            if barred || target.is_gone || !self.can(target) {
                 tried.exclude(index);
             }
         }
@@ -721,7 +736,10 @@ impl Course<'_> {
         let chat_limit = if own { "max_completion_tokens" } else { "max_tokens" };
         let to = wire::Target {
             stream: question.streaming,
-            max_tokens_default: self.clamp.unwrap_or(self.route.config.max_tokens),
+            // No more than the model can say, which it would refuse.
+            max_tokens_default: self.clamp.unwrap_or_else(|| {
+                self.route.config.max_tokens.min(target.output_tokens_max.unwrap_or(u64::MAX))
+            }),
             chat_limit,
             ..wire::Target::new(model)
         };
@@ -943,6 +961,11 @@ impl Course<'_> {
         let to = response.headers_mut();
         name_route(to, self.route);
         to.insert(header::TARGET, target.shown().clone());
+        if let Some(retired) = &target.retired
+            && let Ok(value) = HeaderValue::try_from(format!("{}; retired={}", retired.model, retired.since))
+        {
+            to.insert(header::INSTEAD_OF, value);
+        }
         to.insert(header::ATTEMPTS, header::number(attempts as u64));
         if decision != CacheDecision::Off {
             to.insert(header::CACHE, HeaderValue::from_static(decision.as_str()));

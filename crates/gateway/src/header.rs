@@ -14,6 +14,8 @@ pub(crate) const ATTEMPTS: HeaderName = HeaderName::from_static("steward-attempt
 pub(crate) const MAX_TOKENS: HeaderName = HeaderName::from_static("steward-max-tokens");
 /// Whether the answer was given before: `hit`, `miss`, or `bypass`; absent where the route has no cache.
 pub(crate) const CACHE: HeaderName = HeaderName::from_static("steward-cache");
+/// The retired model that was asked for, where its successor answered.
+pub(crate) const INSTEAD_OF: HeaderName = HeaderName::from_static("steward-instead-of");
 /// Fields that the provider's format cannot say.
 pub(crate) const DROPPED: HeaderName = HeaderName::from_static("steward-dropped");
 /// A count that is ours and not the provider's.

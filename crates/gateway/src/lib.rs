@@ -8,6 +8,7 @@ mod balance;
 mod breaker;
 mod budget;
 mod cache;
+mod catalog;
 mod config;
 pub mod cost;
 mod fingerprint;
@@ -53,6 +54,7 @@ mod watch;
 pub use accounts::{Accounts, Alarm, Remaining, Standing};
 pub use answer::{Answer, BodyError};
 pub use breaker::{Breaker, Pass};
+pub use catalog::{Catalog, Retired};
 pub use config::{
     AiConfig, Balance, BudgetConfig, BudgetScope, CacheConfig, CountersConfig, CountersKind, Enforce,
     LimitsConfig, PassThroughConfig, Period, ProviderConfig, ProviderKind, RetryConfig, RouteConfig,

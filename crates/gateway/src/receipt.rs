@@ -171,6 +171,11 @@ fn text(row: &UsageRow, proof: &Proof, total: i64, billed: &[Value]) -> String {
             message => format!(": {message}"),
         };
         let (provider, model, took) = (word("provider"), word("model"), &attempt["took_ms"]);
+        if let (Some(name), Some(since)) =
+            (attempt["instead_of"]["model"].as_str(), attempt["instead_of"]["retired"].as_str())
+        {
+            say(format!("retired  `{name}` is served no longer since {since}; `{model}` takes its place"));
+        }
         say(format!("tried    {provider}/{model} {key}: {how} after {took} ms{said}"));
     }
     if row.cache != "off" {

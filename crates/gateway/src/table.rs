@@ -15,6 +15,7 @@ use url::Url;
 use wire::Format;
 
 use crate::breaker::Breaker;
+use crate::catalog::{Catalog, Found, Retired};
 use crate::config::{
     AiConfig, Balance, PassThroughConfig, ProviderConfig, ProviderKind, RouteConfig, TargetConfig,
 };
@@ -147,6 +148,7 @@ pub struct Project {
     /// Routes for single models, made when first asked for.
     direct: Mutex<HashMap<Box<str>, Arc<Route>>>,
     upstreams: BTreeMap<UpstreamKey, Upstream>,
+    catalog: Catalog,
     health: Mutex<BTreeMap<ModelKey, Health>>,
 }
 
@@ -176,6 +178,8 @@ pub struct ProjectParts<'a> {
     pub notices: Notices,
     /// Contents of the certificate files that the configuration names.
     pub certificates: BTreeMap<std::path::PathBuf, Vec<u8>>,
+    /// What is known of models.
+    pub catalog: Catalog,
 }
 
 /// The versions of a secret that may serve as a key.
@@ -212,6 +216,8 @@ pub struct OpenProvider {
     pub url: Box<str>,
     models: Option<BTreeSet<String>>,
     certificates: Option<Vec<u8>>,
+    /// Whether retired names are asked for by their successors.
+    follows: bool,
 }
 
 /// A name that clients use as `model`, with its targets.
@@ -234,8 +240,14 @@ pub struct Target {
     pub weight: u32,
     /// Lower is asked first.
     pub priority: u32,
+    /// The retired name in whose place the model is asked; where [`Target::is_gone`], the name that nobody took.
+    pub retired: Option<Retired>,
+    /// The provider serves it no longer, and nothing has taken its place: it is not asked.
+    pub is_gone: bool,
     /// Tokens that it takes, if known.
     pub context_tokens: Option<u64>,
+    /// Tokens that its answer may have, if known.
+    pub output_tokens_max: Option<u64>,
     /// Whether it is asked at all.
     pub breaker: Arc<Breaker>,
     /// Requests that it is working on.
@@ -291,6 +303,11 @@ impl Target {
         self.lanes.iter().find(|lane| lane.format == format).unwrap_or(&self.lanes[0])
     }
 
+    /// Whether a client that asks for this name means it: the model's own, or the retired one in whose place it is asked.
+    fn is_known_as(&self, asked: &str) -> bool {
+        *self.model == *asked || self.retired.as_ref().is_some_and(|retired| *retired.model == *asked)
+    }
+
     /// `provider/model`, as a header's value.
     pub(crate) fn shown(&self) -> &HeaderValue {
         &self.shown
@@ -342,6 +359,7 @@ impl Project {
             pass_through: Vec::new(),
             direct: Mutex::default(),
             upstreams: BTreeMap::new(),
+            catalog: parts.catalog.clone(),
             health: Mutex::default(),
         };
         if let Some(previous) = previous {
@@ -419,7 +437,8 @@ impl Project {
             && let Some(provider) = self.providers.get(provider)
             && !model.is_empty()
         {
-            let listed = provider.models.as_ref().is_none_or(|models| models.contains(model));
+            let lists = |model: &str| provider.models.as_ref().is_none_or(|models| models.contains(model));
+            let listed = lists(model) || lists(&self.sent_for(provider, model).model);
             return if listed { self.direct(provider, model) } else { None };
         }
         let lists =
@@ -427,9 +446,42 @@ impl Project {
         if let Some(provider) = self.providers.values().find(|provider| lists(provider)) {
             return self.direct(provider, asked);
         }
-        let led_to = self.routes.values().flat_map(|route| &route.targets);
-        let target = led_to.into_iter().find(|target| &*target.model == asked)?;
-        self.direct(&target.provider, asked)
+        let led_to = || self.routes.values().flat_map(|route| &route.targets);
+        if let Some(target) = led_to().find(|target| target.is_known_as(asked)) {
+            return self.direct(&target.provider, asked);
+        }
+        // A retired name stands for its successor where that could be asked for.
+        for provider in self.providers.values() {
+            let found = self.sent_for(provider, asked);
+            if found.retired.is_some()
+                && !found.is_gone
+                && (provider.models.as_ref().is_some_and(|models| models.contains(&*found.model))
+                    || led_to().any(|target| {
+                        Arc::ptr_eq(&target.provider, provider) && *target.model == *found.model
+                    }))
+            {
+                return self.direct(provider, asked);
+            }
+        }
+        None
+    }
+
+    /// What a provider is asked for when a client asks for this model.
+    fn sent_for(&self, provider: &OpenProvider, model: &str) -> Found {
+        self.catalog.find(&provider.name, provider.kind.as_str(), provider.follows, model)
+    }
+
+    /// Why a name leads nowhere, where it is that of a model that was retired.
+    pub(crate) fn farewell(&self, asked: &str) -> Option<String> {
+        let (named, model) = match asked.split_once('/') {
+            Some((provider, model)) => (Some(provider), model),
+            None => (None, asked),
+        };
+        let of = |provider: &OpenProvider| self.catalog.farewell(provider.kind.as_str(), model);
+        match named {
+            Some(name) => of(self.providers.get(name)?),
+            None => self.providers.values().find_map(|provider| of(provider)),
+        }
     }
 
     /// Names that clients may use as `model`: routes, then what providers list.
@@ -446,9 +498,9 @@ impl Project {
     }
 
     pub(crate) fn direct(&self, provider: &Arc<OpenProvider>, model: &str) -> Option<Arc<Route>> {
-        let name = format!("{}/{model}", provider.name);
+        let asked = format!("{}/{model}", provider.name);
         let mut direct = self.direct.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(route) = direct.get(name.as_str()) {
+        if let Some(route) = direct.get(asked.as_str()) {
             return Some(Arc::clone(route));
         }
         let config = direct_config();
@@ -461,10 +513,13 @@ impl Project {
         };
         let key = (config.timeouts.connect_ms, provider.certificates.clone());
         let upstream = self.upstreams.get(&key)?.clone();
-        let target = Target::build(provider, &target, upstream, self.health(provider, model)).ok()?;
-        let route = Arc::new(Route { name: name.as_str().into(), targets: vec![Arc::new(target)], config });
+        let found = self.sent_for(provider, model);
+        let health = self.health(provider, &found.model);
+        let name = format!("{}/{}", provider.name, found.model);
+        let target = Target::build(provider, &target, upstream, health, found).ok()?;
+        let route = Arc::new(Route { name: name.into(), targets: vec![Arc::new(target)], config });
         if direct.len() < DIRECT_ROUTES_MAX {
-            direct.insert(name.into(), Arc::clone(&route));
+            direct.insert(asked.into(), Arc::clone(&route));
         }
         Some(route)
     }
@@ -477,8 +532,19 @@ impl Project {
             })?;
             let upstream =
                 self.upstream(config.timeouts.connect_ms, provider.certificates.clone(), previous)?;
-            let health = self.health(&provider, &target.model);
-            targets.push(Arc::new(Target::build(&provider, target, upstream, health)?));
+            let found = self.sent_for(&provider, &target.model);
+            if let Some(retired) = &found.retired {
+                tracing::warn!(
+                    route = name,
+                    provider = &*provider.name,
+                    model = &*retired.model,
+                    since = %retired.since,
+                    successor = if found.is_gone { "none" } else { &*found.model },
+                    "a target's model is served no longer"
+                );
+            }
+            let health = self.health(&provider, &found.model);
+            targets.push(Arc::new(Target::build(&provider, target, upstream, health, found)?));
         }
         targets.sort_by_key(|target| target.priority);
         Ok(Route { name: name.into(), targets, config: config.clone() })
@@ -521,6 +587,7 @@ impl Project {
             url: url.as_str().into(),
             models: None,
             certificates: certificates.clone(),
+            follows: false,
         });
         let upstream = self.upstream(config.timeouts.connect_ms, certificates, previous)?;
         let health = self.health(&provider, "");
@@ -529,7 +596,10 @@ impl Project {
             model: "".into(),
             weight: 1,
             priority: 1,
+            retired: None,
+            is_gone: false,
             context_tokens: None,
+            output_tokens_max: None,
             breaker: health.breaker,
             in_flight: health.in_flight,
             upstream,
@@ -705,6 +775,7 @@ impl OpenProvider {
             url: based(url, adapter.default_path())?.into(),
             models: config.models.clone(),
             certificates: pem(config.certificates.as_ref(), parts),
+            follows: config.follows_successors(),
         })
     }
 
@@ -734,8 +805,9 @@ impl Target {
         config: &TargetConfig,
         upstream: Upstream,
         health: Health,
+        found: Found,
     ) -> Result<Self, Error> {
-        let model = config.model.as_str();
+        let model = &*found.model;
         let ready = |operation| provider.ready(&Call { operation, model });
         let mut lanes = Vec::new();
         for &format in &provider.formats {
@@ -758,10 +830,13 @@ impl Target {
             .collect();
         Ok(Self {
             provider: Arc::clone(provider),
-            model: model.into(),
+            model: Arc::clone(&found.model),
             weight: config.weight,
             priority: config.priority,
-            context_tokens: config.context_tokens,
+            retired: found.retired,
+            is_gone: found.is_gone,
+            context_tokens: config.context_tokens.or(found.context_tokens),
+            output_tokens_max: found.output_tokens_max,
             breaker: health.breaker,
             in_flight: health.in_flight,
             upstream,

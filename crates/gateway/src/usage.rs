@@ -332,11 +332,15 @@ impl Done {
 fn receipt(settlement: &Settlement, bound: i64) -> serde_json::Value {
     let millis = |duration: std::time::Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     let attempt = |attempt: &Attempt| {
-        json!({
+        let mut value = json!({
             "provider": &*attempt.target.provider.name, "model": &*attempt.target.model, "key": &*attempt.key,
             "status": attempt.status, "failure": attempt.failure, "message": attempt.message,
             "began_ms": millis(attempt.began), "took_ms": millis(attempt.took),
-        })
+        });
+        if let Some(retired) = &attempt.target.retired {
+            value["instead_of"] = json!({ "model": &*retired.model, "retired": retired.since });
+        }
+        value
     };
     json!({
         "asked_model": settlement.asked_model, "reported_model": settlement.reported_model,

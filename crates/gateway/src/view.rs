@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::config::AiConfig;
+use crate::catalog::Catalog;
+use crate::config::{AiConfig, ProviderConfig};
 use crate::key::VirtualKey;
 use crate::pool::ProviderKey;
 use crate::price::PriceTable;
@@ -115,12 +116,16 @@ fn price(
     let of_period = found.prices_at(at);
     let rates = &of_period.standard;
     let mut text = format!("${} in, ${} out per million tokens", rates.input, rates.output);
-    if found.is_retired(at) {
-        text.push_str("; no longer served");
+    if let Some(tokens) = found.context_tokens {
+        write!(text, "; window {tokens}").expect("writing to a string");
+    }
+    if let Some(tokens) = found.output_tokens_max {
+        write!(text, ", answer {tokens}").expect("writing to a string");
     }
     let value = json!({
         "row": found.row(of_period), "source": prices.source_of(&found), "usd_per_million_tokens": rates,
-        "context_tokens": found.context_tokens, "retires": found.retires, "successor": found.successor,
+        "context_tokens": found.context_tokens, "output_tokens_max": found.output_tokens_max,
+        "retires": found.retires, "successor": found.successor,
     });
     Some((value, text))
 }
@@ -144,9 +149,10 @@ pub fn models(
     config: &AiConfig,
     request: &ListModels,
     key: Option<(&VirtualKey, &Reach)>,
-    prices: &PriceTable,
+    prices: &Arc<PriceTable>,
     at: Timestamp,
 ) -> Result<Outcome, Error> {
+    let catalog = Catalog::new(Arc::clone(prices), at);
     if let Some(provider) = &request.provider
         && !config.providers.contains_key(provider)
     {
@@ -178,14 +184,24 @@ pub fn models(
     let mut list = Vec::new();
     for ((provider, model), by) in &models {
         let kind = config.providers.get(provider).map_or("", |provider| provider.kind.as_str());
-        let (price, cost) = price(prices, provider, kind, model, at).unzip();
+        let follows = config.providers.get(provider).is_some_and(ProviderConfig::follows_successors);
+        let sent = catalog.find(provider, kind, follows, model);
+        let (price, cost) = price(prices, provider, kind, &sent.model, at).unzip();
         let by: Vec<&str> = by.iter().copied().collect();
         let how = if by.is_empty() { "by itself".to_owned() } else { format!("by {}", by.join(", ")) };
-        let cost = cost.as_deref().unwrap_or("no price is known");
+        let mut cost = cost.unwrap_or_else(|| "no price is known".to_owned());
+        if let Some(retired) = &sent.retired {
+            cost = if sent.is_gone {
+                format!("served no longer since {}, without a successor", retired.since)
+            } else {
+                format!("served no longer since {}; `{}` answers: {cost}", retired.since, sent.model)
+            };
+        }
         writeln!(text, "{:<40}  {how:<20}  {cost}", format!("{provider}/{model}"))
             .expect("writing to a string");
         list.push(json!({
             "provider": provider, "kind": kind, "model": model, "routes": by, "price": price,
+            "retired": sent.retired.map(|retired| retired.since), "sent": (!sent.is_gone).then_some(&*sent.model),
             "direct": allowed(&format!("{provider}/{model}")),
         }));
     }
@@ -444,4 +460,47 @@ async fn call(
     let answer =
         probe(&call, now).await.map_err(|failure| format!("{}: {}", failure.class.as_str(), failure.message));
     (name, key.name().to_string(), answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn models_are_listed_with_their_windows_and_with_who_took_their_place() {
+        let config: AiConfig = serde_saphyr::from_str(
+            "
+providers: { openai: { kind: openai }, own: { kind: openai, url: 'http://127.0.0.1:1' } }
+routes:
+  fast: { targets: [{ provider: openai, model: gpt-4o-mini }, { provider: own, model: gpt-4-32k }] }
+  old: { targets: [{ provider: openai, model: gpt-4-32k }, { provider: openai, model: text-davinci-003 }] }
+",
+        )
+        .unwrap();
+        let prices = Arc::new(PriceTable::built_in());
+        let request = ListModels { key: None, provider: None };
+        let at = "2026-11-23T10:00:00Z".parse().unwrap();
+        let outcome = models(&config, &request, None, &prices, at).unwrap();
+        let line = |start: &str| {
+            let line = outcome.text.lines().find(|line| line.starts_with(start)).unwrap();
+            line.split_whitespace().collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(
+            line("openai/gpt-4o-mini "),
+            "openai/gpt-4o-mini by fast $0.15 in, $0.60 out per million tokens; window 128000, answer 16384"
+        );
+        assert!(
+            line("openai/gpt-4-32k ").contains("served no longer since 2025-06-06; `gpt-4.1` answers: $2")
+        );
+        assert!(
+            line("openai/text-davinci-003 ")
+                .ends_with("served no longer since 2024-01-04, without a successor")
+        );
+        assert_eq!(line("own/gpt-4-32k "), "own/gpt-4-32k by fast no price is known");
+        let found = outcome.value["models"].as_array().unwrap();
+        let mini = found.iter().find(|model| model["model"] == "gpt-4o-mini").unwrap();
+        assert_eq!(mini["price"]["context_tokens"], 128_000);
+        assert_eq!(mini["price"]["output_tokens_max"], 16_384);
+        assert!(mini["price"]["source"].as_str().unwrap().contains("https://"));
+    }
 }

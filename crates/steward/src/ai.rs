@@ -11,12 +11,13 @@ use arc_swap::ArcSwap;
 use contract::ai::Provider;
 use contract::{Actor, Context, Error, ErrorKind, Finding, Outcome, Severity, SharedCounters, Trigger};
 use gateway::{
-    About, Accounts, AiConfig, Callable, CountersConfig, CountersKind, Fingerprint, Gateway, Grant, KeyState,
-    KeyVersions, Limits, ListKeys, ListModels, ListRoutes, Names, Notice, Notices, ProjectCanary,
+    About, Accounts, AiConfig, Callable, Catalog, CountersConfig, CountersKind, Fingerprint, Gateway, Grant,
+    KeyState, KeyVersions, Limits, ListKeys, ListModels, ListRoutes, Names, Notice, Notices, ProjectCanary,
     ProjectParts, ProviderConfig, ProviderKind, Reach, Rights, Rotation, Stage, State, States, Table,
     TestTargets, Trouble, VirtualKey, Watch,
 };
 use jiff::Timestamp;
+use jiff::civil::Date;
 use ledger::NewEvent;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -211,6 +212,11 @@ pub(crate) async fn open(
         secrets: secrets(steward, ctx, config).await?,
         notices: notices.clone(),
         certificates: certificates(project)?,
+        // A file of prices that cannot be read is told where the budgets are prepared.
+        catalog: Catalog::new(
+            Arc::new(prices(project).unwrap_or_else(|_| gateway::price::PriceTable::built_in())),
+            ctx.now(),
+        ),
     };
     gateway::Project::build(&parts, previous)
 }
@@ -466,13 +472,15 @@ impl Ai {
     }
 
     /// Changes when anything does that the table is made from.
-    async fn stamp(&self) -> Result<(i64, i64, Vec<usize>), Error> {
+    async fn stamp(&self) -> Result<(i64, i64, Vec<usize>, Date), Error> {
         let ledger = self.steward.ledger();
         let projects = self.steward.projects();
         Ok((
             ledger.generation(gateway::GENERATION).await?,
             ledger.generation("secrets").await?,
             projects.iter().map(|project| Arc::as_ptr(project) as usize).collect(),
+            // Models are retired at midnight.
+            self.steward.clock().now().to_zoned(jiff::tz::TimeZone::UTC).date(),
         ))
     }
 
@@ -799,7 +807,7 @@ pub(crate) async fn models(
         }
     };
     let key = key.as_ref().map(|(key, reach)| (key, reach));
-    gateway::models(config(project), request, key, &prices, ctx.now())
+    gateway::models(config(project), request, key, &Arc::new(prices), ctx.now())
 }
 
 /// The prices that hold for the project.

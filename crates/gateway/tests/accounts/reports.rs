@@ -102,6 +102,23 @@ async fn a_receipt_proves_itself_and_shows_when_a_row_was_changed() {
 }
 
 #[tokio::test]
+async fn a_receipt_says_in_whose_place_a_model_answered() {
+    let home = Home::new();
+    let shop = home.shop("").await;
+    let id = shop.ask_for("old", Some(10)).unwrap().used(tokens(100, 10)).to_string();
+    shop.accounts.flush().await.unwrap();
+    until("it is written", || async { shop.column("id").await.len() == 1 }).await;
+    let request = receipt::ShowReceipt { id };
+    let outcome = receipt::receipt(&home.ctx(), &shop.ledger, &request).await.unwrap();
+    let retired =
+        "retired  `gpt-4o-2024-05-13` is served no longer since 2026-10-23; `gpt-4o` takes its place";
+    assert!(outcome.text.contains(retired), "{}", outcome.text);
+    // The price is the successor's.
+    assert!(outcome.text.contains("openai/gpt-4o of table"), "{}", outcome.text);
+    assert_eq!(outcome.value["details"]["attempts"][0]["instead_of"]["model"], "gpt-4o-2024-05-13");
+}
+
+#[tokio::test]
 async fn an_export_that_agrees_is_equal_and_one_that_does_not_says_where() {
     let home = Home::new();
     let shop = shop_with_usage(&home).await;

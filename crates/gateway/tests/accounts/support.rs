@@ -75,8 +75,10 @@ pub(crate) struct Shop {
 const BASE: &str = "
 providers:
   openai: { kind: openai, url: 'http://127.0.0.1:9' }
+  past: { kind: openai, url: 'http://127.0.0.1:9', successors: true }
 routes:
   fast: { targets: [{ provider: openai, model: gpt-4o-mini }] }
+  old: { targets: [{ provider: past, model: gpt-4o-2024-05-13 }] }
   odd: { targets: [{ provider: openai, model: nobody-knows }] }
 ";
 
@@ -85,7 +87,7 @@ impl Shop {
         let config: AiConfig = serde_saphyr::from_str(&format!("{BASE}{yaml}")).unwrap();
         config.validate().unwrap();
         let adapters: BTreeMap<String, Arc<dyn Provider>> =
-            BTreeMap::from([("openai".to_owned(), Arc::new(Nobody) as Arc<dyn Provider>)]);
+            ["openai", "past"].map(|name| (name.to_owned(), Arc::new(Nobody) as Arc<dyn Provider>)).into();
         let parts = ProjectParts {
             name: PROJECT,
             config: &config,
@@ -93,6 +95,10 @@ impl Shop {
             secrets: BTreeMap::new(),
             notices: Notices::default(),
             certificates: BTreeMap::new(),
+            catalog: gateway::Catalog::new(
+                Arc::new(gateway::price::PriceTable::built_in()),
+                contract::Clock::now(&*clock),
+            ),
         };
         let project = Project::build(&parts, None).unwrap();
         let grant = Arc::new(Grant {

@@ -12,5 +12,6 @@ mod fallback;
 mod forwarding;
 mod honest;
 mod refusals;
+mod retired;
 mod same_format;
 mod stage;

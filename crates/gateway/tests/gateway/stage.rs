@@ -138,6 +138,10 @@ pub fn project(config: &AiConfig, previous: Option<&Project>) -> Arc<Project> {
         secrets,
         notices: gateway::Notices::default(),
         certificates: BTreeMap::new(),
+        catalog: gateway::Catalog::new(
+            Arc::new(gateway::price::PriceTable::built_in()),
+            NOW.parse().unwrap(),
+        ),
     };
     Project::build(&parts, previous).unwrap()
 }
