@@ -165,6 +165,9 @@ pub struct RouteConfig {
     /// Answers are kept and given again. Default: they are not.
     #[serde(default)]
     pub cache: Option<CacheConfig>,
+    /// Prompts and replies are stored, sealed and without keys. Default: they are not.
+    #[serde(default)]
+    pub store_prompts: Option<StorePromptsConfig>,
     /// Tokens that an answer may have when the request says nothing and the provider wants a number. Default: 4096.
     #[serde(default = "default_max_tokens")]
     pub max_tokens: u64,
@@ -267,6 +270,17 @@ pub struct CacheConfig {
     #[serde(default)]
     pub tool_calls: bool,
 }
+
+/// Prompts and replies are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StorePromptsConfig {
+    /// Days until they are deleted.
+    pub retention_days: u32,
+}
+
+/// Longest time that prompts are stored, in days.
+const RETENTION_DAYS_MAX: u32 = 3_650;
 
 /// An AI service that is forwarded as it is.
 #[derive(Debug, Clone, Deserialize)]
@@ -495,6 +509,14 @@ impl AiConfig {
                 &at("cache.ttl_s"),
                 "nothing is kept that long",
                 "remove `cache`, or use seconds above 0",
+            );
+        }
+        if route.store_prompts.is_some_and(|store| !(1..=RETENTION_DAYS_MAX).contains(&store.retention_days))
+        {
+            return wrong(
+                &at("store_prompts.retention_days"),
+                "this is no time to keep them for",
+                "use days, from 1 to 3650; without `store_prompts` nothing is stored",
             );
         }
         validate_timeouts(&at("timeouts"), &route.timeouts)
@@ -767,6 +789,11 @@ mod tests {
                 r#"{"budgets":{"b":{"usd":1,"per":"day","scope":"provider","of":"x"}}}"#,
                 "budgets.b.of",
                 "nothing of this name",
+            ),
+            (
+                r#"{"providers":{"p":{"kind":"openai","keys":["k"]}},"routes":{"r":{"targets":[{"provider":"p","model":"m"}],"store_prompts":{"retention_days":0}}}}"#,
+                "routes.r.store_prompts.retention_days",
+                "no time",
             ),
             (r#"{"limits":{"rpm":0}}"#, "limits.rpm", "nothing is let through"),
         ] {

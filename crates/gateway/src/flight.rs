@@ -12,6 +12,7 @@ use crate::handle::Visit;
 use crate::lookout::Lookout;
 use crate::meter::{Attempt, CacheDecision, Ending, Reservation, Settlement, What};
 use crate::table::{Grant, Project, Route, Target};
+use crate::transcript::Transcript;
 use crate::watch::Watch;
 
 /// The status of a request whose client left before it got one; as nginx writes it.
@@ -27,6 +28,8 @@ pub(crate) struct Flight {
     pub(crate) lookout: Option<Lookout>,
     /// Where its reply is kept for the next one who asks.
     pub(crate) keeping: Option<Box<Keeping>>,
+    /// What was said, where the route stores it.
+    pub(crate) transcript: Option<Box<Transcript>>,
     record: Option<Settlement>,
 }
 
@@ -47,6 +50,7 @@ impl Flight {
             reservation: Some(reservation),
             lookout: None,
             keeping: None,
+            transcript: None,
             record: Some(Settlement {
                 request: visit.id,
                 what,
@@ -158,6 +162,9 @@ impl Flight {
         let now = Instant::now();
         record.duration = now.saturating_duration_since(self.started);
         self.watch.see(&self.project.name, &record.attempts, now);
+        if let Some(transcript) = self.transcript.take() {
+            transcript.send(&record);
+        }
         reservation.settle(record);
     }
 }

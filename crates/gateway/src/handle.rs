@@ -32,6 +32,7 @@ use crate::scan::Detector;
 use crate::shelf::Shelf;
 use crate::surface::{self, Surface};
 use crate::table::{Grant, Ready, Route, Table, Target};
+use crate::transcript::{Told, Transcripts};
 use crate::watch::Watch;
 use crate::{header, models};
 
@@ -52,6 +53,7 @@ pub struct Gateway {
     detector: Arc<Detector>,
     cache: Arc<Cache>,
     shelf: Option<Arc<Shelf>>,
+    transcripts: Transcripts,
 }
 
 /// What every step of a request knows.
@@ -77,6 +79,19 @@ struct Question<'a> {
     scanned: Scanned,
     headers: &'a HeaderMap,
     asked_model: String,
+}
+
+impl Question<'_> {
+    /// What a transcript holds of it.
+    fn told(&self) -> Told<'_> {
+        Told {
+            what: self.what,
+            format: self.format,
+            streaming: self.streaming,
+            body: &self.body,
+            asked_model: &self.asked_model,
+        }
+    }
 }
 
 /// What goes to a target.
@@ -106,6 +121,7 @@ impl Gateway {
             detector: Arc::new(Detector::new()),
             cache: Arc::default(),
             shelf: None,
+            transcripts: Transcripts::default(),
         }
     }
 
@@ -121,6 +137,13 @@ impl Gateway {
     #[must_use]
     pub fn with_ledger(mut self, ledger: Ledger) -> Self {
         self.shelf = Some(Arc::new(Shelf::new(ledger)));
+        self
+    }
+
+    /// The same, handing what is said on routes that store it to whoever keeps it.
+    #[must_use]
+    pub fn storing(mut self, transcripts: Transcripts) -> Self {
+        self.transcripts = transcripts;
         self
     }
 
@@ -284,6 +307,7 @@ impl Gateway {
         let mut flight =
             Flight::new(visit, question.what, grant, &route, asked_model, question.streaming, reservation);
         flight.lookout = Some(Lookout::new(&self.detector, &self.notices, grant, &route.name, visit.id));
+        flight.transcript = self.transcripts.begin(visit, grant, &route, &question.told());
         let record = flight.record();
         record.input_tokens_estimate = estimate;
         record.clamped_max_tokens = clamp;
@@ -870,6 +894,9 @@ impl Course<'_> {
         } else {
             (kept.body.clone(), "application/json")
         };
+        if let Some(transcript) = &mut flight.transcript {
+            transcript.saw(&body);
+        }
         flight.record().usage = Some(kept.usage);
         flight.record().response_bytes = body.len() as u64;
         flight.committed(StatusCode::OK.as_u16(), Instant::now());
@@ -900,6 +927,9 @@ impl Course<'_> {
                 match self.reply(format, bytes) {
                     Ok(bytes) => {
                         flight.record().response_bytes = bytes.len() as u64;
+                        if let Some(transcript) = &mut flight.transcript {
+                            transcript.saw(&bytes);
+                        }
                         if let (Some(keeping), Some(usage), true) =
                             (flight.keeping.take(), flight.record().usage, status == StatusCode::OK)
                         {

@@ -29,6 +29,7 @@ mod notice;
 mod pool;
 pub mod price;
 mod probe;
+pub mod prompts;
 mod random;
 mod raw;
 pub mod receipt;
@@ -46,6 +47,7 @@ mod spans;
 mod states;
 mod surface;
 mod table;
+mod transcript;
 mod usage;
 mod usd;
 mod view;
@@ -58,7 +60,7 @@ pub use catalog::{Catalog, Retired};
 pub use config::{
     AiConfig, Balance, BudgetConfig, BudgetScope, CacheConfig, CountersConfig, CountersKind, Enforce,
     LimitsConfig, PassThroughConfig, Period, ProviderConfig, ProviderKind, RetryConfig, RouteConfig,
-    TargetConfig, TimeoutsConfig,
+    StorePromptsConfig, TargetConfig, TimeoutsConfig,
 };
 pub use fingerprint::{Fingerprint, Fingerprints};
 pub use grant::{Callable, compile};
@@ -76,6 +78,7 @@ pub use metrics::Metrics;
 pub use notice::{Notice, Notices};
 pub use pool::{KeyId, KeyState, Lent, Pool, ProviderKey};
 pub use probe::{Probe, ProjectCanary, probe};
+pub use prompts::PromptStore;
 pub use retry::RetryBudget;
 pub use rotate::{Canary, CanaryAnswer, NEXT_SUFFIX, Next, RotateKeys, Rotation, Rotations, Serving, Stage};
 pub use spans::Spans;
@@ -84,6 +87,7 @@ pub use table::{
     Grant, KeyVersions, Limits, OpenProvider, PassThrough, Project, ProjectParts, Reach, Rights, Route,
     Table, Target,
 };
+pub use transcript::Transcripts;
 pub use usd::Usd;
 pub use view::{ListModels, ListRoutes, ScanPath, TestTargets, key_lines, models, routes, test};
 pub use watch::{Trouble, Watch};

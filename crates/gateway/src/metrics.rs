@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use crate::accounts::Accounts;
 use crate::meter::{CacheDecision, Ending, Settlement};
 use crate::table::Table;
+use crate::transcript::Fates;
 use crate::usd::Usd;
 
 /// Bounds of the convention for durations, in seconds.
@@ -144,6 +145,7 @@ pub struct Metrics {
     requests: Family<EndLabels, Counter>,
     attempts: Family<AttemptLabels, Counter>,
     cache: Family<CacheLabels, Counter>,
+    pub(crate) prompts: Fates,
     keys: Family<KeyLabels, Gauge>,
     breakers: Family<TargetLabels, Gauge>,
     budgets: Family<BudgetLabels, Gauge<f64, AtomicU64>>,
@@ -168,6 +170,7 @@ impl Default for Metrics {
             requests: Family::default(),
             attempts: Family::default(),
             cache: Family::default(),
+            prompts: Family::default(),
             keys: Family::default(),
             breakers: Family::default(),
             budgets: Family::default(),
@@ -216,6 +219,11 @@ impl Metrics {
             self.attempts.clone(),
         );
         registry.register("steward_ai_cache", "What the cache decided", self.cache.clone());
+        registry.register(
+            "steward_ai_prompts",
+            "Prompts of routes that store them: stored, dropped because too many waited, failed to be written",
+            self.prompts.clone(),
+        );
         registry.register(
             "steward_ai_key_ready",
             "1: the provider's key is in use; 0: it rests or was demoted",

@@ -64,13 +64,18 @@ pub async fn receipt(ctx: &Context, ledger: &Ledger, request: &ShowReceipt) -> R
         }
     }
     let Some((row, proof)) = own else { return under_way(ctx, ledger, request).await };
+    let stored = crate::prompts::kept_until(ctx, ledger, &row.id).await?;
     let value = json!({
-        "id": row.id, "at": row.at, "key": &*row.key_name, "key_id": &*row.key_id, "person": &*row.person,
+        "prompt_stored_until": stored, "id": row.id, "at": row.at, "key": &*row.key_name, "key_id": &*row.key_id, "person": &*row.person,
         "route": &*row.route, "operation": row.operation, "streaming": row.streaming, "ending": row.ending,
         "status": row.status, "cache": row.cache, "first_byte_us": row.first_byte_us, "took_us": row.took_us,
         "cost_usd": Usd::from_nanos(total).to_string(), "cost_usd_nanos": total, "billed": billed, "details": row.receipt,
     });
-    let text = text(&row, &proof, total, &billed);
+    let mut text = text(&row, &proof, total, &billed);
+    if let Some(until) = stored {
+        writeln!(text, "prompt   stored until {until}: `steward ai prompts show {}`", row.id)
+            .expect("writing to a string does not fail");
+    }
     let mut outcome = Outcome::new(value.clone(), text);
     outcome.evidence.push(Evidence::new(
         &format!("project:{}", ctx.project()),

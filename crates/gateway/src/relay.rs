@@ -214,8 +214,12 @@ impl Relay {
     }
 
     fn keep(&mut self, bytes: &[u8]) {
-        if let Some(keeping) = self.flight.as_mut().and_then(|flight| flight.keeping.as_mut()) {
+        let Some(flight) = &mut self.flight else { return };
+        if let Some(keeping) = &mut flight.keeping {
             keeping.saw(bytes);
+        }
+        if let Some(transcript) = &mut flight.transcript {
+            transcript.saw(bytes);
         }
     }
 

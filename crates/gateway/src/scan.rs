@@ -479,7 +479,7 @@ impl Stream {
 }
 
 /// The piece of text in an event, as it stands in the JSON, of any of the four protocols.
-fn delta(data: &[u8]) -> Option<&[u8]> {
+pub(crate) fn delta(data: &[u8]) -> Option<&[u8]> {
     const NAMES: [&[u8]; 5] =
         [br#""content":"#, br#""text":"#, br#""delta":"#, br#""partial_json":"#, br#""arguments":"#];
     let start = NAMES.iter().find_map(|name| {

@@ -260,7 +260,8 @@ fn no_key(key: &str) -> Error {
         .hint("`steward keys list` shows them")
 }
 
-fn plan(
+/// A change of one record of Steward's own state.
+pub(crate) fn plan(
     ctx: &Context,
     request: &str,
     arguments: serde_json::Value,

@@ -659,6 +659,7 @@ fn direct_config() -> RouteConfig {
         retry: crate::config::RetryConfig::default(),
         timeouts: crate::config::TimeoutsConfig::default(),
         cache: None,
+        store_prompts: None,
         max_tokens: 4_096,
     }
 }

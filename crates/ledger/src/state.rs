@@ -11,13 +11,14 @@ use crate::sealed::seal_old_rows;
 use crate::sqlite::Connection;
 
 /// One script for each version; never edited once shipped.
-const MIGRATIONS: [&str; 6] = [
+const MIGRATIONS: [&str; 7] = [
     include_str!("../sql/0001_state.sql"),
     include_str!("../sql/0002_ai.sql"),
     include_str!("../sql/0003_ai_keys.sql"),
     include_str!("../sql/0004_sealed.sql"),
     include_str!("../sql/0005_unsealed_gone.sql"),
     include_str!("../sql/0006_ai_cache.sql"),
+    include_str!("../sql/0007_ai_prompts.sql"),
 ];
 /// After this one, what lies in the clear is sealed.
 const SEALING: usize = 4;

@@ -13,8 +13,8 @@ use contract::{Actor, Context, Error, ErrorKind, Finding, Outcome, Severity, Sha
 use gateway::{
     About, Accounts, AiConfig, Callable, Catalog, CountersConfig, CountersKind, Fingerprint, Gateway, Grant,
     KeyState, KeyVersions, Limits, ListKeys, ListModels, ListRoutes, Names, Notice, Notices, ProjectCanary,
-    ProjectParts, ProviderConfig, ProviderKind, Reach, Rights, Rotation, Stage, State, States, Table,
-    TestTargets, Trouble, VirtualKey, Watch,
+    ProjectParts, PromptStore, ProviderConfig, ProviderKind, Reach, Rights, Rotation, Stage, State, States,
+    Table, TestTargets, Trouble, VirtualKey, Watch,
 };
 use jiff::Timestamp;
 use jiff::civil::Date;
@@ -34,6 +34,8 @@ use crate::{daemon, holder};
 const POLL: Duration = Duration::from_millis(200);
 /// How often states are written and rotations, canaries and troubles looked at.
 const UPKEEP: Duration = Duration::from_secs(1);
+/// How often stored prompts are looked through for those whose time is over.
+const SWEEP: Duration = Duration::from_hours(1);
 /// Longest list of certificates that is read.
 const CERTIFICATES_BYTES_MAX: u64 = 1 << 20;
 
@@ -311,6 +313,8 @@ pub(crate) struct Ai {
     pub(crate) notices: Notices,
     /// Limits, budgets and usage.
     pub(crate) accounts: Accounts,
+    /// What routes that store prompts hand on.
+    pub(crate) prompts: PromptStore,
     steward: Arc<Steward>,
     known: tokio::sync::Mutex<BTreeMap<String, Known>>,
     busy: AtomicBool,
@@ -328,7 +332,14 @@ impl Ai {
         let shared = shared_counters(&steward).await?;
         let accounts =
             Accounts::open_shared(steward.ledger().clone(), Arc::clone(steward.clock()), shared).await?;
+        let prompts = PromptStore::open(
+            steward.ledger().clone(),
+            steward.vault().as_ref().clone(),
+            Arc::clone(steward.clock()),
+            accounts.metrics(),
+        );
         let ai = Arc::new(Self {
+            prompts,
             table: Arc::new(ArcSwap::from_pointee(empty)),
             watch: Arc::default(),
             notices,
@@ -351,6 +362,7 @@ impl Ai {
         let metering = Arc::new(self.accounts.clone());
         let gateway = Gateway::sharing(Arc::clone(&self.table), metering)
             .with_ledger(self.steward.ledger().clone())
+            .storing(self.prompts.transcripts())
             .with_clock(Arc::clone(self.steward.clock()))
             .telling(Arc::clone(&self.watch), self.notices.clone());
         Arc::new(gateway)
@@ -442,6 +454,7 @@ impl Ai {
     ) {
         let mut seen = None;
         let mut due = Instant::now();
+        let mut sweep = Instant::now();
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -467,6 +480,22 @@ impl Ai {
                 self.tell_troubles().await;
                 self.write_states().await;
                 self.look_after_keys(&tracker, &stop).await;
+            }
+            if Instant::now() >= sweep {
+                sweep = Instant::now() + SWEEP;
+                self.sweep_prompts().await;
+            }
+        }
+    }
+
+    /// Deletes stored prompts whose time is over, also of projects that store none any more.
+    async fn sweep_prompts(&self) {
+        for project in self.steward.projects() {
+            let ctx = self.context(project.name());
+            match gateway::prompts::sweep(&ctx, self.steward.ledger(), config(&project)).await {
+                Ok(0) => {}
+                Ok(deleted) => tracing::info!(deleted, "stored prompts have had their time"),
+                Err(error) => tracing::error!(%error, "stored prompts cannot be deleted now"),
             }
         }
     }

@@ -31,8 +31,14 @@ pub(crate) mod exit {
 }
 
 /// Nouns whose verb may be left out, with the verb that is meant.
-const DEFAULT_VERBS: &[(&str, &str)] =
-    &[("status", "show"), ("inbox", "list"), ("evidence", "show"), ("report", "show"), ("keys", "list")];
+const DEFAULT_VERBS: &[(&str, &str)] = &[
+    ("status", "show"),
+    ("inbox", "list"),
+    ("evidence", "show"),
+    ("report", "show"),
+    ("keys", "list"),
+    ("prompts", "list"),
+];
 
 /// Nouns in the order of the help, with what they are about.
 const NOUNS: &[(&str, &str)] = &[
@@ -52,6 +58,7 @@ const NOUNS: &[(&str, &str)] = &[
     ("secret", "Secrets: put, rotate, remove"),
     ("ai", "AI calls: models, routes, keys, usage, cost, budgets, receipts"),
     ("keys", "Keys of the AI gateway: clients' virtual keys, and rotation of providers' keys"),
+    ("prompts", "Stored prompts of AI calls: list, show, erase"),
     ("file", "Files of the project"),
     ("audit", "The audit trail"),
     ("evidence", "The statement that a number rests on, and its answer"),
@@ -60,7 +67,7 @@ const NOUNS: &[(&str, &str)] = &[
 ];
 
 /// Nouns that may also be written after another, as in `steward store access list`.
-const INNER: &[(&str, &str)] = &[("store", "access"), ("ai", "keys")];
+const INNER: &[(&str, &str)] = &[("store", "access"), ("ai", "keys"), ("ai", "prompts")];
 
 /// The heading of the options that every command has.
 const EVERYWHERE: &str = "Options of every command";

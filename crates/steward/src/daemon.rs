@@ -137,6 +137,7 @@ pub(crate) async fn run(steward: Arc<Steward>, _surroundings: Surroundings) -> R
     if tokio::time::timeout(drain, drained).await.is_err() {
         tracing::warn!("requests in flight were cut off");
     }
+    ai.prompts.close().await;
     // After the last request has ended; what cannot be written is said in the log.
     if let Err(error) = ai.accounts.close().await {
         tracing::error!(%error, "usage of AI calls could not be written at the end");

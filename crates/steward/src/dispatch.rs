@@ -137,6 +137,10 @@ pub(crate) async fn read(
         }
         Request::AiReconcile(request) => spend::compare(ctx, ledger, project, request).await,
         Request::AiAdvise(request) => spend::advise(ctx, ledger, project, request).await,
+        Request::PromptsList(request) => {
+            gateway::prompts::list(ctx, ledger, &project.loaded().config.ai, request).await
+        }
+        Request::PromptsShow(request) => gateway::prompts::show(ctx, ledger, request).await,
         Request::TaskRun(request) => {
             let (defaults, webhooks) = (project.defaults(), project.webhooks_for(Trigger::DecisionRequired));
             let room = pm::Room { ledger, defaults: &defaults, webhooks: &webhooks };
@@ -299,6 +303,19 @@ pub(crate) async fn plan(
         Request::AiBudget(request) => {
             let config = &project.loaded().config.ai;
             gateway::settings::plan_raise(ctx, steward.ledger(), config, request).await?.into()
+        }
+        Request::PromptsErase(request) => {
+            let (plan, present) = gateway::prompts::plan_erase(ctx, steward.ledger(), request).await?;
+            let finding = Finding {
+                code: "prompts_present".into(),
+                severity: Severity::Info,
+                title: format!("{present} stored prompts are meant at present"),
+                object: plan.target.clone(),
+                recommendation: None,
+                evidence: Vec::new(),
+                escalate: None,
+            };
+            Planned { findings: vec![finding], ..plan.into() }
         }
         Request::FileWrite(file) => {
             let question = Steward::question(project, request, None)?;
@@ -513,6 +530,9 @@ async fn carry_out(
         Request::AiBudget(request) => {
             let config = &project.loaded().config.ai;
             gateway::settings::raise(ctx, steward.ledger(), permit, plan, config, request).await
+        }
+        Request::PromptsErase(request) => {
+            gateway::prompts::erase(ctx, steward.ledger(), permit, plan, request).await
         }
         Request::FileWrite(request) => {
             let dir = &project.loaded().dir;
@@ -770,6 +790,7 @@ async fn left_state(
         "token.revoke" => ("token.revoked", None),
         "ai.limit" => ("ai.limit.set", Some(plan.target.clone())),
         "ai.budget" => ("ai.budget.set", Some(plan.target.clone())),
+        "prompts.erase" => ("ai.prompts.erased", Some(plan.target.clone())),
         "audit.erase" => ("audit.erasure", Some(format!("event:{}", plan.arguments["seq"]))),
         _ => {
             let text = format!("nothing says how far `{request}` came; look at {}", plan.target);

@@ -837,7 +837,9 @@ impl Steward {
             None => request.subject(project.name()),
         };
         let environment = crate::ai::environment(project);
-        let mut facts = Facts { environment, ..Facts::default() };
+        // What people write to a model is about people, whatever else it is.
+        let personal_data = matches!(request, Request::PromptsShow(_));
+        let mut facts = Facts { environment, personal_data, ..Facts::default() };
         if let Some(plan) = plan {
             facts.destructive = plan.destructive();
             facts.reversible = plan.reversible();

@@ -34,7 +34,7 @@ const TOOLS: &[(&str, &[&str], &str)] = &[
     ),
     (
         "ai",
-        &["ai", "keys"],
+        &["ai", "keys", "prompts"],
         "AI calls: models, routes, keys and their states, exposed keys, real test calls, usage, cost, budgets",
     ),
     (

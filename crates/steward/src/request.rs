@@ -102,6 +102,9 @@ requests! {
     AiBudget(gateway::settings::RaiseBudget),
     AiReconcile(gateway::reconcile::ReconcileUsage),
     AiAdvise(gateway::advise::AdviseCost),
+    PromptsList(gateway::prompts::ListPrompts),
+    PromptsShow(gateway::prompts::ShowPrompt),
+    PromptsErase(gateway::prompts::ErasePrompts),
     TaskRun(pm::RunTask),
     TaskPlan(pm::PlanTask),
     TaskResume(pm::ResumeTask),
@@ -219,6 +222,7 @@ impl Request {
             "keys" => field("provider")
                 .map(|provider| format!("ai:provider/{provider}"))
                 .or_else(|| field("name").map(|name| format!("ai:key/{name}"))),
+            "prompts" => field("id").map(|id| format!("ai:prompt/{id}")),
             "file" => field("path").map(|path| format!("path:{path}")),
             _ => None,
         }

@@ -11,6 +11,7 @@ mod converted;
 mod fallback;
 mod forwarding;
 mod honest;
+mod prompts;
 mod refusals;
 mod retired;
 mod same_format;

@@ -166,6 +166,15 @@ impl Stage {
     }
 
     pub async fn with(config: serde_json::Value, change: impl FnOnce(&mut Grant)) -> Self {
+        Self::shaped(config, change, |gateway| gateway).await
+    }
+
+    /// The same, with more behind the gateway.
+    pub async fn shaped(
+        config: serde_json::Value,
+        change: impl FnOnce(&mut Grant),
+        shape: impl FnOnce(Gateway) -> Gateway,
+    ) -> Self {
         let config: AiConfig = serde_json::from_value(config).unwrap();
         let project = project(&config, None);
         let mut grant = grant(&project);
@@ -176,7 +185,7 @@ impl Stage {
         let records = Arc::new(Records::default());
         let clock = Arc::new(TestClock::at(NOW.parse().unwrap()));
         let gateway = Gateway::new(table, Arc::new(Meter(Arc::clone(&records)))).with_clock(clock.clone());
-        let gateway = Arc::new(gateway);
+        let gateway = Arc::new(shape(gateway));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(serve(listener, Arc::clone(&gateway)));

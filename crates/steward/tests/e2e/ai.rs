@@ -626,3 +626,77 @@ fn a_collector_gets_spans_without_prompts() {
     }
     assert_eq!(daemon.stop(), 0);
 }
+
+#[test]
+fn a_stored_prompt_of_production_is_shown_and_erased_only_with_approval() {
+    const PASSPHRASE: &str = "violet harbor tin kettle";
+    let fake = provider(&[OLD]);
+    let stored = |yaml: &str| {
+        Project::new(&format!(
+            "project: shop\nenvironment: production\nai:\n  providers:\n    openai:\n      kind: openai\n      url: {}/v1\n      \
+             keys: [openai/main]\n  routes:\n    fast:\n      targets: [ {{ provider: openai, model: gpt-5-mini }} ]\n{yaml}",
+            fake.url()
+        ))
+    };
+    let project = stored("      store_prompts: { retention_days: 30 }\n");
+    project.add_person("anna", PASSPHRASE, &["security"]);
+    put(&project, "openai/main", OLD);
+    let key = key_in(&project.run(&["ai", "keys", "create", "checkout"]).expect(0).stdout).unwrap();
+    let daemon = project.daemon(&[]);
+    let ask = |text: &str| {
+        let call = json!({ "model": "fast", "messages": [{ "role": "user", "content": text }] });
+        RUNTIME.block_on(async {
+            let url = format!("{}/v1/chat/completions", daemon.url);
+            let response = client().post(url).bearer_auth(&key).json(&call).send().await.unwrap();
+            assert_eq!(response.status().as_u16(), 200);
+            response.headers()["steward-receipt"].to_str().unwrap().to_owned()
+        })
+    };
+    let (first, second) = (ask("my name is Tove"), ask(&format!("the password is {OLD}")));
+    let count = || project.answer(&["ai", "prompts"])["value"]["prompts"].as_array().unwrap().len();
+    eventually("both are stored", || count() == 2);
+    let (status, metrics) = RUNTIME.block_on(async {
+        let token = project.token("prometheus", "reader");
+        let url = format!("{}/metrics", daemon.url);
+        let response = client().get(url).bearer_auth(token).send().await.unwrap();
+        (response.status().as_u16(), response.text().await.unwrap())
+    });
+    assert!(
+        status == 200
+            && metrics.contains("steward_ai_prompts_total{")
+            && metrics.contains("outcome=\"stored\"} 2"),
+        "{metrics}"
+    );
+    let receipt = project.run(&["ai", "receipt", &first]).expect(0).stdout;
+    assert!(receipt.contains("steward ai prompts show"), "{receipt}");
+
+    // Reading it out waits for Security, each time.
+    let show =
+        |id: &str, code: i32| project.run(&["ai", "prompts", "show", id, "--json"]).expect(code).json();
+    let grant = |answer: &Value| {
+        let id = answer["approval"].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned();
+        project.run_on_terminal(&["approval", "grant", &id, "--person", "anna"], &[PASSPHRASE]).expect(0);
+    };
+    let waiting = show(&first, 3);
+    assert!(!waiting.to_string().contains("Tove"), "{waiting}");
+    grant(&waiting);
+    let shown = show(&first, 0);
+    assert_eq!(shown["value"]["prompt"]["messages"][0]["content"], "my name is Tove", "{shown}");
+    show(&first, 3);
+    grant(&show(&second, 3));
+    let shown = show(&second, 0);
+    assert_eq!(shown["value"]["prompt"]["messages"][0]["content"], "the password is [redacted]", "{shown}");
+
+    // So does erasing.
+    let erase =
+        |code: i32| project.run(&["ai", "prompts", "erase", &first, "--yes", "--json"]).expect(code).json();
+    grant(&erase(3));
+    assert_eq!(count(), 2);
+    let erased = erase(0);
+    assert_eq!(erased["value"]["erased"], 1, "{erased}");
+    assert_eq!(count(), 1);
+    assert_eq!(daemon.stop(), 0);
+    let audit = project.run(&["audit", "export"]).expect(0).stdout;
+    assert!(audit.contains("ai.prompts.erased") && !audit.contains("Tove"), "{audit}");
+    project.run(&["audit", "verify"]).expect(0);
+}
