@@ -12,7 +12,9 @@ use wire::Usage;
 
 use crate::config::AiConfig;
 use crate::cost::cost;
+use crate::hit_rate;
 use crate::price::{Model, PriceTable, Tier};
+use crate::repeats::{KEPT_S, Repeats};
 use crate::report::{Between, columns, each_row, plus};
 use crate::usage::UsageRow;
 use crate::usd::Usd;
@@ -84,8 +86,7 @@ struct RouteUse {
     models: BTreeMap<(String, String), Measured>,
     requests: u64,
     hits: u64,
-    /// How often each prompt came, by its hash, where one was taken.
-    prompts: BTreeMap<String, (u64, i64)>,
+    repeats: Repeats,
 }
 
 /// Answers `ai.advise`.
@@ -110,6 +111,7 @@ pub async fn advise(
         }
     })
     .await?;
+    let rates = hit_rate::hit_rates(ctx, ledger, config, between).await?;
     let mut findings = Vec::new();
     let mut text = String::new();
     let mut value = Vec::new();
@@ -145,9 +147,14 @@ pub async fn advise(
         writeln!(text, "route `{name}`: {} requests, {} answered from the cache", route.requests, route.hits)
             .expect("writing to a string does not fail");
         text.push_str(&columns(&table));
+        text.push_str(&repeated_text(route));
+        let own: Vec<_> = rates.iter().filter(|rate| rate.route == *name).cloned().collect();
+        text.push_str(&hit_rate::lines(&own));
         let before = findings.len();
         cheaper(name, route, config, prices, ctx, &mut findings);
         repeated(name, route, config, &mut findings);
+        kept_longer(name, route, config, &mut findings);
+        findings.extend(hit_rate::findings(&rates).into_iter().filter(|finding| finding.object == *name));
         prompt_cache(name, route, &mut findings);
         batches(name, route, &mut findings);
         for finding in &findings[before..] {
@@ -159,10 +166,10 @@ pub async fn advise(
         if findings.len() == before {
             text.push_str("- nothing found\n");
         }
-        let repeats = repeats(route);
         value.push(json!({
             "route": name, "requests": route.requests, "cache_hits": route.hits, "models": models,
-            "repeated_requests": repeats.map(|(count, _)| count),
+            "repeats": route.repeats.value(route.requests),
+            "cache": rates.iter().find(|rate| rate.route == *name),
         }));
     }
     if routes.is_empty() {
@@ -180,6 +187,19 @@ pub async fn advise(
     Ok(outcome)
 }
 
+/// Which share came again, by time.
+fn repeated_text(route: &RouteUse) -> String {
+    let repeats = &route.repeats;
+    if repeats.seen < REQUESTS_MIN {
+        return String::new();
+    }
+    let shares = KEPT_S
+        .iter()
+        .zip(repeats.answered)
+        .map(|(seconds, answered)| format!("{} within {seconds} s", percent(share(answered, repeats.seen))));
+    format!("came again: {} (of {} looked at)\n", shares.collect::<Vec<_>>().join(", "), repeats.seen)
+}
+
 fn see(route: &mut RouteUse, config: &AiConfig, prices: &PriceTable, row: &UsageRow) {
     if row.id.contains('#') {
         // A failed attempt of a request that another model answered.
@@ -190,12 +210,8 @@ fn see(route: &mut RouteUse, config: &AiConfig, prices: &PriceTable, row: &Usage
         return;
     }
     route.requests += 1;
-    if let Some(prompt) = row.receipt["prompt"].as_str() {
-        let seen = route.prompts.entry(prompt.to_owned()).or_default();
-        seen.0 += 1;
-        seen.1 = seen.1.saturating_add(row.cost.nanos());
-    }
-    if row.cache == "hit" {
+    route.repeats.see(row);
+    if matches!(row.cache, "hit" | "semantic") {
         route.hits += 1;
         return;
     }
@@ -309,34 +325,60 @@ fn cheaper(
     }
 }
 
-/// Requests that had come before word by word, and what they cost; `None`: no hashes were taken.
-fn repeats(route: &RouteUse) -> Option<(u64, i64)> {
-    if route.prompts.is_empty() {
-        return None;
-    }
-    let repeated = route.prompts.values().filter(|(count, _)| *count > 1);
-    Some(repeated.fold((0, 0), |(requests, cost), (count, spent)| {
-        let again = i128::from(*spent) * i128::from(count - 1) / i128::from(*count);
-        (requests + count - 1, cost + i64::try_from(again).unwrap_or(0))
-    }))
-}
-
+/// What a cache would have answered of what was asked.
 fn repeated(name: &str, route: &RouteUse, config: &AiConfig, findings: &mut Vec<Finding>) {
-    let Some((requests, cost)) = repeats(route) else { return };
+    let repeats = &route.repeats;
+    let best = repeats.best();
+    let (answered, ttl_s) = (repeats.answered[best], KEPT_S[best]);
     let cached = config.routes.get(name).is_some_and(|route| route.cache.is_some());
-    if requests == 0 || cached {
+    if answered == 0 || repeats.seen < REQUESTS_MIN || cached {
         return;
     }
+    let sampled = match repeats.samples {
+        0 => "",
+        // Whoever asks for a random answer gets one, unless the route says that any will do.
+        _ => ", sampled: true",
+    };
     findings.push(finding(
         "repeated_requests",
         name,
         format!(
-            "{requests} of {} requests had come before word by word and cost {} USD again ({})",
-            route.requests,
-            Usd::from_nanos(cost),
-            percent(share(requests, route.requests))
+            "{} of the requests ask what was asked less than {ttl_s} s before ({answered} of {} that were looked at): about \
+             {} USD",
+            percent(share(answered, repeats.seen)),
+            repeats.seen,
+            Usd::from_nanos(repeats.scaled(repeats.saved[best], route.requests))
         ),
-        format!("a cache would have answered them: `ai.routes.{name}.cache: {{ ttl_s: 600 }}`"),
+        format!("a cache would have answered them: `ai.routes.{name}.cache: {{ ttl_s: {ttl_s}{sampled} }}`"),
+    ));
+}
+
+/// What a longer time would add to a cache that there is.
+fn kept_longer(name: &str, route: &RouteUse, config: &AiConfig, findings: &mut Vec<Finding>) {
+    let Some(cache) = config.routes.get(name).and_then(|route| route.cache.as_ref()) else { return };
+    let repeats = &route.repeats;
+    let best = repeats.best();
+    let has = KEPT_S
+        .iter()
+        .rposition(|seconds| u64::try_from(*seconds).is_ok_and(|seconds| seconds <= cache.ttl_s));
+    let now = has.map_or(0, |at| repeats.answered[at]);
+    let more = repeats.answered[best].saturating_sub(now);
+    if repeats.seen < REQUESTS_MIN
+        || u64::try_from(KEPT_S[best]).unwrap_or(0) <= cache.ttl_s
+        || more * 50 < repeats.seen
+    {
+        return;
+    }
+    findings.push(finding(
+        "kept_too_short",
+        name,
+        format!(
+            "{} more of its requests repeat within {} s than within the {} s for which replies are kept",
+            percent(share(more, repeats.seen)),
+            KEPT_S[best],
+            cache.ttl_s
+        ),
+        format!("if answers stay right for so long: `ai.routes.{name}.cache.ttl_s: {}`", KEPT_S[best]),
     ));
 }
 

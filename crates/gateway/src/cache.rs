@@ -27,7 +27,7 @@ const ENTRY_BYTES: u64 = 256;
 
 /// Which question it is: SHA-256 over the tenant, the route and the canonical request.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Key([u8; 32]);
+pub(crate) struct Key(pub(crate) [u8; 32]);
 
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -52,6 +52,7 @@ pub(crate) struct Tenant<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Bypass {
     /// The answer is drawn at random, and the route does not say that any draw will do.
+    #[cfg(test)]
     Sampled,
     /// The provider keeps the conversation: the request is not the whole question.
     Stateful,
@@ -66,13 +67,21 @@ pub(crate) enum Bypass {
 /// # Errors
 ///
 /// Why the request is not looked up.
+#[cfg(test)]
 pub(crate) fn key(tenant: Tenant<'_>, format: Format, body: &[u8], any_draw: bool) -> Result<Key, Bypass> {
+    let (key, greedy) = asked(tenant, format, body)?;
+    if greedy || any_draw { Ok(key) } else { Err(Bypass::Sampled) }
+}
+
+/// The key of a request, and whether the likeliest answer is wanted and no other.
+///
+/// # Errors
+///
+/// Why it has none.
+pub(crate) fn asked(tenant: Tenant<'_>, format: Format, body: &[u8]) -> Result<(Key, bool), Bypass> {
     let question = wire::question(format, body).ok_or(Bypass::Shape)?;
     if question.stateful {
         return Err(Bypass::Stateful);
-    }
-    if !question.greedy && !any_draw {
-        return Err(Bypass::Sampled);
     }
     let mut hash = Sha256::new();
     let [project, key, route, name] =
@@ -83,7 +92,7 @@ pub(crate) fn key(tenant: Tenant<'_>, format: Format, body: &[u8], any_draw: boo
         hash.update(part);
     }
     hash.update(&question.canonical);
-    Ok(Key(hash.finalize().into()))
+    Ok((Key(hash.finalize().into()), question.greedy))
 }
 
 /// A reply that was kept.

@@ -258,7 +258,7 @@ impl Default for TimeoutsConfig {
 }
 
 /// Answers are kept and given again.
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CacheConfig {
     /// How long an answer is good, in seconds.
@@ -269,6 +269,9 @@ pub struct CacheConfig {
     /// Keep answers that call tools. Default: no.
     #[serde(default)]
     pub tool_calls: bool,
+    /// The share of lookups that it is meant to answer, such as 0.3; missing it is a finding. Default: none is set.
+    #[serde(default)]
+    pub objective_hit_rate: Option<f64>,
 }
 
 /// Prompts and replies are stored.
@@ -504,7 +507,18 @@ impl AiConfig {
         if route.max_tokens == 0 {
             return wrong(&at("max_tokens"), "an answer needs tokens", "use at least 1");
         }
-        if route.cache.is_some_and(|cache| cache.ttl_s == 0) {
+        let cache = route.cache.as_ref();
+        if cache
+            .and_then(|cache| cache.objective_hit_rate)
+            .is_some_and(|share| !(share > 0.0 && share <= 1.0))
+        {
+            return wrong(
+                &at("cache.objective_hit_rate"),
+                "this is no share",
+                "use a number up to 1, such as 0.3",
+            );
+        }
+        if cache.is_some_and(|cache| cache.ttl_s == 0) {
             return wrong(
                 &at("cache.ttl_s"),
                 "nothing is kept that long",
@@ -794,6 +808,11 @@ mod tests {
                 r#"{"providers":{"p":{"kind":"openai","keys":["k"]}},"routes":{"r":{"targets":[{"provider":"p","model":"m"}],"store_prompts":{"retention_days":0}}}}"#,
                 "routes.r.store_prompts.retention_days",
                 "no time",
+            ),
+            (
+                r#"{"providers":{"p":{"kind":"openai","keys":["k"]}},"routes":{"r":{"targets":[{"provider":"p","model":"m"}],"cache":{"ttl_s":5,"objective_hit_rate":30}}}}"#,
+                "routes.r.cache.objective_hit_rate",
+                "no share",
             ),
             (r#"{"limits":{"rpm":0}}"#, "limits.rpm", "nothing is let through"),
         ] {

@@ -67,6 +67,7 @@ impl Flight {
                 ending: Ending::Disconnected,
                 status: CLIENT_LEFT,
                 cache: CacheDecision::Off,
+                cache_note: None,
                 first_byte: None,
                 duration: Duration::ZERO,
                 waited: Duration::ZERO,

@@ -24,7 +24,7 @@ use crate::catalog;
 use crate::config::ProviderKind;
 use crate::flight::Flight;
 use crate::lookout::Lookout;
-use crate::meter::{Ask, CacheDecision, Ending, Metering, Refusal, RequestId, Reservation, What};
+use crate::meter::{Ask, CacheDecision, CacheNote, Ending, Metering, Refusal, RequestId, Reservation, What};
 use crate::notice::{Notice, Notices};
 use crate::relay::{Relay, Shape};
 use crate::retry::backoff;
@@ -34,7 +34,7 @@ use crate::surface::{self, Surface};
 use crate::table::{Grant, Ready, Route, Table, Target};
 use crate::transcript::{Told, Transcripts};
 use crate::watch::Watch;
-use crate::{header, models};
+use crate::{header, models, repeats};
 
 /// Attempts in all, also with other keys, whatever the configuration says.
 const ATTEMPTS_MAX: usize = 16;
@@ -328,18 +328,27 @@ impl Gateway {
     /// The reply to the same question, if it was given before. If not, the flight keeps its own for the next one.
     async fn look(&self, course: &Course<'_>, grant: &Grant, flight: &mut Flight) -> Option<Arc<Kept>> {
         let Course { visit, question, route, .. } = course;
-        let config = route.config.cache.as_ref().filter(|_| question.what == What::Generate)?;
+        if question.what != What::Generate {
+            return None;
+        }
+        let config = route.config.cache.as_ref();
+        // Without a cache, a sample says what one would be good for.
+        if config.is_none() && !repeats::is_in_sample(&question.body) {
+            return None;
+        }
+        let asked = course.asked(grant);
+        if let Ok((key, greedy)) = asked {
+            let question = Some(visit.table.mark(&key.0));
+            flight.record().cache_note = Some(Box::new(CacheNote { question, samples: !greedy }));
+        }
+        let config = config?;
         flight.record().cache = CacheDecision::Bypass;
         // A client that wants a fresh answer says so as to any cache (RFC 9111, section 5.2.1).
         let told = question.headers.get(http::header::CACHE_CONTROL).and_then(|value| value.to_str().ok());
         if question.array || told.is_some_and(|told| told.contains("no-store") || told.contains("no-cache")) {
             return None;
         }
-        let targets =
-            route.targets.iter().map(|target| target.shown().as_bytes()).collect::<Vec<_>>().join(&b' ');
-        let tenant =
-            Tenant { project: &grant.project.name, key: None, route: &route.name, targets: &targets };
-        let key = cache::key(tenant, question.format, &question.body, config.sampled).ok()?;
+        let (key, _) = asked.ok().filter(|(_, greedy)| *greedy || config.sampled)?;
         let now = SystemTime::from(visit.now);
         match self.cache.look(key, now, SAME_QUESTION_WAIT).await? {
             Found::Kept(kept) => {
@@ -863,6 +872,15 @@ impl Course<'_> {
             },
             _ => wire::convert_reply(format, question.format, &body, &shown).map(Bytes::from),
         }
+    }
+
+    /// Under which key the reply to this question is kept, and whether the likeliest answer is wanted and no other.
+    fn asked(&self, grant: &Grant) -> Result<(cache::Key, bool), cache::Bypass> {
+        let targets: Vec<&[u8]> = self.route.targets.iter().map(|target| target.shown().as_bytes()).collect();
+        let targets = targets.join(&b' ');
+        let tenant =
+            Tenant { project: &grant.project.name, key: None, route: &self.route.name, targets: &targets };
+        cache::asked(tenant, self.question.format, &self.question.body)
     }
 
     /// A number that no other request has.

@@ -17,6 +17,7 @@ mod forward;
 mod grant;
 mod handle;
 mod header;
+mod hit_rate;
 mod import;
 mod keeper;
 mod key;
@@ -35,6 +36,7 @@ mod raw;
 pub mod receipt;
 pub mod reconcile;
 mod relay;
+mod repeats;
 pub mod report;
 mod retry;
 mod rotate;
@@ -65,14 +67,15 @@ pub use config::{
 pub use fingerprint::{Fingerprint, Fingerprints};
 pub use grant::{Callable, compile};
 pub use handle::Gateway;
+pub use hit_rate::HitRate;
 pub use import::{ImportConfig, import};
 pub use key::{
     CreateKey, GENERATION, KEY_PREFIX, ListKeys, Names, RegenerateKey, RevokeKey, StoredKey, VirtualKey,
     VirtualKeys,
 };
 pub use meter::{
-    Ask, Attempt, CacheDecision, Ending, Hold, Metering, Refusal, RequestId, Reservation, Settlement,
-    Unmetered, What,
+    Ask, Attempt, CacheDecision, CacheNote, Ending, Hold, Metering, Refusal, RequestId, Reservation,
+    Settlement, Unmetered, What,
 };
 pub use metrics::Metrics;
 pub use notice::{Notice, Notices};

@@ -243,6 +243,8 @@ pub struct Settlement {
     pub status: u16,
     /// What the cache did.
     pub cache: CacheDecision,
+    /// What the cache found out besides; absent where it did not look.
+    pub cache_note: Option<Box<CacheNote>>,
     /// From the request until the first byte of the answer was ready for the client.
     pub first_byte: Option<Duration>,
     /// From the request until its end.
@@ -255,6 +257,15 @@ pub struct Settlement {
     pub request_bytes: u64,
     /// Bytes of the answer's body.
     pub response_bytes: u64,
+}
+
+/// What the cache found out about a request.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CacheNote {
+    /// A keyed hash of what is asked, to recognise the same question by; nothing can be read from it.
+    pub question: Option<u128>,
+    /// The answer is drawn at random.
+    pub samples: bool,
 }
 
 impl Settlement {

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use crate::accounts::Accounts;
 use crate::meter::{CacheDecision, Ending, Settlement};
-use crate::table::Table;
+use crate::table::{Route, Table};
 use crate::transcript::Fates;
 use crate::usd::Usd;
 
@@ -94,6 +94,12 @@ struct CacheLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RouteLabels {
+    steward_project: String,
+    steward_route: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct KeyLabels {
     steward_project: String,
     gen_ai_provider_name: String,
@@ -148,6 +154,8 @@ pub struct Metrics {
     pub(crate) prompts: Fates,
     keys: Family<KeyLabels, Gauge>,
     breakers: Family<TargetLabels, Gauge>,
+    hit_rates: Family<RouteLabels, Gauge<f64, AtomicU64>>,
+    hit_rate_objectives: Family<RouteLabels, Gauge<f64, AtomicU64>>,
     budgets: Family<BudgetLabels, Gauge<f64, AtomicU64>>,
 }
 
@@ -173,6 +181,8 @@ impl Default for Metrics {
             prompts: Family::default(),
             keys: Family::default(),
             breakers: Family::default(),
+            hit_rates: Family::default(),
+            hit_rate_objectives: Family::default(),
             budgets: Family::default(),
         };
         metrics.register();
@@ -223,6 +233,16 @@ impl Metrics {
             "steward_ai_prompts",
             "Prompts of routes that store them: stored, dropped because too many waited, failed to be written",
             self.prompts.clone(),
+        );
+        registry.register(
+            "steward_ai_cache_hit_rate",
+            "Share of lookups that the cache of a route answered since the start",
+            self.hit_rates.clone(),
+        );
+        registry.register(
+            "steward_ai_cache_hit_rate_objective",
+            "Share of lookups that the cache of a route is meant to answer",
+            self.hit_rate_objectives.clone(),
         );
         registry.register(
             "steward_ai_key_ready",
@@ -366,10 +386,35 @@ impl Metrics {
         all.split_inclusive('\n').filter(|line| line.starts_with('#') || line.contains(&label)).collect()
     }
 
+    /// How often the cache of a route answered since the start, and how often it is meant to.
+    fn hit_rate(&self, project: &str, route: &Route) {
+        let Some(cache) = &route.config.cache else { return };
+        let count = |decision: CacheDecision| {
+            let labels = CacheLabels {
+                steward_project: project.to_owned(),
+                steward_route: route.name.to_string(),
+                decision: decision.as_str(),
+            };
+            self.cache.get_or_create(&labels).get()
+        };
+        let labels =
+            RouteLabels { steward_project: project.to_owned(), steward_route: route.name.to_string() };
+        let found = count(CacheDecision::Hit);
+        let lookups = found + count(CacheDecision::Miss);
+        if lookups > 0 {
+            self.hit_rates.get_or_create(&labels).set(whole(found) / whole(lookups));
+        }
+        if let Some(objective) = cache.objective_hit_rate {
+            self.hit_rate_objectives.get_or_create(&labels).set(objective);
+        }
+    }
+
     fn all(&self, table: &Table, accounts: &Accounts, now: Instant) -> String {
         self.keys.clear();
         self.breakers.clear();
         self.budgets.clear();
+        self.hit_rates.clear();
+        self.hit_rate_objectives.clear();
         for project in table.projects() {
             for provider in project.providers() {
                 for key in provider.pool.keys() {
@@ -396,6 +441,7 @@ impl Metrics {
                 self.budgets.get_or_create(&labels).set(dollars(Usd::from_nanos(left)));
             }
             for route in project.routes() {
+                self.hit_rate(&project.name, route);
                 for target in &route.targets {
                     let labels = TargetLabels {
                         steward_project: project.name.to_string(),

@@ -17,6 +17,7 @@ use crate::accounts::Standing;
 use crate::budget::Span;
 use crate::config::{AiConfig, Period};
 use crate::cost::cost;
+use crate::hit_rate::{self, HitRate};
 use crate::price::PriceTable;
 use crate::usage::UsageRow;
 use crate::usd::Usd;
@@ -397,12 +398,26 @@ fn evidence(ctx: &Context, request: &str, answer: serde_json::Value) -> Evidence
     Evidence::new(&format!("project:{}", ctx.project()), request, answer, ctx.now(), 0.0)
 }
 
+/// How often caches answered this month.
+///
+/// # Errors
+///
+/// As the ledger's.
+pub async fn hit_rates(ctx: &Context, ledger: &Ledger, config: &AiConfig) -> Result<Vec<HitRate>, Error> {
+    hit_rate::hit_rates(ctx, ledger, config, Between::read(None, None, ctx.now())?).await
+}
+
 /// Answers `ai.usage`.
 ///
 /// # Errors
 ///
 /// `Invalid`: the days. As the ledger's.
-pub async fn usage(ctx: &Context, ledger: &Ledger, request: &ShowUsage) -> Result<Outcome, Error> {
+pub async fn usage(
+    ctx: &Context,
+    ledger: &Ledger,
+    config: &AiConfig,
+    request: &ShowUsage,
+) -> Result<Outcome, Error> {
     let between = Between::read(request.since.as_deref(), request.until.as_deref(), ctx.now())?;
     let only = Only {
         key: request.key.as_deref(),
@@ -447,9 +462,19 @@ pub async fn usage(ctx: &Context, ledger: &Ledger, request: &ShowUsage) -> Resul
         text.push_str(&columns(&rows));
         notes(&mut text, &all);
     }
-    let value = json!({ "since": between.since, "until": between.until, "by": request.by, "rows": sums, "total": all });
+    let mut rates = hit_rate::hit_rates(ctx, ledger, config, between).await?;
+    rates.retain(|rate| request.route.as_ref().is_none_or(|route| *route == rate.route));
+    text.push_str(&hit_rate::lines(&rates));
+    let value = json!({
+        "since": between.since, "until": between.until, "by": request.by, "rows": sums, "total": all, "caches": rates,
+    });
     let mut outcome = Outcome::new(value.clone(), text);
-    outcome.evidence.push(evidence(ctx, "ai.usage", value));
+    outcome.findings = hit_rate::findings(&rates);
+    let evidence = evidence(ctx, "ai.usage", value);
+    for finding in &mut outcome.findings {
+        finding.evidence.push(evidence.id.clone());
+    }
+    outcome.evidence.push(evidence);
     Ok(outcome)
 }
 

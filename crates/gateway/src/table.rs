@@ -51,6 +51,12 @@ impl Table {
         self.grants.get(&self.fingerprints.of(key))
     }
 
+    /// A keyed hash of this installation, cut to 128 bits: to recognise something by, not to read it.
+    pub(crate) fn mark(&self, bytes: &[u8]) -> u128 {
+        let mark = self.fingerprints.of(bytes).0;
+        u128::from_be_bytes(std::array::from_fn(|at| mark[at]))
+    }
+
     /// All grants.
     pub fn grants(&self) -> impl Iterator<Item = &Arc<Grant>> {
         self.grants.values()

@@ -342,7 +342,7 @@ fn receipt(settlement: &Settlement, bound: i64) -> serde_json::Value {
         }
         value
     };
-    json!({
+    let mut receipt = json!({
         "asked_model": settlement.asked_model, "reported_model": settlement.reported_model,
         "service_tier": settlement.service_tier,
         "attempts": settlement.attempts.iter().map(attempt).collect::<Vec<_>>(),
@@ -350,7 +350,16 @@ fn receipt(settlement: &Settlement, bound: i64) -> serde_json::Value {
         "input_tokens_estimate": settlement.input_tokens_estimate,
         "clamped_max_tokens": settlement.clamped_max_tokens, "set_aside_usd_nanos": bound,
         "request_bytes": settlement.request_bytes, "response_bytes": settlement.response_bytes,
-    })
+    });
+    if let Some(note) = &settlement.cache_note {
+        if let Some(question) = note.question {
+            receipt["question"] = format!("{question:032x}").into();
+        }
+        if note.samples {
+            receipt["samples"] = true.into();
+        }
+    }
+    receipt
 }
 
 /// What waits to be written.

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use crate::catalog::Catalog;
 use crate::config::{AiConfig, ProviderConfig};
+use crate::hit_rate::{self, HitRate};
 use crate::key::VirtualKey;
 use crate::pool::ProviderKey;
 use crate::price::PriceTable;
@@ -230,6 +231,7 @@ pub fn routes(
     request: &ListRoutes,
     states: &BTreeMap<About, State>,
     serves: Option<&str>,
+    rates: &[HitRate],
 ) -> Result<Outcome, Error> {
     if let Some(route) = &request.route
         && !config.routes.contains_key(route)
@@ -267,7 +269,22 @@ pub fn routes(
                 "priority": target.priority, "state": breaker, "keys": keys,
             }));
         }
-        list.push(json!({ "route": name, "targets": rows, "attempts": route.retry.attempts }));
+        let rate = rates.iter().find(|rate| rate.route == *name);
+        if let Some(cache) = &route.cache {
+            writeln!(text, "  replies are kept for {} s", cache.ttl_s).expect("writing to a string");
+            for line in hit_rate::lines(rate.map(std::slice::from_ref).unwrap_or_default()).lines() {
+                writeln!(text, "  this month, {line}").expect("writing to a string");
+            }
+        }
+        if let Some(store) = route.store_prompts {
+            writeln!(text, "  prompts are stored for {} days", store.retention_days)
+                .expect("writing to a string");
+        }
+        list.push(json!({
+            "route": name, "targets": rows, "attempts": route.retry.attempts, "cache": rate,
+            "cache_ttl_s": route.cache.as_ref().map(|cache| cache.ttl_s),
+            "store_prompts_days": route.store_prompts.map(|store| store.retention_days),
+        }));
     }
     if list.is_empty() {
         text.push_str("no routes; `ai.routes` in steward.yaml names them\n");
@@ -288,6 +305,7 @@ pub fn routes(
         text.trim_end(),
     );
     outcome.findings = findings(states);
+    outcome.findings.extend(hit_rate::findings(rates));
     Ok(outcome)
 }
 

@@ -870,7 +870,8 @@ pub(crate) async fn routes(
     request: &ListRoutes,
 ) -> Result<Outcome, Error> {
     let (states, serves) = states(steward, ctx, project).await?;
-    gateway::routes(config(project), request, &states, serves.as_deref())
+    let rates = gateway::report::hit_rates(ctx, steward.ledger(), config(project)).await?;
+    gateway::routes(config(project), request, &states, serves.as_deref(), &rates)
 }
 
 /// A real call to each target.

@@ -128,7 +128,9 @@ pub(crate) async fn read(
             let files = project.migrations(&request.store)?;
             migration::preview(ctx, directory, &files, request).await
         }
-        Request::AiUsage(request) => gateway::report::usage(ctx, ledger, request).await,
+        Request::AiUsage(request) => {
+            gateway::report::usage(ctx, ledger, &project.loaded().config.ai, request).await
+        }
         Request::AiCost(request) => spend::cost(ctx, ledger, project, request).await,
         Request::AiForecast(_) => spend::forecast(ctx, ledger, project).await,
         Request::AiReceipt(request) => gateway::receipt::receipt(ctx, ledger, request).await,

@@ -18,9 +18,9 @@ SELECT
     SUM(CASE WHEN id LIKE '%#%' THEN 0 ELSE 1 END) AS requests,
     SUM(CASE WHEN ending = 'complete' THEN 1 ELSE 0 END) AS complete,
     SUM(CASE WHEN estimated <> 0 THEN 1 ELSE 0 END) AS estimated,
-    SUM(CASE WHEN price_row = '' AND cost_usd_nanos = 0 AND cache <> 'hit' AND ending <> 'failed'
+    SUM(CASE WHEN price_row = '' AND cost_usd_nanos = 0 AND cache NOT IN ('hit', 'semantic') AND ending <> 'failed'
               AND input + cache_read + output > 0 THEN 1 ELSE 0 END) AS unpriced,
-    SUM(CASE WHEN cache = 'hit' THEN 1 ELSE 0 END) AS hits,
+    SUM(CASE WHEN cache IN ('hit', 'semantic') THEN 1 ELSE 0 END) AS hits,
     SUM(input) AS input, SUM(cache_read) AS cache_read, SUM(cache_write_5m) AS cache_write_5m,
     SUM(cache_write_1h) AS cache_write_1h, SUM(audio_input) AS audio_input, SUM(output) AS output,
     SUM(reasoning) AS reasoning, SUM(audio_output) AS audio_output,

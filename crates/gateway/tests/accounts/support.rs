@@ -80,6 +80,7 @@ routes:
   fast: { targets: [{ provider: openai, model: gpt-4o-mini }] }
   old: { targets: [{ provider: past, model: gpt-4o-2024-05-13 }] }
   odd: { targets: [{ provider: openai, model: nobody-knows }] }
+  kept: { targets: [{ provider: openai, model: gpt-4o-mini }], cache: { ttl_s: 600, objective_hit_rate: 0.5 } }
 ";
 
 impl Shop {
@@ -249,6 +250,7 @@ impl Asked {
             ending: Ending::Complete,
             status: 200,
             cache: CacheDecision::Off,
+            cache_note: None,
             first_byte: Some(Duration::from_millis(300)),
             duration: Duration::from_millis(400),
             waited: Duration::from_millis(299),

@@ -128,3 +128,38 @@ async fn many_who_ask_the_same_wait_for_one() {
     }
     assert_eq!(answers.iter().filter(|answer| answer.header("steward-cache") == "miss").count(), 1);
 }
+
+#[tokio::test]
+async fn the_same_question_is_recognised_without_being_kept() {
+    let fake = FakeAi::start().await.unwrap();
+    let stage = stage(&fake, "openai").await;
+    ask(&stage, "hello", false).await;
+    let first = stage.records.settled(1).await.cache_note.clone().unwrap();
+    // Written otherwise, and answered from the cache.
+    let body =
+        r#"{"messages":[{"content":"hello","role":"user"}],"model":"fast", "temperature":0, "user":"u1"}"#;
+    let headers = [("content-type", "application/json")];
+    assert_eq!(
+        stage.call("POST", "/v1/chat/completions", &headers, body).await.header("steward-cache"),
+        "hit"
+    );
+    assert_eq!(stage.records.settled(2).await.cache_note, Some(first.clone()));
+    let mut random = question("hello", false);
+    random["temperature"] = json!(1);
+    stage.post("/v1/chat/completions", &random).await;
+    let third = stage.records.settled(3).await.cache_note.clone().unwrap();
+    assert!(third.samples && !first.samples && third.question != first.question);
+
+    // Without a cache it is one question in sixteen, and then each time that it comes.
+    let stage = Stage::single(&fake, "openai").await;
+    let mut noted = Vec::new();
+    for number in 0..64 {
+        let content = format!("question {}", number % 32);
+        ask(&stage, &content, false).await;
+        noted.push(stage.records.settled(number + 1).await.cache_note.clone());
+    }
+    let (once, again) = noted.split_at(32);
+    assert_eq!(once, again);
+    let count = once.iter().flatten().count();
+    assert!((1..16).contains(&count), "{count} of 32");
+}
