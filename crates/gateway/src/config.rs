@@ -128,6 +128,9 @@ pub struct ProviderConfig {
     /// service, no for a `url` of one's own, which may serve what it likes.
     #[serde(default)]
     pub successors: Option<bool>,
+    /// Tell the provider the trace that a client began (`traceparent`, `tracestate`). Default: yes.
+    #[serde(default = "yes")]
+    pub trace_context: bool,
     /// Formats that the server understands: `chat`, `responses`, `messages`, `gemini`. Default: all of its kind; for
     /// `openai` with its own `url` only `chat`, which every compatible server knows.
     #[serde(default)]
@@ -205,6 +208,10 @@ pub struct TargetConfig {
     /// Tokens that the model takes. Default: what the price table says.
     #[serde(default)]
     pub context_tokens: Option<u64>,
+}
+
+fn yes() -> bool {
+    true
 }
 
 fn one() -> u32 {
@@ -299,6 +306,13 @@ pub struct PassThroughConfig {
     /// Header that carries the key, such as `ocp-apim-subscription-key`. Default: `authorization`, as a bearer token.
     #[serde(default)]
     pub key_header: Option<String>,
+    /// A small call that needs the key: it proves a new key before it serves, and brings back one that was refused. Default:
+    /// none; then keys are not rotated, and one that was refused is tried again by a client's call after a while.
+    #[serde(default)]
+    pub canary: Option<ServiceCanary>,
+    /// Tell the service the trace that a client began (`traceparent`, `tracestate`). Default: yes.
+    #[serde(default = "yes")]
+    pub trace_context: bool,
     /// What a call costs. Without it calls count as free and are reported as unpriced.
     #[serde(default)]
     pub usd_per_call: Option<Usd>,
@@ -311,6 +325,17 @@ pub struct PassThroughConfig {
     /// How long it may take.
     #[serde(default)]
     pub timeouts: TimeoutsConfig,
+}
+
+/// A call of a service that shows whether a key works: any answer with a status of 2xx.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServiceCanary {
+    /// What comes after the service's `url`, such as `/health?api-version=1`.
+    pub path: String,
+    /// A JSON body; with it the call is a POST, without it a GET.
+    #[serde(default)]
+    pub body: Option<serde_json::Value>,
 }
 
 /// What may be spent.
@@ -563,6 +588,12 @@ impl AiConfig {
         {
             return wrong(&at("key_header"), "this is no header's name", "write it as `api-key`");
         }
+        if let Some(canary) = &forwarded.canary
+            && (!canary.path.starts_with('/')
+                || format!("http://h{}", canary.path).parse::<http::Uri>().is_err())
+        {
+            return wrong(&at("canary.path"), "this is no path", "write it as `/health`");
+        }
         validate_url(&at("url"), &forwarded.url, forwarded.allow_http || forwarded.keys.is_empty())?;
         validate_timeouts(&at("timeouts"), &forwarded.timeouts)
     }
@@ -787,6 +818,11 @@ mod tests {
                 r#"{"pass_through":{"x":{"prefix":"/v1/x","url":"https://h"}}}"#,
                 "pass_through.x.prefix",
                 "meaning already",
+            ),
+            (
+                r#"{"pass_through":{"x":{"prefix":"/x","url":"https://h","canary":{"path":"health"}}}}"#,
+                "pass_through.x.canary.path",
+                "this is no path",
             ),
             (
                 r#"{"pass_through":{"x":{"prefix":"/a/../b","url":"https://h"}}}"#,

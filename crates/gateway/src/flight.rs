@@ -74,6 +74,7 @@ impl Flight {
                 clamped_max_tokens: None,
                 request_bytes: 0,
                 response_bytes: 0,
+                trace: visit.trace,
             }),
         })
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use contract::ai::{Call, FailureClass, Operation, Rejection};
-use http::header::{ACCEPT_ENCODING, CONTENT_LENGTH, HeaderMap, HeaderValue};
+use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue};
 use http::request::Parts;
 use http::{Request, Response, Uri};
 use http_body::Body;
@@ -21,6 +21,7 @@ use crate::config::ProviderKind;
 use crate::flight::Flight;
 use crate::handle::{Gateway, Visit, name_route, refused};
 use crate::header;
+use crate::lookout::Lookout;
 use crate::meter::{Ask, Ending, What};
 use crate::raw::RawRelay;
 use crate::scrub::scrub;
@@ -174,20 +175,29 @@ impl Gateway {
         let target = &route.targets[0];
         let now = Instant::now();
         let (Some(pass), Some(lent)) = (target.breaker.enter(now), target.provider.pool.pick(now)) else {
-            let opens = target.breaker.open_until(now).or_else(|| target.provider.pool.back_at(now));
-            let mut problem = Problem::new(ErrorClass::Unavailable, "the provider cannot be asked now");
-            problem.retry_after = opens.map(|at| at.saturating_duration_since(now));
+            // A key that rests for its rate limit is a rate limit for the client too.
+            let opens = target.breaker.open_until(now);
+            let waits = target.provider.pool.waits(now).filter(|_| opens.is_none());
+            let mut problem = match waits {
+                Some(_) => Problem::new(ErrorClass::Rate, target.provider.pool.why_none(now)),
+                None => Problem::new(ErrorClass::Unavailable, "the provider cannot be asked now"),
+            };
+            problem.retry_after =
+                opens.or(waits.map(|(at, _)| at)).map(|at| at.saturating_duration_since(now));
             let response = problem.answer(format, &visit.request_id);
             flight.committed(response.status().as_u16(), now);
             flight.end(Ending::Failed);
             return response;
         };
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        visit.trace(&target.provider, 0, &parts.headers, &mut headers);
         let is_empty = body.is_end_stream();
+        let lookout = || Lookout::new(&self.detector, &self.notices, grant, &route.name, visit.id);
         let mut request = Request::new(if is_empty {
             Outgoing::whole(Bytes::new())
         } else {
-            Outgoing::Forwarded(Sized { body: body.map_err(Into::into), length }.boxed_unsync())
+            let lookout = is_text(&parts.headers).then(|| lookout().of_request());
+            Outgoing::Forwarded(Passing { body: body.map_err(Into::into), length, lookout }.boxed_unsync())
         });
         *request.method_mut() = parts.method.clone();
         *request.uri_mut() = uri;
@@ -214,8 +224,9 @@ impl Gateway {
                 let (parts, body) = response.into_parts();
                 flight.answered(Some(parts.status.as_u16()), None, Instant::now());
                 flight.committed(parts.status.as_u16(), Instant::now());
+                let lookout = is_text(&parts.headers).then(lookout);
                 let idle = Duration::from_millis(timeouts.idle_ms);
-                let relay = RawRelay::new(body, flight, idle, lent, load);
+                let relay = RawRelay::new(body, flight, idle, lookout, lent, load);
                 let mut response = Response::new(Answer::raw(relay));
                 *response.status_mut() = parts.status;
                 header::backward(&parts.headers, response.headers_mut(), true);
@@ -286,13 +297,27 @@ fn provider_for(
     }
 }
 
-/// A body whose length is known from its header, so that it is not sent in chunks.
-struct Sized<B> {
-    body: B,
-    length: Option<u64>,
+/// Whether a body is text, in which keys can be found. Forms are, since files for training and batches come in them.
+fn is_text(headers: &HeaderMap) -> bool {
+    let coded = headers.get(CONTENT_ENCODING).is_some_and(|coding| coding != "identity");
+    let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    !coded
+        && (kind.starts_with("text/")
+            || kind.starts_with("multipart/")
+            || ["json", "xml", "yaml", "x-ndjson", "jsonl", "x-www-form-urlencoded"]
+                .iter()
+                .any(|text| kind.rsplit(['/', '+']).next() == Some(*text)))
 }
 
-impl<B: Body<Data = Bytes> + Unpin> Body for Sized<B> {
+/// A body on its way to the provider. Its length is known from its header, so that it is not sent in chunks.
+struct Passing<B> {
+    body: B,
+    length: Option<u64>,
+    lookout: Option<Lookout>,
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Body for Passing<B> {
     type Data = Bytes;
     type Error = B::Error;
 
@@ -300,7 +325,13 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Sized<B> {
         mut self: std::pin::Pin<&mut Self>,
         cx: &mut std::task::Context<'_>,
     ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, B::Error>>> {
-        std::pin::Pin::new(&mut self.body).poll_frame(cx)
+        let polled = std::pin::Pin::new(&mut self.body).poll_frame(cx);
+        if let (std::task::Poll::Ready(Some(Ok(frame))), Some(lookout)) = (&polled, &mut self.lookout)
+            && let Some(bytes) = frame.data_ref()
+        {
+            lookout.piece(bytes);
+        }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

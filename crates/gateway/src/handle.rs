@@ -31,7 +31,8 @@ use crate::retry::backoff;
 use crate::scan::Detector;
 use crate::shelf::Shelf;
 use crate::surface::{self, Surface};
-use crate::table::{Grant, Ready, Route, Table, Target};
+use crate::table::{Grant, OpenProvider, Ready, Route, Table, Target};
+use crate::trace::Trace;
 use crate::transcript::{Told, Transcripts};
 use crate::watch::Watch;
 use crate::{header, models, repeats};
@@ -49,8 +50,8 @@ pub struct Gateway {
     metering: Arc<dyn Metering>,
     clock: Arc<dyn Clock>,
     watch: Arc<Watch>,
-    notices: Notices,
-    detector: Arc<Detector>,
+    pub(crate) notices: Notices,
+    pub(crate) detector: Arc<Detector>,
     cache: Arc<Cache>,
     shelf: Option<Arc<Shelf>>,
     transcripts: Transcripts,
@@ -65,6 +66,23 @@ pub(crate) struct Visit {
     pub(crate) now: Timestamp,
     pub(crate) table: Arc<Table>,
     pub(crate) watch: Arc<Watch>,
+    /// The trace that the client began.
+    pub(crate) trace: Option<Trace>,
+}
+
+impl Visit {
+    /// Adds what a provider is told of the client's trace.
+    pub(crate) fn trace(
+        &self,
+        provider: &OpenProvider,
+        attempt: usize,
+        from: &HeaderMap,
+        to: &mut HeaderMap,
+    ) {
+        if let Some(trace) = self.trace.as_ref().filter(|_| provider.hears_traces) {
+            trace.pass_on(attempt, from, to);
+        }
+    }
 }
 
 /// A request to a model.
@@ -185,6 +203,7 @@ impl Gateway {
             now,
             table: self.table.load_full(),
             watch: Arc::clone(&self.watch),
+            trace: Trace::of(&parts.headers),
         };
         let mut response = self.route(&visit, &parts, body).await;
         let headers = response.headers_mut();
@@ -589,7 +608,7 @@ enum GivenUp {
     /// The last attempt's failure.
     Failed(Box<Failed>),
     /// Nobody could be asked.
-    Nobody { retry_after: Option<Duration>, rate: bool },
+    Nobody { retry_after: Option<Duration>, why: Option<FailureClass> },
     /// No target can do this.
     Impossible(String),
     /// The budget has no money for another attempt.
@@ -631,7 +650,7 @@ impl Course<'_> {
                 return Err(match (last, unsayable) {
                     (Some(last), _) => GivenUp::Failed(last),
                     (None, Some(error)) => GivenUp::Unsayable(error),
-                    (None, None) => self.nobody(&tried, wait, now),
+                    (None, None) => self.nobody(&tried, now),
                 });
             };
             let target = &self.route.targets[index];
@@ -659,12 +678,16 @@ impl Course<'_> {
                 tried.failed(index);
                 counted += 1;
                 if counted >= config.retry.attempts.max(1) {
-                    return Err(last.map_or_else(|| self.nobody(&tried, None, now), GivenUp::Failed));
+                    return Err(last.map_or_else(|| self.nobody(&tried, now), GivenUp::Failed));
                 }
                 continue;
             };
             let prepared = match self.prepare(target) {
-                Ok(prepared) => prepared,
+                Ok(mut prepared) => {
+                    let from = self.question.headers;
+                    self.visit.trace(&target.provider, flight.attempts(), from, &mut prepared.headers);
+                    prepared
+                }
                 Err(error) => {
                     tried.exclude(index);
                     unsayable = Some(error);
@@ -717,7 +740,7 @@ impl Course<'_> {
                 || flight.attempts() >= ATTEMPTS_MAX
                 || Instant::now() >= deadline
             {
-                return Err(last.map_or_else(|| self.nobody(&tried, None, now), GivenUp::Failed));
+                return Err(last.map_or_else(|| self.nobody(&tried, now), GivenUp::Failed));
             }
         }
     }
@@ -741,7 +764,7 @@ impl Course<'_> {
         }
     }
 
-    fn nobody(&self, tried: &Tried, wait: Option<Duration>, now: Instant) -> GivenUp {
+    fn nobody(&self, tried: &Tried, now: Instant) -> GivenUp {
         let mut targets =
             self.route.targets.iter().enumerate().filter(|(index, _)| !tried.is_excluded(*index)).peekable();
         if targets.peek().is_none() {
@@ -752,12 +775,19 @@ impl Course<'_> {
             };
             return GivenUp::Impossible(format!("no target of `{}` {what} in this format", self.route.name));
         }
-        let opens = targets.filter_map(|(_, target)| target.breaker.open_until(now)).min();
-        let rate = wait.is_some();
-        GivenUp::Nobody {
-            retry_after: wait.or_else(|| opens.map(|at| at.saturating_duration_since(now))),
-            rate,
+        let (mut until, mut why) = (None::<Instant>, None);
+        for (_, target) in targets {
+            let opens = target.breaker.open_until(now);
+            let waits = target.provider.pool.waits(now).filter(|_| opens.is_none());
+            let ends = opens.or(waits.map(|(at, _)| at));
+            until = until.into_iter().chain(ends).min();
+            // A rate limit that ends by itself says more than a quota.
+            why = match (why, waits.map(|(_, class)| class)) {
+                (Some(FailureClass::Rate), _) | (_, None) => why,
+                (_, class) => class,
+            };
         }
+        GivenUp::Nobody { retry_after: until.map(|at| at.saturating_duration_since(now)), why }
     }
 
     /// What a target is sent: the client's own bytes if it understands them, else the same in its own format.
@@ -1042,17 +1072,14 @@ impl Course<'_> {
                 problem.field = error.field.as_deref();
                 problem.answer(format, id)
             }
-            GivenUp::Nobody { retry_after, rate } => {
-                let class = if rate { ErrorClass::Rate } else { ErrorClass::Unavailable };
-                let message = format!(
-                    "no target of `{}` can be asked now: {}",
-                    self.route.name,
-                    if rate {
-                        "their keys wait for a rate limit"
-                    } else {
-                        "they failed, or none of their keys works"
-                    }
-                );
+            GivenUp::Nobody { retry_after, why } => {
+                // What the provider would say if it were asked: 429 also for a quota.
+                let (class, why) = match why {
+                    Some(FailureClass::Rate) => (ErrorClass::Rate, "their keys wait for a rate limit"),
+                    Some(_) => (ErrorClass::Rate, "the quota or the credit of their keys is used up"),
+                    None => (ErrorClass::Unavailable, "they failed, or none of their keys works"),
+                };
+                let message = format!("no target of `{}` can be asked now: {why}", self.route.name);
                 let mut problem = Problem::new(class, &message);
                 problem.retry_after = retry_after;
                 problem.answer(format, id)

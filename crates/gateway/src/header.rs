@@ -69,6 +69,9 @@ fn is_private(name: &str) -> bool {
             | "openai-project"
             | "x-goog-user-project"
             | "x-request-id"
+            // The gateway has a span of its own between the two; see `Trace::pass_on`.
+            | "traceparent"
+            | "tracestate"
     ) || name.starts_with("x-forwarded-")
         || name.starts_with("steward-")
         || name.starts_with("sec-")
@@ -90,9 +93,9 @@ pub(crate) fn forward(from: &HeaderMap, to: &mut HeaderMap) {
     }
 }
 
-/// The client's headers that make sense to a provider that speaks another format: only what identifies and traces.
+/// The client's headers that make sense to a provider that speaks another format: only what identifies.
 pub(crate) fn forward_neutral(from: &HeaderMap, to: &mut HeaderMap) {
-    for name in ["user-agent", "traceparent", "tracestate", "idempotency-key"] {
+    for name in ["user-agent", "idempotency-key"] {
         if let Some(value) = from.get(name) {
             to.insert(HeaderName::from_static(name), value.clone());
         }
@@ -194,13 +197,14 @@ mod tests {
             ("anthropic-beta", "a"),
             ("anthropic-version", "2024-01-01"),
             ("traceparent", "00-1"),
+            ("tracestate", "a=1"),
             ("content-length", "5"),
         ]);
         let mut to = HeaderMap::new();
         forward(&from, &mut to);
         let mut names: Vec<_> = to.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
-        assert_eq!(names, ["anthropic-beta", "anthropic-version", "traceparent"]);
+        assert_eq!(names, ["anthropic-beta", "anthropic-version"]);
     }
 
     #[test]

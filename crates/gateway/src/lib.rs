@@ -49,6 +49,7 @@ mod spans;
 mod states;
 mod surface;
 mod table;
+mod trace;
 mod transcript;
 mod usage;
 mod usd;
@@ -62,7 +63,7 @@ pub use catalog::{Catalog, Retired};
 pub use config::{
     AiConfig, Balance, BudgetConfig, BudgetScope, CacheConfig, CountersConfig, CountersKind, Enforce,
     LimitsConfig, PassThroughConfig, Period, ProviderConfig, ProviderKind, RetryConfig, RouteConfig,
-    StorePromptsConfig, TargetConfig, TimeoutsConfig,
+    ServiceCanary, StorePromptsConfig, TargetConfig, TimeoutsConfig,
 };
 pub use fingerprint::{Fingerprint, Fingerprints};
 pub use grant::{Callable, compile};
@@ -90,6 +91,7 @@ pub use table::{
     Grant, KeyVersions, Limits, OpenProvider, PassThrough, Project, ProjectParts, Reach, Rights, Route,
     Table, Target,
 };
+pub use trace::Trace;
 pub use transcript::Transcripts;
 pub use usd::Usd;
 pub use view::{ListModels, ListRoutes, ScanPath, TestTargets, key_lines, models, routes, test};

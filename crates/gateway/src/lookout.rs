@@ -1,4 +1,4 @@
-//! Looks for keys in a reply while it passes.
+//! Looks for keys in a body while it passes.
 
 use std::sync::Arc;
 
@@ -7,13 +7,14 @@ use crate::notice::{Notice, Notices};
 use crate::scan::{Detector, Stream};
 use crate::table::Grant;
 
-/// Looks at one reply, and tells of the first key in it.
+/// Looks at one body, and tells of the first key in it.
 pub(crate) struct Lookout {
     stream: Stream,
     notices: Notices,
     grant: Arc<Grant>,
     route: Arc<str>,
     request: RequestId,
+    in_reply: bool,
     told: bool,
 }
 
@@ -31,7 +32,21 @@ impl Lookout {
             grant: Arc::clone(grant),
             route: Arc::clone(route),
             request,
+            in_reply: true,
             told: false,
+        }
+    }
+
+    /// The same for what the client sends.
+    pub(crate) fn of_request(mut self) -> Self {
+        self.in_reply = false;
+        self
+    }
+
+    /// Looks at a piece of a body that passes by.
+    pub(crate) fn piece(&mut self, piece: &[u8]) {
+        if !self.told {
+            self.whole(piece);
         }
     }
 
@@ -57,7 +72,7 @@ impl Lookout {
             key: self.grant.name.to_string(),
             route: self.route.to_string(),
             receipt: self.request.to_string(),
-            in_reply: true,
+            in_reply: self.in_reply,
             leak,
         });
     }

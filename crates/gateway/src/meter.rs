@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use wire::Usage;
 
 use crate::table::{Grant, Route, Target};
+use crate::trace::Trace;
 
 /// Identifies a request and its receipt; sorts by time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -257,6 +258,8 @@ pub struct Settlement {
     pub request_bytes: u64,
     /// Bytes of the answer's body.
     pub response_bytes: u64,
+    /// Its place in the trace that the client began, if it did.
+    pub trace: Option<Trace>,
 }
 
 /// What the cache found out about a request.

@@ -118,6 +118,8 @@ struct Detail {
     /// Rests or failed canary calls in a row.
     in_a_row: u32,
     probe_at: Option<Instant>,
+    /// Serves again without a canary call, until it has worked or failed once more.
+    on_trial: bool,
 }
 
 impl ProviderKey {
@@ -255,10 +257,14 @@ impl ProviderKey {
                 self.until_ms.store(end.max(until), Ordering::Release);
                 !rested
             } else {
-                detail.in_a_row = 0;
+                // One that was let out on trial has failed again; otherwise this is the first time.
+                let again = detail.on_trial && until != 0;
+                detail.in_a_row = if again { detail.in_a_row } else { 0 };
+                detail.on_trial = false;
                 detail.because = Some(failure.class);
+                let wait = PROBE_FIRST.saturating_mul(1 << detail.in_a_row.min(9));
                 detail.probe_at =
-                    Some(now + failure.retry_after.unwrap_or(PROBE_FIRST).clamp(PROBE_FIRST, PROBE_WAIT_MAX));
+                    Some(now + failure.retry_after.unwrap_or(wait).clamp(PROBE_FIRST, PROBE_WAIT_MAX));
                 self.until_ms.store(OUT, Ordering::Release);
                 true
             }
@@ -272,6 +278,22 @@ impl ProviderKey {
     pub fn probe_due(&self, now: Instant) -> bool {
         self.until_ms.load(Ordering::Acquire) == OUT
             && self.detail.lock().unwrap_or_else(PoisonError::into_inner).probe_at.is_some_and(|at| at <= now)
+    }
+
+    /// It serves again, since there is no canary call to make: the next client's call shows whether it works. Refused
+    /// again, it is out of service for twice as long.
+    pub fn try_again(&self, now: Instant) {
+        {
+            let mut detail = self.detail.lock().unwrap_or_else(PoisonError::into_inner);
+            if self.until_ms.load(Ordering::Acquire) != OUT {
+                return;
+            }
+            detail.in_a_row += 1;
+            detail.on_trial = true;
+            // A rest that is just over, so that its first success is noticed.
+            self.until_ms.store(self.at_ms(now).max(1), Ordering::Release);
+        }
+        self.tell(now);
     }
 
     /// A canary call with it came to this: it serves again, or the next canary call waits twice as long.
@@ -381,6 +403,17 @@ impl Pool {
         rests?.into_iter().filter(|(_, why)| *why == FailureClass::Rate).map(|(until, _)| until).min()
     }
 
+    /// Until when no key can be used, and why: a rate limit if one of them only waits for that, else a quota that is used
+    /// up, which is asked for again at that time. `None`: one can be used, or none comes back by waiting.
+    pub fn waits(&self, now: Instant) -> Option<(Instant, FailureClass)> {
+        let rests: Option<Vec<_>> = self.keys.iter().map(|key| key.rests(now)).collect();
+        let rests = rests?;
+        [FailureClass::Rate, FailureClass::Quota].into_iter().find_map(|class| {
+            let ends = rests.iter().filter(|(_, why)| *why == class).map(|(until, _)| *until);
+            Some((ends.min()?, class))
+        })
+    }
+
     /// Whether a key can be used now.
     pub fn is_ready(&self, now: Instant) -> bool {
         self.keys.iter().any(|key| key.left(now).is_none())
@@ -390,10 +423,14 @@ impl Pool {
     pub fn why_none(&self, now: Instant) -> &'static str {
         if self.keys.is_empty() {
             "none of the provider's keys can be read"
-        } else if self.back_at(now).is_some() {
-            "all keys of the provider rest, since its rate limit is reached"
         } else {
-            "all keys of the provider are out of service"
+            match self.waits(now) {
+                Some((_, FailureClass::Rate)) => {
+                    "all keys of the provider rest, since its rate limit is reached"
+                }
+                Some(_) => "the quota or the credit of the provider's keys is used up",
+                None => "all keys of the provider are out of service",
+            }
         }
     }
 
@@ -445,6 +482,29 @@ mod tests {
 
     fn key(name: &str) -> Arc<ProviderKey> {
         key_of(name, 1, &Notices::default())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_key_without_a_canary_is_tried_by_clients_ever_more_rarely() {
+        let refused = Failure::new(FailureClass::Key, "");
+        let key = key("a");
+        let mut waits = Vec::new();
+        for _ in 0..9 {
+            let now = Instant::now();
+            key.failed(now, &refused);
+            assert!(matches!(key.state(now), KeyState::Demoted { .. }));
+            let (until, _) = key.rests(now).unwrap();
+            waits.push((until - now).as_secs());
+            tokio::time::advance(until - now).await;
+            assert!(key.probe_due(Instant::now()));
+            key.try_again(Instant::now());
+            assert_eq!(key.state(Instant::now()), KeyState::Active);
+        }
+        assert_eq!(waits, [30, 60, 120, 240, 480, 960, 1920, 3600, 3600]);
+        // Once it has worked, it is as good as any.
+        key.worked();
+        key.failed(Instant::now(), &refused);
+        assert_eq!(key.rests(Instant::now()).unwrap().0 - Instant::now(), Duration::from_secs(30));
     }
 
     #[tokio::test(start_paused = true)]

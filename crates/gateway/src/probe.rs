@@ -7,7 +7,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use contract::Context;
 use contract::ai::{Call, Failure, FailureClass, Operation, Rejection};
-use http::header::{CONTENT_TYPE, HeaderValue};
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use http::{Method, Uri};
 use http_body_util::{BodyExt, Limited};
 use jiff::Timestamp;
 use outbound::{Outgoing, Upstream};
@@ -17,7 +18,7 @@ use tokio::time::Instant;
 use wire::Format;
 
 use crate::rotate::{Canary, CanaryAnswer};
-use crate::table::{OpenProvider, Project, Ready};
+use crate::table::{OpenProvider, PassThrough, Project, Ready};
 
 /// Longest wait for the whole answer.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -69,6 +70,29 @@ async fn models(probe: &Probe<'_>, now: Timestamp) -> Result<CanaryAnswer, Failu
         .map_err(|error| wrong(&error))?;
     let (status, elapsed) = send(probe, ready, None, now).await?;
     Ok(CanaryAnswer { what: format!("{}: list of models", probe.provider.name), status, elapsed })
+}
+
+/// The call that a declared service names for this.
+async fn of_service(
+    service: &PassThrough,
+    key: &SecretString,
+    now: Timestamp,
+) -> Result<CanaryAnswer, Failure> {
+    let canary = service.canary.as_ref().ok_or_else(|| {
+        Failure::new(
+            FailureClass::BadRequest,
+            "the service has no `canary`, a call that shows whether a key works",
+        )
+    })?;
+    let uri = Uri::try_from(format!("{}{}", service.url, canary.path))
+        .map_err(|_| Failure::new(FailureClass::BadRequest, "the canary's path makes no address"))?;
+    let method = if canary.body.is_some() { Method::POST } else { Method::GET };
+    let what = format!("{}: {method} {}", service.name, canary.path);
+    let target = &service.route.targets[0];
+    let call = Probe { provider: &target.provider, upstream: &target.upstream, model: None, key: Some(key) };
+    let ready = Ready { method, uri, headers: HeaderMap::new() };
+    let (status, elapsed) = send(&call, ready, canary.body.clone(), now).await?;
+    Ok(CanaryAnswer { what, status, elapsed })
 }
 
 fn wrong(error: &contract::Error) -> Failure {
@@ -151,7 +175,8 @@ fn scrubbed(bytes: &[u8], key: Option<&SecretString>) -> Vec<u8> {
     }
 }
 
-/// Canary calls through a compiled project: of a provider's first target in the routes, or its list of models.
+/// Canary calls through a compiled project: of a provider's first target in the routes, or its list of models; of a
+/// declared service the call that it names.
 pub struct ProjectCanary(pub Arc<Project>);
 
 #[async_trait]
@@ -160,6 +185,11 @@ impl Canary for ProjectCanary {
         let project = &self.0;
         let gone =
             || Failure::new(FailureClass::NotFound, "the provider is not in the project file any more");
+        if project.provider(provider).is_none()
+            && let Some(service) = project.pass_through().iter().find(|service| *service.name == *provider)
+        {
+            return of_service(service, key, ctx.now()).await;
+        }
         let provider = project.provider(provider).ok_or_else(gone)?;
         let targets = || project.routes().flat_map(|route| &route.targets);
         let target = targets().find(|target| *target.provider.name == *provider.name);

@@ -1,4 +1,4 @@
-//! An answer that passes by without being looked at: files, batches, declared other services.
+//! An answer that passes by without being understood: files, batches, declared other services.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -14,6 +14,7 @@ use tokio::time::{Instant, Sleep};
 use crate::answer::BodyError;
 use crate::balance::Load;
 use crate::flight::Flight;
+use crate::lookout::Lookout;
 use crate::meter::Ending;
 use crate::pool::Lent;
 
@@ -24,6 +25,7 @@ pub(crate) struct RawRelay {
     idle: Duration,
     heard: Instant,
     alarm: Pin<Box<Sleep>>,
+    lookout: Option<Lookout>,
     _lent: Lent,
     _load: Load,
 }
@@ -33,12 +35,14 @@ impl RawRelay {
         upstream: Incoming,
         flight: Box<Flight>,
         idle: Duration,
+        lookout: Option<Lookout>,
         lent: Lent,
         load: Load,
     ) -> Self {
         let heard = Instant::now();
         let alarm = Box::pin(tokio::time::sleep_until(heard + idle));
-        let mut relay = Self { upstream, flight: Some(flight), idle, heard, alarm, _lent: lent, _load: load };
+        let mut relay =
+            Self { upstream, flight: Some(flight), idle, heard, alarm, lookout, _lent: lent, _load: load };
         if relay.upstream.is_end_stream() {
             relay.end(Ending::Complete, None);
         }
@@ -59,6 +63,9 @@ impl RawRelay {
                 Poll::Ready(Some(Ok(frame))) => {
                     let Ok(bytes) = frame.into_data() else { continue };
                     self.heard = Instant::now();
+                    if let Some(lookout) = &mut self.lookout {
+                        lookout.piece(&bytes);
+                    }
                     if let Some(flight) = &mut self.flight {
                         flight.record().response_bytes += bytes.len() as u64;
                     }

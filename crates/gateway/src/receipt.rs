@@ -212,6 +212,10 @@ fn text(row: &UsageRow, proof: &Proof, total: i64, billed: &[Value]) -> String {
     say(format!("cost     {} USD by {by}{attempts}", Usd::from_nanos(total)));
     let first = row.first_byte_us.map_or(String::new(), |us| format!("first byte after {} ms, ", us / 1000));
     say(format!("time     {first}end after {} ms", row.took_us / 1000));
+    let trace = &row.receipt["trace"];
+    if let (Some(id), Some(span)) = (trace["id"].as_str(), trace["span"].as_str()) {
+        say(format!("trace    {id}, span {span}"));
+    }
     let whole = match (proof.entry, proof.row_unchanged && proof.batch_unchanged) {
         (Some(entry), true) => format!("entry {entry} of the audit trail covers it, unchanged"),
         (Some(entry), false) => format!("CHANGED since entry {entry} of the audit trail was written"),

@@ -4,22 +4,48 @@
 //! settled, from what was recorded of it, so the path of the request itself knows nothing of them. Prompts and answers
 //! are never in them.
 
+use std::cell::Cell;
 use std::time::{Duration, SystemTime};
 
 use contract::{Error, ErrorKind};
-use opentelemetry::trace::{Span, SpanKind, Status, TraceContextExt, Tracer, TracerProvider};
+use opentelemetry::trace::{
+    Span, SpanContext, SpanId, SpanKind, Status, TraceContextExt, TraceFlags, TraceId, TraceState, Tracer,
+    TracerProvider,
+};
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::runtime;
 use opentelemetry_sdk::trace::span_processor_with_async_runtime::BatchSpanProcessor;
-use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider};
+use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator, SdkTracer, SdkTracerProvider};
 
 use crate::meter::{Ending, Settlement};
 use crate::usd::Usd;
 
 /// How long a batch may take to be sent.
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
+
+thread_local! {
+    /// The id of the next span that this thread makes; 0: any.
+    static NEXT: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Gives spans the ids that providers were told already, and others random ones.
+#[derive(Debug, Default)]
+struct Ids(RandomIdGenerator);
+
+impl IdGenerator for Ids {
+    fn new_trace_id(&self) -> TraceId {
+        self.0.new_trace_id()
+    }
+
+    fn new_span_id(&self) -> SpanId {
+        match NEXT.take() {
+            0 => self.0.new_span_id(),
+            told => SpanId::from_bytes(told.to_be_bytes()),
+        }
+    }
+}
 
 /// Sends spans in batches; what the collector does not take is dropped, never waited for.
 pub struct Spans {
@@ -61,6 +87,7 @@ impl Spans {
                     .because(cause)
             })?;
         let provider = SdkTracerProvider::builder()
+            .with_id_generator(Ids::default())
             .with_resource(Resource::builder().with_service_name("steward").build())
             .with_span_processor(BatchSpanProcessor::builder(exporter, runtime::Tokio).build())
             .build();
@@ -102,13 +129,21 @@ impl Spans {
                 attributes.push(KeyValue::new(name, i64::try_from(tokens).unwrap_or(i64::MAX)));
             }
         }
+        // Below the client's span, if it sent one; what it does not record is not recorded here either.
+        let parent = settlement.trace.map_or_else(Context::new, |trace| {
+            let (id, span) =
+                (TraceId::from_bytes(trace.id.to_be_bytes()), SpanId::from_bytes(trace.parent.to_be_bytes()));
+            let flags = TraceFlags::new(trace.flags);
+            Context::new().with_remote_span_context(SpanContext::new(id, span, flags, true, TraceState::NONE))
+        });
+        NEXT.set(settlement.trace.map_or(0, |trace| trace.span));
         let mut span = self
             .tracer
             .span_builder(format!("{} {asked}", settlement.what.as_str()))
             .with_kind(SpanKind::Client)
             .with_start_time(started)
             .with_attributes(attributes)
-            .start_with_context(&self.tracer, &Context::new());
+            .start_with_context(&self.tracer, &parent);
         if settlement.ending != Ending::Complete {
             let failure = settlement.attempts.last().and_then(|attempt| attempt.failure);
             let kind = failure.map_or(settlement.ending.as_str(), contract::ai::FailureClass::as_str);
@@ -120,6 +155,7 @@ impl Spans {
         }
         let whole = Context::new().with_remote_span_context(span.span_context().clone());
         for (number, attempt) in settlement.attempts.iter().enumerate() {
+            NEXT.set(settlement.trace.map_or(0, |trace| trace.attempt(number)));
             let mut one = self
                 .tracer
                 .span_builder(format!("attempt {}", number + 1))
@@ -144,6 +180,7 @@ impl Spans {
             }
             one.end_with_timestamp(started + attempt.began + attempt.took);
         }
+        NEXT.set(0);
         span.end_with_timestamp(started + settlement.duration);
     }
 

@@ -17,7 +17,8 @@ use wire::Format;
 use crate::breaker::Breaker;
 use crate::catalog::{Catalog, Found, Retired};
 use crate::config::{
-    AiConfig, Balance, PassThroughConfig, ProviderConfig, ProviderKind, RouteConfig, TargetConfig,
+    AiConfig, Balance, PassThroughConfig, ProviderConfig, ProviderKind, RouteConfig, ServiceCanary,
+    TargetConfig,
 };
 use crate::fingerprint::{Fingerprint, Fingerprints};
 use crate::notice::Notices;
@@ -224,6 +225,8 @@ pub struct OpenProvider {
     certificates: Option<Vec<u8>>,
     /// Whether retired names are asked for by their successors.
     follows: bool,
+    /// Whether it is told the trace that a client began.
+    pub(crate) hears_traces: bool,
 }
 
 /// A name that clients use as `model`, with its targets.
@@ -347,6 +350,15 @@ pub struct PassThrough {
     pub price: Option<Usd>,
     /// As a route with one target, for accounts and receipts.
     pub route: Arc<Route>,
+    /// A call that shows whether a key works.
+    pub canary: Option<ServiceCanary>,
+}
+
+impl PassThrough {
+    /// Its keys.
+    pub fn pool(&self) -> &Pool {
+        &self.route.targets[0].provider.pool
+    }
 }
 
 impl Project {
@@ -569,15 +581,8 @@ impl Project {
                 .map_err(|cause| Error::new(ErrorKind::Invalid, "this is no header's name").because(cause))?,
             None => http::header::AUTHORIZATION,
         };
-        let authorize = |key: &SecretString| {
-            let bearer = if config.key_header.is_none() { "Bearer " } else { "" };
-            let value = HeaderValue::try_from(format!("{bearer}{}", key.expose_secret()));
-            let mut value = value.map_err(|_| {
-                Error::new(ErrorKind::Invalid, "the key holds characters that no header may have")
-            })?;
-            value.set_sensitive(true);
-            Ok((header.clone(), value))
-        };
+        let adapter = Arc::new(Opaque { header, bearer: config.key_header.is_none() });
+        let authorize = |key: &SecretString| adapter.authorize(key);
         let known = previous
             .and_then(|previous| previous.pass_through.iter().find(|known| &*known.name == name))
             .map(|known| &known.route.targets[0].provider);
@@ -586,7 +591,7 @@ impl Project {
         let provider = Arc::new(OpenProvider {
             name: name.into(),
             kind: ProviderKind::Openai,
-            adapter: Arc::new(Opaque),
+            adapter: adapter.clone(),
             pool: Arc::new(pool),
             retries: Arc::default(),
             formats: Vec::new(),
@@ -594,6 +599,7 @@ impl Project {
             models: None,
             certificates: certificates.clone(),
             follows: false,
+            hears_traces: config.trace_context,
         });
         let upstream = self.upstream(config.timeouts.connect_ms, certificates, previous)?;
         let health = self.health(&provider, "");
@@ -621,6 +627,7 @@ impl Project {
             prefix: config.prefix.as_str().into(),
             url: url.into(),
             price: config.usd_per_call,
+            canary: config.canary.clone(),
             route: Arc::new(Route { name: name.into(), targets: vec![Arc::new(target)], config: route }),
         })
     }
@@ -783,6 +790,7 @@ impl OpenProvider {
             models: config.models.clone(),
             certificates: pem(config.certificates.as_ref(), parts),
             follows: config.follows_successors(),
+            hears_traces: config.trace_context,
         })
     }
 
@@ -859,8 +867,11 @@ fn shown(provider: &str, model: &str) -> HeaderValue {
     HeaderValue::try_from(format!("{provider}/{model}")).unwrap_or_else(|_| HeaderValue::from_static("?"))
 }
 
-/// A service of which only the address is known.
-struct Opaque;
+/// A service of which only the address is known, and where it wants its key.
+struct Opaque {
+    header: HeaderName,
+    bearer: bool,
+}
 
 impl Provider for Opaque {
     fn kind(&self) -> &'static str {
@@ -887,8 +898,14 @@ impl Provider for Opaque {
         Err(Error::new(ErrorKind::Unsupported, "this service is only forwarded"))
     }
 
-    fn authorize(&self, _key: &SecretString) -> Result<(HeaderName, HeaderValue), Error> {
-        Err(Error::new(ErrorKind::Unsupported, "this service is only forwarded"))
+    fn authorize(&self, key: &SecretString) -> Result<(HeaderName, HeaderValue), Error> {
+        let bearer = if self.bearer { "Bearer " } else { "" };
+        let value = HeaderValue::try_from(format!("{bearer}{}", key.expose_secret()));
+        let mut value = value.map_err(|_| {
+            Error::new(ErrorKind::Invalid, "the key holds characters that no header may have")
+        })?;
+        value.set_sensitive(true);
+        Ok((self.header.clone(), value))
     }
 
     fn classify(&self, rejection: &contract::ai::Rejection<'_>) -> contract::ai::Failure {

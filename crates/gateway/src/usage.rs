@@ -342,8 +342,14 @@ fn receipt(settlement: &Settlement, bound: i64) -> serde_json::Value {
         }
         value
     };
+    let trace = settlement.trace.map(|trace| {
+        json!({
+            "id": format!("{:032x}", trace.id), "parent": format!("{:016x}", trace.parent),
+            "span": format!("{:016x}", trace.span),
+        })
+    });
     let mut receipt = json!({
-        "asked_model": settlement.asked_model, "reported_model": settlement.reported_model,
+        "trace": trace, "asked_model": settlement.asked_model, "reported_model": settlement.reported_model,
         "service_tier": settlement.service_tier,
         "attempts": settlement.attempts.iter().map(attempt).collect::<Vec<_>>(),
         "waited_ms": millis(settlement.waited), "delivered_bytes": settlement.delivered_bytes,

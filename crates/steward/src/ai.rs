@@ -125,6 +125,14 @@ pub(crate) fn scope_names(project: &Project) -> (Vec<String>, Vec<String>) {
 /// `NotFound`: there is no such provider.
 pub(crate) fn keys_of(project: &Project, provider: &str) -> Result<Vec<String>, Error> {
     let config = config(project);
+    if !config.providers.contains_key(provider)
+        && config.pass_through.get(provider).is_some_and(|service| service.canary.is_none())
+    {
+        return Err(Error::new(ErrorKind::Invalid, "nothing shows whether a new key of this service works")
+            .with("file", project.loaded().file.display())
+            .with("key", format!("ai.pass_through.{provider}.canary"))
+            .hint("name a small call that needs the key: `canary: { path: /health }`"));
+    }
     let keys = config
         .providers
         .get(provider)
@@ -658,7 +666,9 @@ impl Ai {
         };
         let now = Instant::now();
         let due = table.projects().iter().any(|project| {
-            project.providers().any(|provider| provider.pool.keys().iter().any(|key| key.probe_due(now)))
+            let services = project.pass_through().iter().map(|service| service.pool());
+            let mut pools = project.providers().map(|provider| &*provider.pool).chain(services);
+            pools.any(|pool| pool.keys().iter().any(|key| key.probe_due(now)))
         });
         if rotating.is_empty() && !due {
             return;
@@ -681,14 +691,18 @@ impl Ai {
         for project in table.projects() {
             let ctx = self.context(&project.name);
             let canary = ProjectCanary(Arc::clone(project));
-            for provider in project.providers() {
-                for key in provider.pool.keys() {
-                    if !key.probe_due(Instant::now()) {
-                        continue;
-                    }
+            let providers = project.providers().map(|provider| (&provider.name, &*provider.pool, true));
+            let services = project.pass_through().iter();
+            let services = services.map(|service| (&service.name, service.pool(), service.canary.is_some()));
+            for (name, pool, has_canary) in providers.chain(services) {
+                for key in pool.keys().iter().filter(|key| key.probe_due(Instant::now())) {
                     let Some(value) = key.secret() else { continue };
-                    let answer = gateway::Canary::call(&canary, &ctx, &provider.name, value).await;
-                    key.probed(Instant::now(), answer.is_ok());
+                    if has_canary {
+                        let answer = gateway::Canary::call(&canary, &ctx, name, value).await;
+                        key.probed(Instant::now(), answer.is_ok());
+                    } else {
+                        key.try_again(Instant::now());
+                    }
                 }
             }
             if !rotating.iter().any(|name| **name == *project.name) {

@@ -257,6 +257,7 @@ impl Asked {
             clamped_max_tokens: self.reservation.max_tokens(),
             request_bytes: 1000,
             response_bytes: 500,
+            trace: None,
         }
     }
 }

@@ -114,6 +114,57 @@ async fn rate_limits_keep_status_and_wait_when_nobody_else_is_there() {
 }
 
 #[tokio::test]
+async fn while_the_only_key_rests_every_surface_hears_429_and_the_rest_of_the_wait() {
+    for (code, says) in [("rate_limit_exceeded", "rate limit"), ("insufficient_quota", "quota")] {
+        let fake = FakeAi::start().await.unwrap();
+        let stage = Stage::new(json!({
+            "providers": { "up": { "kind": "openai", "url": fake.url(), "keys": ["main"] } },
+            "routes": { "fast": { "targets": [{ "provider": "up", "model": "m" }], "retry": { "base_ms": 1 } } },
+            "pass_through": { "language": { "prefix": "/language", "url": fake.url(), "keys": ["azure"] } },
+        }))
+        .await;
+        fake.always(On::any(), Reply::error(429, code, "no more").header("retry-after", "40"));
+        let messages = json!([{ "role": "user", "content": "hello" }]);
+        assert_eq!(stage.chat().await.status, 429, "the provider's own");
+        assert_eq!(stage.post("/language/x", &json!({})).await.status, 429, "the service's own");
+        for (path, body) in [
+            ("/v1/chat/completions", chat(false)),
+            ("/v1/chat/completions", chat(true)),
+            ("/v1/responses", json!({ "model": "fast", "input": "hello" })),
+            ("/v1/messages", json!({ "model": "fast", "max_tokens": 5, "messages": messages })),
+            (
+                "/v1beta/models/fast:generateContent",
+                json!({ "contents": [{ "parts": [{ "text": "hello" }] }] }),
+            ),
+            ("/v1/embeddings", json!({ "model": "fast", "input": "hello" })),
+            ("/language/x", json!({})),
+        ] {
+            let answer = stage.post(path, &body).await;
+            let case = format!("{code} {path}: {}", answer.text());
+            assert_eq!(answer.status, 429, "{case}");
+            let wait: u64 = answer.header("retry-after").parse().unwrap_or_else(|_| panic!("{case}"));
+            assert!((1..=41).contains(&wait), "{wait} {case}");
+            // What a declared service says is not understood beyond its status.
+            let says = if path == "/language/x" { "rate limit" } else { says };
+            assert!(answer.text().contains(says), "{case}");
+            let error = &answer.json()["error"];
+            match path {
+                "/v1/messages" => assert_eq!(error["type"], "rate_limit_error", "{case}"),
+                path if path.starts_with("/v1beta") => {
+                    assert_eq!(
+                        (&error["code"], &error["status"]),
+                        (&json!(429), &json!("RESOURCE_EXHAUSTED")),
+                        "{case}"
+                    );
+                }
+                _ => assert!(error["message"].is_string(), "{case}"),
+            }
+        }
+        assert_eq!(fake.requests().len(), 2, "a key that rests is not asked");
+    }
+}
+
+#[tokio::test]
 async fn a_short_wait_is_honoured() {
     let fake = FakeAi::start().await.unwrap();
     let stage = Stage::single(&fake, "openai").await;

@@ -16,3 +16,4 @@ mod refusals;
 mod retired;
 mod same_format;
 mod stage;
+mod traces;

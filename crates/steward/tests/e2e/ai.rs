@@ -608,7 +608,9 @@ fn a_collector_gets_spans_without_prompts() {
     let call = json!({ "model": "fast", "messages": [{ "role": "user", "content": "marmalade" }] });
     RUNTIME.block_on(async {
         let url = format!("{}/v1/chat/completions", daemon.url);
-        assert!(client().post(url).bearer_auth(&key).json(&call).send().await.unwrap().status().is_success());
+        let call = client().post(url).bearer_auth(&key).json(&call);
+        let call = call.header("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
+        assert!(call.send().await.unwrap().status().is_success());
     });
     let (path, body) = received.recv_timeout(std::time::Duration::from_mins(1)).expect("spans come");
     assert_eq!(path, "/v1/traces");
@@ -620,6 +622,13 @@ fn a_collector_gets_spans_without_prompts() {
         "steward.request_id",
     ] {
         assert!(holds(&body, text), "{text}");
+    }
+    // The client's trace and span, and the span that the provider was told.
+    let sent = fake.requests().last().unwrap().header("traceparent").unwrap().to_owned();
+    for hex in ["4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7", &sent[36..52]] {
+        let bytes: Vec<u8> =
+            (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect();
+        assert!(body.windows(bytes.len()).any(|window| window == bytes), "{hex}");
     }
     for secret in ["marmalade", OLD, &key] {
         assert!(!holds(&body, secret), "{secret}");
@@ -699,4 +708,73 @@ fn a_stored_prompt_of_production_is_shown_and_erased_only_with_approval() {
     let audit = project.run(&["audit", "export"]).expect(0).stdout;
     assert!(audit.contains("ai.prompts.erased") && !audit.contains("Tove"), "{audit}");
     project.run(&["audit", "verify"]).expect(0);
+}
+
+#[test]
+fn keys_of_declared_services_are_kept_as_those_of_providers() {
+    let fake = provider(&[OLD]);
+    let service = |name: &str, more: &str| {
+        format!("    {name}: {{ prefix: /{name}, url: {}/text, keys: [{name}/main]{more} }}\n", fake.url())
+    };
+    let services = service("language", ", canary: { path: \"/health?v=3\" }") + &service("vision", "");
+    let project = Project::new(&format!("project: shop\nai:\n  pass_through:\n{services}"));
+    put(&project, "language/main", OLD);
+    put(&project, "vision/main", OLD);
+    fake.always(On::path("/text/health"), Reply::raw("application/json", "{}"));
+    let leaked = "sk-ant-api03-Zq3xV8nLw2Rk7TgYb5HcJd9MfPs4UaEoXi6Bv1CtGzKr0QyWhNjDmSlFpAuIeOxVb";
+    fake.always(On::path("/text/analyze"), Reply::raw("application/json", r#"{"documents":[]}"#));
+    let told = Reply::raw("text/plain", format!("it is {leaked}, as you know"));
+    fake.always(On::path("/text/tell"), told);
+    fake.always(On::path("/text/picture"), Reply::raw("image/png", leaked));
+
+    // A new key is proven by the service's own call before it serves.
+    let rotate = ["ai", "keys", "rotate", "language"];
+    let refused = project.run_with_input(&rotate, NEW).expect(5);
+    assert!(refused.stdout.contains("version 1 serves as before"), "{}", refused.stdout);
+    fake.accept_keys([OLD, NEW]);
+    let done = project.run_with_input(&rotate, NEW).expect(0);
+    assert!(done.stdout.contains("version 3 serves, version 1 is out of service"), "{}", done.stdout);
+    let canary = fake.requests().iter().rfind(|call| call.key().as_deref() == Some(NEW)).cloned().unwrap();
+    assert_eq!((canary.path.as_str(), canary.query.as_str()), ("/text/health", "v=3"));
+    // Without such a call nothing is tried.
+    let refused = project.run_with_input(&["ai", "keys", "rotate", "vision"], NEW).expect(2);
+    assert!(refused.stderr.contains("ai.pass_through.vision.canary"), "{}", refused.stderr);
+
+    let made = project.run(&["ai", "keys", "create", "checkout"]).expect(0);
+    let key = key_in(&made.stdout).unwrap();
+    let daemon = project.daemon(&[]);
+    let call = |path: &str, kind: &str, body: String| {
+        RUNTIME.block_on(async {
+            let call = client().post(format!("{}{path}", daemon.url)).bearer_auth(&key);
+            let response = call.header("content-type", kind.to_owned()).body(body).send().await.unwrap();
+            (response.status().as_u16(), response.text().await.unwrap())
+        })
+    };
+    // What is exposed in a text is heard of, in both directions; pictures are not looked at.
+    assert_eq!(call("/language/analyze", "image/png", leaked.to_owned()).0, 200);
+    assert_eq!(call("/language/picture", "application/json", "{}".to_owned()), (200, leaked.to_owned()));
+    assert_eq!(call("/language/analyze", "application/json", format!("{{\"text\":\"{leaked}\"}}")).0, 200);
+    eventually("the request is heard of", || project.escalations("ai_api_misuse").len() == 1);
+    assert!(call("/language/tell", "application/json", "{}".to_owned()).1.contains(leaked));
+    eventually("the reply is heard of", || project.escalations("ai_api_misuse").len() == 2);
+
+    // A key that the service refuses is out of service, and the PM hears of it.
+    fake.accept_keys(["another-provider-key-0000000000"]);
+    assert_eq!(call("/language/analyze", "application/json", "{}".to_owned()).0, 401);
+    assert_eq!(
+        call("/language/analyze", "application/json", "{}".to_owned()).0,
+        503,
+        "nobody is asked with it"
+    );
+    eventually("it is told", || {
+        let told = project.escalations("ai_api_failure");
+        told.iter().any(|one| one["title"].as_str().is_some_and(|title| title.contains("language/main")))
+    });
+    eventually("people see it", || {
+        let keys = project.run(&["ai", "keys"]).expect(0).stdout;
+        keys.lines().any(|line| line.contains("language/main") && line.contains("demoted"))
+    });
+    let audit = project.run(&["audit", "export"]).expect(0);
+    assert!(!audit.stdout.contains(leaked) && !audit.stdout.contains(NEW));
+    assert_eq!(daemon.stop(), 0);
 }
