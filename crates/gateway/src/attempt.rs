@@ -269,6 +269,9 @@ async fn ask(
     }
 }
 
+/// Why a stream cannot be handed on.
+pub(crate) const GARBLED: &str = "an event of the provider's stream is not valid JSON";
+
 /// What is seen in a whole answer; an error if it is none.
 fn observed(format: Format, body: &Bytes) -> Result<Observed, (FailureClass, &'static str)> {
     let mut tap = Tap::new(format, false);
@@ -347,6 +350,13 @@ async fn look(mut upstream: Incoming, format: &Format, first_token: Duration, de
             tap.see(&event);
             if tap.observed().error.is_some() && !tap.observed().first_content {
                 return Looked::Error(event.data);
+            }
+            if tap.observed().is_garbled {
+                if !tap.observed().first_content {
+                    return Looked::Failed(FailureClass::Server, GARBLED.into());
+                }
+                ended = Some(Err(GARBLED.to_owned()));
+                break;
             }
             seen.push(event);
         }

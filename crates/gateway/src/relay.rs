@@ -14,7 +14,7 @@ use wire::sse::{Event, Splitter};
 use wire::{End, ErrorDetail, Format, StreamConverter, Tap};
 
 use crate::answer::told_as;
-use crate::attempt::{Opened, deepest};
+use crate::attempt::{GARBLED, Opened, deepest};
 use crate::balance::Load;
 use crate::config::TimeoutsConfig;
 use crate::flight::Flight;
@@ -172,7 +172,15 @@ impl Relay {
                     self.splitter.push(bytes);
                     while let Some(event) = self.splitter.next() {
                         self.tap.see(&event);
+                        if self.tap.observed().is_garbled {
+                            // The client could not read it either, nor the error after it.
+                            self.interrupt(FailureClass::Server, GARBLED);
+                            break;
+                        }
                         self.hand_on(event);
+                    }
+                    if self.is_over {
+                        continue;
                     }
                     if self.shape.converter.as_ref().is_some_and(|converter| converter.ending().is_some()) {
                         self.convert_end(End::Complete);
@@ -307,10 +315,14 @@ impl Relay {
     /// The provider's connection has ended.
     fn conclude(&mut self, ended: Result<(), String>) {
         while let Some(event) = self.splitter.finish() {
-            if !event.complete {
+            if !event.complete || self.tap.observed().is_garbled {
                 break; // A client ignores it, and so it is not sent; what it was part of is truncated.
             }
             self.tap.see(&event);
+            if self.tap.observed().is_garbled {
+                self.interrupt(FailureClass::Server, GARBLED);
+                return;
+            }
             self.hand_on(event);
         }
         if self.shape.converter.is_some() {

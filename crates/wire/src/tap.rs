@@ -26,6 +26,8 @@ pub struct Observed {
     pub finished: bool,
     /// An error inside the answer.
     pub error: Option<ProviderError>,
+    /// Whether an event before the answer's end was no JSON: what it would have said is lost.
+    pub is_garbled: bool,
     /// Whether something for the reader has come: text, reasoning or a tool call. Roles, pings and annotations before it are not that.
     pub first_content: bool,
     /// Whether the answer calls tools.
@@ -79,7 +81,7 @@ impl Tap {
         self.observed
     }
 
-    /// Looks at one event of a stream. What is no JSON is passed over: a cut event must not hide what came before it.
+    /// Looks at one whole event of a stream.
     pub fn see(&mut self, event: &Event) {
         if event.data.is_empty() {
             return;
@@ -88,7 +90,9 @@ impl Tap {
             self.observed.finished = true;
             return;
         }
-        self.walk(&event.name, &event.data).ok();
+        if self.walk(&event.name, &event.data).is_err() && !self.observed.finished {
+            self.observed.is_garbled |= Scanner::new(&event.data).skip().is_err();
+        }
     }
 
     /// Looks at the whole body of a plain reply. `false`: it could not be read; it may not even be JSON.

@@ -151,3 +151,47 @@ async fn answers_without_usage_are_settled_without() {
     assert_eq!((settled.ending, settled.usage), (Ending::Complete, None));
     assert!(settled.delivered_bytes > 0 && settled.input_tokens_estimate > 0);
 }
+
+#[tokio::test]
+async fn an_event_that_is_no_json_ends_the_stream_with_an_error() {
+    let fake = FakeAi::start().await.unwrap();
+    let delta = |text: &str| {
+        format!(
+            "data: {{\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"{text}\"}},\"finish_reason\":null}}]}}\n\n"
+        )
+    };
+    let end =
+        "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n";
+    let garbled = "data: {\"choices\":[{\"index\":0,\"delta\":{\"conte\n\n";
+    let messages = json!({ "model": "fast", "max_tokens": 50, "stream": true,
+        "messages": [{ "role": "user", "content": "hello" }] });
+    for (path, body) in [("/v1/chat/completions", chat(true)), ("/v1/messages", messages)] {
+        for pieces in [7, 100_000] {
+            let stage = Stage::single(&fake, "openai").await;
+            let whole = [&delta("one"), garbled, &delta("two"), end].concat();
+            fake.next(Reply::raw("text/event-stream", whole).pieces(pieces));
+            let answer = stage.post(path, &body).await;
+            let text = answer.text();
+            assert!(text.contains("one") && !text.contains("two") && !text.contains("\"conte\n"), "{text}");
+            assert!(text.contains("\"error\""), "{text}");
+            for end in ["[DONE]", "message_stop", "\"finish_reason\":\"stop\""] {
+                assert!(!text.contains(end), "{end} in {text}");
+            }
+            assert!(matches!(stage.records.settled(1).await.ending, Ending::Interrupted | Ending::Truncated));
+            // Before the first text another attempt is made.
+            fake.next(Reply::raw("text/event-stream", [garbled, end].concat()).pieces(pieces));
+            fake.next(Reply::text("better"));
+            let answer = stage.post(path, &body).await;
+            assert!(
+                answer.text().contains("better") && !answer.text().contains("error"),
+                "{}",
+                answer.text()
+            );
+            // After the end nothing is lost.
+            let whole = [&delta("one"), end, garbled].concat();
+            fake.next(Reply::raw("text/event-stream", whole).pieces(pieces));
+            assert!(!stage.post(path, &body).await.text().contains("error"));
+            assert_eq!(stage.records.settled(3).await.ending, Ending::Complete);
+        }
+    }
+}
