@@ -31,7 +31,10 @@ pub(crate) fn classify(rejection: &Rejection<'_>) -> Failure {
         failure.class = FailureClass::Quota;
     }
     // A place or a project that is not allowed to: another key may be.
-    if failure.class == FailureClass::BadRequest && body["error"]["status"] == "FAILED_PRECONDITION" {
+    if rejection.status == http::StatusCode::BAD_REQUEST
+        && failure.class == FailureClass::BadRequest
+        && body["error"]["status"] == "FAILED_PRECONDITION"
+    {
         failure.class = FailureClass::Key;
         failure.key_fault = true;
     }

@@ -118,6 +118,8 @@ impl Relay {
         timeouts: &TimeoutsConfig,
     ) -> Self {
         let now = Instant::now();
+        let (first_token, idle) =
+            (Duration::from_millis(timeouts.first_token_ms), Duration::from_millis(timeouts.idle_ms));
         Self {
             upstream: opened.upstream,
             splitter: opened.splitter,
@@ -126,11 +128,11 @@ impl Relay {
             ended: opened.ended,
             shape,
             flight: Some(flight),
-            first_token: Duration::from_millis(timeouts.first_token_ms),
-            idle: Duration::from_millis(timeouts.idle_ms),
+            first_token,
+            idle,
             heard: opened.heard,
             told: now,
-            alarm: Box::pin(tokio::time::sleep(KEEP_ALIVE)),
+            alarm: Box::pin(tokio::time::sleep(KEEP_ALIVE.min(first_token).min(idle))),
             out: Out::default(),
             looks: 0,
             events_sent: 0,
@@ -244,7 +246,9 @@ impl Relay {
             let comment = if self.shape.array { b"\n" } else { wire::keep_alive(self.shape.format) };
             self.out.push(Bytes::from_static(comment));
         }
-        self.alarm.as_mut().reset((self.heard + patience).min(self.told + KEEP_ALIVE));
+        // Not later than `idle` from now: the first content may come meanwhile.
+        let next = (self.heard + patience).min(self.told + KEEP_ALIVE).min(now + self.idle);
+        self.alarm.as_mut().reset(next);
     }
 
     /// Gives an event to the client as it came.

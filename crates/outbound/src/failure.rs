@@ -57,7 +57,7 @@ pub(crate) fn retry_after(header: &str, now: Timestamp) -> Option<Duration> {
 /// What a request without an answer means. The URL is taken out of the cause; the caller adds it as it may be shown.
 pub(crate) fn of_connection(error: reqwest::Error) -> Error {
     let error = error.without_url();
-    if is_certificate(&error) {
+    if error.source().is_some_and(is_certificate) {
         return Error::new(ErrorKind::Denied, "the server's certificate is not trusted")
             .because(error)
             .hint("if the server has a private authority, name its certificate in the configuration");
@@ -74,8 +74,9 @@ pub(crate) fn of_connection(error: reqwest::Error) -> Error {
     Error::new(kind, message).because(error)
 }
 
-fn is_certificate(error: &reqwest::Error) -> bool {
-    let mut next = error.source();
+/// Whether this error, or one that it comes from, is that a certificate is not trusted.
+pub(crate) fn is_certificate(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut next = Some(error);
     while let Some(cause) = next {
         if let Some(tls) = cause.downcast_ref::<rustls::Error>() {
             return matches!(

@@ -165,7 +165,9 @@ impl Upstream {
                 "no connection in time".to_owned()
             } else {
                 let deepest = causes(&error).last().map(ToString::to_string).unwrap_or_default();
-                if error.is_connect() {
+                if failure::is_certificate(&error) {
+                    format!("the server's certificate is not trusted: {deepest}; a private authority is named in `certificates`")
+                } else if error.is_connect() {
                     format!("no connection: {deepest}")
                 } else {
                     format!("the connection broke: {deepest}")

@@ -487,7 +487,7 @@ impl Tap {
                 }
                 Ok(())
             }
-            _ => Ok(()),
+            _ => scanner.skip(),
         }
     }
 

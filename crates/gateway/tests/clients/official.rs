@@ -42,7 +42,7 @@ fn script(fake: &FakeAi) {
 }
 
 /// Where `./test` has installed the clients.
-fn installed(below: &str) -> PathBuf {
+pub(crate) fn installed(below: &str) -> PathBuf {
     Path::new(&conformance::server("STEWARD_TEST_AI_CLIENTS_URL")).join(below)
 }
 
