@@ -432,9 +432,12 @@ impl Relay {
 impl Drop for Relay {
     fn drop(&mut self) {
         if let Some(flight) = &mut self.flight {
-            // The client left: what it got is what was seen.
+            // The client left: what it got is what was seen. Some do as soon as they have read the last event, before the
+            // connection says that it was the last.
+            let has_all =
+                self.tap.observed().finished && self.out.is_empty() && self.shape.converter.is_none();
             if !self.is_over {
-                flight.record().ending = Ending::Disconnected;
+                flight.record().ending = if has_all { Ending::Complete } else { Ending::Disconnected };
             }
         }
         self.settle();

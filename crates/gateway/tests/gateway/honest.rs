@@ -195,3 +195,21 @@ async fn an_event_that_is_no_json_ends_the_stream_with_an_error() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_client_that_leaves_after_the_last_event_has_all() {
+    let fake = FakeAi::start().await.unwrap();
+    let stage = Stage::single(&fake, "openai").await;
+    let gate = Gate::new();
+    // Everything is sent, and the connection says nothing about its end.
+    fake.next(Reply::text("one two").gate_after_events(6, &gate));
+    let mut response = stage.open("POST", "/v1/chat/completions", &[], &chat(true).to_string()).await;
+    let mut text = String::new();
+    while !text.contains("\"finish_reason\":\"stop\"") {
+        let frame = tokio::time::timeout(PATIENCE, response.frame()).await.unwrap().unwrap().unwrap();
+        text.push_str(&String::from_utf8_lossy(&frame.into_data().unwrap_or_default()));
+    }
+    drop(response);
+    assert_eq!(stage.records.settled(1).await.ending, Ending::Complete, "{text}");
+    gate.open();
+}
