@@ -33,6 +33,7 @@ mod surface;
 
 pub use answer::{Answer, Finish, Part, ToolDeltas, Usage};
 pub use gate::Gate;
+pub use jobs::JobPlan;
 pub use journal::{Ended, Exchange};
 pub use reply::{Ending, On, Reply};
 pub use server::{FakeAi, refused_address};

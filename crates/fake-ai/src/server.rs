@@ -15,7 +15,7 @@ use crate::http::Reader;
 use crate::jobs::Jobs;
 use crate::journal::Journal;
 use crate::reply::{Act, Own};
-use crate::{Answer, Ended, Exchange, On, Reply, Surface, embeddings, gemini, messages, models};
+use crate::{Answer, Ended, Exchange, JobPlan, On, Reply, Surface, embeddings, gemini, messages, models};
 
 #[derive(Debug)]
 struct Script {
@@ -106,6 +106,11 @@ impl FakeAi {
     /// The reply to every request that matches, where no reply with a count is left for it.
     pub fn always(&self, on: On, reply: Reply) {
         self.script(on, None, reply);
+    }
+
+    /// How batches and training go that are made from now on.
+    pub fn jobs_go(&self, plan: JobPlan) {
+        self.state.jobs.go(plan);
     }
 
     fn script(&self, on: On, times: Option<usize>, reply: Reply) {

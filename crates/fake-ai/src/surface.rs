@@ -62,7 +62,9 @@ impl Surface {
                 }
             }
             [.., "models"] | [.., "models", _] if method == "GET" => Self::Models,
-            parts if parts.iter().any(|part| ["files", "batches", "fine_tuning"].contains(part)) => {
+            parts
+                if parts.iter().any(|part| ["files", "uploads", "batches", "fine_tuning"].contains(part)) =>
+            {
                 Self::Jobs
             }
             _ => Self::Unknown,

@@ -304,7 +304,7 @@ impl Accounts {
                 value: account.value.to_string(),
                 limit: rule.usd,
                 spent: Usd::from_nanos(account.spent_in_all.max(account.spent)),
-                in_flight: Usd::from_nanos(account.reserved),
+                in_flight: Usd::from_nanos(account.reserved.saturating_add(account.for_jobs)),
                 overshoot: Usd::from_nanos(account.overshoot),
                 resets: account.span.ends(),
             })
@@ -326,6 +326,10 @@ impl Accounts {
                 .filter(|_| grant.limits.tokens_per_minute.is_some())
                 .map(|used| used.tpm.look(now)),
         }
+    }
+
+    pub(crate) fn inner(&self) -> &Arc<Inner> {
+        &self.0
     }
 
     /// What was measured of the requests that have ended.
@@ -423,12 +427,13 @@ fn per_call(usd: Usd) -> Prices {
         batch: None,
         flex: None,
         priority: None,
+        training: None,
         usd_per_call: Some(usd),
     }
 }
 
 impl Inner {
-    fn known_purse(&self, project: &str) -> Option<Arc<Purse>> {
+    pub(crate) fn known_purse(&self, project: &str) -> Option<Arc<Purse>> {
         self.purses.read().unwrap_or_else(PoisonError::into_inner).get(project).cloned()
     }
 
@@ -583,6 +588,11 @@ impl Purse {
         self.prices.read().unwrap_or_else(PoisonError::into_inner).per_call.get(route).cloned()
     }
 
+    /// The table in force.
+    pub(crate) fn table(&self) -> Arc<PriceTable> {
+        Arc::clone(&self.prices.read().unwrap_or_else(PoisonError::into_inner).table)
+    }
+
     fn version(&self) -> Arc<str> {
         Arc::clone(&self.prices.read().unwrap_or_else(PoisonError::into_inner).version)
     }
@@ -690,7 +700,7 @@ impl Metering for Accounts {
 }
 
 #[allow(clippy::unnecessary_box_returns, reason = "it becomes the large error of a small answer")]
-fn refuse(
+pub(crate) fn refuse(
     message: impl Into<String>,
     code: &'static str,
     status: StatusCode,
@@ -700,7 +710,7 @@ fn refuse(
 }
 
 #[allow(clippy::unnecessary_box_returns, reason = "it becomes the large error of a small answer")]
-fn unwritable(failing: Option<&Error>) -> Box<Refusal> {
+pub(crate) fn unwritable(failing: Option<&Error>) -> Box<Refusal> {
     let why = match failing {
         Some(error) => format!("the state file cannot be written ({})", error.message()),
         None => "too many requests wait to be written to the state file".to_owned(),
@@ -714,14 +724,14 @@ fn unwritable(failing: Option<&Error>) -> Box<Refusal> {
 }
 
 #[allow(clippy::unnecessary_box_returns, reason = "it becomes the large error of a small answer")]
-fn short_refusal(short: &Short, now: Timestamp) -> Box<Refusal> {
+pub(crate) fn short_refusal(short: &Short, now: Timestamp) -> Box<Refusal> {
     let resets = short.resets.map_or_else(
         || "it does not begin anew; the PM can raise it".to_owned(),
         |at| format!("it begins anew at {at}, or the PM can raise it"),
     );
     let in_flight = match short.in_flight.nanos() {
         0 => String::new(),
-        _ => format!(", {} USD are set aside for requests under way", short.in_flight),
+        _ => format!(", {} USD are set aside for what is under way", short.in_flight),
     };
     let message = format!(
         "the budget `{}` of {} ({} USD) has {} USD left{in_flight}; this request could cost {} USD; {resets}",
@@ -754,8 +764,9 @@ fn tiers(asked: Option<&str>) -> &'static [Tier] {
 
 /// Sets money aside for a request.
 fn set_aside(purse: &Purse, grant: &Grant, ask: &Ask<'_>) -> Result<(Taken, Arc<str>), Box<Refusal>> {
-    if matches!(ask.what, What::CountTokens | What::Files) {
-        return Ok((Taken::default(), purse.version())); // Providers charge nothing for these.
+    // Providers charge nothing for these; what a job costs is held by itself.
+    if matches!(ask.what, What::CountTokens | What::Files | What::Batches | What::FineTuning) {
+        return Ok((Taken::default(), purse.version()));
     }
     let mut version = None;
     let open: Vec<Open> = ask
@@ -778,10 +789,11 @@ fn set_aside(purse: &Purse, grant: &Grant, ask: &Ask<'_>) -> Result<(Taken, Arc<
     let strict = books.rules.iter().any(|rule| rule.enforce == Enforce::Strict);
     let mut places = Vec::with_capacity(open.len());
     let mut candidates = Vec::with_capacity(open.len());
-    let mut unpriced = None;
+    let (mut unpriced, mut tuned) = (None, false);
     for (at, target) in ask.route.targets.iter().enumerate() {
         let Some(prices) = open[at].prices() else {
             unpriced = Some(target);
+            tuned |= target.is_tuned;
             continue;
         };
         let output_tokens_max = open[at].row.as_ref().and_then(|row| row.output_tokens_max);
@@ -794,11 +806,15 @@ fn set_aside(purse: &Purse, grant: &Grant, ask: &Ask<'_>) -> Result<(Taken, Arc<
         places.push(at);
     }
     if let (Some(target), true) = (unpriced, candidates.is_empty()) {
-        if strict {
+        if strict || tuned {
+            let why = if tuned {
+                "and what training made is not called for an unknown price"
+            } else {
+                "and a strict budget cannot hold without one"
+            };
             return Err(refuse(
                 format!(
-                    "there is no price for `{}/{}`, and a strict budget cannot hold without one; add it to the \
-                     project's file of prices (key `ai.prices`)",
+                    "there is no price for `{}/{}`, {why}; add it to the project's file of prices (key `ai.prices`)",
                     target.provider.name, target.model
                 ),
                 "price_unknown",
@@ -809,7 +825,7 @@ fn set_aside(purse: &Purse, grant: &Grant, ask: &Ask<'_>) -> Result<(Taken, Arc<
         return Ok((Taken::default(), version));
     }
     let generates = ask.what == What::Generate;
-    let tiers = if ask.what == What::Batches { &[Tier::Batch][..] } else { tiers(ask.service_tier) };
+    let tiers = tiers(ask.service_tier);
     let usual = purse.usual(&ask.route.name).unwrap_or_else(|| {
         let output = if generates { ask.max_tokens.unwrap_or(ask.route.config.max_tokens) } else { 0 };
         let of = |candidate: &Candidate<'_>| {
@@ -835,7 +851,7 @@ fn set_aside(purse: &Purse, grant: &Grant, ask: &Ask<'_>) -> Result<(Taken, Arc<
     };
     let mut taken = books.take(&need, &candidates).map_err(|short| short_refusal(&short, ask.now))?;
     let mut barred: Vec<usize> = taken.barred.iter().map(|at| places[*at]).collect();
-    if strict {
+    if strict || tuned {
         // Targets without a price are left out as long as there are others.
         barred.extend((0..open.len()).filter(|at| open[*at].prices().is_none()));
     }
@@ -970,10 +986,7 @@ impl Held {
             key_name: Arc::clone(&grant.name),
             person: grant.person.clone().unwrap_or_else(|| Arc::from("")),
         };
-        let asked_tier = match ask.what {
-            What::Batches => Tier::Batch,
-            _ => ask.service_tier.and_then(Tier::parse).unwrap_or_default(),
-        };
+        let asked_tier = ask.service_tier.and_then(Tier::parse).unwrap_or_default();
         // What holds no money leaves nothing behind when the process is killed.
         if !taken.parts.is_empty() {
             let first = ask.route.targets.first();
@@ -1053,8 +1066,8 @@ impl Held {
             },
             price_row: String::new(),
         };
-        let free = matches!(settlement.what, What::CountTokens | What::Files)
-            || settlement.cache == CacheDecision::Hit;
+        let jobs = matches!(settlement.what, What::Files | What::Batches | What::FineTuning);
+        let free = jobs || settlement.what == What::CountTokens || settlement.cache == CacheDecision::Hit;
         let own = match (settlement.served_by(), last) {
             (Some(attempt), Some(at)) if !free => {
                 let generates = matches!(settlement.what, What::Generate | What::Embed);

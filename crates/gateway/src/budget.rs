@@ -121,6 +121,8 @@ pub(crate) struct Account {
     pub reserved: i64,
     /// What all processes have spent and written, as last read.
     pub spent_in_all: i64,
+    /// What is held for jobs that have not ended, as last read.
+    pub for_jobs: i64,
     /// Money for the next period.
     pub next: Option<(Span, i64)>,
     /// The state had no more to give when it was last asked.
@@ -199,6 +201,16 @@ pub(crate) struct Need<'a> {
     pub now: Timestamp,
 }
 
+/// What work with one model may cost, known before it begins.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Amount<'a> {
+    pub model: &'a str,
+    /// The most that it can cost.
+    pub bound: i64,
+    /// What it is likely to cost.
+    pub usual: i64,
+}
+
 /// What was set aside.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Taken {
@@ -265,6 +277,7 @@ impl Books {
             spent: 0,
             reserved: 0,
             spent_in_all: 0,
+            for_jobs: 0,
             next: None,
             dry: false,
             thirst: 0,
@@ -293,6 +306,7 @@ impl Books {
             spent: 0,
             reserved: 0,
             spent_in_all: 0,
+            for_jobs: 0,
             next: None,
             dry: false,
             thirst: 0,
@@ -312,7 +326,6 @@ impl Books {
         if self.rules.is_empty() {
             return Ok(Taken::default());
         }
-        let now_us = need.now.as_microsecond();
         let mut shared: Vec<usize> = Vec::with_capacity(self.rules.len());
         // Accounts of single candidates, with the candidates that they concern.
         let mut own: Vec<(usize, usize)> = Vec::new();
@@ -326,7 +339,7 @@ impl Books {
                     for (at, candidate) in candidates.iter().enumerate() {
                         let value =
                             if scope == BudgetScope::Provider { candidate.provider } else { candidate.model };
-                        if let Some(account) = self.open(rule, value, need, now_us)? {
+                        if let Some(account) = self.open(rule, value, need.now)? {
                             own.push((account, at));
                         }
                     }
@@ -335,7 +348,7 @@ impl Books {
             };
             // A key that belongs to nobody falls under no person's budget.
             if !value.is_empty()
-                && let Some(account) = self.open(rule, value, need, now_us)?
+                && let Some(account) = self.open(rule, value, need.now)?
             {
                 shared.push(account);
             }
@@ -343,13 +356,7 @@ impl Books {
         self.take_from(need, candidates, &shared, &own)
     }
 
-    fn open(
-        &mut self,
-        rule: usize,
-        value: &str,
-        need: &Need<'_>,
-        now_us: i64,
-    ) -> Result<Option<usize>, Box<Short>> {
+    fn open(&mut self, rule: usize, value: &str, now: Timestamp) -> Result<Option<usize>, Box<Short>> {
         if self.accounts.len() >= ACCOUNTS_MAX && !self.by_value[rule].contains_key(value) {
             let of = &self.rules[rule];
             return Err(Box::new(Short {
@@ -364,9 +371,9 @@ impl Books {
                 on_its_way: false,
             }));
         }
-        let account = self.account(rule, value, need.now);
+        let account = self.account(rule, value, now);
         if let Some(account) = account {
-            self.roll(account, now_us);
+            self.roll(account, now.as_microsecond());
         }
         Ok(account)
     }
@@ -477,6 +484,61 @@ impl Books {
         Ok(Taken { parts, bound: most, max_tokens, barred })
     }
 
+    /// Sets amounts aside that are known beforehand, one for each model of a provider, at every budget or at none.
+    pub(crate) fn take_amounts(
+        &mut self,
+        who: Who<'_>,
+        provider: &str,
+        amounts: &[Amount<'_>],
+        now: Timestamp,
+    ) -> Result<Vec<Part>, Box<Short>> {
+        let mut parts: Vec<Part> = Vec::new();
+        for rule in 0..self.rules.len() {
+            let (scope, enforce) = (self.rules[rule].scope, self.rules[rule].enforce);
+            let of = |amount: &Amount<'_>| match enforce {
+                Enforce::Strict => amount.bound,
+                Enforce::Estimate => amount.usual,
+            };
+            let all = || amounts.iter().map(of).fold(0, i64::saturating_add);
+            let wanted: Vec<(&str, i64)> = match scope {
+                BudgetScope::Key => vec![(who.key, all())],
+                BudgetScope::Person => vec![(who.person, all())],
+                BudgetScope::Project => vec![(who.project, all())],
+                BudgetScope::Route => vec![(who.route, all())],
+                BudgetScope::Provider => vec![(provider, all())],
+                BudgetScope::Model => amounts.iter().map(|amount| (amount.model, of(amount))).collect(),
+            };
+            for (value, amount) in wanted {
+                if value.is_empty() || amount <= 0 {
+                    continue;
+                }
+                let Some(account) = self.open(rule, value, now)? else { continue };
+                let period_us = self.accounts[account].span.start_us;
+                parts.push(Part { account, period_us, amount });
+            }
+        }
+        for part in &parts {
+            if self.accounts[part.account].free() < part.amount {
+                return Err(self.short(part.account, part.amount));
+            }
+        }
+        for part in &parts {
+            self.accounts[part.account].reserved += part.amount;
+        }
+        Ok(parts)
+    }
+
+    /// What was set aside is held elsewhere from now on: this process neither reserves nor has it any more.
+    pub(crate) fn hand_over(&mut self, parts: &[Part]) {
+        for part in parts {
+            let held = &mut self.accounts[part.account];
+            if held.span.start_us == part.period_us {
+                held.reserved -= part.amount;
+                held.granted -= part.amount;
+            }
+        }
+    }
+
     #[allow(clippy::unnecessary_box_returns, reason = "it becomes the large error of a small answer")]
     fn short(&mut self, account: usize, needs: i64) -> Box<Short> {
         let held = &mut self.accounts[account];
@@ -490,7 +552,7 @@ impl Books {
             limit: rule.usd,
             needs: Usd::from_nanos(needs),
             free: Usd::from_nanos(held.free().max(0)),
-            in_flight: Usd::from_nanos(held.reserved),
+            in_flight: Usd::from_nanos(held.reserved.saturating_add(held.for_jobs)),
             resets: held.span.ends(),
             on_its_way: !held.dry,
         })

@@ -128,6 +128,19 @@ pub fn cost(prices: &Prices, usage: &Usage, tier: Tier) -> Cost {
     }
 }
 
+/// What these tokens cost that many requests used together, all of them long ones or none: the threshold for long
+/// requests looks at single ones.
+pub fn cost_in_all(prices: &Prices, usage: &Usage, tier: Tier, long: bool) -> Usd {
+    let rates = prices.rates(tier).unwrap_or(&prices.standard);
+    let full = if long { rates_for(prices, rates, u64::MAX).0 } else { Full::of(rates) };
+    round_up(full.sum(usage))
+}
+
+/// What the training with so many tokens costs; `None`: the prices name none for it.
+pub fn training_cost(prices: &Prices, trained_tokens: u64) -> Option<Usd> {
+    Some(round_up(i128::from(trained_tokens) * i128::from(prices.training?.nanos())))
+}
+
 /// The rates that hold for a request with so many tokens of input. A tier without rates of its own for long requests
 /// uses, class by class, the higher of its own and the standard tier's for long ones.
 fn rates_for(prices: &Prices, rates: &Rates, input: u64) -> (Full, bool) {

@@ -1,10 +1,10 @@
-//! Requests that are forwarded without being understood: files, batches, training, declared other services.
+//! Requests that are forwarded with one attempt: files, batches, training, declared other services.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use contract::ai::{Call, FailureClass, Operation, Rejection};
+use contract::ai::{FailureClass, Rejection};
 use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue};
 use http::request::Parts;
 use http::{Request, Response, Uri};
@@ -21,14 +21,14 @@ use crate::config::ProviderKind;
 use crate::flight::Flight;
 use crate::handle::{Gateway, Visit, name_route, refused};
 use crate::header;
+use crate::job_word::Wanted;
 use crate::lookout::Lookout;
 use crate::meter::{Ask, Ending, What};
+use crate::pool::Lent;
 use crate::raw::RawRelay;
+use crate::remote::{self, ERROR_BYTES_MAX};
 use crate::scrub::scrub;
 use crate::table::{Grant, OpenProvider, PassThrough, Route};
-
-/// As much of an error's body is read.
-const ERROR_BYTES_MAX: usize = 256 << 10;
 
 impl Gateway {
     /// Files, batches, training: to the provider that has them.
@@ -62,39 +62,27 @@ impl Gateway {
                 "this key reaches single models and not the whole provider",
             );
         }
-        let operation = match what {
-            What::Files => Operation::Files,
-            What::Batches => Operation::Batches,
-            _ => Operation::FineTuning,
+        let Some(wanted) = Wanted::of(&parts.method, path) else {
+            return refuse(ErrorClass::NotFound, "there is no such call on files, batches and training here");
         };
-        // What the provider puts before the path (`/openai/v1`) and after it (`?api-version=…`).
-        let around = match provider.adapter.endpoint(&Call { operation, model: "" }) {
-            Ok(endpoint) => endpoint,
+        let query = parts.uri.query().unwrap_or_default();
+        let (address, fixed) = match remote::address(&provider, what, format, path, query) {
+            Ok(address) => address,
             Err(error) => return refuse(ErrorClass::NotFound, error.message()),
         };
-        let (known_path, version) = around.path.split_once('?').unwrap_or((&around.path, ""));
-        let known = match what {
-            What::Files => "/files",
-            What::Batches if format == Format::Messages => "/messages/batches",
-            What::Batches => "/batches",
-            _ => "/fine_tuning/jobs",
-        };
-        let base = known_path.strip_suffix(known).unwrap_or_default();
-        let query: Vec<&str> = [version, parts.uri.query().unwrap_or_default()]
-            .into_iter()
-            .filter(|part| !part.is_empty())
-            .collect();
-        let mark = if query.is_empty() { "" } else { "?" };
-        let address = format!("{}{base}{path}{mark}{}", provider.url, query.join("&"));
         let Some(route) = grant.project.direct(&provider, "") else {
             return refuse(ErrorClass::Unavailable, "the provider cannot be reached");
         };
         let mut headers = HeaderMap::with_capacity(parts.headers.len() + 4);
         header::forward(&parts.headers, &mut headers);
-        for (name, value) in around.headers {
+        for (name, value) in fixed {
             headers.entry(name).or_insert(value);
         }
-        self.send_on(visit, grant, &route, what, format, (address, headers), parts, body).await
+        let outgoing = Outward { grant, route: &route, what, format, address, headers };
+        match self.jobs() {
+            Some(jobs) => self.on_job(visit, jobs, outgoing, &provider, wanted, parts, body).await,
+            None => self.send_on(visit, outgoing, parts, body).await,
+        }
     }
 
     /// A declared other service.
@@ -127,21 +115,16 @@ impl Gateway {
         let address = format!("{}{rest}{query}", forwarded.url);
         let mut headers = HeaderMap::with_capacity(parts.headers.len() + 4);
         header::forward(&parts.headers, &mut headers);
-        let route = &forwarded.route;
-        self.send_on(visit, grant, route, What::PassThrough, Format::Chat, (address, headers), parts, body)
-            .await
+        let (route, what) = (&forwarded.route, What::PassThrough);
+        let outgoing = Outward { grant, route, what, format: Format::Chat, address, headers };
+        self.send_on(visit, outgoing, parts, body).await
     }
 
     /// One attempt, since nobody knows whether the request may be repeated; bodies stream in both directions.
-    #[expect(clippy::too_many_arguments, reason = "a request in its parts")]
-    async fn send_on<B>(
+    pub(crate) async fn send_on<B>(
         &self,
         visit: &Visit,
-        grant: &Arc<Grant>,
-        route: &Arc<Route>,
-        what: What,
-        format: Format,
-        (address, mut headers): (String, HeaderMap),
+        outgoing: Outward<'_>,
         parts: &Parts,
         body: B,
     ) -> Response<Answer>
@@ -149,26 +132,46 @@ impl Gateway {
         B: Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<BodyError> + std::fmt::Display,
     {
-        let refuse = |class, message: &str| Problem::new(class, message).answer(format, &visit.request_id);
+        let (target, route) = (Arc::clone(&outgoing.route.targets[0]), Arc::clone(outgoing.route));
+        let idle = Duration::from_millis(route.config.timeouts.idle_ms);
+        let mut response = match self.dispatch(visit, outgoing, parts, body).await {
+            Ok(Arrived { head, body, flight, lookout, lent, load }) => {
+                let relay = RawRelay::new(body, flight, idle, lookout, lent, load);
+                let mut response = Response::new(Answer::raw(relay));
+                *response.status_mut() = head.status;
+                header::backward(&head.headers, response.headers_mut(), true);
+                response
+            }
+            Err(response) => *response,
+        };
+        name_route(response.headers_mut(), &route);
+        response.headers_mut().insert(header::TARGET, target.shown().clone());
+        response
+    }
+
+    /// Lets a request in, sends it, and waits for the beginning of its answer; an answer that is no success is told.
+    pub(crate) async fn dispatch<B>(
+        &self,
+        visit: &Visit,
+        outgoing: Outward<'_>,
+        parts: &Parts,
+        body: B,
+    ) -> Result<Arrived, Box<Response<Answer>>>
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<BodyError> + std::fmt::Display,
+    {
+        let Outward { grant, route, what, format, address, mut headers } = outgoing;
+        let refuse =
+            |class, message: &str| Box::new(Problem::new(class, message).answer(format, &visit.request_id));
         let length: Option<u64> =
             parts.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-        let ask = Ask {
-            request: visit.id,
-            what,
-            route,
-            input_tokens_bound: 0,
-            input_tokens_estimate: 0,
-            max_tokens: Some(0),
-            choices: 1,
-            service_tier: None,
-            now: visit.now,
-        };
-        let reservation = match self.admit(grant, &ask).await {
+        let reservation = match self.admit(grant, &free(visit, what, route)).await {
             Ok(reservation) => reservation,
-            Err(refusal) => return refused(&refusal, format, &visit.request_id),
+            Err(refusal) => return Err(Box::new(refused(&refusal, format, &visit.request_id))),
         };
         let Ok(uri) = Uri::try_from(address) else {
-            return refuse(ErrorClass::BadRequest, "the path makes no address");
+            return Err(refuse(ErrorClass::BadRequest, "the path makes no address"));
         };
         let mut flight = Flight::new(visit, what, grant, route, &route.name, false, reservation);
         flight.record().request_bytes = length.unwrap_or(0);
@@ -187,7 +190,7 @@ impl Gateway {
             let response = problem.answer(format, &visit.request_id);
             flight.committed(response.status().as_u16(), now);
             flight.end(Ending::Failed);
-            return response;
+            return Err(Box::new(response));
         };
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         visit.trace(&target.provider, 0, &parts.headers, &mut headers);
@@ -206,8 +209,7 @@ impl Gateway {
         flight.begin(target, lent.name(), now);
         let timeouts = &route.config.timeouts;
         let within = now + Duration::from_millis(timeouts.headers_ms.min(timeouts.total_ms));
-        let answered = send(target, &lent, request, within).await;
-        let mut response = match answered {
+        match send(target, &lent, request, within).await {
             Err((class, message, _)) => {
                 pass.failed(Instant::now(), None);
                 flight.answered(None, Some((class, &message)), Instant::now());
@@ -216,24 +218,19 @@ impl Gateway {
                 let response = problem.answer(format, &visit.request_id);
                 flight.committed(response.status().as_u16(), Instant::now());
                 flight.end(Ending::Failed);
-                response
+                Err(Box::new(response))
             }
             Ok(response) if response.status().is_success() || response.status().is_redirection() => {
                 pass.succeeded();
                 lent.worked();
-                let (parts, body) = response.into_parts();
-                flight.answered(Some(parts.status.as_u16()), None, Instant::now());
-                flight.committed(parts.status.as_u16(), Instant::now());
-                let lookout = is_text(&parts.headers).then(lookout);
-                let idle = Duration::from_millis(timeouts.idle_ms);
-                let relay = RawRelay::new(body, flight, idle, lookout, lent, load);
-                let mut response = Response::new(Answer::raw(relay));
-                *response.status_mut() = parts.status;
-                header::backward(&parts.headers, response.headers_mut(), true);
-                response
+                let (head, body) = response.into_parts();
+                flight.answered(Some(head.status.as_u16()), None, Instant::now());
+                flight.committed(head.status.as_u16(), Instant::now());
+                let lookout = is_text(&head.headers).then(lookout);
+                Ok(Arrived { head, body, flight, lookout, lent, load })
             }
             Ok(response) => {
-                let (parts, mut body): (_, Incoming) = response.into_parts();
+                let (head, mut body): (_, Incoming) = response.into_parts();
                 let reading = tokio::time::timeout(Duration::from_secs(10), read(&mut body, ERROR_BYTES_MAX));
                 let bytes = match reading.await {
                     Ok(Ok(bytes) | Err((_, bytes))) => bytes,
@@ -241,7 +238,7 @@ impl Gateway {
                 };
                 let bytes = scrub(bytes, lent.secret());
                 let rejection =
-                    Rejection { status: parts.status, headers: &parts.headers, body: &bytes, now: visit.now };
+                    Rejection { status: head.status, headers: &head.headers, body: &bytes, now: visit.now };
                 let failure = target.provider.adapter.classify(&rejection);
                 let now = Instant::now();
                 lent.failed(now, &failure);
@@ -252,19 +249,53 @@ impl Gateway {
                     FailureClass::BadRequest | FailureClass::NotFound => pass.succeeded(),
                     _ => drop(pass),
                 }
-                let status = parts.status.as_u16();
+                let status = head.status.as_u16();
                 flight.answered(Some(status), Some((failure.class, &failure.message)), now);
                 flight.committed(status, now);
                 flight.end(Ending::Failed);
                 let mut response = Response::new(Answer::whole(bytes));
-                *response.status_mut() = parts.status;
-                header::backward(&parts.headers, response.headers_mut(), true);
-                response
+                *response.status_mut() = head.status;
+                header::backward(&head.headers, response.headers_mut(), true);
+                Err(Box::new(response))
             }
-        };
-        name_route(response.headers_mut(), route);
-        response.headers_mut().insert(header::TARGET, target.shown().clone());
-        response
+        }
+    }
+}
+
+/// A request on its way to a provider.
+pub(crate) struct Outward<'a> {
+    pub(crate) grant: &'a Arc<Grant>,
+    pub(crate) route: &'a Arc<Route>,
+    pub(crate) what: What,
+    /// In whose words errors are told.
+    pub(crate) format: Format,
+    pub(crate) address: String,
+    pub(crate) headers: HeaderMap,
+}
+
+/// A success whose body is still to come.
+pub(crate) struct Arrived {
+    pub(crate) head: http::response::Parts,
+    pub(crate) body: Incoming,
+    pub(crate) flight: Box<Flight>,
+    /// Looks for keys in the answer.
+    pub(crate) lookout: Option<Lookout>,
+    pub(crate) lent: Lent,
+    pub(crate) load: Load,
+}
+
+/// An ask for what costs nothing by itself.
+pub(crate) fn free<'a>(visit: &Visit, what: What, route: &'a Arc<Route>) -> Ask<'a> {
+    Ask {
+        request: visit.id,
+        what,
+        route,
+        input_tokens_bound: 0,
+        input_tokens_estimate: 0,
+        max_tokens: Some(0),
+        choices: 1,
+        service_tier: None,
+        now: visit.now,
     }
 }
 

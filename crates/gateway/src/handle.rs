@@ -23,6 +23,7 @@ use crate::cache::{self, Cache, Found, Keeping, Kept, Tenant};
 use crate::catalog;
 use crate::config::ProviderKind;
 use crate::flight::Flight;
+use crate::job::Jobs;
 use crate::lookout::Lookout;
 use crate::meter::{Ask, CacheDecision, CacheNote, Ending, Metering, Refusal, RequestId, Reservation, What};
 use crate::notice::{Notice, Notices};
@@ -55,6 +56,7 @@ pub struct Gateway {
     cache: Arc<Cache>,
     shelf: Option<Arc<Shelf>>,
     transcripts: Transcripts,
+    jobs: Option<Jobs>,
 }
 
 /// What every step of a request knows.
@@ -140,6 +142,7 @@ impl Gateway {
             cache: Arc::default(),
             shelf: None,
             transcripts: Transcripts::default(),
+            jobs: None,
         }
     }
 
@@ -163,6 +166,18 @@ impl Gateway {
     pub fn storing(mut self, transcripts: Transcripts) -> Self {
         self.transcripts = transcripts;
         self
+    }
+
+    /// The same, letting files, batches and training in against the budgets and keeping projects apart. Without it they
+    /// are only forwarded.
+    #[must_use]
+    pub fn with_jobs(mut self, jobs: Jobs) -> Self {
+        self.jobs = Some(jobs);
+        self
+    }
+
+    pub(crate) fn jobs(&self) -> Option<&Jobs> {
+        self.jobs.as_ref()
     }
 
     /// The same with another clock, by which keys expire.

@@ -22,8 +22,8 @@ use crate::usd::Usd;
 /// A process that does not renew its slices for this long is gone, wherever it ran.
 const SLICE_TTL: Duration = Duration::from_mins(2);
 /// How long shared counters stay after their period, so that late words find them; and those without a period.
-const KEEP_AFTER: Duration = Duration::from_hours(48);
-const KEEP_TOTALS: Duration = Duration::from_hours(24 * 3650);
+pub(crate) const KEEP_AFTER: Duration = Duration::from_hours(48);
+pub(crate) const KEEP_TOTALS: Duration = Duration::from_hours(24 * 3650);
 /// Accounts in one write.
 const LEASES_MAX: usize = 200;
 
@@ -37,7 +37,7 @@ const REGISTER: &str = "INSERT INTO ai_slices (project, account, period_us, hold
 const REMEMBER: &str = "INSERT INTO ai_slices (project, account, period_us, holder, amount_usd_nanos, spent_usd_nanos, \
      expires_us) VALUES (?, ?, ?, ?, ?, 0, ?) ON CONFLICT (project, account, period_us, holder) \
      DO UPDATE SET amount_usd_nanos = excluded.amount_usd_nanos, expires_us = excluded.expires_us";
-const SHRINK: &str = "UPDATE ai_slices SET amount_usd_nanos = amount_usd_nanos - ? \
+pub(crate) const SHRINK: &str = "UPDATE ai_slices SET amount_usd_nanos = amount_usd_nanos - ? \
      WHERE project = ? AND account = ? AND period_us = ? AND holder = ? AND amount_usd_nanos - spent_usd_nanos >= ?";
 const RENEW: &str = "UPDATE ai_slices SET expires_us = ? WHERE holder = ?";
 const GIVE_BACK: &str = "DELETE FROM ai_slices WHERE holder = ?";
@@ -71,7 +71,7 @@ fn started(pid: u32) -> Option<u64> {
 }
 
 /// Whether the process behind a holder is certainly gone.
-fn is_gone(holder: &str) -> bool {
+pub(crate) fn is_gone(holder: &str) -> bool {
     let mut parts = holder.rsplitn(4, '/');
     let (_, began, pid, place) = (parts.next(), parts.next(), parts.next(), parts.next());
     let (Some(began), Some(pid), Some(place)) = (began, pid, place) else { return false };
@@ -138,7 +138,7 @@ pub(crate) async fn lease(inner: &Inner, purse: &Arc<Purse>, ask_again: bool) ->
 }
 
 /// The name of an account's period among shared counters.
-fn counter(project: &str, account: &str, period_us: i64) -> String {
+pub(crate) fn counter(project: &str, account: &str, period_us: i64) -> String {
     format!("{project}/{account}/{period_us}")
 }
 
@@ -235,7 +235,7 @@ async fn publish(inner: &Inner, shared: &dyn SharedCounters, project: &str) -> R
 }
 
 /// Settles the slices of a holder at the shared counters; `more` is spent beside what the rows say.
-async fn settle_shared(
+pub(crate) async fn settle_shared(
     inner: &Inner,
     holder: &str,
     more: &HashMap<(String, String, i64), i64>,
@@ -293,6 +293,7 @@ async fn learn(inner: &Inner, purse: &Arc<Purse>) -> Result<(), Error> {
             account.granted = held.amount;
             // What this process used and has not written yet is not in the file's sum.
             account.spent_in_all = held.spent_in_all + (account.spent - held.spent).max(0);
+            account.for_jobs = held.for_jobs;
             account.dry = rule.usd.nanos() - held.spent_in_all - held.in_slices <= 0;
             if account.free() >= account.thirst {
                 account.thirst = 0;
@@ -314,6 +315,7 @@ struct Own {
     spent_in_all: i64,
     in_slices: i64,
     others: i64,
+    for_jobs: i64,
 }
 
 impl Own {
@@ -324,6 +326,7 @@ impl Own {
             spent_in_all: row.get_i64("spent_in_all")?,
             in_slices: row.get_i64("held_in_all")?,
             others: row.get_i64("others")?,
+            for_jobs: row.get_i64("for_jobs")?,
         })
     }
 }

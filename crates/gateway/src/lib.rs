@@ -18,7 +18,13 @@ mod grant;
 mod handle;
 mod header;
 mod hit_rate;
+mod hold;
 mod import;
+mod job;
+mod job_call;
+mod job_tally;
+pub mod job_view;
+mod job_word;
 mod keeper;
 mod key;
 pub mod limit;
@@ -36,6 +42,7 @@ mod raw;
 pub mod receipt;
 pub mod reconcile;
 mod relay;
+mod remote;
 mod repeats;
 pub mod report;
 mod retry;
@@ -70,6 +77,7 @@ pub use grant::{Callable, compile};
 pub use handle::Gateway;
 pub use hit_rate::HitRate;
 pub use import::{ImportConfig, import};
+pub use job::{Jobs, tuned};
 pub use key::{
     CreateKey, GENERATION, KEY_PREFIX, ListKeys, Names, RegenerateKey, RevokeKey, StoredKey, VirtualKey,
     VirtualKeys,
@@ -89,7 +97,7 @@ pub use spans::Spans;
 pub use states::{About, State, States, snapshot};
 pub use table::{
     Grant, KeyVersions, Limits, OpenProvider, PassThrough, Project, ProjectParts, Reach, Rights, Route,
-    Table, Target,
+    Table, Target, Tuned,
 };
 pub use trace::Trace;
 pub use transcript::Transcripts;

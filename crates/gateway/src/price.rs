@@ -137,6 +137,10 @@ pub struct Prices {
     /// Faster and dearer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub priority: Option<Rates>,
+    /// Training, for each million tokens of the training file and each epoch; stands in the row of the model that
+    /// results, such as `ft:gpt-4o-mini`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub training: Option<Usd>,
     /// For each call, beside its tokens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usd_per_call: Option<Usd>,
@@ -154,7 +158,7 @@ impl Prices {
     }
 
     fn amounts(&self) -> Vec<Usd> {
-        let mut all: Vec<Usd> = self.usd_per_call.into_iter().collect();
+        let mut all: Vec<Usd> = self.usd_per_call.into_iter().chain(self.training).collect();
         let tiers = [Tier::Standard, Tier::Batch, Tier::Flex, Tier::Priority];
         for rates in tiers.into_iter().filter_map(|tier| self.rates(tier)) {
             all.extend([rates.input, rates.output]);
@@ -512,12 +516,25 @@ impl PriceTable {
     }
 
     /// The row for a model of a provider, by its name, another of its names, or its name with a date behind it
-    /// (`…-2026-03-13`, `…-20260313`, `…@20260313`); also when the provider has stopped serving it.
+    /// (`…-2026-03-13`, `…-20260313`, `…@20260313`); also when the provider has stopped serving it. A model that was
+    /// trained (`ft:BASE:…`) without a row of its own has that of `ft:BASE`.
     ///
     /// `provider` is the kind, such as `openai`, or the name of a provider of the project.
     pub fn find(&self, provider: &str, model: &str) -> Option<Arc<Model>> {
         let name = model.trim_start_matches("models/").to_ascii_lowercase();
-        self.exact(provider, &name).or_else(|| self.exact(provider, undated(&name)?))
+        let find = |name: &str| self.exact(provider, name).or_else(|| self.exact(provider, undated(name)?));
+        find(&name).or_else(|| {
+            let base = name.strip_prefix("ft:")?.split(':').next()?;
+            find(&format!("ft:{base}"))
+        })
+    }
+
+    /// The row that prices the training of a model, which is also that of what results; `None`: it has no such price.
+    pub fn training(&self, provider: &str, base: &str) -> Option<Arc<Model>> {
+        let base = base.trim_start_matches("models/");
+        let name = if base.starts_with("ft:") { base.to_owned() } else { format!("ft:{base}") };
+        let row = self.find(provider, &name)?;
+        row.prices.iter().any(|prices| prices.training.is_some()).then_some(row)
     }
 
     fn exact(&self, provider: &str, name: &str) -> Option<Arc<Model>> {

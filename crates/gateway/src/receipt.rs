@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use contract::{Context, Effect, Error, ErrorKind, Evidence, Outcome, Request};
 use jiff::ToSpan;
-use ledger::{EventFilter, Ledger};
+use ledger::{EventFilter, Ledger, Row};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -130,8 +130,11 @@ async fn proof(
         .await?;
     let hashes = rows.iter().map(|row| row.get_text("hash")).collect::<Result<Vec<_>, _>>()?;
     let root = root(hashes.into_iter());
+    // A job is recorded when it ends.
+    let took =
+        jiff::SignedDuration::from_micros(if row.receipt.get("job").is_some() { row.took_us } else { 0 });
     let filter = EventFilter {
-        since: Some(row.at),
+        since: Some(row.at.checked_add(took).unwrap_or(row.at)),
         limit: Some(EVENTS_MAX),
         ..EventFilter::project(ctx.project()).kind("ai.usage")
     };
@@ -183,6 +186,25 @@ fn text(row: &UsageRow, proof: &Proof, total: i64, billed: &[Value]) -> String {
         }
         say(format!("tried    {provider}/{model} {key}: {how} after {took} ms{said}"));
     }
+    if let Some(job) = row.receipt.get("job") {
+        let count = |name: &str| job[name].as_u64().map_or_else(|| "?".to_owned(), |count| count.to_string());
+        let word = |name: &str| job[name].as_str().unwrap_or_default().to_owned();
+        let done = if word("kind") == "fine_tuning" {
+            format!("{} examples, {} epochs", count("requests"), count("epochs"))
+        } else {
+            format!("{} of {} requests answered", count("completed"), count("requests"))
+        };
+        let set_aside = Usd::from_nanos(row.receipt["set_aside_usd_nanos"].as_i64().unwrap_or(0));
+        say(format!(
+            "job      {} {}: {}, {done}; {set_aside} USD were set aside",
+            word("kind"),
+            word("remote_id"),
+            word("status")
+        ));
+        if let Some(model) = job["tuned_model"].as_str() {
+            say(format!("model    {model}"));
+        }
+    }
     if row.cache != "off" {
         say(format!("cache    {}", row.cache));
     }
@@ -225,6 +247,23 @@ fn text(row: &UsageRow, proof: &Proof, total: i64, billed: &[Value]) -> String {
     text
 }
 
+/// A batch or a training that has not ended yet.
+fn job_under_way(request: &ShowReceipt, job: &Row) -> Result<Outcome, Error> {
+    let set_aside = job.get_i64("set_aside_usd_nanos")?;
+    let (kind, remote_id, status) =
+        (job.get_text("kind")?, job.get_text("remote_id")?, job.get_text("status")?);
+    let value = json!({
+        "id": request.id, "at": job.get_time("made_us")?, "ending": "under_way", "set_aside_usd_nanos": set_aside,
+        "job": { "kind": kind, "remote_id": remote_id, "status": status },
+    });
+    let text = format!(
+        "{} is under way: {kind} {remote_id}, {status}; {} USD are set aside for it\n",
+        request.id,
+        Usd::from_nanos(set_aside)
+    );
+    Ok(Outcome::new(value, text))
+}
+
 /// A request that has not ended yet, or that nobody knows.
 async fn under_way(ctx: &Context, ledger: &Ledger, request: &ShowReceipt) -> Result<Outcome, Error> {
     let rows = ledger
@@ -234,6 +273,16 @@ async fn under_way(ctx: &Context, ledger: &Ledger, request: &ShowReceipt) -> Res
         )
         .await?;
     let Some(row) = rows.first() else {
+        let jobs = ledger
+            .query(
+                "SELECT made_us, set_aside_usd_nanos, kind, remote_id, status FROM ai_jobs \
+                 WHERE project = ? AND id = ? AND state IN ('creating', 'open')",
+                vec![ctx.project().into(), (&request.id).into()],
+            )
+            .await?;
+        if let Some(job) = jobs.first() {
+            return job_under_way(request, job);
+        }
         return Err(Error::new(ErrorKind::NotFound, "this project has no receipt of this request")
             .with("id", &request.id)
             .hint("the id is in the header `steward-receipt` of each answer; rows follow their request within a second"));

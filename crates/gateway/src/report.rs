@@ -16,8 +16,9 @@ use wire::Usage;
 use crate::accounts::Standing;
 use crate::budget::Span;
 use crate::config::{AiConfig, Period};
-use crate::cost::cost;
+use crate::cost::{cost, cost_in_all, training_cost};
 use crate::hit_rate::{self, HitRate};
+use crate::meter::What;
 use crate::price::PriceTable;
 use crate::usage::UsageRow;
 use crate::usd::Usd;
@@ -642,10 +643,23 @@ pub(crate) fn replay_row(
         return None;
     }
     let kind = config.providers.get(&*row.provider).map(|provider| provider.kind.as_str());
+    let at = of.unwrap_or(row.at);
+    if row.operation == What::FineTuning.as_str() {
+        let model = table
+            .training(&row.provider, &row.model)
+            .or_else(|| kind.and_then(|kind| table.training(kind, &row.model)))?;
+        return training_cost(model.prices_at(at), row.usage.input);
+    }
     let model = table
         .find(&row.provider, &row.model)
         .or_else(|| kind.and_then(|kind| table.find(kind, &row.model)))?;
-    Some(cost(model.prices_at(of.unwrap_or(row.at)), &row.usage, row.tier).usd)
+    let prices = model.prices_at(at);
+    if row.operation == What::Batches.as_str() {
+        // The row is the sum of many requests.
+        let long = row.receipt["long"].as_bool().unwrap_or(false);
+        return Some(cost_in_all(prices, &row.usage, row.tier, long));
+    }
+    Some(cost(prices, &row.usage, row.tier).usd)
 }
 
 fn name_of(by: Dimension, row: &UsageRow, project: &str) -> String {

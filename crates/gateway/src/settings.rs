@@ -144,17 +144,24 @@ pub async fn limits(
                     format!("{} {}", stand.scope, stand.value),
                     stand.limit.to_string(),
                     stand.spent.to_string(),
-                    Usd::from_nanos(stand.limit.nanos() - stand.spent.nanos()).to_string(),
+                    Usd::from_nanos(stand.limit.nanos() - stand.spent.nanos() - stand.for_jobs.nanos())
+                        .to_string(),
                     stand.resets.map_or_else(|| "never".to_owned(), |at| at.to_string()),
                 ]);
             }
             writeln!(text, "\n{}", columns(&table).trim_end()).expect("writing to a string does not fail");
         }
+        for stand in stands.iter().filter(|stand| stand.for_jobs.nanos() > 0) {
+            let (for_jobs, budget, value) = (stand.for_jobs, &stand.budget, &stand.value);
+            writeln!(text, "{for_jobs} USD of `{budget}` ({value}) are set aside for batches and training that have not ended")
+                .expect("writing to a string does not fail");
+        }
         for stand in &stands {
             budgets.push(json!({
                 "budget": stand.budget, "scope": stand.scope, "value": stand.value, "enforce": stand.enforce,
                 "limit_usd_nanos": stand.limit.nanos(), "in_file_usd_nanos": stand.in_file.nanos(),
-                "spent_usd_nanos": stand.spent.nanos(), "resets": stand.resets,
+                "spent_usd_nanos": stand.spent.nanos(), "set_aside_for_jobs_usd_nanos": stand.for_jobs.nanos(),
+                "resets": stand.resets,
             }));
         }
     }
@@ -179,6 +186,8 @@ struct Stand {
     limit: Usd,
     in_file: Usd,
     spent: Usd,
+    /// Held for batches and training that have not ended.
+    for_jobs: Usd,
     resets: Option<jiff::Timestamp>,
 }
 
@@ -186,7 +195,11 @@ async fn stands(ctx: &Context, ledger: &Ledger, config: &AiConfig) -> Result<Vec
     let raised = raised(ledger, ctx.project(), config).await?;
     let rows = ledger
         .query(
-            "SELECT account, period_us, spent_usd_nanos FROM ai_accounts WHERE project = ? ORDER BY account, period_us",
+            "SELECT a.account, a.period_us, a.spent_usd_nanos, \
+             COALESCE((SELECT SUM(s.amount_usd_nanos - s.spent_usd_nanos) FROM ai_slices AS s \
+                       WHERE s.project = a.project AND s.account = a.account AND s.period_us = a.period_us \
+                         AND s.holder LIKE 'job/%'), 0) AS for_jobs \
+             FROM ai_accounts AS a WHERE a.project = ? ORDER BY a.account, a.period_us",
             vec![ctx.project().into()],
         )
         .await?;
@@ -197,7 +210,7 @@ async fn stands(ctx: &Context, ledger: &Ledger, config: &AiConfig) -> Result<Vec
         let prefix = format!("{name}/{scope}/");
         let limit = raised.get(name).copied().unwrap_or(budget.usd);
         let mut known = false;
-        let mut add = |value: String, spent: i64| {
+        let mut add = |value: String, spent: i64, for_jobs: i64| {
             stands.push(Stand {
                 budget: name.clone(),
                 scope,
@@ -206,6 +219,7 @@ async fn stands(ctx: &Context, ledger: &Ledger, config: &AiConfig) -> Result<Vec
                 limit,
                 in_file: budget.usd,
                 spent: Usd::from_nanos(spent),
+                for_jobs: Usd::from_nanos(for_jobs),
                 resets: span.ends(),
             });
         };
@@ -214,7 +228,7 @@ async fn stands(ctx: &Context, ledger: &Ledger, config: &AiConfig) -> Result<Vec
                 && row.get_i64("period_us")? == span.start_us
             {
                 known = true;
-                add(value.to_owned(), row.get_i64("spent_usd_nanos")?);
+                add(value.to_owned(), row.get_i64("spent_usd_nanos")?, row.get_i64("for_jobs")?);
             }
         }
         if !known {
@@ -222,6 +236,7 @@ async fn stands(ctx: &Context, ledger: &Ledger, config: &AiConfig) -> Result<Vec
                 budget.of.clone().unwrap_or_else(|| {
                     if scope == "project" { ctx.project().to_owned() } else { "(each)".into() }
                 }),
+                0,
                 0,
             );
         }
@@ -246,7 +261,7 @@ pub async fn standings(
         value: stand.value,
         limit: stand.limit,
         spent: stand.spent,
-        in_flight: Usd::default(),
+        in_flight: stand.for_jobs,
         overshoot: Usd::default(),
         resets: stand.resets,
     };

@@ -157,6 +157,9 @@ pub struct Project {
     upstreams: BTreeMap<UpstreamKey, Upstream>,
     catalog: Catalog,
     health: Mutex<BTreeMap<ModelKey, Health>>,
+    /// Models that training made for this project, and those that it made for others.
+    tuned: BTreeSet<ModelKey>,
+    of_others: BTreeSet<Box<str>>,
 }
 
 /// Provider and model.
@@ -187,6 +190,21 @@ pub struct ProjectParts<'a> {
     pub certificates: BTreeMap<std::path::PathBuf, Vec<u8>>,
     /// What is known of models.
     pub catalog: Catalog,
+    /// What training has made, in all projects of the state.
+    pub tuned: Vec<Tuned>,
+}
+
+/// A model that training made through the gateway.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tuned {
+    /// The project that it belongs to; no other one may call it.
+    pub project: String,
+    /// The provider's name there.
+    pub provider: String,
+    /// The provider's name for the model.
+    pub model: String,
+    /// What was trained.
+    pub base: String,
 }
 
 /// The versions of a secret that may serve as a key.
@@ -263,6 +281,8 @@ pub struct Target {
     pub in_flight: Arc<AtomicU32>,
     /// The way there.
     pub upstream: Upstream,
+    /// Training made the model: nobody's table of models knows it.
+    pub is_tuned: bool,
     /// `provider/model`, as a header's value.
     shown: HeaderValue,
     lanes: Vec<Lane>,
@@ -379,7 +399,18 @@ impl Project {
             upstreams: BTreeMap::new(),
             catalog: parts.catalog.clone(),
             health: Mutex::default(),
+            tuned: BTreeSet::new(),
+            of_others: BTreeSet::new(),
         };
+        for tuned in &parts.tuned {
+            if tuned.project == parts.name {
+                project.tuned.insert((tuned.provider.as_str().into(), tuned.model.as_str().into()));
+            } else {
+                project.of_others.insert(tuned.model.as_str().into());
+            }
+        }
+        let own: Vec<_> = project.tuned.iter().map(|(_, model)| model.clone()).collect();
+        project.of_others.retain(|model| !own.contains(model));
         if let Some(previous) = previous {
             let health = previous.health.lock().unwrap_or_else(PoisonError::into_inner).clone();
             project.health = Mutex::new(health);
@@ -451,17 +482,27 @@ impl Project {
         if let Some(route) = self.routes.get(asked) {
             return Some(Arc::clone(route));
         }
+        if self.is_of_others(asked) {
+            return None;
+        }
         if let Some((provider, model)) = asked.split_once('/')
             && let Some(provider) = self.providers.get(provider)
             && !model.is_empty()
         {
             let lists = |model: &str| provider.models.as_ref().is_none_or(|models| models.contains(model));
-            let listed = lists(model) || lists(&self.sent_for(provider, model).model);
+            let listed = lists(model)
+                || lists(&self.sent_for(provider, model).model)
+                || self.is_tuned(&provider.name, model);
             return if listed { self.direct(provider, model) } else { None };
         }
         let lists =
             |provider: &OpenProvider| provider.models.as_ref().is_some_and(|models| models.contains(asked));
         if let Some(provider) = self.providers.values().find(|provider| lists(provider)) {
+            return self.direct(provider, asked);
+        }
+        if let Some((provider, _)) = self.tuned.iter().find(|(_, model)| **model == *asked)
+            && let Some(provider) = self.providers.get(provider)
+        {
             return self.direct(provider, asked);
         }
         let led_to = || self.routes.values().flat_map(|route| &route.targets);
@@ -512,7 +553,24 @@ impl Project {
                 .flatten()
                 .map(move |model| (format!("{name}/{model}"), provider.kind.as_str()))
         });
-        routes.chain(listed).collect()
+        let tuned = self.tuned.iter().filter_map(|(name, model)| {
+            let provider = self.providers.get(name)?;
+            let listed = provider.models.as_ref().is_some_and(|models| models.contains(&**model));
+            (!listed).then(|| (format!("{name}/{model}"), provider.kind.as_str()))
+        });
+        routes.chain(listed).chain(tuned).collect()
+    }
+
+    /// Whether training made this model for this project.
+    fn is_tuned(&self, provider: &str, model: &str) -> bool {
+        self.tuned.contains(&(Box::from(provider), Box::from(model)))
+    }
+
+    /// Whether this is a model that training made for another project; with its provider in front or not.
+    pub(crate) fn is_of_others(&self, asked: &str) -> bool {
+        !self.of_others.is_empty()
+            && (self.of_others.contains(asked)
+                || asked.split_once('/').is_some_and(|(_, model)| self.of_others.contains(model)))
     }
 
     pub(crate) fn direct(&self, provider: &Arc<OpenProvider>, model: &str) -> Option<Arc<Route>> {
@@ -615,6 +673,7 @@ impl Project {
             breaker: health.breaker,
             in_flight: health.in_flight,
             upstream,
+            is_tuned: false,
             shown: shown(name, ""),
             lanes: Vec::new(),
             embed: None,
@@ -855,6 +914,7 @@ impl Target {
             breaker: health.breaker,
             in_flight: health.in_flight,
             upstream,
+            is_tuned: model.starts_with("ft:") || model.contains(".ft-"),
             shown: shown(&provider.name, model),
             lanes,
             embed,

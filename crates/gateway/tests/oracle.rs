@@ -86,9 +86,11 @@ fn our_cost_is_that_of_genai_prices_on_a_thousand_usages() {
     let table = PriceTable::built_in();
     let mut numbers = Numbers(20_261_123);
     let mut cases = Vec::new();
+    // The other side knows rows of trained models only by the whole name of one.
+    let models: Vec<_> = table.models().iter().filter(|model| !model.model.starts_with("ft:")).collect();
     for number in 0..USAGES {
         // Each model in turn, at a time between the start of 2026 and a year later.
-        let model = &table.models()[number % table.models().len()];
+        let model = models[number % models.len()];
         let at = 1_767_225_600 + i64::try_from(numbers.below(365 * 86_400)).unwrap();
         let prices = model.prices_at(jiff::Timestamp::from_second(at).unwrap());
         let usage = usage(&mut numbers, prices);

@@ -12,9 +12,9 @@ use contract::ai::Provider;
 use contract::{Actor, Context, Error, ErrorKind, Finding, Outcome, Severity, SharedCounters, Trigger};
 use gateway::{
     About, Accounts, AiConfig, Callable, Catalog, CountersConfig, CountersKind, Fingerprint, Gateway, Grant,
-    KeyState, KeyVersions, Limits, ListKeys, ListModels, ListRoutes, Names, Notice, Notices, ProjectCanary,
-    ProjectParts, PromptStore, ProviderConfig, ProviderKind, Reach, Rights, Rotation, Stage, State, States,
-    Table, TestTargets, Trouble, VirtualKey, Watch,
+    Jobs, KeyState, KeyVersions, Limits, ListKeys, ListModels, ListRoutes, Names, Notice, Notices,
+    ProjectCanary, ProjectParts, PromptStore, ProviderConfig, ProviderKind, Reach, Rights, Rotation, Stage,
+    State, States, Table, TestTargets, Trouble, VirtualKey, Watch,
 };
 use jiff::Timestamp;
 use jiff::civil::Date;
@@ -227,6 +227,7 @@ pub(crate) async fn open(
             Arc::new(prices(project).unwrap_or_else(|_| gateway::price::PriceTable::built_in())),
             ctx.now(),
         ),
+        tuned: gateway::tuned(steward.ledger()).await?,
     };
     gateway::Project::build(&parts, previous)
 }
@@ -323,6 +324,8 @@ pub(crate) struct Ai {
     pub(crate) accounts: Accounts,
     /// What routes that store prompts hand on.
     pub(crate) prompts: PromptStore,
+    /// Batches and training.
+    pub(crate) jobs: Jobs,
     steward: Arc<Steward>,
     known: tokio::sync::Mutex<BTreeMap<String, Known>>,
     busy: AtomicBool,
@@ -346,12 +349,14 @@ impl Ai {
             Arc::clone(steward.clock()),
             accounts.metrics(),
         );
+        let jobs = Jobs::new(steward.ledger().clone(), accounts.clone(), Arc::clone(steward.clock()));
         let ai = Arc::new(Self {
             prompts,
             table: Arc::new(ArcSwap::from_pointee(empty)),
             watch: Arc::default(),
             notices,
             accounts,
+            jobs,
             steward,
             known: tokio::sync::Mutex::default(),
             busy: AtomicBool::new(false),
@@ -372,6 +377,7 @@ impl Ai {
             .with_ledger(self.steward.ledger().clone())
             .storing(self.prompts.transcripts())
             .with_clock(Arc::clone(self.steward.clock()))
+            .with_jobs(self.jobs.clone())
             .telling(Arc::clone(&self.watch), self.notices.clone());
         Arc::new(gateway)
     }
@@ -488,6 +494,7 @@ impl Ai {
                 self.tell_troubles().await;
                 self.write_states().await;
                 self.look_after_keys(&tracker, &stop).await;
+                self.look_after_jobs(&tracker, &stop);
             }
             if Instant::now() >= sweep {
                 sweep = Instant::now() + SWEEP;
@@ -684,6 +691,20 @@ impl Ai {
                 () = this.one_round(&table, &rotating) => {}
             }
             this.busy.store(false, Ordering::Release);
+        });
+    }
+
+    /// Asks providers how batches and training stand, beside this loop.
+    fn look_after_jobs(self: &Arc<Self>, tracker: &TaskTracker, stop: &CancellationToken) {
+        let (this, stop) = (Arc::clone(self), stop.child_token());
+        tracker.spawn(async move {
+            let table = this.table.load_full();
+            tokio::select! {
+                () = stop.cancelled() => {}
+                looked = this.jobs.look(&table) => if let Err(error) = looked {
+                    tracing::warn!(%error, "how AI jobs stand cannot be read");
+                },
+            }
         });
     }
 

@@ -57,6 +57,7 @@ const NOUNS: &[(&str, &str)] = &[
     ("token", "Bearer tokens for HTTP and MCP"),
     ("secret", "Secrets: put, rotate, remove"),
     ("ai", "AI calls: models, routes, keys, usage, cost, budgets, receipts"),
+    ("jobs", "Batches and training at AI providers: list, show, estimate the cost"),
     ("keys", "Keys of the AI gateway: clients' virtual keys, and rotation of providers' keys"),
     ("prompts", "Stored prompts of AI calls: list, show, erase"),
     ("file", "Files of the project"),
@@ -67,7 +68,7 @@ const NOUNS: &[(&str, &str)] = &[
 ];
 
 /// Nouns that may also be written after another, as in `steward store access list`.
-const INNER: &[(&str, &str)] = &[("store", "access"), ("ai", "keys"), ("ai", "prompts")];
+const INNER: &[(&str, &str)] = &[("store", "access"), ("ai", "keys"), ("ai", "jobs"), ("ai", "prompts")];
 
 /// The heading of the options that every command has.
 const EVERYWHERE: &str = "Options of every command";

@@ -139,6 +139,8 @@ pub(crate) async fn run(steward: Arc<Steward>, _surroundings: Surroundings) -> R
     }
     ai.prompts.close().await;
     // After the last request has ended; what cannot be written is said in the log.
+    // A job that is being made must be known before the end; one that takes longer is found by the next start.
+    drop(tokio::time::timeout(Duration::from_secs(10), ai.jobs.close()).await);
     if let Err(error) = ai.accounts.close().await {
         tracing::error!(%error, "usage of AI calls could not be written at the end");
     }

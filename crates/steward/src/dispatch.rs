@@ -143,6 +143,9 @@ pub(crate) async fn read(
             gateway::prompts::list(ctx, ledger, &project.loaded().config.ai, request).await
         }
         Request::PromptsShow(request) => gateway::prompts::show(ctx, ledger, request).await,
+        Request::JobsList(request) => gateway::job_view::list(ctx, ledger, request).await,
+        Request::JobsShow(request) => gateway::job_view::show(ctx, ledger, request).await,
+        Request::JobsEstimate(request) => spend::estimate(ctx, project, request),
         Request::TaskRun(request) => {
             let (defaults, webhooks) = (project.defaults(), project.webhooks_for(Trigger::DecisionRequired));
             let room = pm::Room { ledger, defaults: &defaults, webhooks: &webhooks };

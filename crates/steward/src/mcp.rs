@@ -34,8 +34,8 @@ const TOOLS: &[(&str, &[&str], &str)] = &[
     ),
     (
         "ai",
-        &["ai", "keys", "prompts"],
-        "AI calls: models, routes, keys and their states, exposed keys, real test calls, usage, cost, budgets",
+        &["ai", "keys", "jobs", "prompts"],
+        "AI calls: models, routes, keys and their states, exposed keys, real test calls, usage, cost, budgets, batches, training",
     ),
     (
         "audit",

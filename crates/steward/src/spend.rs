@@ -2,7 +2,7 @@
 
 use contract::{Context, Error, ErrorKind, Outcome};
 use gateway::price::PriceTable;
-use gateway::{advise, reconcile, report, settings};
+use gateway::{advise, job_view, reconcile, report, settings};
 use ledger::Ledger;
 
 use crate::ai::prices;
@@ -54,6 +54,16 @@ pub(crate) async fn compare(
     reconcile::reconcile(ctx, ledger, config, &prices(project)?, &export, request)
         .await
         .map_err(|error| error.with("file", &request.file))
+}
+
+/// What a file would cost as training or as a batch.
+pub(crate) fn estimate(
+    ctx: &Context,
+    project: &Project,
+    request: &job_view::EstimateJob,
+) -> Result<Outcome, Error> {
+    let content = text(project, &request.file)?;
+    job_view::estimate(ctx, &project.loaded().config.ai, &prices(project)?, content.as_bytes(), request)
 }
 
 /// Where it could cost less.

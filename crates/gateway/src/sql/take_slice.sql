@@ -20,7 +20,8 @@ FROM (
           - COALESCE((SELECT SUM(s.amount_usd_nanos - s.spent_usd_nanos) FROM ai_slices AS s
                       WHERE s.project = ? AND s.account = ? AND s.period_us = ?), 0) AS remaining,
         (SELECT COUNT(*) FROM ai_slices AS o
-         WHERE o.project = ? AND o.account = ? AND o.period_us = ? AND o.holder <> ?) AS others
+         WHERE o.project = ? AND o.account = ? AND o.period_us = ? AND o.holder <> ?
+           AND o.holder NOT LIKE 'job/%') AS others
 ) AS found
 WHERE found.remaining > 0
 ON CONFLICT (project, account, period_us, holder) DO UPDATE

@@ -100,6 +100,7 @@ impl Shop {
                 Arc::new(gateway::price::PriceTable::built_in()),
                 contract::Clock::now(&*clock),
             ),
+            tuned: Vec::new(),
         };
         let project = Project::build(&parts, None).unwrap();
         let grant = Arc::new(Grant {

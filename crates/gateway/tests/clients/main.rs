@@ -12,6 +12,7 @@
 
 mod aimock;
 mod hard_cases;
+mod jobs;
 mod official;
 mod raw;
 mod real_model;

@@ -93,3 +93,11 @@ async fn claude_code_works_on_models_of_others() {
         run("claude_code.py", &[("GATEWAY", &gateway.stage.url("")), ("KEY", KEY), ("MODEL", route)]).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn files_batches_and_training_work_with_the_official_client() {
+    let jobs = crate::jobs::Paid::new().await;
+    let url = jobs.url();
+    run("openai_jobs.py", &[("GATEWAY", &url), ("KEY", KEY)]).await;
+    jobs.check().await;
+}

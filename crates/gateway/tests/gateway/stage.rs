@@ -142,6 +142,7 @@ pub fn project(config: &AiConfig, previous: Option<&Project>) -> Arc<Project> {
             Arc::new(gateway::price::PriceTable::built_in()),
             NOW.parse().unwrap(),
         ),
+        tuned: Vec::new(),
     };
     Project::build(&parts, previous).unwrap()
 }
@@ -176,16 +177,27 @@ impl Stage {
         shape: impl FnOnce(Gateway) -> Gateway,
     ) -> Self {
         let config: AiConfig = serde_json::from_value(config).unwrap();
-        let project = project(&config, None);
+        let records = Arc::new(Records::default());
+        let meter = Arc::new(Meter(Arc::clone(&records)));
+        Self::over(&config, meter, records, change, shape).await
+    }
+
+    /// The same with who keeps the accounts, and what else the gateway has.
+    pub async fn over(
+        config: &AiConfig,
+        meter: Arc<dyn Metering>,
+        records: Arc<Records>,
+        change: impl FnOnce(&mut Grant),
+        finish: impl FnOnce(Gateway) -> Gateway,
+    ) -> Self {
+        let project = project(config, None);
         let mut grant = grant(&project);
         change(&mut grant);
         let fingerprints = Fingerprints::new(&SecretBox::new(Box::new([7; 32])));
         let table =
             Table::new(fingerprints.clone(), vec![project], [(fingerprints.of(KEY.as_bytes()), grant)]);
-        let records = Arc::new(Records::default());
         let clock = Arc::new(TestClock::at(NOW.parse().unwrap()));
-        let gateway = Gateway::new(table, Arc::new(Meter(Arc::clone(&records)))).with_clock(clock.clone());
-        let gateway = Arc::new(shape(gateway));
+        let gateway = Arc::new(finish(Gateway::new(table, meter).with_clock(clock.clone())));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(serve(listener, Arc::clone(&gateway)));

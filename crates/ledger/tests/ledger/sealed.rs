@@ -7,7 +7,10 @@ use crate::support::{Home, ctx};
 
 /// How the tables were before anything in them was sealed.
 const UNSEALED: &str = "
-    DROP TABLE ai_cache; -- A later version's.
+    DROP TABLE ai_cache; -- Those of later versions.
+    DROP TABLE IF EXISTS ai_prompts;
+    DROP TABLE ai_jobs;
+    DROP TABLE ai_things;
     DROP TABLE plans;
     CREATE TABLE plans (digest TEXT NOT NULL, project TEXT NOT NULL, request TEXT NOT NULL, body TEXT NOT NULL,
         made_us INTEGER NOT NULL, PRIMARY KEY (project, digest));
