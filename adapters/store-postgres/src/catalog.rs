@@ -15,6 +15,7 @@ use tokio_postgres::{Client, Row};
 
 use crate::error::translate;
 use crate::statement::quote_identifier;
+use crate::store::Reading;
 
 /// A table up to this size is counted; beyond it the server's estimate is told.
 const COUNTED_TABLE_BYTES_MAX: i64 = 8 << 20;
@@ -29,34 +30,71 @@ const OPENED_TABLES_MAX: i64 = 300;
 const VARCHAR: u32 = 1043;
 const TEXT: u32 = 25;
 
-/// Inspects inside a transaction that sees one state of the data.
-pub(crate) async fn inspect(client: &Client) -> Result<Schema, Error> {
-    // With an empty search path the server prints every name with its schema, whatever the login's settings are. To start
-    // processes that help with a catalog costs more than their help.
-    client
-        .batch_execute("SET LOCAL search_path = ''; SET LOCAL max_parallel_workers_per_gather = 0")
-        .await
-        .map_err(|error| translate(&error))?;
-    // Sent one behind the other, so that the server works on the next while this side reads the one before.
-    let (tables, rest) = tokio::join!(Box::pin(Tables::read(client)), Box::pin(Rest::read(client)));
-    let (mut tables, rest) = match (tables, rest) {
-        (Ok(tables), Ok(rest)) => (tables, rest),
-        // The first error makes the server refuse all that comes behind it.
-        (Err(refused), Err(error)) if refused.code() == Some(&SqlState::IN_FAILED_SQL_TRANSACTION) => {
-            return Err(translate(&error));
-        }
-        (Err(error), _) | (_, Err(error)) => return Err(translate(&error)),
+/// What a transaction that inspects begins with. With an empty search path the server prints every name with its schema,
+/// whatever the login's settings are. To start processes that help with a catalog costs more than their help.
+pub(crate) const SETTINGS: &str = "SET LOCAL search_path = ''; SET LOCAL max_parallel_workers_per_gather = 0";
+/// From this size of the catalog's table of columns on, a second session helps more than it costs to connect.
+const SHARED_CATALOG_BYTES_MIN: i64 = 1 << 20;
+
+/// Prepares a transaction that sees one state of the data. Where the catalog is large, a snapshot of that state comes
+/// back, by which a second session can see the same.
+pub(crate) async fn begin(client: &Client) -> Result<Option<String>, Error> {
+    client.batch_execute(SETTINGS).await.map_err(|error| translate(&error))?;
+    let shared: [(&(dyn ToSql + Sync), Type); 1] = [(&SHARED_CATALOG_BYTES_MIN, Type::INT8)];
+    let sql =
+        "SELECT CASE WHEN pg_relation_size('pg_catalog.pg_attribute') >= $1 THEN pg_export_snapshot() END";
+    let answers: Vec<Option<String>> =
+        ask(client, sql, &shared, |row| row.get(0)).await.map_err(|error| translate(&error))?;
+    Ok(answers.into_iter().flatten().next())
+}
+
+/// Inspects inside a transaction that was prepared; with the help of a second one that sees the same, if there is one,
+/// which comes back.
+pub(crate) async fn inspect(
+    client: &Client,
+    second: impl Future<Output = Option<Reading>>,
+) -> Result<(Schema, Option<Reading>), Error> {
+    let (mut tables, rest, second) = match Box::pin(read(client, second)).await {
+        Ok(read) => read,
+        Err(error) => return Err(translate(&error)),
     };
     tables.count(client).await?;
     tables.sum_up_partitions();
-    Ok(Schema {
+    let schema = Schema {
         dialect: Dialect::Postgres,
         tables: tables.into_sorted(),
         views: rest.views,
         others: rest.others,
         extensions: rest.extensions,
         size_bytes: rest.size_bytes,
-    })
+    };
+    Ok((schema, second))
+}
+
+/// The first error that is one: where a statement failed, the server refuses all that was sent behind it.
+fn cause(refused: tokio_postgres::Error, other: Option<tokio_postgres::Error>) -> tokio_postgres::Error {
+    match other {
+        Some(other) if refused.code() == Some(&SqlState::IN_FAILED_SQL_TRANSACTION) => other,
+        _ => refused,
+    }
+}
+
+async fn read(
+    client: &Client,
+    second: impl Future<Output = Option<Reading>>,
+) -> Result<(Tables, Rest, Option<Reading>), tokio_postgres::Error> {
+    // The second session connects while the first finds the tables.
+    let (tables, second) = tokio::join!(Box::pin(Tables::read(client)), second);
+    let (mut tables, oids) = tables?;
+    let helper = second.as_ref().map_or(client, |second| &second.session().client);
+    // Sent one behind the other, so that the server works on the next while this side reads the one before.
+    let (columns, rest) =
+        tokio::join!(Box::pin(tables.read_more(client, helper, &oids)), Box::pin(Rest::read(client, helper)));
+    match (columns, rest) {
+        (Ok(()), Ok(rest)) => Ok((tables, rest, second)),
+        (Err(error), rest) => Err(cause(error, rest.err())),
+        (Ok(()), Err(error)) => Err(error),
+    }
 }
 
 /// Asks in one round trip, and reads each row as it comes.
@@ -89,7 +127,7 @@ struct Rest {
 }
 
 impl Rest {
-    async fn read(client: &Client) -> Result<Self, tokio_postgres::Error> {
+    async fn read(client: &Client, helper: &Client) -> Result<Self, tokio_postgres::Error> {
         let (views, others, extensions, size) = tokio::try_join!(
             ask(client, include_str!("sql/views.sql"), &[], |row| View {
                 name: TableName { namespace: row.get("namespace"), name: row.get("name") },
@@ -103,7 +141,7 @@ impl Rest {
                 &[],
                 |row| Extension { name: row.get("name"), version: row.get("version") },
             ),
-            ask(client, "SELECT pg_database_size(current_database())", &[], |row| unsigned(row.get(0))),
+            ask(helper, "SELECT pg_database_size(current_database())", &[], |row| unsigned(row.get(0))),
         )?;
         Ok(Self { views, others, extensions, size_bytes: size.first().copied() })
     }
@@ -215,42 +253,53 @@ impl Quoting {
 }
 
 impl Tables {
-    async fn read(client: &Client) -> Result<Self, tokio_postgres::Error> {
+    /// The tables and their oids.
+    async fn read(client: &Client) -> Result<(Self, Vec<u32>), tokio_postgres::Error> {
         let mut out = Self { by_oid: HashMap::new(), countable: Vec::new(), partitions: HashMap::new() };
         let sizes: [(&(dyn ToSql + Sync), Type); 2] =
             [(&COUNTED_TABLE_BYTES_MAX, Type::INT8), (&OPENED_TABLES_MAX, Type::INT8)];
         let mut oids: Vec<u32> = Vec::new();
         ask(client, include_str!("sql/tables.sql"), &sizes, |row| oids.push(out.add(row))).await?;
         out.name_parents();
-        let of_tables: [(&(dyn ToSql + Sync), Type); 1] = [(&oids, Type::OID_ARRAY)];
+        Ok((out, oids))
+    }
+
+    /// What belongs to the tables. What `helper` is asked takes about as long as what `client` is.
+    async fn read_more(
+        &mut self,
+        client: &Client,
+        helper: &Client,
+        oids: &Vec<u32>,
+    ) -> Result<(), tokio_postgres::Error> {
+        let of_tables: [(&(dyn ToSql + Sync), Type); 1] = [(oids, Type::OID_ARRAY)];
         let of_indexes: [(&(dyn ToSql + Sync), Type); 2] =
-            [(&oids, Type::OID_ARRAY), (&OPENED_TABLES_MAX, Type::INT8)];
+            [(oids, Type::OID_ARRAY), (&OPENED_TABLES_MAX, Type::INT8)];
         let (columns, constraints, indexes, triggers, classes, quoting) = tokio::try_join!(
             ask(client, include_str!("sql/columns.sql"), &of_tables, column_row),
-            ask(client, include_str!("sql/constraints.sql"), &of_tables, constraint_row),
+            ask(helper, include_str!("sql/constraints.sql"), &of_tables, constraint_row),
             ask(client, include_str!("sql/indexes.sql"), &of_indexes, index_row),
-            ask(client, include_str!("sql/triggers.sql"), &of_tables, |row| (row.get(0), row.get(1))),
+            ask(helper, include_str!("sql/triggers.sql"), &of_tables, |row| (row.get(0), row.get(1))),
             ask(client, include_str!("sql/operator_classes.sql"), &[], |row| (row.get(0), row.get(1))),
             ask(client, include_str!("sql/keywords.sql"), &[], |row| Quoting {
                 reserved: row.get::<_, Vec<String>>(0).into_iter().collect(),
                 always: row.get(1),
             }),
         )?;
-        out.add_columns(client, columns).await?;
+        self.add_columns(client, columns).await?;
         let backing: HashSet<u32> = constraints
             .iter()
             .filter(|constraint| constraint.kind != FOREIGN && constraint.kind != CHECK)
             .map(|constraint| constraint.index_oid)
             .collect();
         for constraint in constraints {
-            out.add_constraint(constraint);
+            self.add_constraint(constraint);
         }
         let classes: HashMap<u32, u32> = classes.into_iter().collect();
-        out.add_indexes(client, indexes, &classes, quoting.first(), &backing).await?;
+        self.add_indexes(client, indexes, &classes, quoting.first(), &backing).await?;
         for (table, definition) in triggers {
-            out.of(table).table.triggers.push(definition);
+            self.of(table).table.triggers.push(definition);
         }
-        Ok(out)
+        Ok(())
     }
 
     async fn add_columns(

@@ -142,6 +142,16 @@ impl PostgresStore {
             .acquire_owned()
             .await
             .map_err(|_| Error::new(ErrorKind::Canceled, "the store was closed"))?;
+        self.begin_in_slot(ctx, slot, timeout, view).await
+    }
+
+    async fn begin_in_slot(
+        &self,
+        ctx: &Context,
+        slot: OwnedSemaphorePermit,
+        timeout: Duration,
+        view: View,
+    ) -> Result<Reading, Error> {
         let timeout = ctx.remaining().map_or(timeout, |remaining| timeout.min(remaining));
         let level = match view {
             View::Newest => "",
@@ -162,6 +172,38 @@ impl PostgresStore {
         let begin = format!("{begin}{}", session.prelude);
         session.client.batch_execute(&begin).await.map_err(|error| translate(&error))?;
         Ok(reading)
+    }
+
+    /// Another reading that sees what the exporter of `snapshot` sees, if one can be had without waiting for others.
+    async fn begin_alongside(&self, ctx: &Context, snapshot: &str) -> Option<Reading> {
+        let slot = Arc::clone(&self.slots).try_acquire_owned().ok()?;
+        let joined = async {
+            let reading = self.begin_in_slot(ctx, slot, CATALOG_TIMEOUT, View::Frozen).await?;
+            let join = format!("SET TRANSACTION SNAPSHOT '{snapshot}'; {}", catalog::SETTINGS);
+            reading.session().client.batch_execute(&join).await.map_err(|error| translate(&error))?;
+            Ok::<_, Error>(reading)
+        };
+        match joined.await {
+            Ok(reading) => Some(reading),
+            // Such as no connection left for this login: one session does it all then.
+            Err(error) => {
+                tracing::debug!(%error, "no second session");
+                None
+            }
+        }
+    }
+
+    /// The schema as the session sees it. A large catalog is read by two sessions; the second comes back to be ended.
+    async fn inspect_in(&self, ctx: &Context, session: &Session) -> Result<(Schema, Option<Reading>), Error> {
+        let snapshot = catalog::begin(&session.client).await?;
+        let second = async {
+            match snapshot {
+                // Behind a pooler the snapshot would have to outlive the transaction that holds it.
+                Some(snapshot) if session.pooler.is_none() => self.begin_alongside(ctx, &snapshot).await,
+                _ => None,
+            }
+        };
+        catalog::inspect(&session.client, second).await
     }
 
     fn take_idle(&self) -> Option<Session> {
@@ -377,8 +419,18 @@ impl Relational for PostgresStore {
 
     async fn inspect(&self, ctx: &Context) -> Result<Schema, Error> {
         let reading = self.within(ctx, self.begin_reading(ctx, CATALOG_TIMEOUT, View::Frozen)).await?;
-        let schema = self.within(ctx, Box::pin(catalog::inspect(&reading.session().client))).await;
-        self.end_reading(reading, Next::after(&schema)).await;
+        let inspected = self.within(ctx, Box::pin(self.inspect_in(ctx, reading.session()))).await;
+        let next = Next::after(&inspected);
+        let (schema, second) = match inspected {
+            Ok((schema, second)) => (Ok(schema), second),
+            Err(error) => (Err(error), None),
+        };
+        let end_second = async {
+            if let Some(second) = second {
+                self.end_reading(second, Next::Keep).await;
+            }
+        };
+        tokio::join!(self.end_reading(reading, next), end_second);
         schema
     }
 

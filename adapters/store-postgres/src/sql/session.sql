@@ -12,11 +12,10 @@ SELECT
     SELECT FROM pg_database d
     WHERE d.datname = current_database() AND (d.datdba = r.oid OR NOT r.rolsuper AND pg_has_role(d.datdba, 'MEMBER'))
   ) OR EXISTS (
-    SELECT FROM pg_class c
-    WHERE c.relkind IN ('r', 'p', 'f', 'm', 'v', 'S') AND c.oid >= 16384
-      AND c.relowner IN (
-        SELECT o.oid FROM pg_roles o WHERE o.oid = r.oid OR NOT r.rolsuper AND pg_has_role(o.oid, 'MEMBER')
-      )
+    SELECT FROM (
+      SELECT DISTINCT c.relowner FROM pg_class c WHERE c.relkind IN ('r', 'p', 'f', 'm', 'v', 'S') AND c.oid >= 16384
+    ) AS owners
+    WHERE owners.relowner = r.oid OR NOT r.rolsuper AND pg_has_role(owners.relowner, 'MEMBER')
   ) AS owner,
   r.rolsuper OR EXISTS (
     -- One for all whose rights are alike: to look at thousands of tables, for every connection, shows.
