@@ -64,7 +64,10 @@ impl From<Schema> for Content {
 
 impl fmt::Display for Content {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        (**self).fmt(f)
+        match &self.schema {
+            Some(schema) => f.write_str(&serde_json::to_string(schema).map_err(|_| fmt::Error)?),
+            None => (**self).fmt(f),
+        }
     }
 }
 

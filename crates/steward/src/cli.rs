@@ -488,7 +488,7 @@ pub(crate) fn exit_code(answer: &Answer) -> u8 {
     }
     // The report of a task that was run says itself how it ended; to show it again is another thing.
     let ran = ["task.run", "task.resume"].contains(&answer.request.as_str());
-    if let Some(code) = answer.value.get("exit_code").and_then(Value::as_u64).filter(|_| ran) {
+    if ran && let Some(code) = answer.value.get("exit_code").and_then(Value::as_u64) {
         return u8::try_from(code).unwrap_or(exit::FAILED);
     }
     let checks = [
