@@ -496,21 +496,20 @@ impl Authority {
         Request::new(principal, action.uid.clone(), resource, context, None).ok()
     }
 
-    /// Decides again, now about the plan itself, and makes the permit for exactly this plan.
+    /// Decides about a plan and, where the matrix permits it, makes the permit for exactly this plan.
     ///
     /// What the plan says about destruction, undo and cost is added to the question's facts.
     ///
     /// # Errors
     ///
-    /// `Forbidden`: the plan is for another project or resource, an approval is for another plan, or the matrix
-    /// refuses. `NeedsApproval`, `Escalated`: so decided.
-    pub fn permit(
+    /// `Forbidden`: the plan is for another project or resource, or an approval is for another plan.
+    pub fn rule(
         &self,
         ctx: &Context,
         question: &Question,
         plan: &Plan,
         approved: &[Approved],
-    ) -> Result<Permit, Error> {
+    ) -> Result<(Decision, Option<Permit>), Error> {
         let refuse = |why: &str| {
             Error::new(ErrorKind::Forbidden, why)
                 .with("action", &question.action)
@@ -529,14 +528,29 @@ impl Authority {
                 .hint("the plan changed after it was approved; ask for the change again"));
         }
         let question = question.clone().with_facts(question.facts.clone().of_plan(plan));
-        match self.decide(ctx, &question, approved) {
-            Decision::Permitted { .. } => {
-                let ids: Vec<&str> = approved.iter().map(Approved::id).collect();
-                let approval = (!ids.is_empty()).then(|| ids.join(","));
-                Ok(Permit::mint(ctx, &question.action, &question.resource, digest, approval, PERMIT_VALID))
-            }
-            refused => Err(refused.error(&question)),
-        }
+        let decision = self.decide(ctx, &question, approved);
+        let permit = decision.is_permitted().then(|| {
+            let ids: Vec<&str> = approved.iter().map(Approved::id).collect();
+            let approval = (!ids.is_empty()).then(|| ids.join(","));
+            Permit::mint(ctx, &question.action, &question.resource, digest, approval, PERMIT_VALID)
+        });
+        Ok((decision, permit))
+    }
+
+    /// The permit for exactly this plan.
+    ///
+    /// # Errors
+    ///
+    /// As [`Authority::rule`]. `Forbidden`, `NeedsApproval`, `Escalated`: so decided.
+    pub fn permit(
+        &self,
+        ctx: &Context,
+        question: &Question,
+        plan: &Plan,
+        approved: &[Approved],
+    ) -> Result<Permit, Error> {
+        let (decision, permit) = self.rule(ctx, question, plan, approved)?;
+        permit.ok_or_else(|| decision.error(question))
     }
 }
 

@@ -114,6 +114,10 @@ impl Connection {
             .map_err(|cause| translate(cause, path))?;
         inner.busy_timeout(BUSY_TIMEOUT).map_err(|cause| translate(cause, path))?;
         inner.set_prepared_statement_cache_capacity(STATEMENTS_CACHED_MAX);
+        // A plan that could depend on a bound value is made anew with every one: longer than what most statements do.
+        inner
+            .set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)
+            .map_err(|cause| translate(cause, path))?;
         Ok(Self { inner, path: path.to_owned(), synced: true, log_pages: Arc::default() })
     }
 

@@ -413,13 +413,13 @@ impl Steward {
                 .finish(ctx, request, outcome, AnswerStatus::Done, decision.decided(), Some(digest))
                 .await;
         }
-        let mut decision = project.authority().decide(ctx, &question, &[]);
+        let (mut decision, mut permit) = project.authority().rule(ctx, &question, &plan, &[])?;
         // Approvals are looked for only where the matrix does not permit without one; the permit then rests on them.
         let mut approved = Vec::new();
-        if !decision.is_permitted() {
+        if permit.is_none() {
             approved = self.granted(ctx, &plan, &digest).await?;
             if !approved.is_empty() {
-                decision = project.authority().decide(ctx, &question, &approved);
+                (decision, permit) = project.authority().rule(ctx, &question, &plan, &approved)?;
             }
         }
         if options.dry_run {
@@ -433,10 +433,9 @@ impl Steward {
                 .finish(ctx, request, outcome, AnswerStatus::Planned, decision.decided(), Some(digest))
                 .await;
         }
-        if !decision.is_permitted() {
+        let Some(permit) = permit else {
             return self.refused(ctx, request, &plan, &question, &decision).await;
-        }
-        let permit = project.authority().permit(ctx, &question, &plan, &approved)?;
+        };
         let change = Permitted {
             request: Arc::clone(request),
             findings,
