@@ -102,21 +102,15 @@ async fn run(rounds: usize) -> Result<(), Error> {
         let path = format!("migrations/bench/{round:06}_x.sql");
         let arguments = json!({ "path": path, "content": content });
         WAITED_NS.store(0, Ordering::Relaxed);
-        let whole =
-            time(Box::pin(steward.submit_with(&ctx, "file.write", arguments, Options::default()))).await?;
+        let whole = time(steward.submit_with(&ctx, "file.write", arguments, Options::default())).await?;
         own.push(whole.saturating_sub(Duration::from_nanos(WAITED_NS.load(Ordering::Relaxed))));
         let two = time(two_writes(&ctx, steward.ledger(), round)).await?;
         let file = time(async {
             durable_file(&dir.path().join(format!("migrations/bench/{round:06}_y.sql")), content)
         })
         .await?;
-        let read = time(Box::pin(steward.submit_with(
-            &ctx,
-            "policy.check",
-            json!({ "action": "store.read" }),
-            Options::default(),
-        )))
-        .await?;
+        let ask = json!({ "action": "store.read" });
+        let read = time(steward.submit_with(&ctx, "policy.check", ask, Options::default())).await?;
         door.push(whole);
         writes.push(two);
         files.push(file);

@@ -655,14 +655,16 @@ fn parse(file: &Path, source: &str) -> Result<Vec<(Policy, PolicyText)>, Error> 
     let stem = file.file_stem().map_or_else(|| "policies".into(), |stem| stem.to_string_lossy());
     let mut parsed: Vec<(Policy, PolicyText)> = Vec::with_capacity(policies.len());
     for (number, policy) in policies {
-        let annotation = |key: &str| policy.annotation(key).unwrap_or_default().to_owned();
+        // All at once: to ask for one makes the library parse its name, which shows at every start.
+        let annotations: BTreeMap<&str, &str> = policy.annotations().collect();
+        let annotation = |key: &str| annotations.get(key).copied().unwrap_or_default().to_owned();
         let text = policy.to_cedar().unwrap_or_else(|| policy.to_string());
         let at = source.find(text.trim()).unwrap_or(0);
         let mut id = annotation("id");
         if id.is_empty() {
             id = format!("{stem}.{}", number + 1);
         }
-        let role = |key: &str| match policy.annotation(key) {
+        let role = |key: &str| match annotations.get(key).copied() {
             None => Ok(None),
             Some(name) => Role::parse(name)
                 .map(Some)

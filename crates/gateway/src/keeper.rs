@@ -579,7 +579,7 @@ fn lost(id: &str, project: &str, at: Timestamp, amount: i64, open: Open, now: Ti
         cache: "off",
         first_byte_us: None,
         took_us: now.as_microsecond().saturating_sub(at.as_microsecond()).max(0),
-        receipt: json!({ "set_aside_usd_nanos": amount, "attempts": [] }),
+        receipt: json!({ "set_aside_usd_nanos": amount, "attempts": [] }).to_string().into(),
     }
 }
 

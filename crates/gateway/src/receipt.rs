@@ -69,7 +69,7 @@ pub async fn receipt(ctx: &Context, ledger: &Ledger, request: &ShowReceipt) -> R
         "prompt_stored_until": stored, "id": row.id, "at": row.at, "key": &*row.key_name, "key_id": &*row.key_id, "person": &*row.person,
         "route": &*row.route, "operation": row.operation, "streaming": row.streaming, "ending": row.ending,
         "status": row.status, "cache": row.cache, "first_byte_us": row.first_byte_us, "took_us": row.took_us,
-        "cost_usd": Usd::from_nanos(total).to_string(), "cost_usd_nanos": total, "billed": billed, "details": row.receipt,
+        "cost_usd": Usd::from_nanos(total).to_string(), "cost_usd_nanos": total, "billed": billed, "details": row.details(),
     });
     let mut text = text(&row, &proof, total, &billed);
     if let Some(until) = stored {
@@ -145,7 +145,7 @@ async fn proof(
     let batch_unchanged =
         entry.and_then(|event| event.body.as_ref()).is_some_and(|body| body["root"].as_str() == Some(&root));
     Ok(Proof {
-        row_unchanged: row.hash() == hash,
+        row_unchanged: row.hash(&mut Vec::new()) == hash,
         hash: hash.to_owned(),
         batch: batch.to_owned(),
         entry: entry.map(|event| event.seq),
@@ -163,7 +163,8 @@ fn text(row: &UsageRow, proof: &Proof, total: i64, billed: &[Value]) -> String {
     say(format!("{}  {}{stream}, {} ({})", row.id, row.operation, row.ending, row.status));
     let person = if row.person.is_empty() { String::new() } else { format!(" of {}", row.person) };
     say(format!("at       {}  by key `{}`{person}, route `{}`", row.at, row.key_name, row.route));
-    for attempt in row.receipt["attempts"].as_array().into_iter().flatten() {
+    let details = row.details();
+    for attempt in details["attempts"].as_array().into_iter().flatten() {
         let word = |name: &str| attempt[name].as_str().unwrap_or_default().to_owned();
         let how = match (attempt["failure"].as_str(), attempt["status"].as_u64()) {
             (None, _) => "answered".to_owned(),
@@ -234,7 +235,7 @@ fn text(row: &UsageRow, proof: &Proof, total: i64, billed: &[Value]) -> String {
     say(format!("cost     {} USD by {by}{attempts}", Usd::from_nanos(total)));
     let first = row.first_byte_us.map_or(String::new(), |us| format!("first byte after {} ms, ", us / 1000));
     say(format!("time     {first}end after {} ms", row.took_us / 1000));
-    let trace = &row.receipt["trace"];
+    let trace = &details["trace"];
     if let (Some(id), Some(span)) = (trace["id"].as_str(), trace["span"].as_str()) {
         say(format!("trace    {id}, span {span}"));
     }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use serde::Deserialize;
 use serde_json::json;
 
 use crate::usage::UsageRow;
@@ -52,16 +53,23 @@ pub(crate) struct Repeats {
     kept: HashMap<u128, [i64; 4]>,
 }
 
+/// What a receipt says of its question.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Asked {
+    question: Option<String>,
+    samples: bool,
+}
+
 impl Repeats {
     /// Takes a row; rows come in the order of their time.
     pub(crate) fn see(&mut self, row: &UsageRow) {
-        let Some(question) =
-            row.receipt["question"].as_str().and_then(|text| u128::from_str_radix(text, 16).ok())
-        else {
+        let asked: Asked = serde_json::from_str(&row.receipt).unwrap_or_default();
+        let Some(question) = asked.question.and_then(|text| u128::from_str_radix(&text, 16).ok()) else {
             return;
         };
         self.seen += 1;
-        self.samples += u64::from(row.receipt["samples"].as_bool() == Some(true));
+        self.samples += u64::from(asked.samples);
         let at = row.at.as_microsecond();
         let was_whole = row.ending == "complete";
         if self.kept.len() >= QUESTIONS_MAX && !self.kept.contains_key(&question) {

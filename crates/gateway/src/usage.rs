@@ -8,9 +8,11 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use contract::{Actor, Clock, Context, Error, canonical_json, sha256_hex};
+use contract::ai::FailureClass;
+use contract::{Actor, Clock, Context, Error, sha256_hex};
 use jiff::Timestamp;
 use ledger::{Ledger, NewEvent, Row, Value, Write};
+use serde::Serialize;
 use serde_json::json;
 use tokio::sync::Notify;
 use wire::Usage;
@@ -63,25 +65,65 @@ pub(crate) struct UsageRow {
     pub cache: &'static str,
     pub first_byte_us: Option<i64>,
     pub took_us: i64,
-    pub receipt: serde_json::Value,
+    /// JSON: what the receipt says beside the columns.
+    pub receipt: Arc<str>,
 }
 
 impl UsageRow {
-    /// The row as it is hashed: canonical JSON of everything but its batch.
-    pub(crate) fn canonical(&self) -> serde_json::Value {
-        json!({
-            "id": self.id, "project": &*self.project, "at_us": self.at.as_microsecond(), "key_id": &*self.key_id,
-            "key_name": &*self.key_name, "person": &*self.person, "route": &*self.route,
-            "provider": &*self.provider, "model": &*self.model, "operation": self.operation,
-            "streaming": self.streaming, "tier": self.tier.as_str(), "usage": self.usage,
-            "estimated": self.estimated, "cost_usd_nanos": self.cost.nanos(), "price_row": self.price_row,
-            "price_table": &*self.price_table, "ending": self.ending, "status": self.status, "cache": self.cache,
-            "first_byte_us": self.first_byte_us, "took_us": self.took_us, "receipt": self.receipt,
-        })
+    /// SHA-256 of everything but the batch, in hexadecimal: the columns in the order of their table, each text behind
+    /// its length. Written so because it is made for every request: as JSON it took a fifth of the gateway's time.
+    /// `buffer` is room to write in.
+    pub(crate) fn hash(&self, buffer: &mut Vec<u8>) -> String {
+        fn text(buffer: &mut Vec<u8>, text: &str) {
+            buffer.extend_from_slice(&(text.len() as u64).to_le_bytes());
+            buffer.extend_from_slice(text.as_bytes());
+        }
+        fn number(buffer: &mut Vec<u8>, number: impl Into<i128>) {
+            buffer.extend_from_slice(&number.into().to_le_bytes());
+        }
+        buffer.clear();
+        buffer.extend_from_slice(b"steward.ai_usage.2\0");
+        text(buffer, &self.id);
+        text(buffer, &self.project);
+        number(buffer, self.at.as_microsecond());
+        for name in [&self.key_id, &self.key_name, &self.person, &self.route, &self.provider, &self.model] {
+            text(buffer, name);
+        }
+        text(buffer, self.operation);
+        number(buffer, i64::from(self.streaming));
+        text(buffer, self.tier.as_str());
+        let Usage {
+            input,
+            cache_read,
+            cache_write_5m,
+            cache_write_1h,
+            audio_input,
+            output,
+            reasoning,
+            audio_output,
+        } = self.usage;
+        let tokens =
+            [input, cache_read, cache_write_5m, cache_write_1h, audio_input, output, reasoning, audio_output];
+        for count in tokens {
+            number(buffer, count);
+        }
+        number(buffer, self.estimated);
+        number(buffer, self.cost.nanos());
+        text(buffer, &self.price_row);
+        text(buffer, &self.price_table);
+        text(buffer, self.ending);
+        number(buffer, self.status);
+        text(buffer, self.cache);
+        // Beyond all times where there is none.
+        number(buffer, self.first_byte_us.map_or(i128::MAX, i128::from));
+        number(buffer, self.took_us);
+        text(buffer, &self.receipt);
+        sha256_hex(buffer)
     }
 
-    pub(crate) fn hash(&self) -> String {
-        sha256_hex(canonical_json(&self.canonical()).as_bytes())
+    /// What the receipt says beside the columns.
+    pub(crate) fn details(&self) -> serde_json::Value {
+        serde_json::from_str(&self.receipt).unwrap_or_default()
     }
 
     pub(crate) fn insert(&self, write: Write, batch: &str, hash: &str) -> Write {
@@ -119,7 +161,7 @@ impl UsageRow {
                 self.cache.into(),
                 micro(self.first_byte_us),
                 self.took_us.into(),
-                self.receipt.to_string().into(),
+                (&*self.receipt).into(),
                 batch.into(),
                 hash.into(),
             ],
@@ -164,7 +206,7 @@ impl UsageRow {
             cache: cache(row.get_text("cache")?),
             first_byte_us: row.get_opt_i64("first_byte_us")?,
             took_us: row.get_i64("took_us")?,
-            receipt: serde_json::from_str(row.get_text("receipt")?).unwrap_or_default(),
+            receipt: shared("receipt")?,
         };
         Ok((read, text("batch")?, text("hash")?))
     }
@@ -281,7 +323,7 @@ impl Done {
     /// One row for each attempt that cost money, at least one for the request.
     fn rows(&self) -> Vec<UsageRow> {
         let settlement = &self.settlement;
-        let receipt = receipt(settlement, self.bound);
+        let receipt: Arc<str> = receipt(settlement, self.bound).into();
         let micros = |duration: std::time::Duration| i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
         let last = self.billed.len().saturating_sub(1);
         let row = |(number, billed): (usize, &Billed)| {
@@ -318,9 +360,9 @@ impl Done {
                 first_byte_us: settlement.first_byte.filter(|_| number == last).map(micros),
                 took_us: micros(settlement.duration),
                 receipt: if number == last {
-                    receipt.clone()
+                    Arc::clone(&receipt)
                 } else {
-                    json!({ "of": settlement.request.to_string() })
+                    json!({ "of": settlement.request.to_string() }).to_string().into()
                 },
             }
         };
@@ -329,43 +371,97 @@ impl Done {
 }
 
 /// What a receipt says beside the columns of its row.
-fn receipt(settlement: &Settlement, bound: i64) -> serde_json::Value {
-    let millis = |duration: std::time::Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    let attempt = |attempt: &Attempt| {
-        let mut value = json!({
-            "provider": &*attempt.target.provider.name, "model": &*attempt.target.model, "key": &*attempt.key,
-            "status": attempt.status, "failure": attempt.failure, "message": attempt.message,
-            "began_ms": millis(attempt.began), "took_ms": millis(attempt.took),
-        });
-        if let Some(retired) = &attempt.target.retired {
-            value["instead_of"] = json!({ "model": &*retired.model, "retired": retired.since });
-        }
-        value
-    };
-    let trace = settlement.trace.map(|trace| {
-        json!({
-            "id": format!("{:032x}", trace.id), "parent": format!("{:016x}", trace.parent),
-            "span": format!("{:016x}", trace.span),
-        })
-    });
-    let mut receipt = json!({
-        "trace": trace, "asked_model": settlement.asked_model, "reported_model": settlement.reported_model,
-        "service_tier": settlement.service_tier,
-        "attempts": settlement.attempts.iter().map(attempt).collect::<Vec<_>>(),
-        "waited_ms": millis(settlement.waited), "delivered_bytes": settlement.delivered_bytes,
-        "input_tokens_estimate": settlement.input_tokens_estimate,
-        "clamped_max_tokens": settlement.clamped_max_tokens, "set_aside_usd_nanos": bound,
-        "request_bytes": settlement.request_bytes, "response_bytes": settlement.response_bytes,
-    });
-    if let Some(note) = &settlement.cache_note {
-        if let Some(question) = note.question {
-            receipt["question"] = format!("{question:032x}").into();
-        }
-        if note.samples {
-            receipt["samples"] = true.into();
+#[derive(Serialize)]
+struct Details<'s> {
+    trace: Option<Traced>,
+    asked_model: &'s str,
+    reported_model: Option<&'s str>,
+    service_tier: Option<&'s str>,
+    attempts: Vec<Tried<'s>>,
+    waited_ms: u64,
+    delivered_bytes: u64,
+    input_tokens_estimate: u64,
+    clamped_max_tokens: Option<u64>,
+    set_aside_usd_nanos: i64,
+    request_bytes: u64,
+    response_bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    question: Option<String>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    samples: bool,
+}
+
+#[derive(Serialize)]
+struct Traced {
+    id: String,
+    parent: String,
+    span: String,
+}
+
+#[derive(Serialize)]
+struct Tried<'s> {
+    provider: &'s str,
+    model: &'s str,
+    key: &'s str,
+    status: Option<u16>,
+    failure: Option<FailureClass>,
+    message: Option<&'s str>,
+    began_ms: u64,
+    took_ms: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    instead_of: Option<InsteadOf<'s>>,
+}
+
+#[derive(Serialize)]
+struct InsteadOf<'s> {
+    model: &'s str,
+    retired: jiff::civil::Date,
+}
+
+impl<'s> Tried<'s> {
+    fn new(attempt: &'s Attempt) -> Self {
+        let retired = attempt.target.retired.as_ref();
+        Self {
+            provider: &attempt.target.provider.name,
+            model: &attempt.target.model,
+            key: &attempt.key,
+            status: attempt.status,
+            failure: attempt.failure,
+            message: attempt.message.as_deref(),
+            began_ms: millis(attempt.began),
+            took_ms: millis(attempt.took),
+            instead_of: retired.map(|retired| InsteadOf { model: &retired.model, retired: retired.since }),
         }
     }
-    receipt
+}
+
+fn millis(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn receipt(settlement: &Settlement, bound: i64) -> String {
+    let note = settlement.cache_note.as_ref();
+    let details = Details {
+        trace: settlement.trace.map(|trace| Traced {
+            id: format!("{:032x}", trace.id),
+            parent: format!("{:016x}", trace.parent),
+            span: format!("{:016x}", trace.span),
+        }),
+        asked_model: &settlement.asked_model,
+        reported_model: settlement.reported_model.as_deref(),
+        service_tier: settlement.service_tier.as_deref(),
+        attempts: settlement.attempts.iter().map(Tried::new).collect(),
+        waited_ms: millis(settlement.waited),
+        delivered_bytes: settlement.delivered_bytes,
+        input_tokens_estimate: settlement.input_tokens_estimate,
+        clamped_max_tokens: settlement.clamped_max_tokens,
+        set_aside_usd_nanos: bound,
+        request_bytes: settlement.request_bytes,
+        response_bytes: settlement.response_bytes,
+        question: note.and_then(|note| note.question).map(|question| format!("{question:032x}")),
+        samples: note.is_some_and(|note| note.samples),
+    };
+    serde_json::to_string(&details).expect("details are JSON")
 }
 
 /// What waits to be written.
@@ -593,7 +689,8 @@ pub(crate) fn write_rows(mut write: Write, project: &str, rows: &[UsageRow]) -> 
     if rows.is_empty() {
         return write;
     }
-    let hashes: Vec<String> = rows.iter().map(UsageRow::hash).collect();
+    let mut buffer = Vec::new();
+    let hashes: Vec<String> = rows.iter().map(|row| row.hash(&mut buffer)).collect();
     let root = root(hashes.iter().map(String::as_str));
     let batch = format!("ub_{}_{}", rows[0].id.trim_start_matches("req_"), &root[..8]);
     for (row, hash) in rows.iter().zip(&hashes) {

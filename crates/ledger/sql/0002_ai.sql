@@ -34,7 +34,7 @@ CREATE TABLE ai_usage (
     took_us          INTEGER NOT NULL,
     receipt          TEXT    NOT NULL,     -- JSON: attempts and the rest
     batch            TEXT    NOT NULL,     -- in whose hash it is
-    hash             TEXT    NOT NULL      -- SHA-256 of the row as canonical JSON without `batch` and `hash`, hex
+    hash             TEXT    NOT NULL      -- SHA-256 of the row without `batch` and `hash`, hex
 );
 CREATE INDEX ai_usage_time ON ai_usage (project, at_us);
 

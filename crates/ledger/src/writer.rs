@@ -264,6 +264,11 @@ impl State {
                 results.push(Ok(Done { places, rows_changed: Vec::new() }));
                 continue;
             }
+            // Alone, it shares its fate with the transaction, and SQLite need not keep what the pages were before.
+            if jobs.len() == 1 {
+                results.push(Ok(self.write_job(job, &mut tail)?));
+                continue;
+            }
             self.connection.execute("SAVEPOINT job", &[])?;
             let before = tail.clone();
             match self.write_job(job, &mut tail) {

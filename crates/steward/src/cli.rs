@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use contract::{Actor, Answer, AnswerStatus, Context, Effect, Error, ErrorKind, RequestSpec, Severity};
+use futures::future::BoxFuture;
 use secrecy::SecretString;
 use serde_json::{Value, json};
 
@@ -221,7 +222,13 @@ fn default_spec<'a>(specs: &'a [RequestSpec], noun: &str) -> Option<&'a RequestS
 }
 
 /// Reads the command line, does what it says, and gives the exit code.
-pub async fn run(args: Vec<OsString>, surroundings: Surroundings) -> u8 {
+///
+/// Boxed, so that the whole program is compiled with this crate and not once more with each that calls it.
+pub fn run(args: Vec<OsString>, surroundings: Surroundings) -> BoxFuture<'static, u8> {
+    Box::pin(obey(args, surroundings))
+}
+
+async fn obey(args: Vec<OsString>, surroundings: Surroundings) -> u8 {
     let specs = request::specs();
     // Where the arguments cannot be understood, whether JSON is wanted is seen from the words alone.
     let wants_json = args.iter().take_while(|arg| *arg != "--").any(|arg| arg == "--json");

@@ -12,6 +12,7 @@ use contract::{
     Actor, Answer, AnswerStatus, Clock, Context, Decided, Door, Effect, Error, ErrorKind, Evidence, Finding,
     Outcome, Permit, Plan, PlanDigest, RequestSpec, SecretSource, Severity, SystemClock, Trigger,
 };
+use futures::future::BoxFuture;
 use gateway::{Fingerprints, Rotations, VirtualKeys};
 use ledger::{Ledger, NewEvent, Place, Write};
 use secrecy::SecretString;
@@ -303,7 +304,18 @@ impl Steward {
     /// # Errors
     ///
     /// As [`Door::submit`].
-    pub async fn submit_with(
+    pub fn submit_with<'a>(
+        &'a self,
+        ctx: &'a Context,
+        name: &'a str,
+        arguments: Value,
+        options: Options,
+    ) -> BoxFuture<'a, Result<Answer, Error>> {
+        // Boxed here, so that all behind the door is compiled once and not with each way in.
+        Box::pin(self.take_in(ctx, name, arguments, options))
+    }
+
+    async fn take_in(
         &self,
         ctx: &Context,
         name: &str,
@@ -906,7 +918,7 @@ impl Door for Steward {
         let dry_run = changes
             && arguments.as_object_mut().and_then(|map| map.remove("dry_run")) == Some(Value::Bool(true));
         // A task's step that is a task itself would run without end.
-        Box::pin(self.submit_with(ctx, name, arguments, Options { dry_run, ..Options::default() })).await
+        self.submit_with(ctx, name, arguments, Options { dry_run, ..Options::default() }).await
     }
 }
 
