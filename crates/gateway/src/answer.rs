@@ -11,6 +11,7 @@ use http_body::{Body, Frame, SizeHint};
 use wire::{ErrorClass, ErrorDetail, Format};
 
 use crate::header;
+use crate::once::Recording;
 use crate::raw::RawRelay;
 use crate::relay::Relay;
 
@@ -24,6 +25,7 @@ enum Kind {
     Whole(Option<Bytes>),
     Stream(Box<Relay>),
     Raw(Box<RawRelay>),
+    Recorded(Box<Recording>),
 }
 
 impl Answer {
@@ -35,6 +37,18 @@ impl Answer {
 
     pub(crate) fn stream(relay: Relay) -> Self {
         Self(Kind::Stream(Box::new(relay)))
+    }
+
+    pub(crate) fn recorded(recording: Recording) -> Self {
+        Self(Kind::Recorded(Box::new(recording)))
+    }
+
+    /// The bytes, if they are all there; else the answer itself.
+    pub(crate) fn ready(self) -> Result<Bytes, Self> {
+        match self.0 {
+            Kind::Whole(bytes) => Ok(bytes.unwrap_or_default()),
+            kind => Err(Self(kind)),
+        }
     }
 
     pub(crate) fn raw(relay: RawRelay) -> Self {
@@ -54,13 +68,16 @@ impl Body for Answer {
             Kind::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Kind::Stream(relay) => relay.poll(cx).map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes)))),
             Kind::Raw(relay) => relay.poll(cx).map(|frame| frame.map(|bytes| bytes.map(Frame::data))),
+            Kind::Recorded(recording) => {
+                recording.poll(cx).map(|frame| frame.map(|bytes| bytes.map(Frame::data)))
+            }
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.0 {
             Kind::Whole(bytes) => bytes.is_none(),
-            Kind::Stream(_) => false,
+            Kind::Stream(_) | Kind::Recorded(_) => false,
             Kind::Raw(relay) => relay.is_end_stream(),
         }
     }
@@ -68,7 +85,7 @@ impl Body for Answer {
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
             Kind::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
-            Kind::Stream(_) => SizeHint::default(),
+            Kind::Stream(_) | Kind::Recorded(_) => SizeHint::default(),
             Kind::Raw(relay) => relay.size_hint(),
         }
     }

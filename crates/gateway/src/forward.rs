@@ -24,6 +24,7 @@ use crate::header;
 use crate::job_word::Wanted;
 use crate::lookout::Lookout;
 use crate::meter::{Ask, Ending, What};
+use crate::once::{self, IDEMPOTENCY_KEY};
 use crate::pool::Lent;
 use crate::raw::RawRelay;
 use crate::remote::{self, ERROR_BYTES_MAX};
@@ -194,6 +195,10 @@ impl Gateway {
         };
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         visit.trace(&target.provider, 0, &parts.headers, &mut headers);
+        if let Some(key) = parts.headers.get(IDEMPOTENCY_KEY) {
+            let to: [&[u8]; 2] = [parts.method.as_str().as_bytes(), parts.uri.path().as_bytes()];
+            headers.insert(IDEMPOTENCY_KEY, once::for_provider(&grant.id, key, &to));
+        }
         let is_empty = body.is_end_stream();
         let lookout = || Lookout::new(&self.detector, &self.notices, grant, &route.name, visit.id);
         let mut request = Request::new(if is_empty {

@@ -27,6 +27,7 @@ use crate::job::Jobs;
 use crate::lookout::Lookout;
 use crate::meter::{Ask, CacheDecision, CacheNote, Ending, Metering, Refusal, RequestId, Reservation, What};
 use crate::notice::{Notice, Notices};
+use crate::once::{self, IDEMPOTENCY_KEY, Once};
 use crate::relay::{Relay, Shape};
 use crate::retry::backoff;
 use crate::scan::Detector;
@@ -57,6 +58,7 @@ pub struct Gateway {
     shelf: Option<Arc<Shelf>>,
     transcripts: Transcripts,
     jobs: Option<Jobs>,
+    pub(crate) once: Once,
 }
 
 /// What every step of a request knows.
@@ -143,6 +145,7 @@ impl Gateway {
             shelf: None,
             transcripts: Transcripts::default(),
             jobs: None,
+            once: Once::default(),
         }
     }
 
@@ -223,7 +226,10 @@ impl Gateway {
         let mut response = self.route(&visit, &parts, body).await;
         let headers = response.headers_mut();
         headers.insert(header::REQUEST_ID, visit.request_id);
-        headers.insert(header::RECEIPT, header::id_value(id));
+        // A reply that is given again names the request that was paid for.
+        if !headers.contains_key(once::REPLAYED) {
+            headers.insert(header::RECEIPT, header::id_value(id));
+        }
         response
     }
 
@@ -268,7 +274,14 @@ impl Gateway {
                     Ok(body) => body,
                     Err(problem) => return problem.answer(format, &visit.request_id),
                 };
-                self.ask_a_model(visit, &grant, surface, parts, body).await
+                match parts.headers.get(IDEMPOTENCY_KEY) {
+                    None => self.ask_a_model(visit, &grant, surface, parts, body).await,
+                    Some(key) => {
+                        let asked = (&parts.uri, key);
+                        let make = self.ask_a_model(visit, &grant, surface, parts, body.clone());
+                        self.once.answer(visit, &grant.id, format, asked, &body, make).await
+                    }
+                }
             }
         }
     }
@@ -346,7 +359,7 @@ impl Gateway {
         record.input_tokens_estimate = estimate;
         record.clamped_max_tokens = clamp;
         record.request_bytes = question.body.len() as u64;
-        let course = Course { visit, question: &question, route: &route, clamp };
+        let course = Course { visit, question: &question, route: &route, client: &grant.id, clamp };
         if let Some(kept) = self.look(&course, grant, &mut flight).await
             && let Some(answer) = course.again(&kept, &mut flight)
         {
@@ -614,6 +627,8 @@ struct Course<'a> {
     visit: &'a Visit,
     question: &'a Question<'a>,
     route: &'a Arc<Route>,
+    /// Id of the virtual key.
+    client: &'a str,
     /// Tokens that the budget allows, where fewer than asked for.
     clamp: Option<u64>,
 }
@@ -701,6 +716,10 @@ impl Course<'_> {
                 Ok(mut prepared) => {
                     let from = self.question.headers;
                     self.visit.trace(&target.provider, flight.attempts(), from, &mut prepared.headers);
+                    if let Some(key) = from.get(IDEMPOTENCY_KEY) {
+                        let to: [&[u8]; 2] = [target.shown().as_bytes(), &prepared.body];
+                        prepared.headers.insert(IDEMPOTENCY_KEY, once::for_provider(self.client, key, &to));
+                    }
                     prepared
                 }
                 Err(error) => {

@@ -130,7 +130,9 @@ fn is_of_the_provider(name: &str) -> bool {
             | "x-content-type-options"
             | "access-control-allow-origin"
             | "access-control-expose-headers"
-    ) || name.starts_with("cf-")
+            | "idempotency-replayed"
+    ) || name.starts_with("steward-")
+        || name.starts_with("cf-")
         || name.starts_with("x-ms-")
         || name.starts_with("apim-")
 }

@@ -24,6 +24,7 @@ use crate::job::{Created, Creation, Jobs};
 use crate::job_word::{Kind, Wanted};
 use crate::lookout::Lookout;
 use crate::meter::{Ending, Reservation};
+use crate::once::{self, IDEMPOTENCY_KEY};
 use crate::remote::OBJECT_BYTES_MAX;
 use crate::table::OpenProvider;
 
@@ -242,11 +243,33 @@ impl Gateway {
         B: Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<BodyError> + std::fmt::Display,
     {
-        let Outward { grant, route, what, format, headers, .. } = outgoing;
+        let (grant, format) = (outgoing.grant, outgoing.format);
         let body = match receive(&parts.headers, body, grant.project.body_bytes_max).await {
             Ok(body) => body,
             Err(problem) => return problem.answer(format, &visit.request_id),
         };
+        let Some(key) = parts.headers.get(IDEMPOTENCY_KEY) else {
+            return self.make(visit, jobs, outgoing, provider, kind, parts, body).await;
+        };
+        let mut outgoing = outgoing;
+        let shown = once::for_provider(&grant.id, key, &[kind.as_str().as_bytes(), &body]);
+        outgoing.headers.insert(IDEMPOTENCY_KEY, shown);
+        let make = self.make(visit, jobs, outgoing, provider, kind, parts, body.clone());
+        self.once.answer(visit, &grant.id, format, (&parts.uri, key), &body, make).await
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "a request in its parts")]
+    async fn make(
+        &self,
+        visit: &Visit,
+        jobs: &Jobs,
+        outgoing: Outward<'_>,
+        provider: &Arc<OpenProvider>,
+        kind: Kind,
+        parts: &Parts,
+        body: Bytes,
+    ) -> Response<Answer> {
+        let Outward { grant, route, what, format, headers, .. } = outgoing;
         let reservation = match self.admit(grant, &free(visit, what, route)).await {
             Ok(reservation) => reservation,
             Err(refusal) => return refused(&refusal, format, &visit.request_id),

@@ -33,6 +33,7 @@ mod meter;
 mod metrics;
 mod models;
 mod notice;
+mod once;
 mod pool;
 pub mod price;
 mod probe;

@@ -11,6 +11,7 @@ mod converted;
 mod fallback;
 mod forwarding;
 mod honest;
+mod once;
 mod prompts;
 mod refusals;
 mod retired;

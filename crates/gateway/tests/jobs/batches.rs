@@ -394,3 +394,20 @@ async fn a_job_that_the_provider_forgot_is_charged_and_one_that_cannot_be_asked_
     assert_eq!(world.settled().await[0].1, "lost");
     tokio::time::timeout(Duration::from_mins(1), world.jobs.close()).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_batch_that_is_sent_twice_with_one_key_is_made_once() {
+    let home = Home::new().await;
+    let world = home.open(BUDGET).await;
+    let file = world.upload(SHOP, &requests_file(1)).await;
+    let body =
+        json!({ "input_file_id": file, "endpoint": "/v1/chat/completions", "completion_window": "24h" });
+    let make = || {
+        world.send_with(SHOP, "POST", "/v1/batches", &[("idempotency-key", "nightly-7")], body.to_string())
+    };
+    let (first, second) = tokio::join!(make(), make());
+    assert_eq!(first.id(), second.id());
+    assert_eq!(first.receipt(), second.receipt());
+    let made = home.fake.requests().iter().filter(|sent| sent.path.ends_with("/batches")).count();
+    assert_eq!((made, world.rows("SELECT id FROM ai_jobs").await.len()), (1, 1));
+}

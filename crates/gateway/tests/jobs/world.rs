@@ -184,13 +184,23 @@ providers:
         kind: &str,
         body: impl Into<Bytes>,
     ) -> Read {
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header("authorization", format!("Bearer {key}"))
-            .header("content-type", kind)
-            .body(Full::new(body.into()))
-            .unwrap();
+        self.send_with(key, method, path, &[("content-type", kind)], body).await
+    }
+
+    pub(crate) async fn send_with(
+        &self,
+        key: &str,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Bytes>,
+    ) -> Read {
+        let mut request =
+            Request::builder().method(method).uri(path).header("authorization", format!("Bearer {key}"));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Full::new(body.into())).unwrap();
         let (parts, body) = self.gateway.handle(request).await.into_parts();
         let body = tokio::time::timeout(Duration::from_mins(1), body.collect()).await.unwrap();
         Read { status: parts.status, headers: parts.headers, body: body.unwrap().to_bytes() }
