@@ -62,8 +62,9 @@ fn hash(parts: &[&[u8]]) -> Hash {
 pub(crate) fn for_provider(grant: &str, key: &HeaderValue, more: &[&[u8]]) -> HeaderValue {
     let mut parts: Vec<&[u8]> = vec![grant.as_bytes(), key.as_bytes()];
     parts.extend(more);
-    let text: String = hash(&parts)[..16].iter().map(|byte| format!("{byte:02x}")).collect();
-    HeaderValue::try_from(format!("steward-{text}")).unwrap_or_else(|_| HeaderValue::from_static("steward"))
+    let text = contract::sha256_hex(&hash(&parts));
+    HeaderValue::try_from(format!("steward-{}", &text[..32]))
+        .unwrap_or_else(|_| HeaderValue::from_static("steward"))
 }
 
 /// A reply that was given.

@@ -408,6 +408,6 @@ async fn a_batch_that_is_sent_twice_with_one_key_is_made_once() {
     let (first, second) = tokio::join!(make(), make());
     assert_eq!(first.id(), second.id());
     assert_eq!(first.receipt(), second.receipt());
-    let made = home.fake.requests().iter().filter(|sent| sent.path.ends_with("/batches")).count();
-    assert_eq!((made, world.rows("SELECT id FROM ai_jobs").await.len()), (1, 1));
+    let sent_on = home.fake.requests().iter().filter(|sent| sent.path.ends_with("/batches")).count();
+    assert_eq!((sent_on, world.rows("SELECT id FROM ai_jobs").await.len()), (1, 1));
 }

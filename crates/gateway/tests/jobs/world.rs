@@ -47,12 +47,21 @@ impl Home {
 
     /// A process on this state; `yaml` says budgets and routes.
     pub(crate) async fn open(&self, yaml: &str) -> World {
+        self.open_shared(yaml, None).await
+    }
+
+    /// The same, with counters that several daemons share.
+    pub(crate) async fn open_shared(
+        &self,
+        yaml: &str,
+        shared: Option<Arc<dyn contract::SharedCounters>>,
+    ) -> World {
         let secret = |byte| SecretBox::new(Box::new([byte; 32]));
         let keys = Keys { seal: secret(7), sign: secret(8) };
         let path = self.path();
         let options = Options::new(path.with_file_name("audit.head"));
         let ledger = Ledger::open(&path, keys, options).await.unwrap();
-        let accounts = Accounts::open(ledger.clone(), self.clock.clone()).await.unwrap();
+        let accounts = Accounts::open_shared(ledger.clone(), self.clock.clone(), shared).await.unwrap();
         World::over(self, ledger, accounts, yaml).await
     }
 
