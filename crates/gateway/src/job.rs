@@ -948,7 +948,8 @@ fn rows(job: &Job, word: &Word, counted: &[Counted], ending: &'static str, now: 
     }];
     let counted = if counted.is_empty() { &nothing } else { counted };
     let last = counted.len() - 1;
-    let row = |(number, part): (usize, &Counted)| UsageRow {
+    let row = |(number, part): (usize, &Counted)| {
+        UsageRow {
         id: if number == last { job.id.clone() } else { format!("{}#{}", job.id, number + 2) },
         project: job.project.as_str().into(),
         at: job.made,
@@ -978,7 +979,10 @@ fn rows(job: &Job, word: &Word, counted: &[Counted], ending: &'static str, now: 
                 "status": word.status, "requests": job.body.requests, "completed": word.completed,
                 "failed": word.failed, "epochs": job.body.epochs, "tuned_model": word.tuned_model,
             },
-        }),
+        })
+        .to_string()
+        .into(),
+    }
     };
     counted.iter().enumerate().map(row).collect()
 }

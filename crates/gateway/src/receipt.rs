@@ -132,7 +132,7 @@ async fn proof(
     let root = root(hashes.into_iter());
     // A job is recorded when it ends.
     let took =
-        jiff::SignedDuration::from_micros(if row.receipt.get("job").is_some() { row.took_us } else { 0 });
+        jiff::SignedDuration::from_micros(if row.details().get("job").is_some() { row.took_us } else { 0 });
     let filter = EventFilter {
         since: Some(row.at.checked_add(took).unwrap_or(row.at)),
         limit: Some(EVENTS_MAX),
@@ -187,7 +187,7 @@ fn text(row: &UsageRow, proof: &Proof, total: i64, billed: &[Value]) -> String {
         }
         say(format!("tried    {provider}/{model} {key}: {how} after {took} ms{said}"));
     }
-    if let Some(job) = row.receipt.get("job") {
+    if let Some(job) = details.get("job") {
         let count = |name: &str| job[name].as_u64().map_or_else(|| "?".to_owned(), |count| count.to_string());
         let word = |name: &str| job[name].as_str().unwrap_or_default().to_owned();
         let done = if word("kind") == "fine_tuning" {
@@ -195,7 +195,7 @@ fn text(row: &UsageRow, proof: &Proof, total: i64, billed: &[Value]) -> String {
         } else {
             format!("{} of {} requests answered", count("completed"), count("requests"))
         };
-        let set_aside = Usd::from_nanos(row.receipt["set_aside_usd_nanos"].as_i64().unwrap_or(0));
+        let set_aside = Usd::from_nanos(details["set_aside_usd_nanos"].as_i64().unwrap_or(0));
         say(format!(
             "job      {} {}: {}, {done}; {set_aside} USD were set aside",
             word("kind"),

@@ -656,7 +656,7 @@ pub(crate) fn replay_row(
     let prices = model.prices_at(at);
     if row.operation == What::Batches.as_str() {
         // The row is the sum of many requests.
-        let long = row.receipt["long"].as_bool().unwrap_or(false);
+        let long = row.details()["long"].as_bool().unwrap_or(false);
         return Some(cost_in_all(prices, &row.usage, row.tier, long));
     }
     Some(cost(prices, &row.usage, row.tier).usd)
