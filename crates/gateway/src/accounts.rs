@@ -14,6 +14,7 @@ use http::StatusCode;
 use jiff::Timestamp;
 use ledger::Ledger;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::budget::{Books, Candidate, Need, Part, Rule, Short, Taken, Who, scope_word};
@@ -46,6 +47,8 @@ const LINGER: Duration = Duration::from_millis(5);
 const SLOW_TICKS: u32 = 5;
 /// Ticks between renewals of the slices.
 const RENEW_TICKS: u32 = 100;
+/// Rows that cannot be written for this long are told; a state file that is locked for a moment is not.
+const UNWRITABLE: Duration = Duration::from_secs(5);
 /// Alerts that wait to be fetched.
 const ALARMS_MAX: usize = 1_000;
 
@@ -466,6 +469,25 @@ impl Inner {
         let mut alerts = lock(&self.alerts);
         if alerts.len() < ALARMS_MAX {
             alerts.push(alert);
+        }
+    }
+
+    fn tell_unwritable(&self, error: &Error) {
+        for purse in self.all_purses() {
+            self.tell(Alarm {
+                project: purse.project.to_string(),
+                trigger: Trigger::DataLossRisk,
+                severity: Severity::Critical,
+                title: format!("usage of AI calls cannot be written to the state file: {}", error.message()),
+                detail: format!(
+                    "{} rows wait in memory and are lost if the process ends before they are written; from {} on \
+                     nothing that costs money is let in. Make room where the state lies, or end what has locked it",
+                    self.outbox.outstanding(),
+                    crate::usage::OUTSTANDING_WHILE_FAILING_MAX
+                ),
+                subject: format!("project:{}", purse.project),
+                dedup_key: format!("ai-unwritable:{}", purse.project),
+            });
         }
     }
 
@@ -1196,6 +1218,8 @@ impl Hold for Held {
 /// Writes what requests used and keeps slices at hand, until the accounts are closed.
 async fn run(inner: Arc<Inner>) {
     let mut ticks: u32 = 0;
+    // Since when nothing can be written, and whether that was told.
+    let mut failing: Option<(Instant, bool)> = None;
     loop {
         tokio::select! {
             () = inner.stop.cancelled() => return,
@@ -1203,10 +1227,20 @@ async fn run(inner: Arc<Inner>) {
             () = tokio::time::sleep(TICK) => ticks = ticks.wrapping_add(1),
         }
         loop {
+            let began = Instant::now();
             match inner.outbox.write(&inner.ledger, &inner.holder, &inner.clock).await {
-                Ok(true) => {}
-                Ok(false) => break,
-                Err(_) => {
+                Ok(more) => {
+                    failing = None;
+                    if !more {
+                        break;
+                    }
+                }
+                Err(error) => {
+                    let (since, told) = failing.get_or_insert((began, false));
+                    if !*told && since.elapsed() >= UNWRITABLE {
+                        *told = true;
+                        inner.tell_unwritable(&error);
+                    }
                     // It has been said; the next attempt follows after a pause.
                     tokio::time::sleep(TICK).await;
                     break;

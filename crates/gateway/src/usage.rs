@@ -25,7 +25,7 @@ use crate::usd::Usd;
 /// Requests under way, and rows that wait to be written.
 const OUTSTANDING_MAX: usize = 20_000;
 /// The same while the state file cannot be written.
-const OUTSTANDING_WHILE_FAILING_MAX: usize = 4_000;
+pub(crate) const OUTSTANDING_WHILE_FAILING_MAX: usize = 4_000;
 /// Requests in one batch.
 const BATCH_MAX: usize = 500;
 

@@ -34,6 +34,8 @@ use crate::{daemon, holder};
 const POLL: Duration = Duration::from_millis(200);
 /// How often states are written and rotations, canaries and troubles looked at.
 const UPKEEP: Duration = Duration::from_secs(1);
+/// Escalations, and notices of keys, that wait until the state file can be written.
+const UNTOLD_MAX: usize = 1_000;
 /// How often stored prompts are looked through for those whose time is over.
 const SWEEP: Duration = Duration::from_hours(1);
 /// Longest list of certificates that is read.
@@ -469,12 +471,17 @@ impl Ai {
         let mut seen = None;
         let mut due = Instant::now();
         let mut sweep = Instant::now();
+        // What could not be recorded waits for the state file.
+        let (mut unheard, mut untold) = (Vec::new(), Vec::new());
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 Some(notice) = inbox.recv() => {
-                    if let Err(error) = self.heard(notice).await {
-                        tracing::warn!(%error, "cannot record the state of a key");
+                    if let Err(error) = self.heard(notice.clone()).await {
+                        tracing::warn!(%error, "cannot record what was noticed of a key; it is tried again");
+                        if unheard.len() < UNTOLD_MAX {
+                            unheard.push(notice);
+                        }
                     }
                     continue;
                 }
@@ -491,7 +498,12 @@ impl Ai {
             }
             if Instant::now() >= due {
                 due = Instant::now() + UPKEEP;
-                self.tell_troubles().await;
+                for notice in std::mem::take(&mut unheard) {
+                    if self.heard(notice.clone()).await.is_err() {
+                        unheard.push(notice);
+                    }
+                }
+                self.tell_troubles(&mut untold).await;
                 self.write_states().await;
                 self.look_after_keys(&tracker, &stop).await;
                 self.look_after_jobs(&tracker, &stop);
@@ -590,7 +602,10 @@ impl Ai {
         Ok(())
     }
 
-    async fn tell_troubles(&self) {
+    /// Raises what has come up, also what could not be recorded before.
+    async fn tell_troubles(&self, untold: &mut Vec<(String, pm::NewEscalation)>) {
+        let mut all = std::mem::take(untold);
+        let before = all.len();
         for trouble in self.watch.alerts(Instant::now()) {
             let (project, escalation) = match trouble {
                 Trouble::Failing { project, provider, failures, for_s, class } => (
@@ -620,9 +635,7 @@ impl Ai {
                     },
                 ),
             };
-            if let Err(error) = self.steward.raise(&self.context(&project), escalation).await {
-                tracing::warn!(%error, "cannot raise an escalation");
-            }
+            all.push((project, escalation));
         }
         for alarm in self.accounts.alerts() {
             let escalation = pm::NewEscalation {
@@ -634,8 +647,16 @@ impl Ai {
                 evidence: Vec::new(),
                 dedup_key: alarm.dedup_key,
             };
-            if let Err(error) = self.steward.raise(&self.context(&alarm.project), escalation).await {
-                tracing::warn!(%error, "cannot raise an escalation");
+            all.push((alarm.project, escalation));
+        }
+        for (number, (project, escalation)) in all.into_iter().enumerate() {
+            if let Err(error) = self.steward.raise(&self.context(&project), escalation.clone()).await {
+                if number >= before {
+                    tracing::warn!(%error, title = escalation.title, "cannot raise an escalation; it is tried again");
+                }
+                if untold.len() < UNTOLD_MAX {
+                    untold.push((project, escalation));
+                }
             }
         }
     }

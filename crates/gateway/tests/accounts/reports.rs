@@ -74,6 +74,12 @@ async fn sums_replays_and_the_forecast_agree_with_the_rows() {
     // Three days later; the middle of what was spent on one of four days.
     home.clock.advance_us(4 * 86_400_000_000);
     let outcome = report::forecast(&home.ctx(), &shop.ledger, &[]).await.unwrap();
+    // As the guide shows it.
+    assert_eq!(
+        outcome.text.trim_end(),
+        "spent this month  0.00985 USD\na day             0.0024625 USD (mean of the last 4 whole days)\n\
+         end of the month  0.018673958 USD (0.018673958 to 0.018673958 by the last two weeks)"
+    );
     assert_eq!(outcome.value["days_looked_at"], 4);
     assert_eq!(outcome.value["per_day_usd_nanos"], total / 4);
     assert_eq!(outcome.value["spent_usd_nanos"], total);

@@ -213,3 +213,68 @@ async fn a_client_that_leaves_after_the_last_event_has_all() {
     assert_eq!(stage.records.settled(1).await.ending, Ending::Complete, "{text}");
     gate.open();
 }
+
+/// The next piece of a body, as text.
+async fn piece(body: &mut outbound::Incoming) -> String {
+    let frame = body.frame().await.expect("it goes on").unwrap();
+    String::from_utf8(frame.into_data().unwrap().to_vec()).unwrap()
+}
+
+/// Reads until the provider waits at its gate: everything before it has arrived.
+async fn up_to(body: &mut outbound::Incoming, word: &str) {
+    let mut said = String::new();
+    while !said.contains(word) {
+        said.push_str(&piece(body).await);
+    }
+}
+
+// The clock stands still from the first silence on, and jumps to what waits next; real connections answer meanwhile.
+#[tokio::test]
+async fn a_client_hears_a_comment_every_fifteen_seconds_while_the_model_is_silent() {
+    let fake = FakeAi::start().await.unwrap();
+    let stage = Stage::single(&fake, "openai").await;
+    let gate = Gate::new();
+    fake.next(Reply::text("one two three").gate_after_events(3, &gate));
+    let headers = [("content-type", "application/json")];
+    let answer = stage.open("POST", "/v1/chat/completions", &headers, &chat(true).to_string()).await;
+    let mut body = answer.into_body();
+    up_to(&mut body, "two").await;
+    gate.reached(1).await;
+    tokio::time::pause();
+    let silent_since = tokio::time::Instant::now();
+    for times in 1..=4_u64 {
+        let said = piece(&mut body).await;
+        assert!(said.starts_with(':') && said.trim_end().lines().count() == 1, "a comment: {said:?}");
+        let seconds = silent_since.elapsed().as_secs();
+        assert!((15 * times - 1..=15 * times + 1).contains(&seconds), "after {seconds} s");
+    }
+    tokio::time::resume();
+    gate.open();
+    let mut rest = String::new();
+    while let Some(frame) = body.frame().await {
+        rest.push_str(&String::from_utf8_lossy(&frame.unwrap().into_data().unwrap()));
+    }
+    assert!(rest.contains("[DONE]"), "{rest}");
+    assert_eq!(stage.records.settled(1).await.ending, Ending::Complete);
+}
+
+#[tokio::test]
+async fn the_upstream_is_closed_within_two_seconds_of_the_client_leaving() {
+    let fake = FakeAi::start().await.unwrap();
+    let stage = Stage::single(&fake, "openai").await;
+    let headers = [("content-type", "application/json")];
+    let gate = Gate::new();
+    fake.next(Reply::text("one two three").gate_after_events(3, &gate));
+    let answer = stage.open("POST", "/v1/chat/completions", &headers, &chat(true).to_string()).await;
+    let mut body = answer.into_body();
+    up_to(&mut body, "two").await;
+    gate.reached(1).await;
+    tokio::time::pause();
+    let left = tokio::time::Instant::now();
+    drop(body);
+    // Were it noticed only by writing, the next comment would be fifteen seconds away.
+    assert_eq!(fake.request(0).await.ended().await, Ended::ClientGone);
+    assert!(left.elapsed() <= Duration::from_secs(2), "{:?}", left.elapsed());
+    tokio::time::resume();
+    assert_eq!(stage.records.settled(1).await.ending, Ending::Disconnected);
+}

@@ -778,3 +778,74 @@ fn keys_of_declared_services_are_kept_as_those_of_providers() {
     assert!(!audit.stdout.contains(leaked) && !audit.stdout.contains(NEW));
     assert_eq!(daemon.stop(), 0);
 }
+
+/// So many calls of `fast`, one after the other; how many were answered.
+fn calls(daemon: &crate::program::Daemon, key: &str, count: usize) -> usize {
+    let call = json!({ "model": "fast", "messages": [{ "role": "user", "content": "hello" }] });
+    RUNTIME.block_on(async {
+        let client = client();
+        let mut answered = 0;
+        for _ in 0..count {
+            let url = format!("{}/v1/chat/completions", daemon.url);
+            let response = client.post(url).bearer_auth(key).json(&call).send().await.unwrap();
+            answered += usize::from(response.status().is_success());
+            response.bytes().await.unwrap();
+        }
+        answered
+    })
+}
+
+/// Whether the PM was told something with these words, for this reason.
+fn is_told(project: &Project, trigger: &str, words: &str) -> bool {
+    let told = project.escalations(trigger);
+    told.iter().any(|one| one["title"].as_str().is_some_and(|title| title.contains(words)))
+}
+
+#[test]
+fn rate_limits_above_one_in_a_hundred_are_told_ours_and_the_providers() {
+    let fake = provider(&[OLD]);
+    let project = shop(&fake);
+    put(&project, "openai/main", OLD);
+    let key = |name: &str, more: &[&str]| {
+        let args: Vec<&str> = ["ai", "keys", "create", name].iter().chain(more).copied().collect();
+        key_in(&project.run(&args).expect(0).stdout).unwrap()
+    };
+    let (free, limited) = (key("free", &[]), key("limited", &["--rpm", "5"]));
+    let daemon = project.daemon(&[]);
+    // Two of the provider's answers are refusals, tried again after a moment.
+    fake.times(2, On::any(), Reply::rate_limited("0.01"));
+    assert_eq!(calls(&daemon, &free, 110), 110);
+    eventually("the provider's limit is told", || {
+        is_told(&project, "ai_api_misuse", "`openai` refused 2 of")
+    });
+    assert_eq!(calls(&daemon, &limited, 110), 5);
+    eventually("our own limit is told", || {
+        is_told(&project, "ai_api_failure", "refused by rate limits, above 1 %")
+    });
+    assert_eq!(daemon.stop(), 0);
+}
+
+#[test]
+fn a_provider_that_fails_for_a_minute_is_told() {
+    let fake = provider(&[OLD]);
+    fake.always(On::any(), Reply::error(500, "server_error", "out of order"));
+    let project = shop(&fake);
+    put(&project, "openai/main", OLD);
+    let key = key_in(&project.run(&["ai", "keys", "create", "checkout"]).expect(0).stdout).unwrap();
+    let daemon = project.daemon(&[]);
+    assert_eq!(calls(&daemon, &key, 6), 0);
+    assert!(!is_told(&project, "ai_api_failure", "nothing has come"), "a moment is no persistent failure");
+    // A minute without any success, by the daemon's own clock.
+    let told = || is_told(&project, "ai_api_failure", "nothing has come from `openai` for");
+    for _ in 0..4 {
+        if told() {
+            break;
+        }
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(30);
+        while !told() && std::time::Instant::now() < until {
+            std::thread::sleep(std::time::Duration::from_millis(500)); // Nothing tells when it is so.
+        }
+    }
+    assert!(told());
+    assert_eq!(daemon.stop(), 0);
+}

@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 
 use serde_json::json;
 
-use crate::program::{Ended, Project};
+use crate::program::{Daemon, Ended, Project, eventually};
 
 const SECRET: &str = "opal-thicket-murmur-93";
 
@@ -452,4 +452,153 @@ fn secrets_are_taken_out_of_everything_that_is_shown() {
     for secret in [SECRET, token.as_str()] {
         assert!(!state.windows(secret.len()).any(|window| window == secret.as_bytes()));
     }
+}
+
+/// A project whose daemon lets AI calls in for at most a hundredth of a dollar, and a key for it.
+fn ai_shop(fake: &str) -> (Project, String) {
+    let project = Project::new(&format!(
+        "project: shop\nai:\n  providers:\n    openai: {{ kind: openai, url: {fake}/v1, keys: [openai/main] }}\n  \
+         routes:\n    fast: {{ targets: [ {{ provider: openai, model: gpt-5-mini }} ] }}\n  \
+         budgets:\n    month: {{ usd: 0.01, per: month, scope: project }}\nhttp:\n  listen: 127.0.0.1:0\n"
+    ));
+    project.run_with_input(&["secret", "put", "openai/main"], "provider-key-0123456789").expect(0);
+    let made = project.run(&["ai", "keys", "create", "checkout"]).expect(0);
+    let key = made.stdout.split_whitespace().find(|word| word.starts_with("sk-steward-")).unwrap().to_owned();
+    (project, key)
+}
+
+/// Calls through the gateway until the budget is used up; how many were answered, and what the refusal says.
+fn use_up(runtime: &tokio::runtime::Runtime, url: &str, key: &str) -> (usize, String) {
+    // A prompt of 2,000 letters may cost a twentieth of the budget, and costs less.
+    let call = serde_json::json!({
+        "model": "fast", "max_completion_tokens": 100, "messages": [{ "role": "user", "content": "a".repeat(2_000) }],
+    });
+    runtime.block_on(async {
+        let client = crate::program::client();
+        for answered in 0..10_000 {
+            let response = client.post(format!("{url}/v1/chat/completions")).bearer_auth(key).json(&call);
+            let response = response.send().await.unwrap();
+            let status = response.status().as_u16();
+            if status != 200 {
+                assert_eq!(status, 402);
+                return (answered, response.text().await.unwrap());
+            }
+        }
+        panic!("the budget is never used up");
+    })
+}
+
+/// What each call of [`use_up`] costs: 2,000 tokens in, 10 out of gpt-5-mini.
+const CALL_USD_NANOS: i64 = 2_000 * 250 + 10 * 2_000;
+const BUDGET_USD_NANOS: i64 = 10_000_000;
+
+/// A simulated provider that counts what [`CALL_USD_NANOS`] says.
+fn counting(runtime: &tokio::runtime::Runtime) -> fake_ai::FakeAi {
+    let fake = runtime.block_on(fake_ai::FakeAi::start()).unwrap();
+    let usage = fake_ai::Usage { input: 2_000, output: 10, ..fake_ai::Usage::default() };
+    let answer = fake_ai::Answer::text("here it is").usage(usage);
+    fake.always(fake_ai::On::any(), fake_ai::Reply::answer(answer));
+    fake
+}
+
+#[test]
+fn full_disk_under_a_serving_daemon_overspends_nothing_and_loses_no_spend() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let fake = counting(&runtime);
+    let (project, key) = ai_shop(&fake.url());
+    // The daemon's state lies on a small disk, in a mount namespace of its own.
+    let script = "mkdir small; mount -t tmpfs -o size=16m,mode=0700 tmpfs small; cp -p .steward/* small/
+        mount --bind small .steward; exec \"$STEWARD\" up 2>daemon.log";
+    let child = Command::new("unshare")
+        .args(["--map-root-user", "--mount", "sh", "-ec", script])
+        .env("STEWARD", env!("CARGO_BIN_EXE_steward"))
+        .env_remove("STEWARD_PROJECT_FILE")
+        .current_dir(project.path())
+        .spawn()
+        .expect("this test needs `unshare` of util-linux");
+    let pid = child.id().to_string();
+    let daemon = Daemon::listening(child, &project.file("daemon.log"));
+    let inside = |script: &str| {
+        let output = Command::new("nsenter")
+            .args(["--target", &pid, "--user", "--mount", "--preserve-credentials"])
+            // The folder as the daemon sees it; outside of it nothing is written.
+            .args([
+                "sh",
+                "-c",
+                "cd \"$HERE\" && [ \"$(stat -f -c %T .steward)\" = tmpfs ] || exit 99; eval \"$0\"",
+                script,
+            ])
+            .env("HERE", project.path())
+            .env("STEWARD", env!("CARGO_BIN_EXE_steward"))
+            .env_remove("STEWARD_PROJECT_FILE")
+            .output()
+            .expect("this test needs `nsenter` of util-linux");
+        ended(output)
+    };
+    let log = || std::fs::read_to_string(project.file("daemon.log")).unwrap();
+    // Something else fills the disk, down to the last block.
+    let filled = inside(
+        "cd .steward; for size in 64k 4k 1k; do dd if=/dev/zero bs=$size >>filler 2>/dev/null; done; df . | tail -1",
+    );
+    assert!(filled.stdout.contains("100%"), "{filled:?}");
+    let (answered, refusal) = use_up(&runtime, &daemon.url, &key);
+    let spent = i64::try_from(answered).unwrap() * CALL_USD_NANOS;
+    assert!(spent <= BUDGET_USD_NANOS && answered >= 8, "{answered} calls, then {refusal}");
+    assert!(refusal.contains("`month`"), "{refusal}");
+    eventually("it is said", || log().contains("usage of AI calls cannot be written"));
+    eventually("telling the PM was tried", || log().contains("cannot be written to the state file"));
+    let (more, _) = use_up(&runtime, &daemon.url, &key);
+    assert_eq!(more, 0, "nothing comes back while nothing can be written");
+
+    // With room again every call is in the books, and the PM hears what happened.
+    inside("rm .steward/filler");
+    let cost = || {
+        let ended = inside("exec \"$STEWARD\" ai cost --json");
+        let answer = ended.json();
+        (answer["value"]["total"]["requests"].as_i64(), answer["value"]["total"]["cost_usd_nanos"].as_i64())
+    };
+    let whole = (i64::try_from(answered).ok(), Some(spent));
+    eventually("every call is written", || cost() == whole);
+    eventually("the PM is told", || {
+        let told = inside("exec \"$STEWARD\" inbox list --json").stdout;
+        told.contains("cannot be written to the state file") && told.contains("used up")
+    });
+    inside("exec \"$STEWARD\" audit verify").expect(0);
+    assert_eq!(daemon.stop(), 0);
+}
+
+#[test]
+fn locked_state_under_a_serving_daemon_overspends_nothing_and_loses_no_spend() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let fake = counting(&runtime);
+    let (project, key) = ai_shop(&fake.url());
+    let daemon = project.daemon(&[]);
+    // It answers once its budgets are at hand.
+    runtime.block_on(async {
+        let asked = crate::program::client().get(format!("{}/v1/models", daemon.url)).bearer_auth(&key);
+        assert_eq!(asked.send().await.unwrap().status().as_u16(), 200);
+    });
+    let locker = rusqlite::Connection::open(project.file(".steward/state.db")).unwrap();
+    locker.busy_timeout(std::time::Duration::from_mins(1)).unwrap();
+    locker.execute_batch("BEGIN EXCLUSIVE").unwrap();
+    // Calls need no state file while it is locked, and none is let in beyond the budget.
+    let (answered, refusal) = use_up(&runtime, &daemon.url, &key);
+    let spent = i64::try_from(answered).unwrap() * CALL_USD_NANOS;
+    assert!(spent <= BUDGET_USD_NANOS && answered >= 8, "{answered} calls, then {refusal}");
+    assert!(refusal.contains("`month`"), "{refusal}");
+    let log = || std::fs::read_to_string(project.file("daemon.log")).unwrap();
+    eventually("it is said", || log().contains("usage of AI calls cannot be written"));
+    locker.execute_batch("COMMIT").unwrap();
+    eventually("every call is written", || {
+        let answer = project.answer(&["ai", "cost"]);
+        let total = &answer["value"]["total"];
+        (total["requests"].as_i64(), total["cost_usd_nanos"].as_i64())
+            == (i64::try_from(answered).ok(), Some(spent))
+    });
+    eventually("the PM is told", || {
+        let told = project.run(&["inbox", "list", "--json"]).stdout;
+        told.contains("cannot be written to the state file") && told.contains("used up")
+    });
+    project.run(&["audit", "verify"]).expect(0);
+    assert_eq!(daemon.stop(), 0);
 }

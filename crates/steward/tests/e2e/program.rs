@@ -201,18 +201,7 @@ impl Project {
         all.extend(args);
         let child =
             self.command(&all).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
-        let mut daemon = Daemon { child, url: String::new() };
-        let until = Instant::now() + PATIENCE;
-        while daemon.url.is_empty() {
-            let log = std::fs::read_to_string(self.file("daemon.log")).unwrap();
-            if let Some((_, rest)) = log.split_once("listens on ") {
-                rest.split_whitespace().next().unwrap().clone_into(&mut daemon.url);
-            }
-            assert!(Instant::now() < until && daemon.child.try_wait().unwrap().is_none(), "no daemon: {log}");
-            // There is no event to wait for: the daemon is another process.
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        daemon
+        Daemon::listening(child, &self.file("daemon.log"))
     }
 }
 
@@ -223,6 +212,25 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
+    /// Waits until a daemon that was started says in its log that it listens.
+    pub(crate) fn listening(child: Child, log: &Path) -> Self {
+        let mut daemon = Daemon { child, url: String::new() };
+        let until = Instant::now() + PATIENCE;
+        while daemon.url.is_empty() {
+            let said = std::fs::read_to_string(log).unwrap_or_default();
+            if let Some((_, rest)) = said.split_once("listens on ") {
+                rest.split_whitespace().next().unwrap().clone_into(&mut daemon.url);
+            }
+            assert!(
+                Instant::now() < until && daemon.child.try_wait().unwrap().is_none(),
+                "no daemon: {said}"
+            );
+            // There is no event to wait for: the daemon is another process.
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        daemon
+    }
+
     /// Sends SIGTERM.
     pub(crate) fn terminate(&self) {
         let pid = rustix::process::Pid::from_child(&self.child);
