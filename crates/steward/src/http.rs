@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
+use axum::extract::rejection::{BytesRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::Next;
@@ -24,6 +25,8 @@ use crate::mcp::{Caller, Server};
 
 /// Largest body that is read, in bytes.
 const BODY_BYTES_MAX: usize = 16 << 20;
+
+const METRICS_TYPE: &str = "application/openmetrics-text";
 
 /// Key of a JSON body that carries a secret value beside the arguments, for `secret.put` and `secret.rotate`.
 const SECRET_KEY: &str = "secret_input";
@@ -53,7 +56,7 @@ pub(crate) fn app(
     );
 
     let metrics = get(move |axum::Extension(caller): axum::Extension<Caller>| async move {
-        let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+        let kind = format!("{METRICS_TYPE}; version=1.0.0; charset=utf-8");
         ([(header::CONTENT_TYPE, kind)], ai.metrics(&caller.project))
     });
     let protected = Router::new()
@@ -128,12 +131,27 @@ struct SubmitOptions {
 async fn submit(
     State(steward): State<Arc<Steward>>,
     Path((noun, verb)): Path<(String, String)>,
-    Query(query): Query<SubmitOptions>,
+    query: Result<Query<SubmitOptions>, QueryRejection>,
     axum::Extension(caller): axum::Extension<Caller>,
     headers: HeaderMap,
-    body: Bytes,
+    body: Result<Bytes, BytesRejection>,
 ) -> Response {
     let redact = |text: &str| steward.redact(text);
+    let query = match query {
+        Ok(Query(query)) => query,
+        Err(cause) => {
+            let error = Error::new(ErrorKind::Invalid, "these are no options of a request")
+                .because(cause.body_text());
+            return problem(StatusCode::BAD_REQUEST, &error, redact);
+        }
+    };
+    let body = match body {
+        Ok(body) => body,
+        Err(cause) => {
+            let error = Error::new(ErrorKind::Invalid, "the body cannot be read").because(cause.body_text());
+            return problem(cause.status(), &error, redact);
+        }
+    };
     let parsed = if body.is_empty() { Ok(json!({})) } else { serde_json::from_slice::<Value>(&body) };
     let mut arguments = match parsed {
         Ok(arguments) => arguments,
@@ -256,39 +274,55 @@ pub(crate) fn document(steward: &Steward) -> Value {
             }));
         }
         let answer = json!({ "application/json": { "schema": { "$ref": "#/components/schemas/Answer" } } });
-        let problem =
-            json!({ "application/problem+json": { "schema": { "$ref": "#/components/schemas/Problem" } } });
+        let mut responses = problems(&[400, 401, 403, 404, 409, 413, 422, 500, 501, 502, 503, 504]);
+        responses["200"] = json!({ "description": "Done", "content": answer });
+        responses["202"] =
+            json!({ "description": "Waits for an approval; nothing has changed", "content": answer });
+        responses["403"]["description"] = json!("Forbidden or escalated; nothing has changed");
+        responses["403"]["content"]["application/json"] = answer["application/json"].clone();
         let operation = json!({
             "operationId": spec.name,
             "summary": spec.summary,
             "tags": [spec.name.split('.').next()],
             "parameters": parameters,
             "requestBody": { "content": { "application/json": { "schema": schema } } },
-            "responses": {
-                "200": { "description": "Done", "content": answer },
-                "202": { "description": "Waits for an approval; nothing has changed", "content": answer },
-                "400": { "description": "Wrong input", "content": problem },
-                "401": { "description": "No valid token", "content": problem },
-                "403": { "description": "Forbidden or escalated; nothing has changed", "content": answer },
-                "default": { "description": "Failed", "content": problem },
-            },
+            "responses": responses,
         });
         paths.insert(format!("/api/v1/{}", spec.name.replace('.', "/")), json!({ "post": operation }));
     }
-    let problem =
-        json!({ "application/problem+json": { "schema": { "$ref": "#/components/schemas/Problem" } } });
+    let mut responses = problems(&[400, 401, 403, 404, 500, 503, 504]);
+    responses["200"] = json!({ "description": "The receipt", "content": { "application/json": { "schema": { "type": "object" } } } });
     paths.insert(
         "/api/v1/ai/receipts/{id}".into(),
         json!({ "get": {
             "operationId": "ai.receipts",
             "summary": "The receipt of an AI call",
             "tags": ["ai"],
-            "parameters": [{ "name": "id", "in": "path", "required": true, "schema": { "type": "string" } }],
+            "parameters": [{ "name": "id", "in": "path", "required": true, "schema": { "type": "string", "minLength": 1 } }],
+            "responses": responses,
+        } }),
+    );
+    let mut responses = problems(&[401, 503]);
+    responses["200"] = json!({ "description": "Measurements of the project's AI calls, as OpenMetrics", "content": {
+        METRICS_TYPE: { "schema": { "type": "string" } },
+    } });
+    paths.insert(
+        "/metrics".into(),
+        json!({ "get": {
+            "operationId": "metrics",
+            "summary": "Measurements for Prometheus",
+            "tags": ["ai"],
+            "responses": responses,
+        } }),
+    );
+    paths.insert(
+        "/healthz".into(),
+        json!({ "get": {
+            "operationId": "healthz",
+            "summary": "Whether the daemon listens",
+            "security": [],
             "responses": {
-                "200": { "description": "The receipt", "content": { "application/json": { "schema": { "type": "object" } } } },
-                "401": { "description": "No valid token", "content": problem },
-                "404": { "description": "No such request in this project", "content": problem },
-                "default": { "description": "Failed", "content": problem },
+                "200": { "description": "It does", "content": { "text/plain": { "schema": { "type": "string" } } } },
             },
         } }),
     );
@@ -323,6 +357,30 @@ pub(crate) fn document(steward: &Steward) -> Value {
     });
     rewrite_references(&mut document);
     document
+}
+
+/// What goes wrong, by status.
+fn problems(statuses: &[u16]) -> Value {
+    let content =
+        json!({ "application/problem+json": { "schema": { "$ref": "#/components/schemas/Problem" } } });
+    let one = |status: &u16| {
+        let description = match status {
+            400 => "Wrong input",
+            401 => "No valid token",
+            403 => "Forbidden",
+            404 => "Not there",
+            409 => "Does not fit what is there",
+            413 => "The body is too large",
+            422 => "Larger than a limit allows",
+            500 => "Failed",
+            501 => "This store or provider cannot do it",
+            502 => "A server that was asked refused",
+            503 => "A server that was asked cannot be reached",
+            _ => "Not done in time",
+        };
+        (status.to_string(), json!({ "description": description, "content": content }))
+    };
+    Value::Object(statuses.iter().map(one).collect())
 }
 
 fn rewrite_references(value: &mut Value) {

@@ -51,6 +51,16 @@ impl Ask {
     }
 }
 
+impl Ask {
+    /// The same with one more header.
+    pub(crate) fn with_header(self, name: &str, value: &str) -> Self {
+        let end = memchr::memmem::find(&self.bytes, b"\r\n").unwrap_or_default() + 2;
+        let header = format!("{name}: {value}\r\n");
+        let bytes = [&self.bytes[..end], header.as_bytes(), &self.bytes[end..]].concat();
+        Self { bytes: bytes.into(), mark: self.mark }
+    }
+}
+
 /// A connection that asks again and again.
 pub(crate) struct Line {
     connection: TcpStream,

@@ -4,12 +4,14 @@
 //! time per request and ratios are the findings; requests per second are not. CPU time is what the kernel counted for
 //! the process (`/proc/PID/stat`) over a fixed number of requests, in rounds that take turns.
 //!
-//! `cargo build --release -p steward && cargo run --release -p benches --bin gateway [full] [STEWARD] [litellm=PROGRAM]`
+//! `cargo build --release -p steward && cargo run --release -p benches --bin gateway [full | peers] [STEWARD]`
 //!
-//! `full` asks longer and soaks five million requests. `litellm=…/bin/litellm` measures that proxy too, with one worker.
+//! `full` asks longer and soaks five million requests. After `testbed/testbed install litellm portkey` those are measured
+//! too; with `peers` nothing else is.
 
 mod bare;
 mod load;
+mod peers;
 mod process;
 mod upstream;
 
@@ -63,21 +65,21 @@ fn main() -> io::Result<()> {
         _ => {}
     }
     let full = arguments.iter().any(|argument| argument == "full");
-    let litellm = arguments.iter().find_map(|argument| argument.strip_prefix("litellm="));
+    let only_peers = arguments.iter().any(|argument| argument == "peers");
     let steward = arguments
         .iter()
-        .find(|argument| *argument != "full" && !argument.contains('='))
+        .find(|argument| !matches!(argument.as_str(), "full" | "peers"))
         .map_or_else(|| PathBuf::from("target/release/steward"), PathBuf::from)
         .canonicalize()?;
     // The load needs one core; the other is for what is measured.
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(measure(
         &steward,
-        litellm,
+        only_peers,
         if full { &FULL } else { &SHORT },
     ))
 }
 
-async fn measure(steward: &Path, litellm: Option<&str>, sizes: &Sizes) -> io::Result<()> {
+async fn measure(steward: &Path, only_peers: bool, sizes: &Sizes) -> io::Result<()> {
     let mut out = io::stdout();
     let (provider, provider_port) = Program::role(&["role=upstream"])?;
     let (mut bare, bare_port) = Program::role(&["role=bare", &provider_port.to_string()])?;
@@ -108,6 +110,11 @@ async fn measure(steward: &Path, litellm: Option<&str>, sizes: &Sizes) -> io::Re
     // Warm: connections, pages, the allocator.
     load::run(bare_port, &bare_plain, LINES, 1_000).await?;
     load::run(port, &plain, LINES, 1_000).await?;
+    let direct = (provider_port, &bare_plain);
+    if only_peers {
+        against_peers(dir.path(), direct, (&ours, port, &plain), sizes, &mut report).await?;
+        return writeln!(out, "\n{} promises missed", report.missed);
+    }
 
     writeln!(
         out,
@@ -116,8 +123,8 @@ async fn measure(steward: &Path, litellm: Option<&str>, sizes: &Sizes) -> io::Re
         sizes.streams,
         upstream::EVENTS
     )?;
-    let direct = cpu(&provider, provider_port, &bare_plain, sizes.plain / ROUNDS).await?;
-    writeln!(out, "  the provider itself, plain             {direct:>9.1}")?;
+    let itself = cpu(&provider, provider_port, &bare_plain, sizes.plain / ROUNDS).await?;
+    writeln!(out, "  the provider itself, plain             {itself:>9.1}")?;
     let mut costs = [[0.0; 2]; 2];
     let mut cost_translated = 0.0;
     for _ in 0..ROUNDS {
@@ -143,7 +150,8 @@ async fn measure(steward: &Path, litellm: Option<&str>, sizes: &Sizes) -> io::Re
     for (name, asks) in
         [("plain", [&bare_plain, &bare_plain, &plain]), ("stream", [&bare_stream, &bare_stream, &stream])]
     {
-        let [direct, bare, ours] = latencies([provider_port, bare_port, port], asks, sizes.at_a_rate).await?;
+        let [direct, bare, ours] =
+            latencies([provider_port, bare_port, port], asks, sizes.at_a_rate, 10).await?;
         writeln!(
             out,
             "  {name:<8} direct {direct:>7.0}, bare proxy +{:>6.0}, this gateway +{:>6.0}",
@@ -177,13 +185,7 @@ async fn measure(steward: &Path, litellm: Option<&str>, sizes: &Sizes) -> io::Re
     report.promise("growth in the soak, %", (mib(after) / mib(before) - 1.0) * 100.0, 10.0)?;
     bare.check()?;
     ours.check()?;
-    if let Some(litellm) = litellm {
-        let cost = measure_litellm(litellm, dir.path(), provider_port).await?;
-        writeln!(out, "\nLiteLLM, one worker, no database: {cost:.0} µs per plain request")?;
-        report.at_least("throughput per core: gateway / LiteLLM", cost / (costs[0][1] / rounds), 30.0)?;
-    } else {
-        writeln!(out, "\nLiteLLM was not measured: install `litellm[proxy]` and add litellm=PROGRAM")?;
-    }
+    against_peers(dir.path(), direct, (&ours, port, &plain), sizes, &mut report).await?;
     writeln!(out, "\n{} promises missed", report.missed)
 }
 
@@ -219,13 +221,13 @@ async fn cpu(program: &Program, port: u16, ask: &Ask, count: u64) -> io::Result<
 }
 
 /// Medians of the time until the whole answer, in microseconds.
-async fn latencies(ports: [u16; 3], asks: [&Ask; 3], count: usize) -> io::Result<[f64; 3]> {
+async fn latencies(ports: [u16; 3], asks: [&Ask; 3], count: usize, beat_ms: u64) -> io::Result<[f64; 3]> {
     let mut lines = Vec::new();
     for port in ports {
         lines.push(Line::open(port).await?);
     }
     let mut times = [const { Vec::new() }; 3];
-    let mut beat = tokio::time::interval(Duration::from_millis(10));
+    let mut beat = tokio::time::interval(Duration::from_millis(beat_ms));
     beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     for round in 0..count {
         beat.tick().await;
@@ -310,33 +312,51 @@ fn told(program: &Path, dir: &Path, arguments: &[&str], input: &str) -> io::Resu
     }
 }
 
-/// CPU time per plain request of one worker.
-async fn measure_litellm(program: &str, dir: &Path, provider: u16) -> io::Result<f64> {
-    let port = free_port()?;
-    let config = dir.join("litellm.yaml");
-    let yaml = format!(
-        "model_list:
-  - model_name: {ROUTE}
-    litellm_params: {{ model: openai/{MODEL}, api_base: \"http://127.0.0.1:{provider}/v1\", api_key: sk-provider }}
-general_settings: {{ master_key: {BARE_KEY} }}
-"
-    );
-    std::fs::write(&config, yaml)?;
-    let begun = Instant::now();
-    let mut worker = Program::start(
-        Command::new(program)
-            .current_dir(dir)
-            .env("LITELLM_LOCAL_MODEL_COST_MAP", "True")
-            .args(["--host", "127.0.0.1", "--num_workers", "1", "--port", &port.to_string(), "--config"])
-            .arg(&config)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null()),
+/// The gateway beside those of others that are installed, one at a time: plain requests, the same provider behind.
+async fn against_peers(
+    dir: &Path,
+    (provider, direct): (u16, &Ask),
+    (ours, port, plain): (&Program, u16, &Ask),
+    sizes: &Sizes,
+    report: &mut Report,
+) -> io::Result<()> {
+    let mut out = io::stdout();
+    let cost = cpu(ours, port, plain, sizes.plain).await?;
+    let rate = load::run(port, plain, LINES, sizes.plain).await?;
+    writeln!(
+        out,
+        "\nothers, plain requests on {LINES} connections\n  this gateway           {cost:>8.0} µs of CPU, {rate:>7.0}/s"
     )?;
-    let ask = Ask::new(CHAT, BARE_KEY, ROUTE, false);
-    first_answer(port, &ask, &mut worker, begun).await?;
-    load::run(port, &ask, 4, 50).await?;
-    let before = worker.cpu_ticks()?;
-    load::run(port, &ask, 4, 500).await?;
-    #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
-    Ok((worker.cpu_ticks()? - before) as f64 / TICKS_PER_SECOND * 1e6 / 500.0)
+    for at in 0..2 {
+        let peer = if at == 0 {
+            peers::litellm(dir, provider).await?
+        } else {
+            peers::portkey(dir, provider).await?
+        };
+        let Some(mut peer) = peer else {
+            let name = ["LiteLLM", "Portkey"][at];
+            writeln!(out, "  {name} is not installed: testbed/testbed install litellm portkey")?;
+            continue;
+        };
+        let taken = peer.measure().await?;
+        // A rate that the slowest of them bears.
+        let [without, with, other] =
+            latencies([provider, port, peer.port], [direct, plain, &peer.ask], sizes.at_a_rate / 5, 50)
+                .await?;
+        writeln!(
+            out,
+            "  {:<22} {:>8.0} µs of CPU, {:>7.0}/s, {} MiB; added p50 at 20/s {:.0} µs (this gateway {:.0} µs)",
+            peer.name,
+            taken.cpu,
+            taken.rate,
+            taken.resident_kib / 1024,
+            other - without,
+            with - without
+        )?;
+        if at == 0 {
+            report.at_least("throughput per core: gateway / LiteLLM", taken.cpu / cost, 30.0)?;
+            report.at_least("throughput on this machine: gateway / LiteLLM", rate / taken.rate, 30.0)?;
+        }
+    }
+    Ok(())
 }

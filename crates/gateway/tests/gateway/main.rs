@@ -7,14 +7,18 @@
 )]
 
 mod cached;
+mod collected;
 mod converted;
 mod fallback;
 mod forwarding;
 mod honest;
 mod once;
+mod over_tls;
 mod prompts;
 mod refusals;
 mod retired;
 mod same_format;
+#[path = "../../../outbound/tests/upstream/secure.rs"]
+mod secure;
 mod stage;
 mod traces;

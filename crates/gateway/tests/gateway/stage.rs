@@ -131,13 +131,15 @@ pub fn project(config: &AiConfig, previous: Option<&Project>) -> Arc<Project> {
     let secrets = named
         .map(|name| (name.clone(), Ok(SecretString::from(format!("upstream-{name}-key-12345678")).into())))
         .collect();
+    let certificates = config.providers.values().filter_map(|provider| provider.certificates.clone());
+    let certificates = certificates.map(|path| (path.clone(), std::fs::read(path).unwrap())).collect();
     let parts = ProjectParts {
         name: "shop",
         config,
         adapters,
         secrets,
         notices: gateway::Notices::default(),
-        certificates: BTreeMap::new(),
+        certificates,
         catalog: gateway::Catalog::new(
             Arc::new(gateway::price::PriceTable::built_in()),
             NOW.parse().unwrap(),

@@ -9,6 +9,7 @@ mod faults;
 mod isolation;
 mod live;
 mod migrations;
+mod openapi;
 mod program;
 mod project_file;
 mod red;
