@@ -23,7 +23,7 @@ use crate::attempt::read;
 use crate::budget::Who;
 use crate::config::Enforce;
 use crate::hold::{self, Charge, Draw};
-use crate::job_tally::{Answers, Counted, Requests, Training, TrainingAsk, Wrong, trained};
+use crate::job_tally::{Answers, Counted, Requests, Training, TrainingAsk, Wrong, trained, unique};
 use crate::job_word::{self, Kind, Wanted, Word};
 use crate::keeper;
 use crate::key::GENERATION;
@@ -71,6 +71,9 @@ pub(crate) struct Body {
     pub key_name: String,
     pub person: String,
     pub route: String,
+    /// The provider's kind, such as `openai`.
+    #[serde(default)]
+    pub provider_kind: String,
     /// What a batch was made for, such as `/v1/responses`.
     pub endpoint: String,
     pub price_table: String,
@@ -346,6 +349,7 @@ impl Jobs {
             key_name: grant.name.to_string(),
             person: grant.person.as_deref().unwrap_or_default().to_owned(),
             route: route.clone(),
+            provider_kind: provider.kind.as_str().to_owned(),
             endpoint: reckoned.endpoint.clone(),
             price_table: self.prices_version(&project.name),
             requests: reckoned.requests,
@@ -469,8 +473,8 @@ impl Jobs {
         body: &Bytes,
         now: Timestamp,
     ) -> Result<Reckoned, Stopped> {
-        let asked: Value = serde_json::from_slice(body).map_err(|_| Wrong {
-            message: "the body is no JSON".into(),
+        let asked = unique(body).map_err(|why| Wrong {
+            message: format!("the body {why}"),
             field: None,
             is_price: false,
         })?;
@@ -887,6 +891,9 @@ impl Jobs {
         };
         let draws = &job.body.draws;
         hold::let_go(&self.0.accounts, &job.project, &job.id, draws, spent, write).await?;
+        for row in rows.iter().filter(|row| !row.model.is_empty()) {
+            self.0.accounts.metrics().observe_job(row, &job.body.provider_kind);
+        }
         if cost > job.set_aside && !draws.is_empty() {
             self.0.accounts.inner().tell(Alarm {
                 project: job.project.clone(),

@@ -1,9 +1,11 @@
 //! What the requests of a batch may cost and what its answers did cost; what training on a file may cost.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::fmt;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 use wire::{Format, Tap, Usage};
 
@@ -43,6 +45,76 @@ impl Wrong {
     }
 }
 
+/// Reads JSON in which no member is there twice: readers disagree on which of two counts, so what was checked would not
+/// have to be what is done.
+///
+/// # Errors
+///
+/// What is wrong with it, as the end of a sentence.
+pub(crate) fn unique(json: &[u8]) -> Result<Value, String> {
+    match serde_json::from_slice::<Unique>(json) {
+        Ok(Unique) => serde_json::from_slice(json).map_err(|_| "is no JSON".to_owned()),
+        Err(error) if error.is_data() => Err(format!("names a member twice ({error})")),
+        Err(_) => Err("is no JSON".to_owned()),
+    }
+}
+
+struct Unique;
+
+impl<'de> Deserialize<'de> for Unique {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Unique)
+    }
+}
+
+impl<'de> Visitor<'de> for Unique {
+    type Value = Unique;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Unique, E> {
+        Ok(Unique)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Unique, E> {
+        Ok(Unique)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Unique, E> {
+        Ok(Unique)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Unique, E> {
+        Ok(Unique)
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Unique, E> {
+        Ok(Unique)
+    }
+
+    fn visit_unit<E>(self) -> Result<Unique, E> {
+        Ok(Unique)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Unique, A::Error> {
+        while items.next_element::<Unique>()?.is_some() {}
+        Ok(Unique)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Unique, A::Error> {
+        let mut names: HashSet<String> = HashSet::new();
+        while let Some(name) = members.next_key::<String>()? {
+            members.next_value::<Unique>()?;
+            if let Some(twice) = names.replace(name) {
+                return Err(serde::de::Error::custom(format_args!("`{twice}`")));
+            }
+        }
+        Ok(Unique)
+    }
+}
+
 /// What the requests of a batch may cost.
 pub(crate) struct Requests<'a> {
     find: Find<'a>,
@@ -69,8 +141,8 @@ impl<'a> Requests<'a> {
     /// A line of OpenAI's input file.
     pub(crate) fn line(&mut self, line: &[u8]) -> Result<(), Wrong> {
         let number = self.count + 1;
-        let asked: Value = serde_json::from_slice(line)
-            .map_err(|_| Wrong::new("input_file_id", format!("line {number} of the file is no JSON")))?;
+        let asked = unique(line)
+            .map_err(|why| Wrong::new("input_file_id", format!("line {number} of the file {why}")))?;
         let url = asked["url"].as_str().unwrap_or_default();
         self.add(url, &asked["body"]).map_err(|wrong| Wrong {
             message: format!("line {number} of the file: {}", wrong.message),
@@ -488,6 +560,10 @@ mod tests {
             (line("nobody-knows", "/v1/chat/completions", &json!({})), "no price for `nobody-knows`"),
             (line("gpt-4o-mini", "/v1/videos", &json!({})), "`/v1/videos` has no price"),
             (b"{".to_vec(), "line 1 of the file is no JSON"),
+            (
+                br#"{"url":"/v1/chat/completions","body":{"max_tokens":1,"max_\u0074okens":9}}"#.to_vec(),
+                "twice (`max_tokens`",
+            ),
             (line("", "/v1/chat/completions", &json!({})), "`model` is missing"),
         ] {
             let mut requests = Requests::new(&find, at(), true);

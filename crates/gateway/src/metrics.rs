@@ -21,6 +21,7 @@ use crate::accounts::Accounts;
 use crate::meter::{CacheDecision, Ending, Settlement};
 use crate::table::{Route, Table};
 use crate::transcript::Fates;
+use crate::usage::UsageRow;
 use crate::usd::Usd;
 
 /// Bounds of the convention for durations, in seconds.
@@ -307,6 +308,19 @@ impl Metrics {
             series.output.observe(whole(usage.completion()));
             if usage.cache_read > 0 {
                 series.cache_read.inc_by(usage.cache_read);
+            }
+        }
+    }
+
+    /// Counts a part of a job that has ended: its tokens at once, and what it cost. `kind` is the provider's.
+    pub(crate) fn observe_job(&self, row: &UsageRow, kind: &str) {
+        let series = self.series([&row.project, &row.route, row.operation, kind, &row.model]);
+        series.spent.inc_by(dollars(row.cost));
+        if row.estimated == 0 {
+            series.input.observe(whole(row.usage.prompt()));
+            series.output.observe(whole(row.usage.completion()));
+            if row.usage.cache_read > 0 {
+                series.cache_read.inc_by(row.usage.cache_read);
             }
         }
     }

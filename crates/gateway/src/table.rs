@@ -568,9 +568,13 @@ impl Project {
 
     /// Whether this is a model that training made for another project; with its provider in front or not.
     pub(crate) fn is_of_others(&self, asked: &str) -> bool {
-        !self.of_others.is_empty()
-            && (self.of_others.contains(asked)
-                || asked.split_once('/').is_some_and(|(_, model)| self.of_others.contains(model)))
+        // Checkpoints of a model have its name with more behind it.
+        let is = |asked: &str| {
+            self.of_others.iter().any(|theirs| {
+                asked.strip_prefix(&**theirs).is_some_and(|more| more.is_empty() || more.starts_with(':'))
+            })
+        };
+        !self.of_others.is_empty() && (is(asked) || asked.split_once('/').is_some_and(|(_, model)| is(model)))
     }
 
     pub(crate) fn direct(&self, provider: &Arc<OpenProvider>, model: &str) -> Option<Arc<Route>> {

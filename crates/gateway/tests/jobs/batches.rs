@@ -67,6 +67,13 @@ async fn a_batch_is_held_until_it_ends_and_costs_what_was_answered() {
             gateway::job_view::show(&world.ctx(), &world.ledger, &ShowJob { id: id.clone() }).await.unwrap();
         assert!(shown.text.contains("2 requests") && shown.text.contains("0.0000021 USD"), "{}", shown.text);
     }
+    let table = world.table();
+    let metrics = world.accounts.metrics().text("shop", &table, &world.accounts, tokio::time::Instant::now());
+    let spent = metrics.lines().find(|line| {
+        line.starts_with("steward_ai_spend_usd") && line.contains("batches") && line.contains(MODEL)
+    });
+    let spent: f64 = spent.expect(&metrics).rsplit(' ').next().unwrap().parse().unwrap();
+    assert!((spent - 0.000_002_1).abs() < 1e-12, "{metrics}");
     // Looking again counts nothing twice, and the same under the same table costs the same.
     finish(&world, &batch).await;
     assert_eq!(world.settled().await.len(), 1);
@@ -331,6 +338,11 @@ async fn one_projects_files_and_batches_are_not_there_for_another() {
     }
     let refused = world.make_batch(BANK, &file).await;
     assert!(refused.status == 404 && refused.error().contains("input_file_id"), "{}", refused.text());
+    // Of two members the provider could take the other one.
+    let twice =
+        format!(r#"{{"input_file_id":"{theirs}","input_\u0066ile_id":"{file}","endpoint":"/v1/responses"}}"#);
+    let refused = world.send(BANK, "POST", "/v1/batches", "application/json", twice).await;
+    assert!(refused.status == 400 && refused.error().contains("twice"), "{}", refused.text());
     assert_eq!(home.fake.requests().len(), sent, "nothing of that reached the provider");
     let ids = |read: &crate::world::Read| -> Vec<String> {
         let data = read.json()["data"].as_array().unwrap().clone();

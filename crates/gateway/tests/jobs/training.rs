@@ -64,6 +64,8 @@ async fn training_costs_what_was_trained_and_its_model_can_be_called() {
     // The daemon compiles its table anew when the generation rises.
     assert!(world.ledger.generation(gateway::GENERATION).await.unwrap() > 0);
     world.compile(|_| {}).await;
+    let checkpoint = chat(&format!("openai/{model}:ckpt-step-88"));
+    assert_eq!(world.post(BANK, "/v1/chat/completions", &checkpoint).await.status, 404);
     for name in [format!("openai/{model}"), model.to_owned()] {
         let answer = world.post(SHOP, "/v1/chat/completions", &chat(&name)).await;
         assert_eq!(answer.status, 200, "{}", answer.text());

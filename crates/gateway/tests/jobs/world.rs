@@ -243,6 +243,10 @@ providers:
         self.post(key, "/v1/batches", &body).await
     }
 
+    pub(crate) fn table(&self) -> Arc<Table> {
+        self.gateway.table()
+    }
+
     pub(crate) async fn look(&self) -> usize {
         self.jobs.look(&self.gateway.table()).await.unwrap()
     }
