@@ -16,6 +16,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
 use wire::{Format, Usage};
 
+use crate::semantic::{Place, Saying, Sayings};
 use crate::shelf::Shelf;
 
 /// Bytes of replies that are held in memory.
@@ -26,7 +27,7 @@ pub(crate) const REPLY_BYTES_MAX: usize = 1 << 20;
 const ENTRY_BYTES: u64 = 256;
 
 /// Which question it is: SHA-256 over the tenant, the route and the canonical request.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Key(pub(crate) [u8; 32]);
 
 impl fmt::Display for Key {
@@ -95,6 +96,25 @@ pub(crate) fn asked(tenant: Tenant<'_>, format: Format, body: &[u8]) -> Result<(
     Ok((Key(hash.finalize().into()), question.greedy))
 }
 
+/// Where a question is remembered by what it means: `embeddings` says who compares, `frame` and `sense` what is asked.
+pub(crate) fn place(
+    tenant: Tenant<'_>,
+    format: Format,
+    embeddings: &str,
+    frame: &[u8],
+    sense: &str,
+) -> Place {
+    let mut hash = Sha256::new();
+    let name = format.name().as_bytes();
+    let [project, key, route] =
+        [tenant.project, tenant.key.unwrap_or_default(), tenant.route].map(str::as_bytes);
+    for part in [project, key, route, tenant.targets, name, embeddings.as_bytes(), frame, sense.as_bytes()] {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    hash.finalize().into()
+}
+
 /// A reply that was kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Kept {
@@ -146,6 +166,8 @@ pub(crate) struct Keeping {
     pub(crate) tool_calls: bool,
     /// What has been streamed so far; `None` once it is too much.
     pub(crate) streamed: Option<Vec<u8>>,
+    /// Where the question is remembered by what it means.
+    pub(crate) saying: Option<(Arc<Sayings>, Place, Saying)>,
 }
 
 impl Keeping {
@@ -179,7 +201,11 @@ impl Keeping {
             if let Some(shelf) = self.shelf.filter(|_| kept.body.len() <= REPLY_BYTES_MAX) {
                 shelf.put(&self.project, self.asking.key(), &kept, self.now);
             }
-            self.cache.keep(self.asking, kept);
+            if self.cache.keep(self.asking, kept)
+                && let Some((sayings, place, saying)) = self.saying
+            {
+                sayings.add(place, saying);
+            }
         }
     }
 }
@@ -263,6 +289,11 @@ impl Cache {
             };
             tokio::time::timeout_at(deadline, other).await.ok()?;
         }
+    }
+
+    /// The reply, if it is in memory and still good; nobody waits for one.
+    pub(crate) fn peek(&self, key: Key, now: SystemTime) -> Option<Arc<Kept>> {
+        self.memory.get(&key).filter(|kept| kept.until > now)
     }
 
     /// Keeps a reply, unless it is too large; those who wait for it find it.

@@ -279,6 +279,45 @@ pub struct CacheConfig {
     /// The share of lookups that it is meant to answer, such as 0.3; missing it is a finding. Default: none is set.
     #[serde(default)]
     pub objective_hit_rate: Option<f64>,
+    /// Also give the reply to the same question in other words. Default: no.
+    #[serde(default)]
+    pub semantic: Option<SemanticConfig>,
+}
+
+/// The reply to the same question in other words is given again.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SemanticConfig {
+    /// The route, or `provider/model`, that embeds questions; calls are made in the name of the client's key.
+    pub embeddings: String,
+    /// How alike two questions must be, from 0.5 to 1: the cosine of their embeddings. Default: 0.97.
+    #[serde(default = "default_threshold")]
+    pub threshold: f32,
+    /// The share of its answers that are asked for once more, to see whether both agree. Default: 0.05.
+    #[serde(default = "default_check")]
+    pub check: f64,
+    /// Longest question that is compared, in bytes. Default: 2,000.
+    #[serde(default = "default_question_bytes_max")]
+    pub question_bytes_max: usize,
+    /// How long an embedding is waited for, in milliseconds; without it the request goes on. Default: 2,000.
+    #[serde(default = "default_embedding_ms")]
+    pub timeout_ms: u64,
+}
+
+fn default_threshold() -> f32 {
+    0.97
+}
+
+fn default_check() -> f64 {
+    0.05
+}
+
+fn default_question_bytes_max() -> usize {
+    2_000
+}
+
+fn default_embedding_ms() -> u64 {
+    2_000
 }
 
 /// Prompts and replies are stored.
@@ -543,6 +582,9 @@ impl AiConfig {
                 "use a number up to 1, such as 0.3",
             );
         }
+        if let Some(semantic) = cache.and_then(|cache| cache.semantic.as_ref()) {
+            self.validate_semantic(&at("cache.semantic"), semantic)?;
+        }
         if cache.is_some_and(|cache| cache.ttl_s == 0) {
             return wrong(
                 &at("cache.ttl_s"),
@@ -559,6 +601,41 @@ impl AiConfig {
             );
         }
         validate_timeouts(&at("timeouts"), &route.timeouts)
+    }
+
+    fn validate_semantic(&self, at: &str, semantic: &SemanticConfig) -> Result<(), Error> {
+        let named = &semantic.embeddings;
+        let is_model = named
+            .split_once('/')
+            .is_some_and(|(provider, model)| self.providers.contains_key(provider) && !model.is_empty());
+        if !self.routes.contains_key(named) && !is_model {
+            return wrong(
+                &format!("{at}.embeddings"),
+                "there is no such route or model",
+                "name a route, or `provider/model`, that embeds",
+            );
+        }
+        if !(0.5..=1.0).contains(&semantic.threshold) {
+            return wrong(&format!("{at}.threshold"), "this is no similarity", "use 0.5 to 1, such as 0.97");
+        }
+        if !(0.0..=1.0).contains(&semantic.check) {
+            return wrong(&format!("{at}.check"), "this is no share", "use 0 to 1, such as 0.05");
+        }
+        if !(1..=16_000).contains(&semantic.question_bytes_max) {
+            return wrong(
+                &format!("{at}.question_bytes_max"),
+                "no question has this length",
+                "use 1 to 16000",
+            );
+        }
+        if !(1..=60_000).contains(&semantic.timeout_ms) {
+            return wrong(
+                &format!("{at}.timeout_ms"),
+                "this is no time",
+                "use milliseconds, from 1 to 60000",
+            );
+        }
+        Ok(())
     }
 
     fn validate_pass_through(&self, name: &str, forwarded: &PassThroughConfig) -> Result<(), Error> {
@@ -849,6 +926,16 @@ mod tests {
                 r#"{"providers":{"p":{"kind":"openai","keys":["k"]}},"routes":{"r":{"targets":[{"provider":"p","model":"m"}],"cache":{"ttl_s":5,"objective_hit_rate":30}}}}"#,
                 "routes.r.cache.objective_hit_rate",
                 "no share",
+            ),
+            (
+                r#"{"providers":{"p":{"kind":"openai","keys":["k"]}},"routes":{"r":{"targets":[{"provider":"p","model":"m"}],"cache":{"ttl_s":5,"semantic":{"embeddings":"nowhere"}}}}}"#,
+                "routes.r.cache.semantic.embeddings",
+                "no such route",
+            ),
+            (
+                r#"{"providers":{"p":{"kind":"openai","keys":["k"]}},"routes":{"r":{"targets":[{"provider":"p","model":"m"}],"cache":{"ttl_s":5,"semantic":{"embeddings":"p/e","threshold":97}}}}}"#,
+                "routes.r.cache.semantic.threshold",
+                "no similarity",
             ),
             (r#"{"limits":{"rpm":0}}"#, "limits.rpm", "nothing is let through"),
         ] {

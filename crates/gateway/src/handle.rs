@@ -13,6 +13,7 @@ use http::{Request, Response, StatusCode};
 use http_body::Body;
 use jiff::Timestamp;
 use ledger::Ledger;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use wire::{Embedding, ErrorClass, Format, Rewrite, Scanned, Shown, StreamConverter, StreamOptions};
 
@@ -21,16 +22,19 @@ use crate::attempt::{Failed, Outbound, Won, WonBody, attempt, read};
 use crate::balance::{Tried, back_at, choose};
 use crate::cache::{self, Cache, Found, Keeping, Kept, Tenant};
 use crate::catalog;
+use crate::compare::{self, Compared};
 use crate::config::ProviderKind;
 use crate::flight::Flight;
 use crate::job::Jobs;
 use crate::lookout::Lookout;
 use crate::meter::{Ask, CacheDecision, CacheNote, Ending, Metering, Refusal, RequestId, Reservation, What};
+use crate::metrics::Metrics;
 use crate::notice::{Notice, Notices};
 use crate::once::{self, IDEMPOTENCY_KEY, Once};
 use crate::relay::{Relay, Shape};
 use crate::retry::backoff;
 use crate::scan::Detector;
+use crate::semantic::{Checks, Saying, Sayings};
 use crate::shelf::Shelf;
 use crate::surface::{self, Surface};
 use crate::table::{Grant, OpenProvider, Ready, Route, Table, Target};
@@ -46,19 +50,23 @@ const SAME_QUESTION_WAIT: Duration = Duration::from_mins(1);
 /// How often money that is on its way is waited for.
 const REPLENISHED_MAX: usize = 3;
 
-/// The AI gateway of a daemon.
+/// The AI gateway of a daemon; cheap to clone.
+#[derive(Clone)]
 pub struct Gateway {
     table: Arc<ArcSwap<Table>>,
     metering: Arc<dyn Metering>,
-    clock: Arc<dyn Clock>,
-    watch: Arc<Watch>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) watch: Arc<Watch>,
     pub(crate) notices: Notices,
     pub(crate) detector: Arc<Detector>,
-    cache: Arc<Cache>,
-    shelf: Option<Arc<Shelf>>,
+    pub(crate) cache: Arc<Cache>,
+    pub(crate) shelf: Option<Arc<Shelf>>,
     transcripts: Transcripts,
     jobs: Option<Jobs>,
     pub(crate) once: Once,
+    pub(crate) sayings: Arc<Sayings>,
+    pub(crate) checks: Checks,
+    pub(crate) checking: Arc<Semaphore>,
 }
 
 /// What every step of a request knows.
@@ -90,16 +98,16 @@ impl Visit {
 }
 
 /// A request to a model.
-struct Question<'a> {
-    what: What,
+pub(crate) struct Question<'a> {
+    pub(crate) what: What,
     /// The client's format.
-    format: Format,
-    streaming: bool,
+    pub(crate) format: Format,
+    pub(crate) streaming: bool,
     /// A stream as one array; several embeddings at once.
     array: bool,
-    body: Bytes,
+    pub(crate) body: Bytes,
     scanned: Scanned,
-    headers: &'a HeaderMap,
+    pub(crate) headers: &'a HeaderMap,
     asked_model: String,
 }
 
@@ -114,6 +122,17 @@ impl Question<'_> {
             asked_model: &self.asked_model,
         }
     }
+}
+
+/// In whose name a model is asked.
+#[derive(Clone, Copy)]
+pub(crate) enum Errand {
+    /// A client asks.
+    Client,
+    /// The cache compares questions, by a route that the project file names.
+    Embed,
+    /// The cache asks once more what it answered to this request.
+    Check(RequestId),
 }
 
 /// What goes to a target.
@@ -146,6 +165,9 @@ impl Gateway {
             transcripts: Transcripts::default(),
             jobs: None,
             once: Once::default(),
+            sayings: Arc::default(),
+            checks: Checks::default(),
+            checking: Arc::new(Semaphore::new(compare::CHECKING_MAX)),
         }
     }
 
@@ -181,6 +203,13 @@ impl Gateway {
 
     pub(crate) fn jobs(&self) -> Option<&Jobs> {
         self.jobs.as_ref()
+    }
+
+    /// The same, counting what it checks among these metrics.
+    #[must_use]
+    pub fn measured(mut self, metrics: &Metrics) -> Self {
+        self.checks = metrics.cache_checks.clone();
+        self
     }
 
     /// The same with another clock, by which keys expire.
@@ -275,10 +304,13 @@ impl Gateway {
                     Err(problem) => return problem.answer(format, &visit.request_id),
                 };
                 match parts.headers.get(IDEMPOTENCY_KEY) {
-                    None => self.ask_a_model(visit, &grant, surface, parts, body).await,
+                    None => {
+                        self.ask_a_model(visit, &grant, surface, &parts.headers, body, Errand::Client).await
+                    }
                     Some(key) => {
                         let asked = (&parts.uri, key);
-                        let make = self.ask_a_model(visit, &grant, surface, parts, body.clone());
+                        let (headers, client) = (&parts.headers, Errand::Client);
+                        let make = self.ask_a_model(visit, &grant, surface, headers, body.clone(), client);
                         self.once.answer(visit, &grant.id, format, asked, &body, make).await
                     }
                 }
@@ -286,17 +318,18 @@ impl Gateway {
         }
     }
 
-    async fn ask_a_model(
+    pub(crate) async fn ask_a_model(
         &self,
         visit: &Visit,
         grant: &Arc<Grant>,
         surface: Surface,
-        parts: &Parts,
+        headers: &HeaderMap,
         body: Bytes,
+        errand: Errand,
     ) -> Response<Answer> {
         let format = surface.format();
         let refuse = |problem: Problem<'_>| problem.answer(format, &visit.request_id);
-        let question = match read_question(&surface, &parts.headers, body) {
+        let question = match read_question(&surface, headers, body) {
             Ok(question) => question,
             Err(error) => {
                 let mut problem = Problem::new(ErrorClass::BadRequest, &error.message);
@@ -304,7 +337,15 @@ impl Gateway {
                 return refuse(problem);
             }
         };
-        let route = match reachable(grant, &question.asked_model) {
+        let reached = match errand {
+            Errand::Client => reachable(grant, &question.asked_model),
+            // What the project file names for it needs no right of the client's key.
+            Errand::Embed | Errand::Check(_) => grant
+                .project
+                .resolve(&question.asked_model)
+                .ok_or_else(|| (ErrorClass::NotFound, "the route is gone".to_owned())),
+        };
+        let route = match reached {
             Ok(route) => route,
             Err((class, message)) => return refuse(Problem::new(class, &message)),
         };
@@ -341,7 +382,8 @@ impl Gateway {
         let clamp =
             reservation.max_tokens().filter(|allowed| ask.max_tokens.is_none_or(|asked| *allowed < asked));
         let asked_model = &question.asked_model;
-        if let Some(leak) = self.detector.first(&question.body) {
+        let is_client = matches!(errand, Errand::Client);
+        if let Some(leak) = is_client.then(|| self.detector.first(&question.body)).flatten() {
             self.notices.send(Notice::Exposed {
                 project: grant.project.name.to_string(),
                 key: grant.name.to_string(),
@@ -354,16 +396,27 @@ impl Gateway {
         let mut flight =
             Flight::new(visit, question.what, grant, &route, asked_model, question.streaming, reservation);
         flight.lookout = Some(Lookout::new(&self.detector, &self.notices, grant, &route.name, visit.id));
-        flight.transcript = self.transcripts.begin(visit, grant, &route, &question.told());
+        if is_client {
+            flight.transcript = self.transcripts.begin(visit, grant, &route, &question.told());
+        }
         let record = flight.record();
         record.input_tokens_estimate = estimate;
         record.clamped_max_tokens = clamp;
         record.request_bytes = question.body.len() as u64;
         let course = Course { visit, question: &question, route: &route, client: &grant.id, clamp };
-        if let Some(kept) = self.look(&course, grant, &mut flight).await
+        if let Errand::Check(checks) = errand {
+            let note = CacheNote { checks: Some(checks), ..CacheNote::default() };
+            flight.record().cache_note = Some(Box::new(note));
+        }
+        if is_client
+            && let Some(kept) = self.look(&course, grant, &mut flight).await
             && let Some(answer) = course.again(&kept, &mut flight)
         {
+            let like = flight.record().cache_note.as_ref().and_then(|note| note.like);
             flight.end(Ending::Complete);
+            if let Some(like) = like {
+                self.check_later(&course, grant, surface, &kept, like);
+            }
             return answer;
         }
         match course.fly(&mut flight).await {
@@ -373,7 +426,7 @@ impl Gateway {
     }
 
     /// The reply to the same question, if it was given before. If not, the flight keeps its own for the next one.
-    async fn look(&self, course: &Course<'_>, grant: &Grant, flight: &mut Flight) -> Option<Arc<Kept>> {
+    async fn look(&self, course: &Course<'_>, grant: &Arc<Grant>, flight: &mut Flight) -> Option<Arc<Kept>> {
         let Course { visit, question, route, .. } = course;
         if question.what != What::Generate {
             return None;
@@ -386,7 +439,8 @@ impl Gateway {
         let asked = course.asked(grant);
         if let Ok((key, greedy)) = asked {
             let question = Some(visit.table.mark(&key.0));
-            flight.record().cache_note = Some(Box::new(CacheNote { question, samples: !greedy }));
+            flight.record().cache_note =
+                Some(Box::new(CacheNote { question, samples: !greedy, ..CacheNote::default() }));
         }
         let config = config?;
         flight.record().cache = CacheDecision::Bypass;
@@ -410,6 +464,17 @@ impl Gateway {
                     self.cache.keep(asking, kept.clone());
                     return Some(Arc::new(kept));
                 }
+                let saying = match &config.semantic {
+                    None => None,
+                    // Boxed, so that requests without it carry nothing of it.
+                    Some(semantic) => {
+                        match Box::pin(self.compare(course, grant, semantic, key, flight)).await {
+                            Compared::Same(kept) => return Some(kept),
+                            Compared::New(saying) => saying,
+                        }
+                    }
+                };
+                let until = now + Duration::from_secs(config.ttl_s);
                 flight.record().cache = CacheDecision::Miss;
                 flight.keeping = Some(Box::new(Keeping {
                     cache: Arc::clone(&self.cache),
@@ -421,9 +486,12 @@ impl Gateway {
                     model: question.asked_model.clone(),
                     created_s: course.created_s(),
                     seed: course.seed(),
-                    until: now + Duration::from_secs(config.ttl_s),
+                    until,
                     tool_calls: config.tool_calls,
                     streamed: question.streaming.then(Vec::new),
+                    saying: saying.map(|(place, saying)| {
+                        (Arc::clone(&self.sayings), place, Saying { until, ..saying })
+                    }),
                 }));
                 None
             }
@@ -623,10 +691,10 @@ pub(crate) fn refused(refusal: &Refusal, format: Format, id: &HeaderValue) -> Re
 }
 
 /// A request with its route, from the first attempt to the answer.
-struct Course<'a> {
-    visit: &'a Visit,
-    question: &'a Question<'a>,
-    route: &'a Arc<Route>,
+pub(crate) struct Course<'a> {
+    pub(crate) visit: &'a Visit,
+    pub(crate) question: &'a Question<'a>,
+    pub(crate) route: &'a Arc<Route>,
     /// Id of the virtual key.
     client: &'a str,
     /// Tokens that the budget allows, where fewer than asked for.
@@ -940,11 +1008,14 @@ impl Course<'_> {
 
     /// Under which key the reply to this question is kept, and whether the likeliest answer is wanted and no other.
     fn asked(&self, grant: &Grant) -> Result<(cache::Key, bool), cache::Bypass> {
+        self.tenant(grant, |tenant| cache::asked(tenant, self.question.format, &self.question.body))
+    }
+
+    /// Whose question it is.
+    pub(crate) fn tenant<T>(&self, grant: &Grant, with: impl FnOnce(Tenant<'_>) -> T) -> T {
         let targets: Vec<&[u8]> = self.route.targets.iter().map(|target| target.shown().as_bytes()).collect();
         let targets = targets.join(&b' ');
-        let tenant =
-            Tenant { project: &grant.project.name, key: None, route: &self.route.name, targets: &targets };
-        cache::asked(tenant, self.question.format, &self.question.body)
+        with(Tenant { project: &grant.project.name, key: None, route: &self.route.name, targets: &targets })
     }
 
     /// A number that no other request has.
@@ -990,7 +1061,14 @@ impl Course<'_> {
         if let Ok(made_by) = HeaderValue::try_from(kept.made_by.as_str()) {
             headers.insert(header::TARGET, made_by);
         }
-        headers.insert(header::CACHE, HeaderValue::from_static(CacheDecision::Hit.as_str()));
+        headers.insert(header::CACHE, HeaderValue::from_static(flight.record().cache.as_str()));
+        if let Some(like) = flight.record().cache_note.as_ref().and_then(|note| note.like) {
+            headers.insert(header::CACHE_OF, header::id_value(like.of));
+            let similarity = format!("{}.{:04}", like.similarity / 10_000, like.similarity % 10_000);
+            if let Ok(similarity) = HeaderValue::try_from(similarity) {
+                headers.insert(header::CACHE_SIMILARITY, similarity);
+            }
+        }
         Some(response)
     }
 

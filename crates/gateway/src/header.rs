@@ -16,6 +16,9 @@ pub(crate) const MAX_TOKENS: HeaderName = HeaderName::from_static("steward-max-t
 pub(crate) const CACHE: HeaderName = HeaderName::from_static("steward-cache");
 /// The retired model that was asked for, where its successor answered.
 pub(crate) const INSTEAD_OF: HeaderName = HeaderName::from_static("steward-instead-of");
+/// Whose answer was given, where it was not asked in the same words, and how alike the two questions are.
+pub(crate) const CACHE_OF: HeaderName = HeaderName::from_static("steward-cache-of");
+pub(crate) const CACHE_SIMILARITY: HeaderName = HeaderName::from_static("steward-cache-similarity");
 /// Fields that the provider's format cannot say.
 pub(crate) const DROPPED: HeaderName = HeaderName::from_static("steward-dropped");
 /// A count that is ours and not the provider's.

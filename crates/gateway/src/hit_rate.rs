@@ -16,6 +16,14 @@ const BY_ROUTE: &str = "SELECT route, cache, COUNT(*) AS requests FROM ai_usage 
      WHERE project = ? AND at_us >= ? AND at_us < ? AND cache IN ('hit', 'semantic', 'miss', 'bypass') AND id NOT LIKE '%#%' \
      GROUP BY route, cache";
 
+const CHECKS: &str = "SELECT route, COUNT(*) AS checked, SUM(1 - agrees) AS disagreed FROM ai_cache_checks \
+     WHERE project = ? AND at_us >= ? AND at_us < ? GROUP BY route";
+
+/// Fewer checks say little about how often answers disagree.
+const CHECKS_MIN: u64 = 20;
+/// More answers that disagree than this share are a finding.
+const DISAGREE_MAX: f64 = 0.02;
+
 /// What the cache of a route did.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct HitRate {
@@ -29,6 +37,10 @@ pub struct HitRate {
     pub misses: u64,
     /// Not looked up.
     pub bypassed: u64,
+    /// Answers to a question in other words that were asked for once more.
+    pub checked: u64,
+    /// Those of them that disagree: false hits.
+    pub disagreed: u64,
     /// The share that was aimed at.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub objective: Option<f64>,
@@ -44,6 +56,12 @@ impl HitRate {
     #[allow(clippy::cast_precision_loss, reason = "a share to look at")]
     pub fn share(&self) -> f64 {
         (self.hits + self.semantic) as f64 / self.lookups().max(1) as f64
+    }
+
+    /// The share of answers to a question in other words that were false hits, as measured by checks.
+    #[allow(clippy::cast_precision_loss, reason = "a share to look at")]
+    pub fn false_hits(&self) -> f64 {
+        self.disagreed as f64 / self.checked.max(1) as f64
     }
 
     fn is_missed(&self) -> bool {
@@ -69,8 +87,16 @@ pub(crate) async fn hit_rates(
         let at = rates.iter().position(|rate| rate.route == route).unwrap_or_else(|| {
             let cache = config.routes.get(route).and_then(|route| route.cache.as_ref());
             let objective = cache.and_then(|cache| cache.objective_hit_rate);
-            let rate =
-                HitRate { route: route.to_owned(), hits: 0, semantic: 0, misses: 0, bypassed: 0, objective };
+            let rate = HitRate {
+                route: route.to_owned(),
+                hits: 0,
+                semantic: 0,
+                misses: 0,
+                bypassed: 0,
+                checked: 0,
+                disagreed: 0,
+                objective,
+            };
             rates.push(rate);
             rates.len() - 1
         });
@@ -80,6 +106,14 @@ pub(crate) async fn hit_rates(
             "semantic" => rates[at].semantic += count,
             "miss" => rates[at].misses += count,
             _ => rates[at].bypassed += count,
+        }
+    }
+    let parameters = vec![ctx.project().into(), between.since.into(), between.until.into()];
+    for row in ledger.query(CHECKS, parameters).await? {
+        let route = row.get_text("route")?;
+        if let Some(rate) = rates.iter_mut().find(|rate| rate.route == route) {
+            let count = |name| row.get_i64(name).map(|count| u64::try_from(count).unwrap_or(0));
+            (rate.checked, rate.disagreed) = (count("checked")?, count("disagreed")?);
         }
     }
     Ok(rates)
@@ -106,6 +140,16 @@ pub(crate) fn lines(rates: &[HitRate]) -> String {
             write!(text, ", {word} {}", percent(objective)).expect("writing to a string does not fail");
         }
         writeln!(text, "; {} not looked up", rate.bypassed).expect("writing to a string does not fail");
+        if rate.checked > 0 {
+            writeln!(
+                text,
+                "of {} answers to other words that were checked {} disagree ({} false hits)",
+                rate.checked,
+                rate.disagreed,
+                percent(rate.false_hits())
+            )
+            .expect("writing to a string does not fail");
+        }
     }
     text
 }
@@ -116,6 +160,22 @@ fn percent(share: f64) -> String {
 
 /// Those that miss their objective over enough lookups.
 pub(crate) fn findings(rates: &[HitRate]) -> Vec<Finding> {
+    let wrong = rates.iter().filter(|rate| rate.checked >= CHECKS_MIN && rate.false_hits() > DISAGREE_MAX);
+    let wrong = wrong.map(|rate| Finding {
+        code: "semantic_cache_disagrees".into(),
+        severity: Severity::Warning,
+        title: format!(
+            "of {} answers of `{}` to a question in other words {} disagree with a fresh one",
+            rate.checked, rate.route, rate.disagreed
+        ),
+        object: rate.route.clone(),
+        recommendation: Some(format!(
+            "raise `ai.routes.{}.cache.semantic.threshold`, or remove `semantic`",
+            rate.route
+        )),
+        evidence: Vec::new(),
+        escalate: None,
+    });
     let missed = rates.iter().filter(|rate| rate.is_missed());
     missed
         .map(|rate| Finding {
@@ -137,5 +197,6 @@ pub(crate) fn findings(rates: &[HitRate]) -> Vec<Finding> {
             evidence: Vec::new(),
             escalate: None,
         })
+        .chain(wrong)
         .collect()
 }

@@ -9,6 +9,7 @@ mod breaker;
 mod budget;
 mod cache;
 mod catalog;
+mod compare;
 mod config;
 pub mod cost;
 mod fingerprint;
@@ -50,6 +51,8 @@ mod retry;
 mod rotate;
 pub mod scan;
 mod scrub;
+mod semantic;
+mod sense;
 pub mod settings;
 mod share;
 mod shelf;
@@ -71,7 +74,7 @@ pub use catalog::{Catalog, Retired};
 pub use config::{
     AiConfig, Balance, BudgetConfig, BudgetScope, CacheConfig, CountersConfig, CountersKind, Enforce,
     LimitsConfig, PassThroughConfig, Period, ProviderConfig, ProviderKind, RetryConfig, RouteConfig,
-    ServiceCanary, StorePromptsConfig, TargetConfig, TimeoutsConfig,
+    SemanticConfig, ServiceCanary, StorePromptsConfig, TargetConfig, TimeoutsConfig,
 };
 pub use fingerprint::{Fingerprint, Fingerprints};
 pub use grant::{Callable, compile};
@@ -84,8 +87,8 @@ pub use key::{
     VirtualKeys,
 };
 pub use meter::{
-    Ask, Attempt, CacheDecision, CacheNote, Ending, Hold, Metering, Refusal, RequestId, Reservation,
-    Settlement, Unmetered, What,
+    Ask, Attempt, CacheDecision, CacheNote, Ending, Hold, Likeness, Metering, Refusal, RequestId,
+    Reservation, Settlement, Unmetered, What,
 };
 pub use metrics::Metrics;
 pub use notice::{Notice, Notices};

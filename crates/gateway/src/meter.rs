@@ -269,6 +269,21 @@ pub struct CacheNote {
     pub question: Option<u128>,
     /// The answer is drawn at random.
     pub samples: bool,
+    /// Whose answer was given, where it was not asked in the same words.
+    pub like: Option<Likeness>,
+    /// The questions could not be embedded, and so not compared.
+    pub embedding_failed: bool,
+    /// The request whose answer this one checks.
+    pub checks: Option<RequestId>,
+}
+
+/// How alike two questions are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Likeness {
+    /// The request whose answer was given.
+    pub of: RequestId,
+    /// The cosine of their embeddings, in ten-thousandths.
+    pub similarity: u16,
 }
 
 impl Settlement {
@@ -336,6 +351,8 @@ pub enum CacheDecision {
     Miss,
     /// It answered.
     Hit,
+    /// It answered with the reply to the same question in other words.
+    Semantic,
 }
 
 impl CacheDecision {
@@ -346,6 +363,7 @@ impl CacheDecision {
             Self::Bypass => "bypass",
             Self::Miss => "miss",
             Self::Hit => "hit",
+            Self::Semantic => "semantic",
         }
     }
 }

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 
 use crate::accounts::Accounts;
 use crate::meter::{CacheDecision, Ending, Settlement};
+use crate::semantic::Checks;
 use crate::table::{Route, Table};
 use crate::transcript::Fates;
 use crate::usage::UsageRow;
@@ -153,6 +154,7 @@ pub struct Metrics {
     attempts: Family<AttemptLabels, Counter>,
     cache: Family<CacheLabels, Counter>,
     pub(crate) prompts: Fates,
+    pub(crate) cache_checks: Checks,
     keys: Family<KeyLabels, Gauge>,
     breakers: Family<TargetLabels, Gauge>,
     hit_rates: Family<RouteLabels, Gauge<f64, AtomicU64>>,
@@ -180,6 +182,7 @@ impl Default for Metrics {
             attempts: Family::default(),
             cache: Family::default(),
             prompts: Family::default(),
+            cache_checks: Family::default(),
             keys: Family::default(),
             breakers: Family::default(),
             hit_rates: Family::default(),
@@ -230,6 +233,11 @@ impl Metrics {
             self.attempts.clone(),
         );
         registry.register("steward_ai_cache", "What the cache decided", self.cache.clone());
+        registry.register(
+            "steward_ai_cache_checks",
+            "Answers to a question in other words that were asked for once more, by whether both agree",
+            self.cache_checks.clone(),
+        );
         registry.register(
             "steward_ai_prompts",
             "Prompts of routes that store them: stored, dropped because too many waited, failed to be written",
@@ -413,7 +421,7 @@ impl Metrics {
         };
         let labels =
             RouteLabels { steward_project: project.to_owned(), steward_route: route.name.to_string() };
-        let found = count(CacheDecision::Hit);
+        let found = count(CacheDecision::Hit) + count(CacheDecision::Semantic);
         let lookups = found + count(CacheDecision::Miss);
         if lookups > 0 {
             self.hit_rates.get_or_create(&labels).set(whole(found) / whole(lookups));

@@ -88,7 +88,8 @@ impl Weighter<Hash, Arc<Kept>> for Weight {
 /// A request that is under way, by what it asks.
 type UnderWay = Arc<Mutex<HashMap<Hash, (Hash, Arc<Notify>)>>>;
 
-/// What was done, and what is being done.
+/// What was done, and what is being done; cheap to clone.
+#[derive(Clone)]
 pub(crate) struct Once {
     kept: Arc<quick_cache::sync::Cache<Hash, Arc<Kept>, Weight>>,
     under_way: UnderWay,

@@ -33,8 +33,21 @@ pub(crate) fn below(end: u64) -> u64 {
     u64::try_from((u128::from(number()) * u128::from(end)) >> 64).unwrap_or(0)
 }
 
+/// Whether something with this share of all cases happens now.
+#[allow(clippy::cast_precision_loss, reason = "a share, not an amount")]
+pub(crate) fn happens(share: f64) -> bool {
+    ((number() >> 11) as f64) < share * (1_u64 << 53) as f64
+}
+
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn a_share_of_cases_happens() {
+        assert!(!super::happens(0.0) && super::happens(1.0));
+        let count = (0..10_000).filter(|_| super::happens(0.25)).count();
+        assert!((2_000..3_000).contains(&count), "{count}");
+    }
+
     #[test]
     fn numbers_stay_below_the_end_and_reach_all() {
         let mut seen = [0_u32; 7];

@@ -207,7 +207,21 @@ fn text(row: &UsageRow, proof: &Proof, total: i64, billed: &[Value]) -> String {
         }
     }
     if row.cache != "off" {
-        say(format!("cache    {}", row.cache));
+        let like = &details["like"];
+        let more = match (like["request"].as_str(), like["similarity_ten_thousandths"].as_u64()) {
+            (Some(of), Some(similarity)) => {
+                format!(": the answer of {of}, asked in other words, similarity 0.{similarity:04}")
+                    .replace("0.10000", "1.0000")
+            }
+            _ if details["embedding_failed"] == true => {
+                ": it could not be compared with what was asked before, the embedding failed".to_owned()
+            }
+            _ => String::new(),
+        };
+        say(format!("cache    {}{more}", row.cache));
+    }
+    if let Some(of) = details["checks"].as_str() {
+        say(format!("checks   whether the answer of {of} from the cache was right"));
     }
     let counted = match row.estimated {
         0 => "counted by the provider",

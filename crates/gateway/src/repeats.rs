@@ -11,8 +11,6 @@ use crate::usage::UsageRow;
 pub(crate) const KEPT_S: [i64; 4] = [60, 600, 3_600, 86_400];
 /// Questions that are remembered; later ones count as new each time.
 const QUESTIONS_MAX: usize = 500_000;
-/// Most bytes at the beginning and at the end of a body that decide whether it is in the sample.
-const LOOKED_AT: usize = 4_096;
 /// One question in so many is looked at on a route without a cache.
 const ONE_IN: u64 = 16;
 /// Larger requests are not looked at: their canonical form costs too much.
@@ -23,19 +21,15 @@ pub(crate) fn is_in_sample(body: &[u8]) -> bool {
     if body.len() > BODY_BYTES_MAX {
         return false;
     }
-    let (beginning, rest) = body.split_at(body.len().min(LOOKED_AT));
-    let end = &rest[rest.len().saturating_sub(LOOKED_AT)..];
     let mut mixed = body.len() as u64;
-    for part in [beginning, end] {
-        let mut chunks = part.chunks_exact(8);
-        let mut mix = |word: u64| mixed = (mixed ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
-        for chunk in &mut chunks {
-            mix(u64::from_le_bytes(chunk.try_into().expect("chunks have 8 bytes")));
-        }
-        let mut last = [0; 8];
-        last[..chunks.remainder().len()].copy_from_slice(chunks.remainder());
-        mix(u64::from_le_bytes(last));
+    let mut mix = |word: u64| mixed = (mixed ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
+    let mut chunks = body.chunks_exact(8);
+    for chunk in &mut chunks {
+        mix(u64::from_le_bytes(chunk.try_into().expect("chunks have 8 bytes")));
     }
+    let mut last = [0; 8];
+    last[..chunks.remainder().len()].copy_from_slice(chunks.remainder());
+    mix(u64::from_le_bytes(last));
     (mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32).is_multiple_of(ONE_IN)
 }
 
@@ -126,9 +120,10 @@ mod tests {
         };
         let count = (0..16_000).filter(|number| is_in_sample(body(*number).as_bytes())).count();
         assert!((700..1_300).contains(&count), "{count}");
+        // Wherever they differ.
         let large = |number: u32| format!("{number:>6000}{}", " ".repeat(20_000));
         let count = (0..1_600).filter(|number| is_in_sample(large(*number).as_bytes())).count();
-        assert!(count < 1_600 && is_in_sample(b"") == is_in_sample(b""), "{count}");
+        assert!((50..200).contains(&count), "{count}");
         assert!(!is_in_sample(&vec![b' '; BODY_BYTES_MAX + 1]));
     }
 }

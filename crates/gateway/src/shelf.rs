@@ -5,11 +5,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use contract::{Actor, Context, Error, ErrorKind};
+use jiff::Timestamp;
 use ledger::{Ledger, Place, Row, Value, Write};
 use tokio::sync::Semaphore;
 use wire::Format;
 
 use crate::cache::{Kept, Key};
+use crate::meter::RequestId;
 
 /// Replies that are being written; further ones stay in memory alone.
 const WRITING_MAX: usize = 64;
@@ -23,6 +25,8 @@ const FIND: &str =
 const PUT: &str = "INSERT INTO ai_cache (project, question, format, body, usage, made_by, until_us) \
                    VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (project, question) DO UPDATE SET format = excluded.format, \
                    body = excluded.body, usage = excluded.usage, made_by = excluded.made_by, until_us = excluded.until_us";
+const CHECKED: &str = "INSERT INTO ai_cache_checks (project, id, of, at_us, route, similarity, agrees) \
+                       VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (project, id) DO NOTHING";
 const SWEEP: &str = "DELETE FROM ai_cache WHERE (project, question) IN \
                      (SELECT project, question FROM ai_cache WHERE until_us <= ? LIMIT ?)";
 
@@ -96,6 +100,34 @@ impl Shelf {
             drop(permit);
         });
     }
+}
+
+impl Shelf {
+    /// Records whether an answer to another wording agrees with a fresh one.
+    pub(crate) async fn checked(&self, check: &Check<'_>) -> Result<(), Error> {
+        let ctx = Context::new(check.project, Actor::system());
+        let values: Vec<Value> = vec![
+            check.project.into(),
+            check.id.to_string().into(),
+            check.of.to_string().into(),
+            check.at.into(),
+            check.route.into(),
+            i64::from(check.similarity).into(),
+            check.agrees.into(),
+        ];
+        self.ledger.write(&ctx, Write::new().exec(CHECKED, values).unsynced()).await.map(drop)
+    }
+}
+
+/// An answer to another wording, asked for once more.
+pub(crate) struct Check<'a> {
+    pub(crate) project: &'a str,
+    pub(crate) route: &'a str,
+    pub(crate) id: RequestId,
+    pub(crate) of: RequestId,
+    pub(crate) at: Timestamp,
+    pub(crate) similarity: u16,
+    pub(crate) agrees: bool,
 }
 
 fn place<'a>(project: &'a str, question: &'a str) -> Place<'a> {

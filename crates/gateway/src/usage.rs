@@ -240,11 +240,17 @@ fn ending(word: &str) -> &'static str {
 }
 
 fn cache(word: &str) -> &'static str {
-    [CacheDecision::Off, CacheDecision::Bypass, CacheDecision::Miss, CacheDecision::Hit]
-        .into_iter()
-        .map(CacheDecision::as_str)
-        .find(|known| *known == word)
-        .unwrap_or("off")
+    [
+        CacheDecision::Off,
+        CacheDecision::Bypass,
+        CacheDecision::Miss,
+        CacheDecision::Hit,
+        CacheDecision::Semantic,
+    ]
+    .into_iter()
+    .map(CacheDecision::as_str)
+    .find(|known| *known == word)
+    .unwrap_or("off")
 }
 
 /// The root over the hashes of a batch's rows, in the order of the hashes.
@@ -389,6 +395,19 @@ struct Details<'s> {
     question: Option<String>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     samples: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    like: Option<Like>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    embedding_failed: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    checks: Option<String>,
+}
+
+/// Whose answer was given to other words.
+#[derive(Serialize)]
+struct Like {
+    request: String,
+    similarity_ten_thousandths: u16,
 }
 
 #[derive(Serialize)]
@@ -460,6 +479,11 @@ fn receipt(settlement: &Settlement, bound: i64) -> String {
         response_bytes: settlement.response_bytes,
         question: note.and_then(|note| note.question).map(|question| format!("{question:032x}")),
         samples: note.is_some_and(|note| note.samples),
+        like: note
+            .and_then(|note| note.like)
+            .map(|like| Like { request: like.of.to_string(), similarity_ten_thousandths: like.similarity }),
+        embedding_failed: note.is_some_and(|note| note.embedding_failed),
+        checks: note.and_then(|note| note.checks).map(|checks| checks.to_string()),
     };
     serde_json::to_string(&details).expect("details are JSON")
 }

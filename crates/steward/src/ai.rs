@@ -378,6 +378,7 @@ impl Ai {
         let gateway = Gateway::sharing(Arc::clone(&self.table), metering)
             .with_ledger(self.steward.ledger().clone())
             .storing(self.prompts.transcripts())
+            .measured(self.accounts.metrics())
             .with_clock(Arc::clone(self.steward.clock()))
             .with_jobs(self.jobs.clone())
             .telling(Arc::clone(&self.watch), self.notices.clone());

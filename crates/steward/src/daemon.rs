@@ -116,9 +116,10 @@ pub(crate) async fn run(steward: Arc<Steward>, _surroundings: Surroundings) -> R
     terminal::note(&format!("steward listens on {scheme}://{address} (API under /api/v1, MCP under /mcp)"));
     let (ai, inbox) = crate::ai::Ai::start(Arc::clone(&steward)).await?;
     let app = crate::http::app(Arc::clone(&steward), Arc::clone(&ai), address, &http.hosts, stop.clone());
+    let gateway = ai.gateway();
     let server = {
         let (stop, connections) = (stop.clone(), tracker.clone());
-        let doors = serve::Doors { gateway: ai.gateway(), app };
+        let doors = serve::Doors { gateway: Arc::clone(&gateway), app };
         tracker.spawn(async move { serve::serve(listener, tls, doors, stop, &connections).await })
     };
     tracker.spawn(Arc::clone(&ai).follow(inbox, stop.clone(), tracker.clone()));
@@ -132,6 +133,7 @@ pub(crate) async fn run(steward: Arc<Steward>, _surroundings: Surroundings) -> R
     let drain = Duration::from_secs(http.drain_s);
     let drained = async {
         tracker.wait().await;
+        gateway.settled().await;
         steward.settled(drain).await
     };
     if tokio::time::timeout(drain, drained).await.is_err() {

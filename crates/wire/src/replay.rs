@@ -91,6 +91,22 @@ pub fn reply_nature(format: Format, body: &[u8]) -> Result<Nature, BadReply> {
     Ok(Nature { calls_tools, refused, finished })
 }
 
+/// What a whole reply of this format says in words, without thoughts and calls.
+///
+/// # Errors
+///
+/// The body is not a reply of its format, or holds an error of the provider.
+pub fn reply_text(format: Format, body: &[u8]) -> Result<String, BadReply> {
+    let reply = read_reply(format, body, &Shown::default())?;
+    let mut text = String::new();
+    for part in &reply.parts {
+        if let Body::Text(said) | Body::Refusal(said) = part {
+            text.push_str(said);
+        }
+    }
+    Ok(text)
+}
+
 fn has_choices(format: Format, body: &[u8]) -> Result<bool, BadReply> {
     let name = match format {
         Format::Chat => "choices",
@@ -193,6 +209,15 @@ mod tests {
             let again = events_as_reply(format, events.into(), &SHOWN, None).unwrap();
             assert_eq!(said(format, &again), said(format, body.as_bytes()), "{format}");
         }
+    }
+
+    #[test]
+    fn the_words_of_a_reply() {
+        for ((format, body), said) in REPLIES.into_iter().zip(["Two \"calls\" é.", "Yes.", "Hi.", "Hello."])
+        {
+            assert_eq!(reply_text(format, body.as_bytes()).unwrap(), said, "{format}");
+        }
+        assert!(reply_text(Format::Chat, b"{}").is_err());
     }
 
     #[test]

@@ -35,7 +35,8 @@ async fn advice_says_what_a_cache_would_have_answered() {
         // One question every thirty seconds, and another one each time.
         for (question, samples) in [(Some(7), false), (Some(1_000 + number), true)] {
             end(shop.ask().unwrap(), |settlement| {
-                settlement.cache_note = Some(Box::new(CacheNote { question, samples }));
+                settlement.cache_note =
+                    Some(Box::new(CacheNote { question, samples, ..CacheNote::default() }));
             });
         }
         // Two that are not in the sample.

@@ -20,5 +20,6 @@ mod retired;
 mod same_format;
 #[path = "../../../outbound/tests/upstream/secure.rs"]
 mod secure;
+mod semantic;
 mod stage;
 mod traces;

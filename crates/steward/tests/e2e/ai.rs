@@ -637,6 +637,67 @@ fn a_collector_gets_spans_without_prompts() {
 }
 
 #[test]
+fn false_hits_of_the_semantic_cache_are_measured() {
+    let fake = provider(&[OLD]);
+    let project = Project::new(&format!(
+        "project: shop\nai:\n  providers:\n    openai:\n      kind: openai\n      url: {}/v1\n      keys: [openai/main]\n  \
+         routes:\n    vectors:\n      targets: [ {{ provider: openai, model: text-embedding-3-small }} ]\n    fast:\n      \
+         targets: [ {{ provider: openai, model: gpt-5-mini }} ]\n      cache:\n        ttl_s: 600\n        \
+         semantic: {{ embeddings: vectors, check: 1 }}\n",
+        fake.url()
+    ));
+    put(&project, "openai/main", OLD);
+    let key =
+        key_in(&project.run(&["ai", "keys", "create", "checkout", "--routes", "fast"]).expect(0).stdout)
+            .unwrap();
+    let daemon = project.daemon(&[]);
+    let vectors = |all: &[[f32; 2]]| {
+        let data: Vec<Value> = all.iter().map(|numbers| json!({ "embedding": numbers })).collect();
+        let body = json!({ "data": data, "usage": { "prompt_tokens": 8, "total_tokens": 8 } });
+        fake.next_on(On::path("/embeddings"), Reply::raw("application/json", body.to_string()));
+    };
+    let ask = |text: &str| {
+        let call =
+            json!({ "model": "fast", "temperature": 0, "messages": [{ "role": "user", "content": text }] });
+        RUNTIME.block_on(async {
+            let url = format!("{}/v1/chat/completions", daemon.url);
+            let response = client().post(url).bearer_auth(&key).json(&call).send().await.unwrap();
+            let header = |name: &str| response.headers()[name].to_str().unwrap().to_owned();
+            (header("steward-cache"), header("steward-receipt"))
+        })
+    };
+    fake.next_on(On::generation(), Reply::text("Use the link in the mail."));
+    assert_eq!(ask("How do I reset the password?").0, "miss");
+    vectors(&[[1.0, 0.0], [1.0, 0.0]]);
+    fake.next_on(On::generation(), Reply::text("Ask your administrator."));
+    vectors(&[[1.0, 0.0], [0.0, 1.0]]);
+    let (decision, receipt) = ask("How do I reset my password?");
+    assert_eq!(decision, "semantic");
+    let usage = || project.run(&["ai", "usage", "--by", "cache"]).expect(0).stdout;
+    eventually("the check is counted", || usage().contains("checked 1 disagree (100.0 % false hits)"));
+    assert!(usage().contains("(1 by what they mean)"), "{}", usage());
+    let shown = project.run(&["ai", "receipt", &receipt]).expect(0).stdout;
+    assert!(
+        shown.contains("cache    semantic: the answer of req_") && shown.contains("similarity 1.0000"),
+        "{shown}"
+    );
+    let metrics = RUNTIME.block_on(async {
+        let token = project.token("prometheus", "reader");
+        let url = format!("{}/metrics", daemon.url);
+        client().get(url).bearer_auth(token).send().await.unwrap().text().await.unwrap()
+    });
+    let line =
+        "steward_ai_cache_checks_total{steward_project=\"shop\",steward_route=\"fast\",agrees=\"no\"} 1";
+    assert!(metrics.contains(line), "{metrics}");
+    // Embeddings cost money and are counted like other calls.
+    let routes = project.answer(&["ai", "usage", "--by", "route"]);
+    let vectors =
+        routes["value"]["rows"].as_array().unwrap().iter().find(|row| row["name"] == "vectors").unwrap();
+    assert_eq!(vectors["requests"], 2, "{routes}");
+    assert_eq!(daemon.stop(), 0);
+}
+
+#[test]
 fn a_stored_prompt_of_production_is_shown_and_erased_only_with_approval() {
     const PASSPHRASE: &str = "violet harbor tin kettle";
     let fake = provider(&[OLD]);
