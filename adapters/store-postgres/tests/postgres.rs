@@ -938,6 +938,38 @@ async fn waiting_for_a_lock_times_out_and_leaves_nothing() {
     execution.finish(&ctx()).await.unwrap();
 }
 
+/// Many columns make a large catalog, which two sessions read that see the same; where only one may be had, that one does.
+#[tokio::test]
+async fn large_catalog_is_read_by_two_sessions_as_by_one() {
+    let database = database("large_catalog").await;
+    database
+        .admin(
+            "DO $$ DECLARE columns text := (SELECT string_agg(format('c%s int CHECK (c%s > 0)', i, i), ', ') FROM generate_series(1, 24) AS i);
+             BEGIN
+               FOR n IN 1..330 LOOP
+                 EXECUTE format('CREATE TABLE t%s (id int PRIMARY KEY, parent int REFERENCES t%s, %s)', n, n, columns);
+               END LOOP;
+             END $$",
+        )
+        .await;
+    let sessions = "SELECT count(*)::text FROM pg_stat_activity \
+                    WHERE datname = current_database() AND application_name = 'steward'";
+    let alone = database.store_with(|config| config.connections_max = 1, &[]);
+    let by_one = alone.relational().unwrap().inspect(&ctx()).await.unwrap();
+    assert_eq!(database.text(sessions).await, "1");
+    let store = database.store();
+    let by_two = store.relational().unwrap().inspect(&ctx()).await.unwrap();
+    assert_eq!(database.text(sessions).await, "3", "one of the first store, two of this one");
+    assert_eq!(by_two.tables.len(), 330);
+    assert_eq!(by_two.tables, by_one.tables);
+    let table = by_two.table("t330").unwrap();
+    assert_eq!((table.columns.len(), table.checks.len(), table.foreign_keys.len()), (26, 24, 1));
+    assert_eq!(
+        (by_two.views, by_two.others, by_two.extensions),
+        (by_one.views, by_one.others, by_one.extensions)
+    );
+}
+
 /// A build that fails because the index is there already takes nothing away.
 #[tokio::test]
 async fn index_that_was_there_outlives_a_failed_build() {
