@@ -141,6 +141,10 @@ pub struct ProviderConfig {
     /// Send keys over `http` to another machine. Default: no.
     #[serde(default)]
     pub allow_http: bool,
+    /// `openai` with its own `url`: the server takes Anthropic's `cache_control` in chat completions, so that the marks of
+    /// Anthropic's clients are passed on. Default: no; OpenAI's own refuses them.
+    #[serde(default)]
+    pub cache_control: bool,
 }
 
 impl ProviderConfig {
@@ -713,6 +717,13 @@ impl ProviderConfig {
                 );
             }
         }
+        if self.cache_control && (self.kind != ProviderKind::Openai || self.url.is_none()) {
+            return wrong(
+                &format!("{at}.cache_control"),
+                "only a server of your own may take `cache_control` in chat completions",
+                "remove it; Anthropic gets the marks as they are",
+            );
+        }
         if self.kind != ProviderKind::AzureOpenai {
             if self.api_version.is_some() {
                 return wrong(&format!("{at}.api_version"), "only `azure_openai` has versions", "remove it");
@@ -936,6 +947,11 @@ mod tests {
                 r#"{"providers":{"p":{"kind":"openai","keys":["k"]}},"routes":{"r":{"targets":[{"provider":"p","model":"m"}],"cache":{"ttl_s":5,"semantic":{"embeddings":"p/e","threshold":97}}}}}"#,
                 "routes.r.cache.semantic.threshold",
                 "no similarity",
+            ),
+            (
+                r#"{"providers":{"p":{"kind":"openai","keys":["k"],"cache_control":true}}}"#,
+                "providers.p.cache_control",
+                "a server of your own",
             ),
             (r#"{"limits":{"rpm":0}}"#, "limits.rpm", "nothing is let through"),
         ] {

@@ -906,6 +906,7 @@ impl Course<'_> {
                 self.route.config.max_tokens.min(target.output_tokens_max.unwrap_or(u64::MAX))
             }),
             chat_limit,
+            chat_cache_control: target.provider.cache_control,
             ..wire::Target::new(model)
         };
         let (format, ready) = match question.what {

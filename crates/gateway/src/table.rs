@@ -239,6 +239,8 @@ pub struct OpenProvider {
     pub formats: Vec<Format>,
     /// Where it is, without a slash at the end.
     pub url: Box<str>,
+    /// Whether it takes Anthropic's marks for its cache in chat completions.
+    pub(crate) cache_control: bool,
     models: Option<BTreeSet<String>>,
     certificates: Option<Vec<u8>>,
     /// Whether retired names are asked for by their successors.
@@ -658,6 +660,7 @@ impl Project {
             retries: Arc::default(),
             formats: Vec::new(),
             url: url.as_str().into(),
+            cache_control: false,
             models: None,
             certificates: certificates.clone(),
             follows: false,
@@ -850,6 +853,7 @@ impl OpenProvider {
             retries: known.map(|known| Arc::clone(&known.retries)).unwrap_or_default(),
             formats,
             url: based(url, adapter.default_path())?.into(),
+            cache_control: config.cache_control,
             models: config.models.clone(),
             certificates: pem(config.certificates.as_ref(), parts),
             follows: config.follows_successors(),

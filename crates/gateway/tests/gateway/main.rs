@@ -12,6 +12,7 @@ mod converted;
 mod fallback;
 mod forwarding;
 mod honest;
+mod markers;
 mod once;
 mod over_tls;
 mod prompts;
