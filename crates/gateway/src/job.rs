@@ -2,7 +2,7 @@
 //! whether somebody asks for it or not.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -46,6 +46,8 @@ const LOOK_PART: i64 = 20;
 /// Shortest and longest time between looks, in microseconds.
 const LOOK_US_MIN: i64 = 15_000_000;
 const LOOK_US_MAX: i64 = 300_000_000;
+/// Time between looks at which jobs are due, in microseconds: a daemon without any must not feel them.
+const QUIET_US: i64 = 5_000_000;
 /// A job of a process that is gone, or whose making is as old as this, is not known to be made.
 const MAKING_US_MAX: i64 = 3_600_000_000;
 /// Jobs that the provider is asked for at the same time, and in one round.
@@ -176,6 +178,8 @@ struct Inner {
     /// What goes on though its client has left.
     tasks: TaskTracker,
     looking: AtomicBool,
+    /// Until then nobody looks which jobs are due.
+    quiet_until_us: AtomicI64,
     /// Jobs that are being settled just now.
     settling: Mutex<HashSet<String>>,
 }
@@ -244,6 +248,7 @@ impl Jobs {
             clock,
             tasks: TaskTracker::new(),
             looking: AtomicBool::new(false),
+            quiet_until_us: AtomicI64::new(0),
             settling: Mutex::default(),
         };
         Self(Arc::new(inner))
@@ -670,17 +675,22 @@ impl Jobs {
     }
 
     /// Asks providers for the jobs that are due, and settles those that have ended. Answers how many were asked for; none
-    /// when another round is under way.
+    /// when another round is under way, or was some seconds ago.
     ///
     /// # Errors
     ///
     /// As the ledger's.
     pub async fn look(&self, table: &Table) -> Result<usize, Error> {
-        if self.0.looking.swap(true, Ordering::AcqRel) {
+        let now_us = self.0.clock.now().as_microsecond();
+        if now_us < self.0.quiet_until_us.load(Ordering::Relaxed)
+            || self.0.looking.swap(true, Ordering::AcqRel)
+        {
             return Ok(0);
         }
         let _round = Round(&self.0.looking);
-        self.look_now(table).await
+        let looked = self.look_now(table).await?;
+        self.0.quiet_until_us.store(now_us.saturating_add(QUIET_US), Ordering::Relaxed);
+        Ok(looked)
     }
 
     async fn look_now(&self, table: &Table) -> Result<usize, Error> {
