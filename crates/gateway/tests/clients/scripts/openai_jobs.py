@@ -21,8 +21,8 @@ for _ in range(10):
     if job.status == "succeeded":
         break
 assert job.status == "succeeded" and job.fine_tuned_model, job
-assert "completed" in next(iter(client.fine_tuning.jobs.list_events(job.id))).message
-assert [known.id for known in client.fine_tuning.jobs.list()] == [job.id]
+assert next(iter(client.fine_tuning.jobs.list_events(job.id))).message
+assert job.id in [known.id for known in client.fine_tuning.jobs.list()]
 
 one = {
     "custom_id": "first",
