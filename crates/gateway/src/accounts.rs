@@ -911,7 +911,7 @@ impl Limited {
             entered.slot = true;
         }
         if let Some(limit) = grant.limits.requests_per_minute
-            && let Err(short) = used.rpm.take(u64::from(limit), 1, now, shares)
+            && let Err(short) = used.rpm.take(u64::from(limit), 1, 1, now, shares)
         {
             return Err(rate_refusal(&grant.name, "requests", 1, &short));
         }
@@ -926,15 +926,16 @@ impl Limited {
                 0
             };
             let tokens = ask.input_tokens_estimate.saturating_add(answer);
-            // One that asks for more than a minute's worth but needs less should not starve.
-            let tokens = if ask.input_tokens_estimate <= limit { tokens.min(limit) } else { tokens };
-            if let Err(short) = used.tpm.take(limit, tokens, now, shares) {
-                if grant.limits.requests_per_minute.is_some() {
-                    used.rpm.correct(1, 0, now);
+            let least = ask.input_tokens_estimate;
+            match used.tpm.take(limit, tokens, least, now, shares) {
+                Ok(taken) => entered.tokens = Some(taken),
+                Err(short) => {
+                    if grant.limits.requests_per_minute.is_some() {
+                        used.rpm.correct(1, 0, now);
+                    }
+                    return Err(rate_refusal(&grant.name, "tokens", tokens, &short));
                 }
-                return Err(rate_refusal(&grant.name, "tokens", tokens, &short));
             }
-            entered.tokens = Some(tokens);
         }
         Ok(entered)
     }

@@ -48,6 +48,11 @@ impl Rate {
         Self { per_minute: AtomicU64::new(per_minute.max(1)), full_at: AtomicU64::new(0) }
     }
 
+    /// The limit, in a minute.
+    pub fn limit(&self) -> u64 {
+        self.per_minute.load(Ordering::Relaxed)
+    }
+
     /// Changes the limit; what was used stays used.
     pub fn set(&self, per_minute: u64) {
         let before = self.per_minute.swap(per_minute.max(1), Ordering::Relaxed);

@@ -106,29 +106,37 @@ impl Quota {
         }
     }
 
-    /// Takes `count` of a limit at `now`, in nanoseconds of the meter's clock.
+    /// Takes `count` of a limit at `now`, in nanoseconds of the meter's clock, and says how many were taken.
+    ///
+    /// One that asks for more than a whole minute's worth here, and needs `least`, which is less, should not starve: it
+    /// takes a minute's worth.
     pub(crate) fn take(
         &self,
         limit: u64,
         count: u64,
+        least: u64,
         now: u64,
         shares: Option<&Shares>,
-    ) -> Result<Left, Short> {
-        let before = self.limit.swap(limit, Ordering::Relaxed);
+    ) -> Result<u64, Short> {
+        let fitted = |most: u64| if least <= most { count.min(most) } else { count };
         let Some(shares) = shares else {
             self.rate.set(limit);
-            return self.rate.take(count, now).map_err(|exhausted| Short {
-                exhausted,
-                of: None,
-                on_its_way: false,
-            });
+            let count = fitted(limit);
+            let taken = self.rate.take(count, now).map(|_| count);
+            return taken.map_err(|exhausted| Short { exhausted, of: None, on_its_way: false });
         };
+        let before = self.limit.load(Ordering::Relaxed);
         if before == 0 {
             self.rate.set(limit.div_ceil(FIRST_PART));
+        }
+        if before != limit {
+            self.limit.store(limit, Ordering::Relaxed);
             shares.wake.notify_one();
         }
+        let count = fitted(limit);
         self.asked.fetch_add(count, Ordering::Relaxed);
-        self.rate.take(count, now).map_err(|mut exhausted| {
+        let count = fitted(self.rate.limit()).min(count);
+        self.rate.take(count, now).map(|_| count).map_err(|mut exhausted| {
             let on_its_way =
                 !self.shared.load(Ordering::Acquire) && shares.are_on_their_way() && count <= limit;
             if on_its_way {

@@ -136,6 +136,28 @@ async fn tokens_of_a_minute_are_shared_too() {
 }
 
 #[tokio::test]
+async fn a_request_for_more_than_the_part_does_not_starve() {
+    let (here, there) = (Home::new(), Home::new());
+    let key = conformance::namespace("starve");
+    let first = limited(&here, redis(), &key, "tpm: 2000").await;
+    let second = limited(&there, redis(), &key, "tpm: 2000").await;
+    // Each asks for 2,150 again and again, which is more than the whole limit; of that half is its own.
+    let mut let_in = (0, 0);
+    until("both are let in, again and again", || {
+        minute_later([&here, &there]);
+        for (shop, count) in [(&first, &mut let_in.0), (&second, &mut let_in.1)] {
+            if let Ok(asked) = shop.ask_for("fast", Some(1900)) {
+                asked.used(tokens(10, 10));
+                *count += 1;
+            }
+        }
+        let enough = let_in.0 >= 20 && let_in.1 >= 20;
+        async move { enough }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn the_part_of_a_daemon_that_was_killed_comes_back() {
     let (here, there) = (Home::new(), Home::new());
     let key = conformance::namespace("killed");
