@@ -467,6 +467,14 @@ fn ai_shop(fake: &str) -> (Project, String) {
     (project, key)
 }
 
+/// Waits until the daemon answers AI calls, which it does once its budgets are at hand.
+fn is_ready(runtime: &tokio::runtime::Runtime, url: &str, key: &str) {
+    runtime.block_on(async {
+        let asked = crate::program::client().get(format!("{url}/v1/models")).bearer_auth(key);
+        assert_eq!(asked.send().await.unwrap().status().as_u16(), 200);
+    });
+}
+
 /// Calls through the gateway until the budget is used up; how many were answered, and what the refusal says.
 fn use_up(runtime: &tokio::runtime::Runtime, url: &str, key: &str) -> (usize, String) {
     // A prompt of 2,000 letters may cost a twentieth of the budget, and costs less.
@@ -536,9 +544,10 @@ fn full_disk_under_a_serving_daemon_overspends_nothing_and_loses_no_spend() {
         ended(output)
     };
     let log = || std::fs::read_to_string(project.file("daemon.log")).unwrap();
+    is_ready(&runtime, &daemon.url, &key);
     // Something else fills the disk, down to the last block.
     let filled = inside(
-        "cd .steward; for size in 64k 4k 1k; do dd if=/dev/zero bs=$size >>filler 2>/dev/null; done; df . | tail -1",
+        "ulimit -f 65536; cd .steward; for size in 64k 4k 1k; do dd if=/dev/zero bs=$size >>filler 2>/dev/null; done; df . | tail -1",
     );
     assert!(filled.stdout.contains("100%"), "{filled:?}");
     let (answered, refusal) = use_up(&runtime, &daemon.url, &key);
@@ -573,11 +582,7 @@ fn locked_state_under_a_serving_daemon_overspends_nothing_and_loses_no_spend() {
     let fake = counting(&runtime);
     let (project, key) = ai_shop(&fake.url());
     let daemon = project.daemon(&[]);
-    // It answers once its budgets are at hand.
-    runtime.block_on(async {
-        let asked = crate::program::client().get(format!("{}/v1/models", daemon.url)).bearer_auth(&key);
-        assert_eq!(asked.send().await.unwrap().status().as_u16(), 200);
-    });
+    is_ready(&runtime, &daemon.url, &key);
     let locker = rusqlite::Connection::open(project.file(".steward/state.db")).unwrap();
     locker.busy_timeout(std::time::Duration::from_mins(1)).unwrap();
     locker.execute_batch("BEGIN EXCLUSIVE").unwrap();
