@@ -21,7 +21,7 @@ use crate::config::TimeoutsConfig;
 use crate::flight::Flight;
 use crate::pool::Lent;
 use crate::scrub::scrub;
-use crate::table::{Ready, Target};
+use crate::table::{OpenProvider, Ready, Target};
 
 /// Largest plain answer that is held until it is whole.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
@@ -201,13 +201,7 @@ async fn ask(
     let (parts, mut body) = response.into_parts();
     let status = parts.status;
     if !status.is_success() {
-        let bytes = match tokio::time::timeout(ERROR_TIMEOUT, read(&mut body, ERROR_BYTES_MAX)).await {
-            Ok(Ok(bytes) | Err((_, bytes))) => bytes,
-            Err(_) => Bytes::new(),
-        };
-        let bytes = scrub(bytes, lent.secret());
-        let rejection = Rejection { status, headers: &parts.headers, body: &bytes, now: out.now };
-        let failure = target.provider.adapter.classify(&rejection);
+        let (bytes, failure) = refusal(&target.provider, &lent, &parts, &mut body, out.now).await;
         let answer = Some((status, parts.headers, bytes));
         return Err(Box::new(Trouble { failure, answer, may_cost: false, lent: Some(lent) }));
     }
@@ -383,6 +377,24 @@ async fn look(mut upstream: Incoming, format: &Format, first_token: Duration, de
         }
     }
     Looked::Begun(Box::new(Begun { upstream, splitter, tap, seen, ended, heard: Instant::now() }))
+}
+
+/// What a provider says instead of an answer, without our key, and what it means.
+pub(crate) async fn refusal(
+    provider: &OpenProvider,
+    lent: &Lent,
+    head: &http::response::Parts,
+    body: &mut Incoming,
+    now: Timestamp,
+) -> (Bytes, Failure) {
+    let bytes = match tokio::time::timeout(ERROR_TIMEOUT, read(body, ERROR_BYTES_MAX)).await {
+        Ok(Ok(bytes) | Err((_, bytes))) => bytes,
+        Err(_) => Bytes::new(),
+    };
+    let bytes = scrub(bytes, lent.secret());
+    let rejection = Rejection { status: head.status, headers: &head.headers, body: &bytes, now };
+    let failure = provider.adapter.classify(&rejection);
+    (bytes, failure)
 }
 
 /// The whole body; on a break or above `max` the beginning that is there.

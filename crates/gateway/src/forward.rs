@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use contract::ai::{FailureClass, Rejection};
+use contract::ai::FailureClass;
 use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue};
 use http::request::Parts;
 use http::{Request, Response, Uri};
@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use wire::{ErrorClass, Format};
 
 use crate::answer::{Answer, BodyError, Problem, status_for, told_as};
-use crate::attempt::{read, send};
+use crate::attempt::{refusal, send};
 use crate::balance::Load;
 use crate::config::ProviderKind;
 use crate::flight::Flight;
@@ -27,8 +27,7 @@ use crate::meter::{Ask, Ending, What};
 use crate::once::{self, IDEMPOTENCY_KEY};
 use crate::pool::Lent;
 use crate::raw::RawRelay;
-use crate::remote::{self, ERROR_BYTES_MAX};
-use crate::scrub::scrub;
+use crate::remote;
 use crate::table::{Grant, OpenProvider, PassThrough, Route};
 
 impl Gateway {
@@ -236,15 +235,7 @@ impl Gateway {
             }
             Ok(response) => {
                 let (head, mut body): (_, Incoming) = response.into_parts();
-                let reading = tokio::time::timeout(Duration::from_secs(10), read(&mut body, ERROR_BYTES_MAX));
-                let bytes = match reading.await {
-                    Ok(Ok(bytes) | Err((_, bytes))) => bytes,
-                    Err(_) => Bytes::new(),
-                };
-                let bytes = scrub(bytes, lent.secret());
-                let rejection =
-                    Rejection { status: head.status, headers: &head.headers, body: &bytes, now: visit.now };
-                let failure = target.provider.adapter.classify(&rejection);
+                let (bytes, failure) = refusal(&target.provider, &lent, &head, &mut body, visit.now).await;
                 let now = Instant::now();
                 lent.failed(now, &failure);
                 match failure.class {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use contract::Error;
-use contract::ai::{Call, Failure, FailureClass, Operation, Rejection};
+use contract::ai::{Call, Failure, FailureClass, Operation};
 use http::header::{ACCEPT_ENCODING, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, StatusCode, Uri};
 use http_body_util::BodyExt;
@@ -13,14 +13,11 @@ use outbound::{Incoming, Outgoing};
 use tokio::time::Instant;
 use wire::Format;
 
-use crate::attempt::{read, send};
+use crate::attempt::{read, refusal, send};
 use crate::meter::What;
 use crate::pool::Lent;
-use crate::scrub::scrub;
 use crate::table::{OpenProvider, Project};
 
-/// As much of an error's body is read.
-pub(crate) const ERROR_BYTES_MAX: usize = 256 << 10;
 /// Largest description of a file or a job, and longest list of them.
 pub(crate) const OBJECT_BYTES_MAX: usize = 16 << 20;
 /// Longest line of a file.
@@ -132,15 +129,7 @@ impl Remote<'_> {
             lent.worked();
             return Ok((parts, body, lent));
         }
-        let reading = tokio::time::timeout(Duration::from_secs(10), read(&mut body, ERROR_BYTES_MAX));
-        let bytes = match reading.await {
-            Ok(Ok(bytes) | Err((_, bytes))) => bytes,
-            Err(_) => Bytes::new(),
-        };
-        let bytes = scrub(bytes, lent.secret());
-        let rejection =
-            Rejection { status: parts.status, headers: &parts.headers, body: &bytes, now: self.now };
-        let failure = self.provider.adapter.classify(&rejection);
+        let (bytes, failure) = refusal(self.provider, &lent, &parts, &mut body, self.now).await;
         lent.failed(Instant::now(), &failure);
         let may_be_done = parts.status.is_server_error();
         Err(Box::new(Failed { failure, answer: Some((parts.status, parts.headers, bytes)), may_be_done }))
@@ -175,6 +164,8 @@ impl Remote<'_> {
         let (_, mut body, _lent) = call.await.map_err(E::from)?;
         let broken = |class, message: &str| E::from(Failed::silent(class, message, false));
         let mut rest = BytesMut::new();
+        // So many bytes of `rest` are known to hold no end of a line.
+        let mut searched = 0;
         let mut total = 0_u64;
         loop {
             let frame = match tokio::time::timeout(SILENCE_MAX, body.frame()).await {
@@ -189,13 +180,15 @@ impl Remote<'_> {
                 return Err(broken(FailureClass::BadRequest, "the file is larger than any that is counted"));
             }
             rest.extend_from_slice(&data);
-            while let Some(end) = memchr::memchr(b'\n', &rest) {
-                let line = rest.split_to(end + 1);
+            while let Some(end) = memchr::memchr(b'\n', &rest[searched..]) {
+                let line = rest.split_to(searched + end + 1);
+                searched = 0;
                 if !line.trim_ascii().is_empty() {
                     each(line.trim_ascii())?;
                 }
             }
-            if rest.len() > LINE_BYTES_MAX {
+            searched = rest.len();
+            if searched > LINE_BYTES_MAX {
                 return Err(broken(FailureClass::BadRequest, "a line of the file is too long"));
             }
         }
