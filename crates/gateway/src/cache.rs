@@ -19,6 +19,10 @@ use wire::{Format, Usage};
 use crate::semantic::{Place, Saying, Sayings};
 use crate::shelf::Shelf;
 
+/// Parts of a cache in memory, each with a lock of its own.
+const PARTS: usize = 8;
+/// Entries of a cache in memory for which room is made at once; it takes more.
+const ITEMS_EXPECTED: usize = 1_024;
 /// Bytes of replies that are held in memory.
 const MEMORY_BYTES_MAX: u64 = 64 << 20;
 /// Largest reply that is kept, in bytes.
@@ -248,10 +252,32 @@ impl Drop for Asking {
     }
 }
 
+/// A cache that holds so many bytes as `weight` counts them. In few parts, whatever the machine, so that each has room for
+/// several large entries: what is larger than its part is not kept.
+pub(crate) fn in_memory<K, V, W>(bytes_max: u64, weight: W) -> quick_cache::sync::Cache<K, V, W>
+where
+    K: Eq + std::hash::Hash,
+    V: Clone,
+    W: quick_cache::Weighter<K, V> + Clone,
+{
+    let options = quick_cache::OptionsBuilder::new()
+        .shards(PARTS)
+        .estimated_items_capacity(ITEMS_EXPECTED)
+        .weight_capacity(bytes_max)
+        .build()
+        .expect("both capacities are given");
+    quick_cache::sync::Cache::with_options(
+        options,
+        weight,
+        quick_cache::DefaultHashBuilder::default(),
+        quick_cache::sync::DefaultLifecycle::default(),
+    )
+}
+
 impl Default for Cache {
     fn default() -> Self {
         Self {
-            memory: quick_cache::sync::Cache::with_weighter(10_000, MEMORY_BYTES_MAX, Weight),
+            memory: in_memory(MEMORY_BYTES_MAX, Weight),
             asking: Arc::default(),
             counts: Counts::default(),
         }

@@ -83,6 +83,21 @@ pub(crate) struct Visit {
 }
 
 impl Visit {
+    /// The same, as if it came now.
+    fn begun_now(&self) -> Self {
+        let started = Instant::now();
+        let waited = jiff::SignedDuration::try_from(started - self.started).unwrap_or_default();
+        Self {
+            id: self.id,
+            request_id: self.request_id.clone(),
+            started,
+            now: self.now.saturating_add(waited).unwrap_or(self.now),
+            table: Arc::clone(&self.table),
+            watch: Arc::clone(&self.watch),
+            trace: self.trace,
+        }
+    }
+
     /// Adds what a provider is told of the client's trace.
     pub(crate) fn trace(
         &self,
@@ -309,8 +324,12 @@ impl Gateway {
                     }
                     Some(key) => {
                         let asked = (&parts.uri, key);
-                        let (headers, client) = (&parts.headers, Errand::Client);
-                        let make = self.ask_a_model(visit, &grant, surface, headers, body.clone(), client);
+                        let make = async {
+                            // Who waited for the first one begins only now.
+                            let visit = visit.begun_now();
+                            let (headers, client) = (&parts.headers, Errand::Client);
+                            self.ask_a_model(&visit, &grant, surface, headers, body.clone(), client).await
+                        };
                         self.once.answer(visit, &grant.id, format, asked, &body, make).await
                     }
                 }

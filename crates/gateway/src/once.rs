@@ -26,7 +26,7 @@ use wire::{ErrorClass, Format, Tap};
 
 use crate::answer::{Answer, BodyError, Problem};
 use crate::handle::Visit;
-use crate::header;
+use crate::{cache, header};
 
 /// The header by which a client says that two requests are one.
 pub(crate) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -97,8 +97,7 @@ pub(crate) struct Once {
 
 impl Default for Once {
     fn default() -> Self {
-        let kept = quick_cache::sync::Cache::with_weighter(4_096, MEMORY_BYTES_MAX, Weight);
-        Self { kept: Arc::new(kept), under_way: Arc::default() }
+        Self { kept: Arc::new(cache::in_memory(MEMORY_BYTES_MAX, Weight)), under_way: Arc::default() }
     }
 }
 
@@ -231,7 +230,9 @@ fn record(turn: Turn, format: Format, response: Response<Answer>, visit: &Visit)
     headers.insert(header::RECEIPT, header::id_value(visit.id));
     let answer = match answer.ready() {
         Ok(body) => {
-            turn.keep(head.status, headers, body.clone());
+            if !is_error(&body) {
+                turn.keep(head.status, headers, body.clone());
+            }
             Answer::whole(body)
         }
         Err(answer) => {
@@ -242,6 +243,16 @@ fn record(turn: Turn, format: Format, response: Response<Answer>, visit: &Visit)
         }
     };
     Response::from_parts(head, answer)
+}
+
+/// Whether a reply is nothing but an error, in spite of its status. A job that tells of one has an id beside it.
+fn is_error(body: &[u8]) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Told {
+        id: Option<serde::de::IgnoredAny>,
+        error: Option<serde::de::IgnoredAny>,
+    }
+    serde_json::from_slice::<Told>(body).is_ok_and(|told| told.error.is_some() && told.id.is_none())
 }
 
 /// A stream that is kept when it has come to its end.
@@ -286,7 +297,7 @@ impl Recording {
         let Some((turn, status, headers)) = self.turn.take() else { return };
         let body = Bytes::from(std::mem::take(&mut self.so_far));
         let mut tap = Tap::new(self.format, true);
-        if body.first() == Some(&b'[') {
+        if body.trim_ascii_start().first() == Some(&b'[') {
             tap = Tap::new(self.format, false);
             tap.see_body(&body);
         } else {
@@ -346,6 +357,16 @@ mod tests {
         let Found::First(turn) = once.enter(key, asked, now).await else { panic!() };
         turn.keep(StatusCode::OK, HeaderMap::new(), vec![b' '; REPLY_BYTES_MAX + 1].into());
         assert!(matches!(once.enter(key, asked, now).await, Found::First(_)), "too large to keep");
+    }
+
+    #[test]
+    fn an_error_is_seen_in_spite_of_its_status() {
+        assert!(is_error(br#"{"error":{"message":"overloaded"}}"#));
+        for reply in
+            [r#"{"id":"resp_1","error":null}"#, r#"{"id":"ftjob-1","error":{"code":null}}"#, "[]", ""]
+        {
+            assert!(!is_error(reply.as_bytes()), "{reply}");
+        }
     }
 
     #[tokio::test]

@@ -32,8 +32,10 @@ use crate::usage::context;
 
 /// Transcripts in one write.
 const BATCH_MAX: usize = 32;
-/// Rows that one sweep deletes at most; the next one goes on.
-const SWEPT_MAX: i64 = 10_000;
+/// Rows that one write deletes at most.
+const SWEPT_MAX: u64 = 10_000;
+/// Longest private key in its frame.
+const PEM_BYTES_MAX: usize = 32 << 10;
 /// Rows of a list, unless told otherwise, and at most.
 const LISTED: u32 = 50;
 const LISTED_MAX: u32 = 1_000;
@@ -208,13 +210,16 @@ impl Writer {
 /// The whole of a private key, whose frame begins at `range`: to its end, or as long as it goes on.
 fn pem(text: &str, range: Range<usize>) -> Range<usize> {
     let rest = &text.as_bytes()[range.end..];
+    // Also where it stands in quotes, line by line, as in source code.
+    let near = &rest[..rest.len().min(PEM_BYTES_MAX)];
+    if let Some(at) = memchr::memmem::find(near, b"-----END ") {
+        let end = memchr::memmem::find(&near[at + 9..], b"-----").map_or(at, |more| at + 9 + more + 5);
+        return range.start..range.end + end;
+    }
     // Base64, line breaks and their escapes, and the dashes and capitals of the frame's end.
     let goes_on = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/=\\\r\n -".contains(byte);
     let length = rest.iter().take_while(|byte| goes_on(byte)).count();
-    let end = memchr::memmem::find(&rest[..length], b"-----END ")
-        .and_then(|at| memchr::memmem::find(&rest[at + 9..length], b"-----").map(|more| at + 9 + more + 5))
-        .unwrap_or(length);
-    range.start..range.end + end
+    range.start..range.end + length
 }
 
 /// Until when something is kept.
@@ -245,8 +250,9 @@ fn reply_text(transcript: &Transcript) -> (Cow<'_, str>, bool) {
             text.push_str(&piece);
         }
     };
-    if transcript.reply.starts_with(b"[") {
-        let elements = transcript.reply.strip_suffix(b"]").unwrap_or(&transcript.reply);
+    let reply = transcript.reply.trim_ascii_start();
+    if reply.starts_with(b"[") {
+        let elements = reply.strip_suffix(b"]").unwrap_or(reply);
         for element in String::from_utf8_lossy(&elements[1..]).split(",\n") {
             add(element.as_bytes());
         }
@@ -286,12 +292,14 @@ pub async fn sweep(ctx: &Context, ledger: &Ledger, config: &AiConfig) -> Result<
     }
     let mut deleted = 0;
     for (sql, parameters) in due {
-        let before = count(ctx, ledger, &ErasePrompts::default()).await?;
-        if before == 0 {
-            break;
+        loop {
+            let written = ledger.write(ctx, Write::new().exec(sql, parameters.clone()).unsynced()).await?;
+            let rows = written.rows_changed.first().copied().unwrap_or(0);
+            deleted += rows;
+            if rows < SWEPT_MAX {
+                break;
+            }
         }
-        ledger.write(ctx, Write::new().exec(sql, parameters).unsynced()).await?;
-        deleted += before.saturating_sub(count(ctx, ledger, &ErasePrompts::default()).await?);
     }
     if deleted > 0 {
         let subject = format!("project:{}", ctx.project());
@@ -533,7 +541,11 @@ pub async fn plan_erase(
     request: &ErasePrompts,
 ) -> Result<(Plan, u64), Error> {
     let about = request.words();
-    if about.is_empty() {
+    // An empty name, such as of a variable that is not set, would mean all.
+    let is_vague = [&request.id, &request.route, &request.key, &request.person]
+        .into_iter()
+        .any(|name| name.as_deref().is_some_and(|name| name.trim().is_empty()));
+    if about.is_empty() || is_vague {
         return Err(Error::new(ErrorKind::Invalid, "it does not say which prompts")
             .hint("name a request's id, or `--route`, `--key` or `--person`"));
     }
@@ -576,4 +588,26 @@ pub async fn erase(
     let left = count(ctx, ledger, request).await?;
     let text = format!("{before} stored prompts of {} are erased; {left} are left\n", request.words());
     Ok(Outcome::new(body, text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_private_key_is_taken_whole_also_out_of_source_code() {
+        let begin = "-----BEGIN PRIVATE KEY-----";
+        let end = "-----END PRIVATE KEY-----";
+        for between in [
+            "\nMIIEv\nQIBAD\n",
+            "\\n\" +\n  \"MIIEv\\n\" +\n  \"QIBAD\\n\" +\n  \"",
+            "\nProc-Type: 4,ENCRYPTED\n\nMIIEv\n",
+        ] {
+            let text = format!("key: {begin}{between}{end}\nand more");
+            let taken = pem(&text, 5..5 + begin.len());
+            assert_eq!(&text[taken.end..], "\nand more", "{between}");
+        }
+        let cut = format!("{begin}\nMIIEv+QIBAD");
+        assert_eq!(pem(&cut, 0..begin.len()).end, cut.len(), "cut off before its end");
+    }
 }

@@ -434,8 +434,10 @@ impl Drop for Relay {
         if let Some(flight) = &mut self.flight {
             // The client left: what it got is what was seen. Some do as soon as they have read the last event, before the
             // connection says that it was the last.
-            let has_all =
-                self.tap.observed().finished && self.out.is_empty() && self.shape.converter.is_none();
+            let has_all = self.tap.observed().finished
+                && self.out.is_empty()
+                && self.waiting.as_slice().is_empty()
+                && self.shape.converter.is_none();
             if !self.is_over {
                 flight.record().ending = if has_all { Ending::Complete } else { Ending::Disconnected };
             }

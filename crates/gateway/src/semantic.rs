@@ -60,7 +60,7 @@ pub(crate) struct Sayings(quick_cache::sync::Cache<Place, Arc<Vec<Saying>>, Weig
 
 impl Default for Sayings {
     fn default() -> Self {
-        Self(quick_cache::sync::Cache::with_weighter(10_000, MEMORY_BYTES_MAX, Weight))
+        Self(crate::cache::in_memory(MEMORY_BYTES_MAX, Weight))
     }
 }
 

@@ -44,6 +44,15 @@ const LEADING: &[&str] = &[
 const QUESTIONS: &[&str] = &["what", "who", "when", "where", "why", "how", "which", "whose", "whom"];
 /// Words that help a question word, right after it.
 const HELPING: &[&str] = &["do", "does", "can", "could", "to"];
+/// Words before "I" that make it the one who asks; after others it counts.
+const BEFORE_I: &[&str] = &[
+    "do", "did", "can", "could", "should", "would", "will", "may", "might", "must", "am", "was", "have",
+    "had", "if", "when", "what", "how", "why", "where", "that", "and", "as", "because", "while", "before",
+    "after", "until", "since", "than", "then", "please", "hi", "hello",
+];
+/// Who asks, and who is asked: where both are left, it matters who does what to whom.
+const FIRST_PERSON: &[&str] = &["i", "me", "my", "we", "our"];
+const SECOND_PERSON: &[&str] = &["you", "your", "yours"];
 /// Where the words after `of` end.
 const BOUNDS: &[&str] = &[
     "in", "on", "at", "by", "for", "with", "without", "from", "to", "into", "before", "after", "than", "and",
@@ -108,6 +117,9 @@ pub(crate) fn sense(text: &str) -> Option<String> {
         }
         _ => {}
     }
+    if words.iter().any(|word| is(FIRST_PERSON, word)) && words.iter().any(|word| is(SECOND_PERSON, word)) {
+        return None;
+    }
     let mut kept: Vec<String> = Vec::with_capacity(words.len());
     let mut after_question = false;
     for (at, word) in words.into_iter().enumerate() {
@@ -148,8 +160,14 @@ fn words(text: &str) -> Option<Vec<String>> {
     let mut word = String::new();
     let is_part = |at: usize| characters.get(at).is_some_and(|next| next.is_alphanumeric());
     for (at, &character) in characters.iter().enumerate() {
-        if "\"`\u{201c}\u{201d}\u{2018}\u{ab}\u{bb}".contains(character)
+        let digit =
+            |at: Option<usize>| at.and_then(|at| characters.get(at)).is_some_and(char::is_ascii_digit);
+        let (before, after) = (at.checked_sub(1), Some(at + 1));
+        // What is quoted is meant literally; brackets, factorials and a point in front belong to a calculation.
+        if "\"`\u{201c}\u{201d}\u{2018}\u{ab}\u{bb}()".contains(character)
             || character == '\'' && !(at > 0 && is_part(at - 1))
+            || character == '!' && digit(before)
+            || character == '.' && digit(after) && !digit(before)
         {
             return None;
         }
@@ -164,7 +182,7 @@ fn words(text: &str) -> Option<Vec<String>> {
             continue;
         }
         finish(&mut word, &mut words);
-        if !character.is_whitespace() && !".,!?;:'()".contains(character) {
+        if !character.is_whitespace() && !".,!?;:'".contains(character) {
             words.push(character.to_string());
         }
     }
@@ -181,6 +199,17 @@ fn finish(word: &mut String, words: &mut Vec<String>) {
     let lower = written.to_lowercase();
     let is_listed =
         |word: &str| [SILENT, LEADING, QUESTIONS, HELPING, BOUNDS].iter().any(|list| list.contains(&word));
+    // "5 Mb" is not "5 MB".
+    if words.last().is_some_and(|word| word.starts_with(|first: char| first.is_ascii_digit())) {
+        words.push(written);
+        return;
+    }
+    // "plan A", "type I".
+    let is_pronoun = |word: &String| BEFORE_I.contains(&word.as_str());
+    if written == "A" && !words.is_empty() || written == "I" && !words.last().is_none_or(is_pronoun) {
+        words.push(written);
+        return;
+    }
     // "IT", "US" and "WHO" are names.
     if written.len() > 1
         && written.chars().all(char::is_uppercase)
@@ -244,6 +273,10 @@ mod tests {
             ("Can dogs eat grapes?", "Should dogs eat grapes?"),
             ("Coffee with milk, how much?", "Coffee without milk, how much?"),
             ("child of the president", "president of the child"),
+            ("What is a type I error?", "What is a type error?"),
+            ("What does plan A cost?", "What does the plan cost?"),
+            ("How many bytes are 5 Mb?", "How many bytes are 5 MB?"),
+            ("What is 2 mW in W?", "What is 2 MW in W?"),
         ] {
             assert_ne!(sense(one), sense(other), "{one} / {other}");
         }
@@ -274,6 +307,11 @@ mod tests {
             "What is \"a\"?",
             "Translate the house",
             "How is a spelled?",
+            "What is (2+3)*4?",
+            "What is 5! plus 3?",
+            "What is .5 * 4?",
+            "When do I pay you?",
+            "When do you pay me?",
         ] {
             assert_eq!(sense(text), None, "{text}");
         }

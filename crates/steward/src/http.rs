@@ -302,7 +302,7 @@ pub(crate) fn document(steward: &Steward) -> Value {
             "responses": responses,
         } }),
     );
-    let mut responses = problems(&[401, 503]);
+    let mut responses = problems(&[401, 403, 500, 503]);
     responses["200"] = json!({ "description": "Measurements of the project's AI calls, as OpenMetrics", "content": {
         METRICS_TYPE: { "schema": { "type": "string" } },
     } });
@@ -315,15 +315,16 @@ pub(crate) fn document(steward: &Steward) -> Value {
             "responses": responses,
         } }),
     );
+    let mut responses = problems(&[403]);
+    responses["200"] =
+        json!({ "description": "It does", "content": { "text/plain": { "schema": { "type": "string" } } } });
     paths.insert(
         "/healthz".into(),
         json!({ "get": {
             "operationId": "healthz",
             "summary": "Whether the daemon listens",
             "security": [],
-            "responses": {
-                "200": { "description": "It does", "content": { "text/plain": { "schema": { "type": "string" } } } },
-            },
+            "responses": responses,
         } }),
     );
     let mut answer = serde_json::to_value(schemars::schema_for!(contract::Answer)).expect("a schema is JSON");

@@ -249,6 +249,8 @@ async fn an_erasure_says_what_it_means_and_leaves_the_rest() {
         async move { prompts::plan_erase(&ctx, &ledger, &request).await }
     };
     assert_eq!(plan(ErasePrompts::default()).await.unwrap_err().kind(), ErrorKind::Invalid);
+    let unset = ErasePrompts { person: Some(String::new()), ..ErasePrompts::default() };
+    assert_eq!(plan(unset).await.unwrap_err().kind(), ErrorKind::Invalid, "an empty name is not all of them");
     let id = Some(first.header("steward-receipt").to_owned());
     let (one, present) = plan(ErasePrompts { id: id.clone(), ..ErasePrompts::default() }).await.unwrap();
     assert_eq!((present, one.destructive(), one.reversible()), (1, true, false));
