@@ -70,6 +70,7 @@ pub struct Gateway {
 }
 
 /// What every step of a request knows.
+#[derive(Clone)]
 pub(crate) struct Visit {
     pub(crate) id: RequestId,
     /// The id that the client knows the request by.

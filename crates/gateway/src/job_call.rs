@@ -23,7 +23,7 @@ use crate::header;
 use crate::job::{Created, Creation, Jobs};
 use crate::job_word::{Kind, Wanted};
 use crate::lookout::Lookout;
-use crate::meter::{Ending, Reservation};
+use crate::meter::{Ending, RequestId, Reservation};
 use crate::once::{self, IDEMPOTENCY_KEY};
 use crate::remote::OBJECT_BYTES_MAX;
 use crate::table::OpenProvider;
@@ -181,7 +181,10 @@ impl Gateway {
         };
         let query = parts.uri.query().unwrap_or_default();
         let mut after: Option<String> = None;
-        for _ in 0..PAGES_MAX {
+        for page in 0..PAGES_MAX {
+            // Each call to the provider has a row of usage with an id of its own; the receipt is the first one's.
+            let id = if page == 0 { visit.id } else { RequestId::new(visit.now) };
+            let visit = &Visit { id, ..visit.clone() };
             let query = match &after {
                 Some(after) => with_after(query, format, after),
                 None => query.to_owned(),

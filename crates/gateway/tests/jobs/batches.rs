@@ -357,6 +357,22 @@ async fn one_projects_files_and_batches_are_not_there_for_another() {
 }
 
 #[tokio::test]
+async fn pages_of_others_that_are_passed_over_have_rows_of_their_own() {
+    let home = Home::new().await;
+    let world = home.open(BUDGET).await;
+    world.upload(BANK, &requests_file(1)).await;
+    let file = world.upload(SHOP, &requests_file(1)).await;
+    let listed = world.get(SHOP, "/v1/files?limit=1").await;
+    assert_eq!(listed.json()["data"][0]["id"], file.as_str());
+    world.accounts.close().await.unwrap();
+    let calls = home.fake.requests().len();
+    assert_eq!((calls, world.rows("SELECT id FROM ai_usage").await.len()), (4, 4));
+    let ask = ShowReceipt { id: listed.receipt() };
+    let shown = gateway::receipt::receipt(&world.ctx(), &world.ledger, &ask).await.unwrap();
+    assert!(shown.text.contains("covers it, unchanged"), "{}", shown.text);
+}
+
+#[tokio::test]
 async fn a_key_without_the_right_makes_no_job() {
     let home = Home::new().await;
     let world = home.open(BUDGET).await;
