@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use contract::{Error, ErrorKind, SharedCounters, TakeSlice};
+use contract::{Error, ErrorKind, SharedCounters, SliceSpent, TakeSlice};
 use jiff::Timestamp;
 use ledger::Write;
 use serde::{Deserialize, Serialize};
@@ -180,7 +180,7 @@ async fn take_over(
     if let Some(shared) = &inner.shared
         && let Err(missed) = take_shared(inner, &**shared, asked, &holder, named).await
     {
-        give_back_shared(inner, &**shared, asked, &holder, named).await;
+        withdraw_shared(inner, &**shared, asked, &holder, named).await;
         return Err(missed);
     }
     for Named { draw, .. } in named {
@@ -210,7 +210,7 @@ async fn take_over(
         Ok(_) => Ok(()),
         Err(error) => {
             if let Some(shared) = &inner.shared {
-                give_back_shared(inner, &**shared, asked, &holder, named).await;
+                withdraw_shared(inner, &**shared, asked, &holder, named).await;
             }
             Err(if error.kind() == ErrorKind::Conflict { Missed::Faster } else { Missed::Broken(error) })
         }
@@ -247,7 +247,8 @@ async fn take_shared(
     Ok(())
 }
 
-async fn give_back_shared(
+/// The job is not let in: it holds nothing any more, whatever it had taken.
+async fn withdraw_shared(
     inner: &Inner,
     shared: &dyn SharedCounters,
     asked: &Asked<'_>,
@@ -257,7 +258,7 @@ async fn give_back_shared(
     let ctx = context(asked.project, &inner.clock);
     for Named { draw, .. } in named {
         let name = counter(asked.project, &draw.account, draw.period_us);
-        if let Err(error) = shared.give_back(&ctx, &name, holder, i64::MAX / 4).await {
+        if let Err(error) = shared.settle(&ctx, &SliceSpent { counter: &name, holder, spent: 0 }).await {
             tracing::warn!(%error, job = asked.job, "a job that was not let in still holds money at the shared counters");
         }
     }
