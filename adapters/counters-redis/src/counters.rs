@@ -99,7 +99,8 @@ impl SharedCounters for RedisCounters {
             amount: number(0)?,
             spent_in_all: number(1)?,
             held_in_all: number(2)?,
-            others: u32::try_from(number(3)?).unwrap_or(u32::MAX),
+            held_for_jobs: number(3)?,
+            others: u32::try_from(number(4)?).unwrap_or(u32::MAX),
         })
     }
 

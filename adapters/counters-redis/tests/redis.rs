@@ -52,6 +52,20 @@ async fn the_slice_of_a_holder_that_is_gone_stays_until_it_is_settled() {
     assert_eq!((slice.amount, slice.spent_in_all, slice.others), (700, 300, 0));
 }
 
+#[tokio::test]
+async fn what_jobs_hold_is_no_part_of_what_processes_share() {
+    let (counters, name, ctx) = (open(), conformance::namespace("held"), ctx());
+    for job in ["job/1", "job/2"] {
+        let all = counters.take(&ctx, &ask(&name, job, 1000, 100)).await.unwrap().amount;
+        counters.give_back(&ctx, &name, job, all - 100).await.unwrap();
+    }
+    let first = counters.take(&ctx, &ask(&name, "a", 1000, 10)).await.unwrap();
+    assert_eq!((first.amount, first.held_in_all, first.held_for_jobs, first.others), (800, 1000, 200, 0));
+    counters.settle(&ctx, &SliceSpent { counter: &name, holder: "job/1", spent: 40 }).await.unwrap();
+    let second = counters.take(&ctx, &ask(&name, "b", 1000, 10)).await.unwrap();
+    assert_eq!((second.amount, second.held_in_all, second.held_for_jobs, second.others), (30, 930, 100, 1));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn many_at_once_never_take_more_than_there_is() {
     let name = Arc::new(conformance::namespace("many"));

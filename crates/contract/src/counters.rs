@@ -81,7 +81,7 @@ pub struct Share {
 pub struct TakeSlice<'a> {
     /// The counter, such as `shop/month/project/shop/1793491200000000`.
     pub counter: &'a str,
-    /// Who takes it: a process.
+    /// Who takes it: a process, or a job, whose name begins with `job/` and who wants no part of what is left.
     pub holder: &'a str,
     /// The counter's limit.
     pub limit: i64,
@@ -111,6 +111,8 @@ pub struct Slice {
     pub spent_in_all: i64,
     /// What all holders took and have not used.
     pub held_in_all: i64,
-    /// Other holders.
+    /// What jobs hold of that.
+    pub held_for_jobs: i64,
+    /// Other holders, without jobs.
     pub others: u32,
 }

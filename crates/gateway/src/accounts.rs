@@ -1276,11 +1276,12 @@ async fn keep_shared(inner: Arc<Inner>) {
 
 async fn keep(inner: &Inner, ticks: u32) -> Result<(), Error> {
     let slow = ticks.is_multiple_of(SLOW_TICKS);
+    if slow {
+        // Before more is taken, so that what somebody waits for is there when it is asked for again.
+        keeper::share(inner).await?;
+    }
     for purse in inner.all_purses() {
         keeper::lease(inner, &purse, slow).await?;
-    }
-    if slow {
-        keeper::share(inner).await?;
     }
     if ticks.is_multiple_of(RENEW_TICKS) {
         keeper::renew(inner).await?;

@@ -229,6 +229,8 @@ pub(crate) struct Books {
     pub rules: Vec<Rule>,
     by_value: Vec<HashMap<Box<str>, usize>>,
     pub accounts: Vec<Account>,
+    /// How often money was handed over: what was read before the last time may still count it here.
+    pub handed_over: u64,
 }
 
 impl Books {
@@ -530,6 +532,7 @@ impl Books {
 
     /// What was set aside is held elsewhere from now on: this process neither reserves nor has it any more.
     pub(crate) fn hand_over(&mut self, parts: &[Part]) {
+        self.handed_over += 1;
         for part in parts {
             let held = &mut self.accounts[part.account];
             if held.span.start_us == part.period_us {

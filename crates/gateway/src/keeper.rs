@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use contract::{Error, ErrorKind, Severity, SharedCounters, SliceSpent, TakeSlice, Trigger};
+use contract::{Error, ErrorKind, Severity, SharedCounters, Slice, SliceSpent, TakeSlice, Trigger};
 use jiff::Timestamp;
 use ledger::{NewEvent, Row, Value, Write};
 use serde::Deserialize;
@@ -13,7 +13,7 @@ use serde_json::json;
 use wire::Usage;
 
 use crate::accounts::{Alarm, Inner, Purse, Raised};
-use crate::budget::{Span, Want, scope_word};
+use crate::budget::{Books, Span, Want, scope_word};
 use crate::config::AiConfig;
 use crate::price::Tier;
 use crate::usage::{LOST, UsageRow, context, spend, write_rows};
@@ -172,32 +172,18 @@ async fn lease_shared(
             i64::MAX => KEEP_TOTALS,
             end => Duration::from_micros((end - now.as_microsecond()).unsigned_abs()) + KEEP_AFTER,
         };
-        let ask = TakeSlice { counter: &name, holder: &inner.holder, limit, needs, keep_for };
-        let mut slice = shared.take(&ctx, &ask).await?;
-        let spare = {
+        let mut ask = TakeSlice { counter: &name, holder: &inner.holder, limit, needs, keep_for };
+        let (slice, spare) = loop {
+            let handed_over = purse.books().handed_over;
+            let slice = shared.take(&ctx, &ask).await?;
             let mut books = purse.books();
-            let Some(account) = books.accounts.iter_mut().find(|account| account.id == id) else { continue };
-            if account.span == span {
-                account.granted = slice.amount;
-                account.spent_in_all = slice.spent_in_all;
-                account.dry = limit - slice.spent_in_all - slice.held_in_all <= 0;
-                if account.free() >= account.thirst {
-                    account.thirst = 0;
-                }
-                let fair = slice.held_in_all / (i64::from(slice.others) + 1);
-                let spare = account.free() - fair;
-                if slice.others > 0 && spare > fair / 8 && spare > 0 {
-                    account.granted -= spare;
-                    slice.amount -= spare;
-                    spare
-                } else {
-                    0
-                }
-            } else {
-                account.next = Some((span, slice.amount));
-                0
+            if books.handed_over == handed_over {
+                break (slice, note_slice(&mut books, &id, span, limit, &slice));
             }
+            // What was taken shows in the next answer as well.
+            ask.needs = 0;
         };
+        let Some(spare) = spare else { continue };
         if spare > 0 {
             shared.give_back(&ctx, &name, &inner.holder, spare).await?;
         }
@@ -208,12 +194,36 @@ async fn lease_shared(
                 (&*id).into(),
                 span.start_us.into(),
                 (&inner.holder).into(),
-                slice.amount.into(),
+                (slice.amount - spare).into(),
                 expiry(now).into(),
             ],
         );
     }
     inner.ledger.write(&ctx, write).await.map(drop)
+}
+
+/// Notes how an account stands at shared counters, and says how much of its slice goes back for the others to have.
+/// `None`: there is no such account any more.
+fn note_slice(books: &mut Books, id: &str, span: Span, limit: i64, slice: &Slice) -> Option<i64> {
+    let account = books.accounts.iter_mut().find(|account| &*account.id == id)?;
+    if account.span != span {
+        account.next = Some((span, slice.amount));
+        return Some(0);
+    }
+    account.granted = slice.amount;
+    account.spent_in_all = slice.spent_in_all;
+    account.for_jobs = slice.held_for_jobs;
+    account.dry = limit - slice.spent_in_all - slice.held_in_all <= 0;
+    let fair = (slice.held_in_all - slice.held_for_jobs) / (i64::from(slice.others) + 1);
+    let spare = account.free() - fair.max(account.thirst);
+    if account.free() >= account.thirst {
+        account.thirst = 0;
+    }
+    if slice.others == 0 || spare <= 0 || spare <= fair / 8 {
+        return Some(0);
+    }
+    account.granted -= spare;
+    Some(spare)
 }
 
 /// Tells the others what this process has written as used.
@@ -280,13 +290,25 @@ fn take(write: Write, project: &str, holder: &str, want: &Want, now: Timestamp) 
 
 /// Reads what this process holds and what is left.
 async fn learn(inner: &Inner, purse: &Arc<Purse>) -> Result<(), Error> {
-    let rows = inner.ledger.query(OWN, vec![(&inner.holder).into(), (&*purse.project).into()]).await?;
-    let mut found: HashMap<(String, i64), Own> = HashMap::new();
-    for row in &rows {
-        found.insert((row.get_text("account")?.to_owned(), row.get_i64("period_us")?), Own::read(row)?);
+    loop {
+        let handed_over = purse.books().handed_over;
+        let rows = inner.ledger.query(OWN, vec![(&inner.holder).into(), (&*purse.project).into()]).await?;
+        let mut found: HashMap<(String, i64), Own> = HashMap::new();
+        for row in &rows {
+            found.insert((row.get_text("account")?.to_owned(), row.get_i64("period_us")?), Own::read(row)?);
+        }
+        if note_rows(&mut purse.books(), handed_over, &found) {
+            return Ok(());
+        }
     }
-    let mut books = purse.books();
-    let books = &mut *books;
+}
+
+/// Notes how the accounts stand by rows that were read when money had been handed over so often. Whether that is still so:
+/// otherwise the rows may count as ours what a job has, and nothing is noted.
+fn note_rows(books: &mut Books, handed_over: u64, found: &HashMap<(String, i64), Own>) -> bool {
+    if books.handed_over != handed_over {
+        return false;
+    }
     for account in &mut books.accounts {
         let Some(rule) = books.rules.get(account.rule) else { continue };
         if let Some(held) = found.get(&(account.id.to_string(), account.span.start_us)) {
@@ -306,7 +328,7 @@ async fn learn(inner: &Inner, purse: &Arc<Purse>) -> Result<(), Error> {
             account.next = Some((next, held.amount));
         }
     }
-    Ok(())
+    true
 }
 
 struct Own {
@@ -358,8 +380,8 @@ pub(crate) async fn share(inner: &Inner) -> Result<(), Error> {
                 let Some(held) = shared.get(&(account.id.to_string(), account.span.start_us)) else {
                     continue;
                 };
-                let fair = held.in_slices / (held.others + 1);
-                let spare = account.free() - fair;
+                let fair = (held.in_slices - held.for_jobs) / (held.others + 1);
+                let spare = account.free() - fair.max(account.thirst);
                 // Small differences are not worth a write.
                 if spare > fair / 8 && spare > 0 {
                     account.granted -= spare;
@@ -586,6 +608,33 @@ fn lost(id: &str, project: &str, at: Timestamp, amount: i64, open: Open, now: Ti
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::budget::{Part, Rule};
+    use crate::config::{BudgetScope, Enforce, Period};
+
+    #[test]
+    fn rows_that_were_read_before_a_job_had_its_money_are_not_noted() {
+        let mut books = Books::default();
+        books.set_rules(vec![Rule {
+            name: "day".into(),
+            usd: Usd::from_nanos(1000),
+            per: Period::Day,
+            scope: BudgetScope::Project,
+            of: None,
+            enforce: Enforce::Strict,
+            soft_thousandths: 800,
+        }]);
+        let account = books.account(0, "shop", "2026-11-23T10:00:00Z".parse().unwrap()).unwrap();
+        let held = &mut books.accounts[account];
+        (held.granted, held.reserved) = (1000, 400);
+        let (id, period_us) = (held.id.to_string(), held.span.start_us);
+        let own = Own { amount: 1000, spent: 0, spent_in_all: 0, in_slices: 1000, others: 0, for_jobs: 0 };
+        let rows = HashMap::from([((id, period_us), own)]);
+        let before = books.handed_over;
+        assert!(note_rows(&mut books, before, &rows));
+        books.hand_over(&[Part { account, period_us, amount: 400 }]);
+        assert!(!note_rows(&mut books, before, &rows));
+        assert_eq!(books.accounts[account].free(), 600);
+    }
 
     #[test]
     fn a_process_that_runs_is_not_gone_and_one_that_ended_is() {

@@ -89,6 +89,31 @@ async fn two_processes_on_one_state_together_never_overspend_and_share_what_ther
 }
 
 #[tokio::test]
+async fn two_processes_share_what_jobs_do_not_hold() {
+    let home = Home::new();
+    let today: jiff::Timestamp = "2026-11-23T00:00:00Z".parse().unwrap();
+    let job = ledger::Write::new().exec(
+        "INSERT INTO ai_slices (project, account, period_us, holder, amount_usd_nanos, spent_usd_nanos, expires_us) \
+         VALUES (?, 'day/project/shop', ?, 'job/1', ?, 0, ?)",
+        vec![PROJECT.into(), today.as_microsecond().into(), (9 * EACH).into(), i64::MAX.into()],
+    );
+    home.ledger().await.write(&home.ctx(), job).await.unwrap();
+    let first = home.shop(TEN).await;
+    let second = home.shop(TEN).await;
+    // The first one has all that is left, uses nothing, and gives half of it to the second one.
+    let mut used = None;
+    until("the second one has its part", || {
+        used = second.use_all();
+        let has = used.is_some();
+        async move { has }
+    })
+    .await;
+    assert!(used.unwrap() <= EACH / 2, "{used:?}");
+    first.accounts.close().await.unwrap();
+    second.accounts.close().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_new_day_begins_with_its_whole_budget() {
     let home = Home::new();
     let shop = home.shop(TEN).await;

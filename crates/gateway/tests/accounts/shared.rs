@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use contract::SharedCounters;
+use contract::{SharedCounters, TakeSlice};
 use counters_redis::{RedisConfig, RedisCounters};
 use gateway::{Accounts, Refusal};
 use tokio::net::{TcpListener, TcpStream};
@@ -296,6 +296,33 @@ async fn two_daemons_together_never_overspend_and_share_what_there_is() {
     let third = Home::new();
     let standing = daemon(&third, &budget).await.accounts.standings(PROJECT)[0].clone();
     assert_eq!(standing.spent.nanos(), spent);
+}
+
+#[tokio::test]
+async fn open_jobs_leave_a_daemon_that_is_alone_all_that_they_do_not_hold() {
+    let home = Home::new();
+    let budget = conformance::namespace("open");
+    let counters = RedisCounters::new(&RedisConfig { url: redis(), user: None }, None).unwrap();
+    let today: jiff::Timestamp = "2026-11-23T00:00:00Z".parse().unwrap();
+    let counter = format!("{PROJECT}/{budget}/project/{PROJECT}/{}", today.as_microsecond());
+    for job in 0..9 {
+        let holder = format!("job/{job}");
+        let ask = TakeSlice {
+            counter: &counter,
+            holder: &holder,
+            limit: 10 * EACH,
+            needs: EACH / 10,
+            keep_for: std::time::Duration::from_hours(1),
+        };
+        let all = counters.take(&home.ctx(), &ask).await.unwrap().amount;
+        counters.give_back(&home.ctx(), &counter, &holder, all - EACH / 10).await.unwrap();
+    }
+    let shop = daemon(&home, &budget).await;
+    for _ in 0..9 {
+        assert_eq!(shop.use_all(), Some(EACH));
+    }
+    assert_ne!(shop.use_all(), Some(EACH), "the jobs hold nine tenths of it");
+    shop.accounts.close().await.unwrap();
 }
 
 #[tokio::test]
