@@ -1,7 +1,7 @@
 //! Work at a provider that takes hours: let in against the budgets, held across restarts, settled when it has ended,
 //! whether somebody asks for it or not.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -11,7 +11,7 @@ use contract::ai::FailureClass;
 use contract::{Clock, Error, ErrorKind, Severity, Trigger};
 use futures::StreamExt;
 use http::header::HeaderMap;
-use http::{Method, StatusCode};
+use http::{Method, Response, StatusCode};
 use jiff::Timestamp;
 use ledger::{Ledger, NewEvent, Row, Write};
 use serde::{Deserialize, Serialize};
@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use tokio_util::task::TaskTracker;
 
 use crate::accounts::{Accounts, Alarm};
+use crate::answer::Answer;
 use crate::attempt::read;
 use crate::budget::Who;
 use crate::config::Enforce;
@@ -53,12 +54,18 @@ const MAKING_US_MAX: i64 = 3_600_000_000;
 /// Jobs that the provider is asked for at the same time, and in one round.
 const LOOKS_AT_ONCE: usize = 8;
 const LOOKS_MAX: i64 = 500;
+/// A job that the provider has not known for so long does not come back, in microseconds.
+const MISSING_US_MAX: i64 = 24 * 3_600_000_000;
+/// Jobs of one provider that are settled at the same time: their answers may be large.
+const SETTLING_MAX: usize = 8;
+/// How long one waits for a job to be settled, which goes on without.
+const SETTLED_WITHIN: Duration = Duration::from_secs(10);
 
 const INSERT: &str = "INSERT INTO ai_jobs (id, project, kind, provider, remote_id, state, status, holder, made_us, \
      looked_us, set_aside_usd_nanos, base_model, body) VALUES (?, ?, ?, ?, '', 'creating', '', ?, ?, ?, ?, ?, ?)";
 const MADE: &str = "UPDATE ai_jobs SET state = 'open', remote_id = ?, status = ?, looked_us = ? WHERE id = ? AND state = 'creating'";
 const LOOKED: &str =
-    "UPDATE ai_jobs SET status = ?, looked_us = ?, problem = ? WHERE id = ? AND state = 'open'";
+    "UPDATE ai_jobs SET status = ?, looked_us = ?, problem = ?, body = ? WHERE id = ? AND state = 'open'";
 const SETTLE: &str = "UPDATE ai_jobs SET state = 'settled', status = ?, settled_us = ?, cost_usd_nanos = ?, \
      tuned_model = ?, problem = ? WHERE id = ? AND state IN ('creating', 'open')";
 const REFUSE: &str = "UPDATE ai_jobs SET state = 'refused', settled_us = ?, cost_usd_nanos = 0, problem = ? \
@@ -85,6 +92,15 @@ pub(crate) struct Body {
     pub epochs: u64,
     pub charges: Vec<Charge>,
     pub draws: Vec<Draw>,
+    /// Since when the provider has not known it, in microseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub missing_us: Option<i64>,
+}
+
+impl Body {
+    fn text(&self) -> String {
+        serde_json::to_string(self).expect("a job's body holds only JSON values")
+    }
 }
 
 /// A job as the state file has it.
@@ -180,8 +196,8 @@ struct Inner {
     looking: AtomicBool,
     /// Until then nobody looks which jobs are due.
     quiet_until_us: AtomicI64,
-    /// Jobs that are being settled just now.
-    settling: Mutex<HashSet<String>>,
+    /// Jobs that are being settled just now, with project and provider.
+    settling: Mutex<HashMap<String, (String, String)>>,
 }
 
 /// A job that a client wants made.
@@ -196,12 +212,17 @@ pub(crate) struct Creation {
     pub now: Timestamp,
     /// What the request itself takes of its key's limits.
     pub reservation: Reservation,
+    /// Makes the client's answer of the provider's.
+    pub answer: MakeAnswer,
 }
+
+/// Called once the job is made, though its client may have left.
+pub(crate) type MakeAnswer = Box<dyn FnOnce(StatusCode, &HeaderMap, Bytes) -> Response<Answer> + Send>;
 
 /// What became of it.
 pub(crate) enum Created {
     /// It is under way; what it costs is recorded when it ends.
-    Made(StatusCode, HeaderMap, Bytes),
+    Made(Response<Answer>),
     /// It is not: by our own judgement.
     Refused(Box<Refusal>, Reservation),
     Wrong(Wrong, Reservation),
@@ -320,7 +341,8 @@ impl Jobs {
     }
 
     async fn create_now(&self, creation: Creation) -> Created {
-        let Creation { kind, request, grant, provider, query, headers, body, now, reservation } = creation;
+        let Creation { kind, request, grant, provider, query, headers, body, now, reservation, answer } =
+            creation;
         let project = &grant.project;
         let reckoned = match self.reckon(kind, project, &provider, &body, now).await {
             Ok(reckoned) => reckoned,
@@ -361,13 +383,13 @@ impl Jobs {
             epochs: reckoned.epochs,
             charges: reckoned.charges.clone(),
             draws: Vec::new(),
+            missing_us: None,
         };
         let set_aside: i64 =
             reckoned.charges.iter().map(|charge| charge.bound_usd_nanos).fold(0, i64::saturating_add);
         let holder = &self.0.accounts.inner().holder;
         let record = |draws: &[Draw]| {
-            let body = Body { draws: draws.to_vec(), ..kept.clone() };
-            let body = serde_json::to_string(&body).expect("a job's body holds only JSON values");
+            let body = Body { draws: draws.to_vec(), ..kept.clone() }.text();
             Write::new().exec(
                 INSERT,
                 vec![
@@ -432,7 +454,7 @@ impl Jobs {
                     None => self.lose(&job, "the provider's answer names no job").await,
                 }
                 drop(reservation); // The job's own row stands for the request.
-                Created::Made(parts.status, parts.headers, bytes)
+                Created::Made(answer(parts.status, &parts.headers, bytes))
             }
             Err(failed) if failed.may_be_done => {
                 self.lose(&job, &failed.line()).await;
@@ -669,9 +691,7 @@ impl Jobs {
         {
             tracing::warn!(%error, "the files of a job cannot be remembered");
         }
-        let (jobs, provider) = (self.clone(), Arc::clone(provider));
-        let settling = self.0.tasks.spawn(async move { jobs.heard(&job, word, &project, &provider).await });
-        drop(tokio::time::timeout(Duration::from_secs(10), settling).await);
+        self.heard(&job, word, &project, provider).await;
     }
 
     /// Asks providers for the jobs that are due, and settles those that have ended. Answers how many were asked for; none
@@ -746,7 +766,15 @@ impl Jobs {
                 None => self.looked(job, "the provider's answer describes no job").await,
             },
             Err(failed) if failed.failure.class == FailureClass::NotFound && failed.answer.is_some() => {
-                self.lose(job, "the provider does not know it any more").await;
+                let now_us = self.0.clock.now().as_microsecond();
+                let since = job.body.missing_us.unwrap_or(now_us);
+                let problem = "the provider does not know it any more";
+                if now_us.saturating_sub(since) >= MISSING_US_MAX {
+                    self.lose(job, problem).await;
+                } else {
+                    let body = Body { missing_us: Some(since), ..job.body.clone() };
+                    self.looked(&Job { body, ..job.clone() }, problem).await;
+                }
             }
             Err(failed) => self.looked(job, &failed.line()).await,
         }
@@ -756,34 +784,56 @@ impl Jobs {
         let problem = if problem.is_empty() { ledger::Value::Null } else { problem.into() };
         let now = self.0.clock.now();
         let write = Write::new()
-            .exec(LOOKED, vec![job.status.as_str().into(), now.into(), problem, job.id.as_str().into()])
+            .exec(
+                LOOKED,
+                vec![
+                    job.status.as_str().into(),
+                    now.into(),
+                    problem,
+                    job.body.text().into(),
+                    job.id.as_str().into(),
+                ],
+            )
             .unsynced();
         if let Err(error) = self.0.ledger.write(&context(&job.project, &self.0.clock), write).await {
             tracing::warn!(%error, job = job.id, "how a job stands cannot be recorded");
         }
     }
 
-    /// The provider has said how a job stands.
+    /// The provider has said how a job stands. One that has ended is settled, whether or not the caller is still there;
+    /// this waits for it, but not for long.
     async fn heard(&self, job: &Job, word: Word, project: &Arc<Project>, provider: &Arc<OpenProvider>) {
-        let settling = || self.0.settling.lock().unwrap_or_else(PoisonError::into_inner);
+        let body = Body { missing_us: None, ..job.body.clone() };
+        let job = Job { status: word.status.clone(), body, ..job.clone() };
+        let problem = job.problem.as_deref().filter(|_| word.has_ended);
+        // Before anything is counted: what the client now sees to have ended must not be deleted meanwhile.
+        self.looked(&job, problem.unwrap_or_default()).await;
         if !word.has_ended {
-            let job = Job { status: word.status, ..job.clone() };
-            self.looked(&job, "").await;
             return;
         }
-        if !settling().insert(job.id.clone()) {
-            return;
-        }
-        let result = self.settle(job, &word, project, provider).await;
-        settling().remove(&job.id);
-        match result {
+        let Some(turn) = Settling::begin(self, &job) else { return };
+        let (jobs, project, provider) = (self.clone(), Arc::clone(project), Arc::clone(provider));
+        let settling = self.0.tasks.spawn(async move {
+            let _turn = turn;
+            jobs.settle_ended(&job, &word, &project, &provider).await;
+        });
+        drop(tokio::time::timeout(SETTLED_WITHIN, settling).await);
+    }
+
+    async fn settle_ended(
+        &self,
+        job: &Job,
+        word: &Word,
+        project: &Arc<Project>,
+        provider: &Arc<OpenProvider>,
+    ) {
+        match self.settle(job, word, project, provider).await {
             Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::Conflict => {} // Another process was faster.
             Err(error) => {
                 let line = error.to_string();
                 tracing::warn!(error = line, job = job.id, "a job that has ended cannot be settled yet");
-                let job = Job { status: word.status, ..job.clone() };
-                self.looked(&job, &line).await;
+                self.looked(job, &line).await;
             }
         }
     }
@@ -847,8 +897,8 @@ impl Jobs {
             .await;
         match read {
             Ok(_) => Ok(answers.done()),
-            // The file is gone, and does not come back.
-            Err(failed) if failed.failure.class == FailureClass::NotFound && failed.answer.is_some() => {
+            // The file is gone and does not come back, or is none that can be read.
+            Err(failed) if failed.is_for_good() => {
                 let anew = Answers::new(job.kind, &job.body.endpoint, &job.body.charges, &find, job.made);
                 Ok(by_total(job, word, anew))
             }
@@ -930,6 +980,32 @@ struct Round<'a>(&'a AtomicBool);
 impl Drop for Round<'_> {
     fn drop(&mut self) {
         self.0.store(false, Ordering::Release);
+    }
+}
+
+/// A job that is being settled, until that ends or is dropped.
+struct Settling {
+    jobs: Jobs,
+    job: String,
+}
+
+impl Settling {
+    /// `None`: it is being settled already, or as many others of this provider as may be.
+    fn begin(jobs: &Jobs, job: &Job) -> Option<Self> {
+        let place = (job.project.clone(), job.provider.clone());
+        let mut settling = jobs.0.settling.lock().unwrap_or_else(PoisonError::into_inner);
+        let others = settling.values().filter(|other| **other == place).count();
+        if others >= SETTLING_MAX || settling.contains_key(&job.id) {
+            return None;
+        }
+        settling.insert(job.id.clone(), place);
+        Some(Self { jobs: jobs.clone(), job: job.id.clone() })
+    }
+}
+
+impl Drop for Settling {
+    fn drop(&mut self) {
+        self.jobs.0.settling.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.job);
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderValue};
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use http::request::Parts;
 use http::{Response, StatusCode};
 use http_body::Body;
@@ -24,7 +24,7 @@ use crate::job::{Created, Creation, Jobs};
 use crate::job_word::{Kind, Wanted};
 use crate::lookout::Lookout;
 use crate::meter::{Ending, RequestId, Reservation};
-use crate::once::{self, IDEMPOTENCY_KEY};
+use crate::once::{self, IDEMPOTENCY_KEY, Turn};
 use crate::remote::OBJECT_BYTES_MAX;
 use crate::table::OpenProvider;
 
@@ -252,13 +252,15 @@ impl Gateway {
             Err(problem) => return problem.answer(format, &visit.request_id),
         };
         let Some(key) = parts.headers.get(IDEMPOTENCY_KEY) else {
-            return self.make(visit, jobs, outgoing, provider, kind, parts, body).await;
+            return self.make(visit, jobs, outgoing, provider, kind, parts, body, None).await;
         };
         let mut outgoing = outgoing;
         let shown = once::for_provider(&grant.id, key, &[kind.as_str().as_bytes(), &body]);
         outgoing.headers.insert(IDEMPOTENCY_KEY, shown);
-        let make = self.make(visit, jobs, outgoing, provider, kind, parts, body.clone());
-        self.once.answer(visit, &grant.id, format, (&parts.uri, key), &body, make).await
+        match self.once.turn(visit, &grant.id, format, (&parts.uri, key), &body).await {
+            Ok(turn) => self.make(visit, jobs, outgoing, provider, kind, parts, body, Some(turn)).await,
+            Err(response) => *response,
+        }
     }
 
     #[expect(clippy::too_many_arguments, reason = "a request in its parts")]
@@ -271,6 +273,7 @@ impl Gateway {
         kind: Kind,
         parts: &Parts,
         body: Bytes,
+        turn: Option<Turn>,
     ) -> Response<Answer> {
         let Outward { grant, route, what, format, headers, .. } = outgoing;
         let reservation = match self.admit(grant, &free(visit, what, route)).await {
@@ -279,6 +282,19 @@ impl Gateway {
         };
         Lookout::new(&self.detector, &self.notices, grant, &route.name, visit.id).of_request().whole(&body);
         let bytes = body.len() as u64;
+        let (id, routed) = (visit.id, Arc::clone(route));
+        // With the turn: who asks again while the job is being made, though its client has left, waits for this answer.
+        let answer = move |status, headers: &HeaderMap, bytes| {
+            let mut response = Response::new(Answer::whole(bytes));
+            *response.status_mut() = status;
+            header::backward(headers, response.headers_mut(), true);
+            name_route(response.headers_mut(), &routed);
+            response.headers_mut().insert(header::TARGET, routed.targets[0].shown().clone());
+            match turn {
+                Some(turn) => turn.record(format, response, id),
+                None => response,
+            }
+        };
         let creation = Creation {
             kind,
             request: visit.id,
@@ -289,6 +305,7 @@ impl Gateway {
             body,
             now: visit.now,
             reservation,
+            answer: Box::new(answer),
         };
         let Some(created) = jobs.create(creation).await else {
             return Problem::new(ErrorClass::Server, "the job could not be made")
@@ -307,12 +324,7 @@ impl Gateway {
             flight.end(Ending::Failed);
         };
         let mut response = match created {
-            Created::Made(status, headers, bytes) => {
-                let mut response = Response::new(Answer::whole(bytes));
-                *response.status_mut() = status;
-                header::backward(&headers, response.headers_mut(), true);
-                response
-            }
+            Created::Made(response) => return response,
             Created::Refused(refusal, reservation) => {
                 let response = refused(&refusal, format, &visit.request_id);
                 end(&response, reservation, None);

@@ -26,6 +26,7 @@ use wire::{ErrorClass, Format, Tap};
 
 use crate::answer::{Answer, BodyError, Problem};
 use crate::handle::Visit;
+use crate::meter::RequestId;
 use crate::{cache, header};
 
 /// The header by which a client says that two requests are one.
@@ -102,7 +103,7 @@ impl Default for Once {
 }
 
 /// The right to do a request that others wait for. Dropped without a reply, the next one does it.
-struct Turn {
+pub(crate) struct Turn {
     key: Hash,
     asked: Hash,
     kept: Arc<quick_cache::sync::Cache<Hash, Arc<Kept>, Weight>>,
@@ -120,6 +121,41 @@ impl Drop for Turn {
 }
 
 impl Turn {
+    /// Keeps a reply once it is whole.
+    pub(crate) fn record(
+        self,
+        format: Format,
+        response: Response<Answer>,
+        request: RequestId,
+    ) -> Response<Answer> {
+        if !response.status().is_success() {
+            return response;
+        }
+        let (head, answer) = response.into_parts();
+        let mut headers = head.headers.clone();
+        // Who is given it again learns which request was paid for.
+        headers.insert(header::RECEIPT, header::id_value(request));
+        let answer = match answer.ready() {
+            Ok(body) => {
+                if !is_error(&body) {
+                    self.keep(head.status, headers, body.clone());
+                }
+                Answer::whole(body)
+            }
+            Err(answer) => {
+                headers.remove(http::header::CONTENT_LENGTH);
+                let recording = Recording {
+                    answer,
+                    turn: Some((self, head.status, headers)),
+                    format,
+                    so_far: Vec::new(),
+                };
+                Answer::recorded(recording)
+            }
+        };
+        Response::from_parts(head, answer)
+    }
+
     fn keep(self, status: StatusCode, headers: HeaderMap, body: Bytes) {
         if body.len() <= REPLY_BYTES_MAX {
             let kept = Kept { asked: self.asked, status, headers, body, until_us: self.until_us };
@@ -179,10 +215,25 @@ impl Once {
         visit: &Visit,
         grant: &str,
         format: Format,
-        (path, key): (&http::Uri, &HeaderValue),
+        asked: (&http::Uri, &HeaderValue),
         body: &Bytes,
         make: impl Future<Output = Response<Answer>>,
     ) -> Response<Answer> {
+        match self.turn(visit, grant, format, asked, body).await {
+            Ok(turn) => turn.record(format, make.await, visit.id),
+            Err(response) => *response,
+        }
+    }
+
+    /// The right to do a request; where it was done before, what it was answered.
+    pub(crate) async fn turn(
+        &self,
+        visit: &Visit,
+        grant: &str,
+        format: Format,
+        (path, key): (&http::Uri, &HeaderValue),
+        body: &Bytes,
+    ) -> Result<Turn, Box<Response<Answer>>> {
         let refuse = |status, code, message: &str| {
             let mut problem = Problem::new(ErrorClass::BadRequest, message);
             problem.status = status;
@@ -191,13 +242,13 @@ impl Once {
         };
         if key.is_empty() || key.len() > KEY_BYTES_MAX {
             let message = format!("`Idempotency-Key` must have 1 to {KEY_BYTES_MAX} bytes");
-            return refuse(StatusCode::BAD_REQUEST, "idempotency_key_invalid", &message);
+            return Err(Box::new(refuse(StatusCode::BAD_REQUEST, "idempotency_key_invalid", &message)));
         }
         let place = path.path_and_query().map_or("", http::uri::PathAndQuery::as_str);
         let named = hash(&[grant.as_bytes(), key.as_bytes()]);
         let asked = hash(&[place.as_bytes(), body]);
-        match self.enter(named, asked, visit.now).await {
-            Found::First(turn) => record(turn, format, make.await, visit),
+        let response = match self.enter(named, asked, visit.now).await {
+            Found::First(turn) => return Ok(turn),
             Found::Again(kept) => {
                 let mut response = Response::new(Answer::whole(kept.body.clone()));
                 *response.status_mut() = kept.status;
@@ -215,34 +266,9 @@ impl Once {
                 "idempotency_key_in_use",
                 "a request with this `Idempotency-Key` has been under way for ten minutes; ask again later",
             ),
-        }
+        };
+        Err(Box::new(response))
     }
-}
-
-/// Keeps a reply once it is whole.
-fn record(turn: Turn, format: Format, response: Response<Answer>, visit: &Visit) -> Response<Answer> {
-    if !response.status().is_success() {
-        return response;
-    }
-    let (head, answer) = response.into_parts();
-    let mut headers = head.headers.clone();
-    // Who is given it again learns which request was paid for.
-    headers.insert(header::RECEIPT, header::id_value(visit.id));
-    let answer = match answer.ready() {
-        Ok(body) => {
-            if !is_error(&body) {
-                turn.keep(head.status, headers, body.clone());
-            }
-            Answer::whole(body)
-        }
-        Err(answer) => {
-            headers.remove(http::header::CONTENT_LENGTH);
-            let recording =
-                Recording { answer, turn: Some((turn, head.status, headers)), format, so_far: Vec::new() };
-            Answer::recorded(recording)
-        }
-    };
-    Response::from_parts(head, answer)
 }
 
 /// Whether a reply is nothing but an error, in spite of its status. A job that tells of one has an id beside it.

@@ -81,6 +81,17 @@ impl Failed {
         Box::new(Self { failure: Failure::new(class, message), answer: None, may_be_done })
     }
 
+    /// The same call fails again, whenever it is made and whatever is done about keys and limits.
+    pub(crate) fn is_for_good(&self) -> bool {
+        match &self.answer {
+            Some((status, ..)) => {
+                status.is_client_error()
+                    && !matches!(status.as_u16(), 401 | 402 | 403 | 407 | 408 | 425 | 429)
+            }
+            None => self.failure.class == FailureClass::BadRequest,
+        }
+    }
+
     /// In one line.
     pub(crate) fn line(&self) -> String {
         let status = self.answer.as_ref().map(|(status, ..)| format!(" ({})", status.as_u16()));
@@ -131,7 +142,8 @@ impl Remote<'_> {
         }
         let (bytes, failure) = refusal(self.provider, &lent, &parts, &mut body, self.now).await;
         lent.failed(Instant::now(), &failure);
-        let may_be_done = parts.status.is_server_error();
+        // Who is overloaded has not begun.
+        let may_be_done = parts.status.is_server_error() && failure.class != FailureClass::Overloaded;
         Err(Box::new(Failed { failure, answer: Some((parts.status, parts.headers, bytes)), may_be_done }))
     }
 

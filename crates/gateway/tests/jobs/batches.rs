@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use fake_ai::{Ending, JobPlan, On, Reply};
+use fake_ai::{Ending, Gate, JobPlan, On, Reply};
 use gateway::job_view::{ListJobs, ShowJob};
 use gateway::receipt::ShowReceipt;
 use serde_json::json;
@@ -195,13 +195,21 @@ async fn a_batch_that_ends_early_costs_what_was_answered_until_then() {
 async fn without_the_file_of_answers_the_batchs_own_sum_counts_and_without_that_what_was_set_aside() {
     let home = Home::new().await;
     let world = home.open(BUDGET).await;
-    let gone = || Reply::error(404, "not_found", "no such file");
-    for (tells_usage, spent) in [(true, Some(2 * ANSWER)), (false, None)] {
+    let gone = Reply::error(404, "not_found", "no such file");
+    let wrong = Reply::error(400, "invalid_request_error", "not for this file");
+    // One line, longer than any that is read.
+    let long = Reply::raw("application/jsonl", vec![b'x'; (32 << 20) + 1]);
+    for (unread, tells_usage, spent) in [
+        (&gone, true, Some(2 * ANSWER)),
+        (&wrong, true, Some(2 * ANSWER)),
+        (&long, true, Some(2 * ANSWER)),
+        (&gone, false, None),
+    ] {
         home.fake.jobs_go(JobPlan { tells_usage, ..JobPlan::default() });
         let before = world.spent().await;
         let batch = world.batch(2).await.id();
         let held = world.held().await;
-        home.fake.always(On::path("/content"), gone());
+        home.fake.always(On::path("/content"), unread.clone());
         finish(&world, &batch).await;
         home.fake.forget_scripts();
         assert_eq!(world.spent().await - before, spent.unwrap_or(held));
@@ -234,6 +242,47 @@ async fn answers_that_cannot_be_read_now_are_counted_later() {
 }
 
 #[tokio::test]
+async fn a_batch_is_settled_though_the_client_that_asked_has_left() {
+    let home = Home::new().await;
+    let world = home.open(BUDGET).await;
+    let batch = world.batch(1).await.id();
+    // A file may only be deleted when the answers are counted, so this counts them.
+    home.fake.next_on(On::path("/content"), Reply::error(500, "server_error", "later"));
+    let done = finish(&world, &batch).await;
+    let file = done["output_file_id"].as_str().unwrap();
+    let gate = Gate::new();
+    home.fake.next_on(On::path("/content"), Reply::own().gate(&gate));
+    let path = format!("/v1/files/{file}");
+    tokio::select! {
+        read = world.send(SHOP, "DELETE", &path, "", "") => panic!("{}", read.text()),
+        () = gate.reached(1) => {}
+    }
+    gate.open();
+    until("it is settled", || async { world.settled().await.len() == 1 }).await;
+    assert_eq!((world.held().await, world.spent().await), (0, ANSWER));
+    let deleted = world.send(SHOP, "DELETE", &path, "", "").await;
+    assert_eq!(deleted.json()["deleted"], true, "{}", deleted.text());
+}
+
+#[tokio::test]
+async fn a_batch_is_known_to_have_ended_before_its_answers_are_counted() {
+    let home = Home::new().await;
+    let world = home.open(BUDGET).await;
+    let batch = world.batch(1).await.id();
+    let gate = Gate::new();
+    home.fake.next_on(On::path("/content"), Reply::own().gate(&gate));
+    tokio::select! {
+        done = finish(&world, &batch) => panic!("{done}"),
+        () = gate.reached(1) => {}
+    }
+    let rows = world.rows("SELECT state, status FROM ai_jobs").await;
+    assert_eq!(rows[0].get_text("state").unwrap(), "open");
+    assert_eq!(rows[0].get_text("status").unwrap(), "completed");
+    gate.open();
+    until("it is settled", || async { world.settled().await.len() == 1 }).await;
+}
+
+#[tokio::test]
 async fn a_batch_that_the_provider_refuses_holds_nothing_and_one_of_which_nothing_is_known_is_charged() {
     let home = Home::new().await;
     let world = home.open(BUDGET).await;
@@ -244,6 +293,11 @@ async fn a_batch_that_the_provider_refuses_holds_nothing_and_one_of_which_nothin
     assert_eq!((world.held().await, world.spent().await), (0, 0));
     let states = world.rows("SELECT state FROM ai_jobs").await;
     assert_eq!(states[0].get_text("state").unwrap(), "refused");
+
+    home.fake.next_on(On::path("/batches"), Reply::error(503, "overloaded", "later"));
+    let refused = world.make_batch(SHOP, &file).await;
+    assert_eq!(refused.status, 503, "{}", refused.text());
+    assert_eq!((world.held().await, world.spent().await, world.settled().await.len()), (0, 0, 0));
 
     home.fake.next_on(
         On::path("/batches"),
@@ -415,9 +469,14 @@ async fn a_job_that_the_provider_forgot_is_charged_and_one_that_cannot_be_asked_
     world.look().await;
     assert_eq!((world.held().await, world.settled().await.len()), (held, 0));
     home.hours(1);
-    home.fake
-        .next_on(On::path(&format!("/batches/{batch}")), Reply::error(404, "not_found", "no such batch"));
-    world.look().await;
+    // Once may be a mistake of the provider.
+    home.fake.always(On::path(&format!("/batches/{batch}")), Reply::error(404, "not_found", "no such batch"));
+    for hours in [1, 22, 2] {
+        assert_eq!(world.look().await, 1);
+        assert_eq!((world.held().await, world.settled().await.len()), (held, 0));
+        home.hours(hours);
+    }
+    assert_eq!(world.look().await, 1);
     assert_eq!((world.held().await, world.spent().await), (0, held));
     assert_eq!(world.settled().await[0].1, "lost");
     tokio::time::timeout(Duration::from_mins(1), world.jobs.close()).await.unwrap();
@@ -436,6 +495,29 @@ async fn a_batch_that_is_sent_twice_with_one_key_is_made_once() {
     let (first, second) = tokio::join!(make(), make());
     assert_eq!(first.id(), second.id());
     assert_eq!(first.receipt(), second.receipt());
+    let sent_on = home.fake.requests().iter().filter(|sent| sent.path.ends_with("/batches")).count();
+    assert_eq!((sent_on, world.rows("SELECT id FROM ai_jobs").await.len()), (1, 1));
+}
+
+#[tokio::test]
+async fn a_batch_is_made_once_though_its_client_leaves_and_sends_it_again() {
+    let home = Home::new().await;
+    let world = home.open(BUDGET).await;
+    let file = world.upload(SHOP, &requests_file(1)).await;
+    let body =
+        json!({ "input_file_id": file, "endpoint": "/v1/chat/completions", "completion_window": "24h" });
+    let make = || {
+        world.send_with(SHOP, "POST", "/v1/batches", &[("idempotency-key", "nightly-7")], body.to_string())
+    };
+    let gate = Gate::new();
+    home.fake.next_on(On::path("/batches"), Reply::own().gate(&gate));
+    tokio::select! {
+        read = make() => panic!("{}", read.text()),
+        () = gate.reached(1) => {}
+    }
+    let (again, ()) = tokio::join!(make(), async { gate.open() });
+    let later = make().await;
+    assert_eq!((again.id(), again.receipt()), (later.id(), later.receipt()));
     let sent_on = home.fake.requests().iter().filter(|sent| sent.path.ends_with("/batches")).count();
     assert_eq!((sent_on, world.rows("SELECT id FROM ai_jobs").await.len()), (1, 1));
 }
