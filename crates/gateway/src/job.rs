@@ -561,6 +561,7 @@ impl Jobs {
             let file = file.ok_or_else(|| Wrong::new("input_file_id", "`input_file_id` is missing"))?;
             asked["endpoint"].as_str().unwrap_or_default().clone_into(&mut endpoint);
             own("input_file_id", file).await?;
+            requests = requests.only_for(&endpoint);
             files.lines::<Stopped>(&content(file), FILE_BYTES_MAX, |line| Ok(requests.line(line)?)).await?;
         }
         if requests.models().any(|model| project.is_of_others(model)) {

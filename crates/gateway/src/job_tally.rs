@@ -20,6 +20,8 @@ const MODELS_MAX: usize = 64;
 /// Tokens of an answer of `/v1/completions` whose request sets no bound.
 /// Source: OpenAI API reference, "Create completion", `max_tokens`.
 const COMPLETION_TOKENS: u64 = 16;
+/// What the bound of a prompt counts at least for an image, or for a file that is only named.
+const MEDIA_TOKENS_MIN: u64 = 50_000;
 /// Output tokens that an answer is likely to have at most, where its request allows more.
 const USUAL_OUTPUT: u64 = 1_024;
 
@@ -121,6 +123,8 @@ pub(crate) struct Requests<'a> {
     at: Timestamp,
     /// A budget needs a bound that holds.
     strict: bool,
+    /// What the batch is made for; its lines may want nothing else.
+    endpoint: Option<String>,
     pub count: u64,
     models: BTreeMap<String, OfModel>,
 }
@@ -135,7 +139,12 @@ struct OfModel {
 
 impl<'a> Requests<'a> {
     pub(crate) fn new(find: Find<'a>, at: Timestamp, strict: bool) -> Self {
-        Self { find, at, strict, count: 0, models: BTreeMap::new() }
+        Self { find, at, strict, endpoint: None, count: 0, models: BTreeMap::new() }
+    }
+
+    /// Refuses lines for anything but this, such as `/v1/responses`.
+    pub(crate) fn only_for(self, endpoint: &str) -> Self {
+        Self { endpoint: Some(endpoint.to_owned()), ..self }
     }
 
     /// A line of OpenAI's input file.
@@ -144,6 +153,12 @@ impl<'a> Requests<'a> {
         let asked = unique(line)
             .map_err(|why| Wrong::new("input_file_id", format!("line {number} of the file {why}")))?;
         let url = asked["url"].as_str().unwrap_or_default();
+        if let Some(endpoint) =
+            self.endpoint.as_deref().filter(|endpoint| operation(endpoint) != operation(url))
+        {
+            let message = format!("line {number} of the file is for `{url}`, and the batch for `{endpoint}`");
+            return Err(Wrong::new("endpoint", message));
+        }
         self.add(url, &asked["body"]).map_err(|wrong| Wrong {
             message: format!("line {number} of the file: {}", wrong.message),
             ..wrong
@@ -159,8 +174,8 @@ impl<'a> Requests<'a> {
 
     fn add(&mut self, url: &str, body: &Value) -> Result<(), Wrong> {
         self.count += 1;
-        let name = url.trim_end_matches('/').rsplit("/v1/").next().unwrap_or_default();
-        let (format, default) = match name.trim_start_matches('/') {
+        let name = operation(url);
+        let (format, default) = match name {
             "chat/completions" => (Format::Chat, None),
             "responses" => (Format::Responses, None),
             "messages" => (Format::Messages, None),
@@ -199,7 +214,10 @@ impl<'a> Requests<'a> {
             (tokens.bound, tokens.estimate)
         };
         let asked = scanned.max_tokens.map(|field| field.value).or(default);
-        let choices = scanned.choices.map_or(1, |field| field.value.max(1));
+        let mut choices = scanned.choices.map_or(1, |field| field.value.max(1));
+        if name == "completions" {
+            choices = choices.max(best_of(body)?).saturating_mul(prompts(&body["prompt"]));
+        }
         let most = match (asked, row.output_tokens_max) {
             (Some(asked), _) => asked,
             (None, Some(most)) => most,
@@ -237,6 +255,27 @@ impl<'a> Requests<'a> {
             Ok(Charge { model: model.clone(), bound_usd_nanos: of.bound, usual_usd_nanos: of.usual })
         };
         self.models.iter().map(charge).collect()
+    }
+}
+
+/// What a path asks for, such as `chat/completions`.
+fn operation(url: &str) -> &str {
+    url.trim_end_matches('/').rsplit("/v1/").next().unwrap_or_default().trim_start_matches('/')
+}
+
+/// Answers that are made for each prompt of `/v1/completions`, of which the best are given.
+fn best_of(body: &Value) -> Result<u64, Wrong> {
+    match &body["best_of"] {
+        Value::Null => Ok(1),
+        count => count.as_u64().ok_or_else(|| Wrong::new("best_of", "`best_of` is no whole number")),
+    }
+}
+
+/// Prompts of one request to `/v1/completions`: a text or the numbers of its tokens is one, each of a list another.
+fn prompts(prompt: &Value) -> u64 {
+    match prompt.as_array() {
+        Some(list) if !list.iter().all(Value::is_number) => list.len() as u64,
+        _ => 1,
     }
 }
 
@@ -386,17 +425,21 @@ fn sum(one: &Usage, other: &Usage) -> Usage {
 /// What is known of a file for training.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Training {
-    pub bytes: u64,
     pub examples: u64,
     /// Tokens of one pass, about.
     pub tokens: u64,
+    /// What they cannot exceed.
+    pub tokens_max: u64,
 }
 
 impl Training {
     pub(crate) fn line(&mut self, line: &[u8]) {
-        self.bytes += line.len() as u64 + 1;
+        let (bytes, tokens) = (line.len() as u64 + 1, wire::input_tokens(Format::Chat, line));
         self.examples += 1;
-        self.tokens += wire::estimate_input_tokens(Format::Chat, line);
+        self.tokens += tokens.estimate;
+        // No tokenizer makes more tokens than bytes, but an image that is only named makes many.
+        let has_media = tokens.bound.saturating_sub(bytes) >= MEDIA_TOKENS_MIN;
+        self.tokens_max += if has_media { tokens.bound } else { bytes };
     }
 
     /// Passes over the file where the request leaves them to the provider: three, more for few examples and fewer for
@@ -413,7 +456,7 @@ impl Training {
         }
     }
 
-    /// What it is likely to cost, and what it cannot exceed: no tokenizer makes more tokens than bytes.
+    /// What it is likely to cost, and what it cannot exceed.
     pub(crate) fn charge(
         &self,
         base: &str,
@@ -425,7 +468,7 @@ impl Training {
         let of = |tokens: u64| Some(training_cost(prices, tokens.saturating_mul(epochs))?.nanos());
         Some(Charge {
             model: base.to_owned(),
-            bound_usd_nanos: of(self.bytes)?,
+            bound_usd_nanos: of(self.tokens_max)?,
             usual_usd_nanos: of(self.tokens)?,
         })
     }
@@ -466,8 +509,19 @@ impl TrainingAsk {
             value.ok_or_else(|| Wrong::new(name, format!("`{name}` is missing")))
         };
         let method = body["method"]["type"].as_str().unwrap_or("supervised");
-        let own = &body["method"][method]["hyperparameters"]["n_epochs"];
-        let epochs = own.as_u64().or(body["hyperparameters"]["n_epochs"].as_u64());
+        let places =
+            (&body["method"][method]["hyperparameters"]["n_epochs"], &body["hyperparameters"]["n_epochs"]);
+        let ((Value::Null, epochs) | (epochs, Value::Null)) = places else {
+            // Readers disagree on which of two counts.
+            return Err(Wrong::new("hyperparameters", "`n_epochs` is there twice: leave it in `method`"));
+        };
+        let epochs = match epochs {
+            Value::Null => None,
+            Value::String(text) if text == "auto" => None,
+            epochs => Some(epochs.as_u64().ok_or_else(|| {
+                Wrong::new("hyperparameters", "`n_epochs` is neither a whole number nor `auto`")
+            })?),
+        };
         Ok(Self {
             base: text("model")?,
             file: text("training_file")?,
@@ -621,7 +675,7 @@ mod tests {
         let row = table.training("openai", &ask.base).unwrap();
         let charges = ask.charges(&training, Some(&row), at(), true).unwrap();
         // 3 dollars a million: 3000 nano-dollars a token.
-        assert_eq!(charges[0].bound_usd_nanos, i64::try_from(training.bytes).unwrap() * 2 * 3000);
+        assert_eq!(charges[0].bound_usd_nanos, i64::try_from(training.tokens_max).unwrap() * 2 * 3000);
         assert!(charges[0].usual_usd_nanos < charges[0].bound_usd_nanos / 2, "{charges:?}");
         let counted = trained(&ask.base, Some(&row), at(), 100);
         assert_eq!((counted.nanos, counted.usage.input), (300_000, 100));

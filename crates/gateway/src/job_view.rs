@@ -245,7 +245,7 @@ pub fn estimate(
     let held = row.prices_at(at);
     let epochs = training.epochs(request.epochs.map(u64::from));
     let of = |tokens: u64| training_cost(held, tokens.saturating_mul(epochs)).unwrap_or_default();
-    let (likely, most) = (of(training.tokens), of(training.bytes));
+    let (likely, most) = (of(training.tokens), of(training.tokens_max));
     let chosen = if request.epochs.is_some() { "" } else { " (as the provider chooses)" };
     let text = format!(
         "training {model} on {} examples, {epochs} epochs{chosen}\ntokens   about {} in each epoch, at most {}\nprice    {} \
@@ -253,14 +253,14 @@ pub fn estimate(
          have that much left\n",
         training.examples,
         training.tokens,
-        training.bytes,
+        training.tokens_max,
         held.training.unwrap_or_default(),
         row.row(held),
         prices.version(),
     );
     let value = json!({
         "kind": "fine_tuning", "model": model, "examples": training.examples, "epochs": epochs,
-        "tokens_estimate": training.tokens, "tokens_max": training.bytes, "usd_estimate": likely.to_string(),
+        "tokens_estimate": training.tokens, "tokens_max": training.tokens_max, "usd_estimate": likely.to_string(),
         "usd_max": most.to_string(), "price_row": row.row(held), "price_table": prices.version(),
     });
     Ok(answered(ctx, &format!("jobs.estimate {}", request.file), value, text))

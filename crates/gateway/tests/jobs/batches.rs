@@ -132,6 +132,47 @@ async fn what_cannot_be_bounded_is_refused_with_what_to_do() {
 }
 
 #[tokio::test]
+async fn a_line_for_something_else_than_its_batch_is_refused() {
+    let home = Home::new().await;
+    // Also where nothing must be bounded: what costs nothing is not looked into.
+    let world = home.open("").await;
+    let line =
+        json!({ "custom_id": "1", "method": "POST", "url": "/v1/moderations", "body": { "model": MODEL } });
+    let file = world.upload(SHOP, &format!("{}\n{line}", requests_file(1))).await;
+    let refused = world.make_batch(SHOP, &file).await;
+    let told = "line 2 of the file is for `/v1/moderations`, and the batch for `/v1/chat/completions`";
+    assert!(refused.status == 400 && refused.error().contains(told), "{}", refused.text());
+}
+
+#[tokio::test]
+async fn a_completion_is_bounded_for_each_prompt_and_each_try() {
+    let home = Home::new().await;
+    let world = home.open("budgets: { day: { usd: 1, per: day, scope: project } }").await;
+    let make = async |prompt: serde_json::Value, best_of: serde_json::Value| {
+        let body = json!({ "model": MODEL, "max_tokens": 1000, "prompt": prompt, "best_of": best_of });
+        let line = json!({ "custom_id": "1", "method": "POST", "url": "/v1/completions", "body": body });
+        let file = world.upload(SHOP, &line.to_string()).await;
+        let body =
+            json!({ "input_file_id": file, "endpoint": "/v1/completions", "completion_window": "24h" });
+        world.post(SHOP, "/v1/batches", &body).await
+    };
+    // A thousand tokens of output at 300 nano-dollars each time, and the prompts.
+    for (prompt, best_of, answers) in [
+        (json!("a"), json!(null), 1),
+        (json!([1, 2, 3]), json!(null), 1),
+        (json!("a"), json!(5), 5),
+        (json!(["a", "b"]), json!(5), 10),
+    ] {
+        let before = world.held().await;
+        make(prompt, best_of).await.id();
+        let held = world.held().await - before;
+        assert!((answers * 300_000..(answers + 1) * 300_000).contains(&held), "{answers}: {held}");
+    }
+    let refused = make(json!("a"), json!(5.0)).await;
+    assert!(refused.status == 400 && refused.error().contains("`best_of`"), "{}", refused.text());
+}
+
+#[tokio::test]
 async fn a_batch_outlives_the_process_and_is_settled_though_nobody_asks() {
     let home = Home::new().await;
     let world = home.open(BUDGET).await;

@@ -196,3 +196,46 @@ async fn what_a_file_would_cost_is_known_before() {
         assert!(error.message().contains(told), "{error}");
     }
 }
+
+#[tokio::test]
+async fn passes_over_a_file_are_a_number_or_left_to_the_provider_and_said_once() {
+    let home = Home::new().await;
+    let world = home.open(BUDGET).await;
+    let file = world.upload(SHOP, &examples(20)).await;
+    let own = |epochs: Value| json!({ "type": "supervised", "supervised": { "hyperparameters": { "n_epochs": epochs } } });
+    let ask = |method: Value, legacy: Value| json!({ "model": MODEL, "training_file": file, "method": method, "hyperparameters": { "n_epochs": legacy } });
+    for (body, told) in [
+        (ask(Value::Null, json!(50.0)), "neither a whole number nor `auto`"),
+        (ask(Value::Null, json!("50")), "neither a whole number nor `auto`"),
+        (ask(own(json!(-1)), Value::Null), "neither a whole number nor `auto`"),
+        (ask(own(json!("auto")), json!(1)), "there twice"),
+    ] {
+        let refused = world.post(SHOP, "/v1/fine_tuning/jobs", &body).await;
+        assert!(refused.status == 400 && refused.error().contains(told), "{body}: {}", refused.text());
+    }
+    // Twenty examples are passed over five times where the provider chooses.
+    let each = i64::try_from(examples(20).len() + 1).unwrap() * 3_000;
+    for (body, epochs) in [(ask(own(json!(2)), Value::Null), 2), (ask(Value::Null, json!("auto")), 5)] {
+        let before = world.held().await;
+        world.post(SHOP, "/v1/fine_tuning/jobs", &body).await.id();
+        assert_eq!(world.held().await - before, each * epochs, "{body}");
+    }
+}
+
+#[tokio::test]
+async fn an_image_may_cost_more_tokens_than_its_address_has_bytes() {
+    let home = Home::new().await;
+    let world = home.open(BUDGET).await;
+    let ask = EstimateJob {
+        file: "training.jsonl".into(),
+        model: Some(MODEL.to_owned()),
+        epochs: Some(1),
+        provider: None,
+    };
+    let image = json!({ "type": "image_url", "image_url": { "url": "https://a/b.png" } });
+    let line = json!({ "messages": [{ "role": "user", "content": [image] }] }).to_string();
+    let prices = PriceTable::built_in();
+    let told =
+        gateway::job_view::estimate(&world.ctx(), &world.config, &prices, line.as_bytes(), &ask).unwrap();
+    assert!(told.value["tokens_max"].as_u64().unwrap() >= 50_000, "{}", told.value);
+}
