@@ -8,7 +8,8 @@ use crate::support::{Home, ctx};
 /// How the tables were before anything in them was sealed.
 const UNSEALED: &str = "
     DROP TABLE ai_cache; -- Those of later versions.
-    DROP TABLE IF EXISTS ai_prompts;
+    DROP TABLE ai_cache_checks;
+    DROP TABLE ai_prompts;
     DROP TABLE ai_jobs;
     DROP TABLE ai_things;
     DROP TABLE plans;
