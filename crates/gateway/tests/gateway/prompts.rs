@@ -161,8 +161,9 @@ async fn keys_and_secrets_are_replaced_before_anything_is_written() {
     let fake = FakeAi::start().await.unwrap();
     let house = House::new(&fake, json!({ "retention_days": 30 })).await;
     house.put("store/password", SECRET).await;
-    let pem = "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcwggSjAgEAAoIBAQC7VJTUt9Us8cKj\n\
-               MzEfYyjiWA4R4/M2bS1GB4t7NXp98C3SC6dVMvDuictGeurT8jNbvJZHtCSuYEvu\n-----END PRIVATE KEY-----\nthanks";
+    // Base64 of words, in the frame of a key.
+    let pem = "-----BEGIN PRIVATE KEY-----\nTWFkZSB1cCBmb3IgdGhpcyB0ZXN0OiBubyBrZXkgYXQgYWxsLCBvbmx5IHdvcmRz\n\
+               TWFkZSB1cCBmb3IgdGhpcyB0ZXN0OiBubyBrZXkgYXQgYWxsLCBvbmx5IHdvcmRz\n-----END PRIVATE KEY-----\nthanks";
     // A model writes a key in several events, and its stream may break off after it.
     fake.next(events(&format!("it is {KEY}, as you know"), true));
     let stream = house.ask(&format!("{MARKER} {SECRET} {pem}"), true).await;
