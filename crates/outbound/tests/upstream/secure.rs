@@ -8,7 +8,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio_rustls::server::TlsStream;
 
 /// Made for these tests: an authority, and a certificate for localhost and 127.0.0.1 with its key.
@@ -62,7 +62,8 @@ struct Script {
 
 enum Order {
     GoAway,
-    GoAwaySoon,
+    /// Answered once it is said, so that the rest of an answer comes behind it on the wire.
+    GoAwaySoon(oneshot::Sender<()>),
     Gone,
 }
 
@@ -122,7 +123,10 @@ async fn http2(stream: TlsStream<TcpStream>, script: Arc<Script>) {
             }
             Some(order) = orders.recv() => match order {
                 Order::GoAway => connection.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM),
-                Order::GoAwaySoon => connection.graceful_shutdown(),
+                Order::GoAwaySoon(said) => {
+                    connection.graceful_shutdown();
+                    said.send(()).ok();
+                }
                 Order::Gone => return,
             },
         }
@@ -149,7 +153,9 @@ async fn answer2(
     match script.end {
         End::Whole | End::WholeAfterGoAway | End::Closed => {
             if script.end == End::WholeAfterGoAway {
-                order.send(Order::GoAwaySoon).await.ok();
+                let (said, saying) = oneshot::channel();
+                order.send(Order::GoAwaySoon(said)).await.ok();
+                saying.await.ok();
             }
             for piece in rest {
                 send.send_data(piece.clone(), false).unwrap();
