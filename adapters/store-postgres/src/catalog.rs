@@ -54,10 +54,15 @@ pub(crate) async fn inspect(
     client: &Client,
     second: impl Future<Output = Option<Reading>>,
 ) -> Result<(Schema, Option<Reading>), Error> {
-    let (mut tables, rest, second) = match Box::pin(read(client, second)).await {
-        Ok(read) => read,
-        Err(error) => return Err(translate(&error)),
+    let read = match Box::pin(read(client, second)).await {
+        // The one that helped was lost, such as ended by an administrator: this one does it all.
+        Err((_, Some(second))) if second.session().client.is_closed() && !client.is_closed() => {
+            drop(second);
+            Box::pin(self::read(client, std::future::ready(None))).await
+        }
+        read => read,
     };
+    let (mut tables, rest, second) = read.map_err(|(error, _)| translate(&error))?;
     tables.count(client).await?;
     tables.sum_up_partitions();
     let schema = Schema {
@@ -79,21 +84,25 @@ fn cause(refused: tokio_postgres::Error, other: Option<tokio_postgres::Error>) -
     }
 }
 
+/// With the second session also where it fails.
 async fn read(
     client: &Client,
     second: impl Future<Output = Option<Reading>>,
-) -> Result<(Tables, Rest, Option<Reading>), tokio_postgres::Error> {
+) -> Result<(Tables, Rest, Option<Reading>), (tokio_postgres::Error, Option<Reading>)> {
     // The second session connects while the first finds the tables.
     let (tables, second) = tokio::join!(Box::pin(Tables::read(client)), second);
-    let (mut tables, oids) = tables?;
+    let (mut tables, oids) = match tables {
+        Ok(tables) => tables,
+        Err(error) => return Err((error, second)),
+    };
     let helper = second.as_ref().map_or(client, |second| &second.session().client);
     // Sent one behind the other, so that the server works on the next while this side reads the one before.
     let (columns, rest) =
         tokio::join!(Box::pin(tables.read_more(client, helper, &oids)), Box::pin(Rest::read(client, helper)));
     match (columns, rest) {
         (Ok(()), Ok(rest)) => Ok((tables, rest, second)),
-        (Err(error), rest) => Err(cause(error, rest.err())),
-        (Ok(()), Err(error)) => Err(error),
+        (Err(error), rest) => Err((cause(error, rest.err()), second)),
+        (Ok(()), Err(error)) => Err((error, second)),
     }
 }
 

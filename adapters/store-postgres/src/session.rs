@@ -96,6 +96,21 @@ impl Opener {
     ///
     /// The caller runs this inside the context's deadline; the configured connect timeout applies besides.
     pub(crate) async fn open(&self, ctx: &Context, purpose: Purpose) -> Result<Session, Error> {
+        self.open_as(ctx, purpose, None).await
+    }
+
+    /// The same for a reading session beside one that is ours alone: with what that one was told of login and server,
+    /// which is dear to ask where there are many tables.
+    pub(crate) async fn open_beside(&self, ctx: &Context, rights: &Rights) -> Result<Session, Error> {
+        self.open_as(ctx, Purpose::Read, Some(rights)).await
+    }
+
+    async fn open_as(
+        &self,
+        ctx: &Context,
+        purpose: Purpose,
+        rights: Option<&Rights>,
+    ) -> Result<Session, Error> {
         let Some(login) = self.login(purpose) else {
             let (key, what) =
                 if purpose == Purpose::Write { ("writer", "writes") } else { ("admin", "administers") };
@@ -104,7 +119,7 @@ impl Opener {
                 .hint(format!("set `{key}: {{ user: …, password_secret: … }}` for this store")));
         };
         let timeout = Duration::from_millis(self.config.connect_timeout_ms);
-        match tokio::time::timeout(timeout, Box::pin(self.connect(ctx, login, purpose))).await {
+        match tokio::time::timeout(timeout, Box::pin(self.connect(ctx, login, purpose, rights))).await {
             Ok(answer) => answer,
             Err(_) => Err(Error::new(ErrorKind::Unavailable, "the server does not answer")
                 .with("address", self.address_for(purpose))
@@ -113,7 +128,13 @@ impl Opener {
         }
     }
 
-    async fn connect(&self, ctx: &Context, login: &LoginConfig, purpose: Purpose) -> Result<Session, Error> {
+    async fn connect(
+        &self,
+        ctx: &Context,
+        login: &LoginConfig,
+        purpose: Purpose,
+        rights: Option<&Rights>,
+    ) -> Result<Session, Error> {
         let address = self.address_for(purpose);
         let mode = self.config.tls_mode(address);
         let known = if address == &self.address {
@@ -185,6 +206,19 @@ impl Opener {
             )
             .with("address", address)
             .hint(format!("PostgreSQL {VERSION_MIN} or later is needed")));
+        }
+        if let Some(rights) = rights.filter(|_| pooler.is_none()) {
+            let connect_ms = started.elapsed().as_secs_f64() * 1e3;
+            let (rights, prelude) = (rights.clone(), String::new());
+            return Ok(Session {
+                client,
+                rights,
+                connect_ms,
+                idle_since: Instant::now(),
+                pooler,
+                prelude,
+                connector,
+            });
         }
         // The simple protocol: one message, which no pooler can spread over two sessions.
         let failed = |error: tokio_postgres::Error| translate(&error).with("address", address);

@@ -84,6 +84,16 @@ impl Drop for Reading {
     }
 }
 
+/// The statements that begin a reading transaction.
+fn begin(ctx: &Context, timeout: Duration, view: View) -> String {
+    let timeout = ctx.remaining().map_or(timeout, |remaining| timeout.min(remaining));
+    let level = match view {
+        View::Newest => "",
+        View::Frozen => " ISOLATION LEVEL REPEATABLE READ,",
+    };
+    format!("BEGIN{level} READ ONLY; SET LOCAL statement_timeout = {}", milliseconds(timeout))
+}
+
 /// How a reading transaction sees the data.
 #[derive(Clone, Copy)]
 pub(crate) enum View {
@@ -152,13 +162,7 @@ impl PostgresStore {
         timeout: Duration,
         view: View,
     ) -> Result<Reading, Error> {
-        let timeout = ctx.remaining().map_or(timeout, |remaining| timeout.min(remaining));
-        let level = match view {
-            View::Newest => "",
-            View::Frozen => " ISOLATION LEVEL REPEATABLE READ,",
-        };
-        let begin =
-            format!("BEGIN{level} READ ONLY; SET LOCAL statement_timeout = {}", milliseconds(timeout));
+        let begin = begin(ctx, timeout, view);
         let mut reading = Reading { session: None, _slot: slot };
         while let Some(session) = self.take_idle() {
             // A session that was cut while it was idle says so here, before it was asked anything.
@@ -174,13 +178,27 @@ impl PostgresStore {
         Ok(reading)
     }
 
-    /// Another reading that sees what the exporter of `snapshot` sees, if one can be had without waiting for others.
-    async fn begin_alongside(&self, ctx: &Context, snapshot: &str) -> Option<Reading> {
+    /// Another reading that sees what `exporter` sees by its `snapshot`, if one can be had without waiting for others.
+    async fn begin_alongside(&self, ctx: &Context, exporter: &Session, snapshot: &str) -> Option<Reading> {
         let slot = Arc::clone(&self.slots).try_acquire_owned().ok()?;
         let joined = async {
-            let reading = self.begin_in_slot(ctx, slot, CATALOG_TIMEOUT, View::Frozen).await?;
-            let join = format!("SET TRANSACTION SNAPSHOT '{snapshot}'; {}", catalog::SETTINGS);
-            reading.session().client.batch_execute(&join).await.map_err(|error| translate(&error))?;
+            let session = match self.take_idle() {
+                Some(session) => session,
+                None => self.opener.open_beside(ctx, &exporter.rights).await?,
+            };
+            let reading = Reading { session: Some(session), _slot: slot };
+            let client = &reading.session().client;
+            let join = format!(
+                "{}; SET TRANSACTION SNAPSHOT '{snapshot}'; {}",
+                begin(ctx, CATALOG_TIMEOUT, View::Frozen),
+                catalog::SETTINGS
+            );
+            // Sent together; the first outlives the transaction.
+            tokio::try_join!(
+                client.batch_execute(include_str!("sql/watch_client.sql")),
+                client.batch_execute(&join)
+            )
+            .map_err(|error| translate(&error))?;
             Ok::<_, Error>(reading)
         };
         match joined.await {
@@ -199,7 +217,9 @@ impl PostgresStore {
         let second = async {
             match snapshot {
                 // Behind a pooler the snapshot would have to outlive the transaction that holds it.
-                Some(snapshot) if session.pooler.is_none() => self.begin_alongside(ctx, &snapshot).await,
+                Some(snapshot) if session.pooler.is_none() => {
+                    self.begin_alongside(ctx, session, &snapshot).await
+                }
                 _ => None,
             }
         };

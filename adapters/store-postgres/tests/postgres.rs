@@ -970,6 +970,43 @@ async fn large_catalog_is_read_by_two_sessions_as_by_one() {
     );
 }
 
+/// What the second session was asked is asked again of the first, when the second is ended in the middle.
+#[tokio::test]
+async fn second_session_that_is_lost_is_done_without() {
+    let database = database("lost_helper").await;
+    database
+        .admin(
+            "DO $$ DECLARE columns text := (SELECT string_agg(format('c%s int CHECK (c%s > 0)', i, i), ', ') FROM generate_series(1, 24) AS i);
+             BEGIN
+               FOR n IN 1..330 LOOP
+                 EXECUTE format('CREATE TABLE t%s (id int PRIMARY KEY, %s)', n, columns);
+               END LOOP;
+             END $$",
+        )
+        .await;
+    let store = database.store();
+    // To print a check the server opens its table, which waits for who has it locked.
+    let holder = database.connect_as_superuser().await;
+    holder.batch_execute("BEGIN; LOCK TABLE t330 IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let ending = async {
+        let waiting = "SELECT coalesce(max(pid), 0)::text FROM pg_stat_activity WHERE datname = current_database() \
+                       AND application_name = 'steward' AND wait_event_type = 'Lock'";
+        let helper = loop {
+            match database.text(waiting).await.as_str() {
+                "0" => tokio::time::sleep(Duration::from_millis(5)).await,
+                pid => break pid.to_owned(),
+            }
+        };
+        let ended = database.text(&format!("SELECT pg_terminate_backend({helper}, 10000)::text")).await;
+        assert_eq!(ended, "true");
+        holder.batch_execute("ROLLBACK").await.unwrap();
+    };
+    let (schema, ()) = tokio::join!(async { store.relational().unwrap().inspect(&ctx()).await }, ending);
+    let schema = schema.unwrap();
+    assert_eq!(schema.tables.len(), 330);
+    assert!(schema.tables.iter().all(|table| table.checks.len() == 24));
+}
+
 /// A build that fails because the index is there already takes nothing away.
 #[tokio::test]
 async fn index_that_was_there_outlives_a_failed_build() {
