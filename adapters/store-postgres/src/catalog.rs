@@ -56,7 +56,7 @@ pub(crate) async fn inspect(
 ) -> Result<(Schema, Option<Reading>), Error> {
     let read = match Box::pin(read(client, second)).await {
         // The one that helped was lost, such as ended by an administrator: this one does it all.
-        Err((_, Some(second))) if second.session().client.is_closed() && !client.is_closed() => {
+        Err((error, Some(second))) if ends_session(&error) && !client.is_closed() => {
             drop(second);
             Box::pin(self::read(client, std::future::ready(None))).await
         }
@@ -82,6 +82,11 @@ fn cause(refused: tokio_postgres::Error, other: Option<tokio_postgres::Error>) -
         Some(other) if refused.code() == Some(&SqlState::IN_FAILED_SQL_TRANSACTION) => other,
         _ => refused,
     }
+}
+
+/// Whether the session is over with this error: the server says so before it closes the connection.
+fn ends_session(error: &tokio_postgres::Error) -> bool {
+    error.is_closed() || error.code().is_none_or(|code| code.code().starts_with("57P"))
 }
 
 /// With the second session also where it fails.
