@@ -6,12 +6,14 @@
     reason = "a test fails by panicking, and its stage is its own"
 )]
 
+mod bounds;
 mod cached;
 mod collected;
 mod converted;
 mod fallback;
 mod forwarding;
 mod honest;
+mod kept;
 mod markers;
 mod once;
 mod over_tls;

@@ -8,13 +8,14 @@ use serde_json::{Value, json};
 
 use crate::program::{Project, client, eventually};
 
-const OLD: &str = "old-provider-key-0123456789";
+pub(crate) const OLD: &str = "old-provider-key-0123456789";
 const NEW: &str = "new-provider-key-9876543210";
 
 /// Where simulated providers live while the tests, which are not async, go on.
-static RUNTIME: LazyLock<tokio::runtime::Runtime> = LazyLock::new(|| tokio::runtime::Runtime::new().unwrap());
+pub(crate) static RUNTIME: LazyLock<tokio::runtime::Runtime> =
+    LazyLock::new(|| tokio::runtime::Runtime::new().unwrap());
 
-fn provider(keys: &[&str]) -> FakeAi {
+pub(crate) fn provider(keys: &[&str]) -> FakeAi {
     let fake = RUNTIME.block_on(FakeAi::start()).unwrap();
     fake.accept_keys(keys.iter().copied());
     fake
@@ -29,11 +30,11 @@ fn shop(fake: &FakeAi) -> Project {
     ))
 }
 
-fn put(project: &Project, name: &str, value: &str) {
+pub(crate) fn put(project: &Project, name: &str, value: &str) {
     project.run_with_input(&["secret", "put", name], value).expect(0);
 }
 
-fn key_in(text: &str) -> Option<String> {
+pub(crate) fn key_in(text: &str) -> Option<String> {
     text.split_whitespace().find(|word| word.starts_with("sk-steward-")).map(str::to_owned)
 }
 

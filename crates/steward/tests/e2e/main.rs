@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used)] // Also in the functions that the tests share.
 
 mod ai;
+mod ai_jobs;
+mod ai_money;
 mod approvals;
 mod daemon;
 mod doors;
