@@ -11,7 +11,7 @@ use wire::Usage;
 
 use crate::support::{Home, Shop, tokens, until};
 
-/// A request that this target of the route `both` answered: gpt-4o is 0, gpt-4o-mini 1.
+/// A request that this target of the route `both` answered: gpt-4.1 is 0, gpt-4.1-mini 1.
 fn answered(shop: &Shop, target: usize, change: impl FnOnce(&mut Settlement)) {
     let asked = shop.ask_for("both", Some(1000)).unwrap();
     let mut attempt = asked.attempt(None);
@@ -60,11 +60,11 @@ async fn a_cheaper_model_is_named_with_its_success_and_its_time() {
     answered(&shop, 1, took(200));
     let findings = found(&home, &shop, 40).await;
     assert_eq!(codes(&findings), ["cheaper_model"]);
-    // 20 × (1000 × 2500 + 200 × 10,000), and 20 × (1000 × 150 + 200 × 600).
+    // 20 × (1000 × 2000 + 200 × 8000), and 20 × (1000 × 400 + 200 × 1600).
     assert_eq!(
         findings[0].title,
-        "the 20 requests that `openai/gpt-4o` answered for 0.09 USD would have cost about 0.0054 USD with \
-         `openai/gpt-4o-mini`"
+        "the 20 requests that `openai/gpt-4.1` answered for 0.072 USD would have cost about 0.0144 USD with \
+         `openai/gpt-4.1-mini`"
     );
     let advice = findings[0].recommendation.as_deref().unwrap();
     assert!(
@@ -111,7 +111,7 @@ async fn long_prompts_that_no_prompt_cache_answers_are_told() {
         if cache_read == 100 {
             assert_eq!(
                 findings[0].title,
-                "20 of 20 prompts to `openai/gpt-4o-mini` are long enough for its prompt cache, which gave 5.0 % of \
+                "20 of 20 prompts to `openai/gpt-4.1-mini` are long enough for its prompt cache, which gave 5.0 % of \
                  their tokens"
             );
         }

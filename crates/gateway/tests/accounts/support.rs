@@ -80,7 +80,7 @@ routes:
   fast: { targets: [{ provider: openai, model: gpt-4o-mini }] }
   old: { targets: [{ provider: past, model: gpt-4o-2024-05-13 }] }
   odd: { targets: [{ provider: openai, model: nobody-knows }] }
-  both: { targets: [{ provider: openai, model: gpt-4o }, { provider: openai, model: gpt-4o-mini }] }
+  both: { targets: [{ provider: openai, model: gpt-4.1 }, { provider: openai, model: gpt-4.1-mini }] }
   kept: { targets: [{ provider: openai, model: gpt-4o-mini }], cache: { ttl_s: 600, objective_hit_rate: 0.5 } }
 ";
 
