@@ -208,7 +208,7 @@ impl Reply {
         self
     }
 
-    /// With this header.
+    /// With this header. `{key}` in it becomes the key that came with the request.
     #[must_use]
     pub fn header(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.to_owned(), value.to_owned()));
@@ -337,6 +337,13 @@ impl Reply {
 
     /// Everything that is to be written for this exchange.
     pub(crate) fn acts(&self, exchange: &Exchange, own: impl FnOnce() -> Own) -> Vec<Act> {
+        let key = exchange.key().unwrap_or_default();
+        let headers = self.headers.iter().map(|(name, value)| (name.clone(), value.replace("{key}", &key)));
+        let filled = Self { headers: headers.collect(), ..self.clone() };
+        filled.acts_as_said(exchange, own)
+    }
+
+    fn acts_as_said(&self, exchange: &Exchange, own: impl FnOnce() -> Own) -> Vec<Act> {
         let mut acts: Vec<Act> = self.head_gate.iter().cloned().map(Act::Pass).collect();
         match &self.body {
             Body::Own => match own() {

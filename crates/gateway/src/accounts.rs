@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
-use contract::ai::FailureClass;
 use contract::{Clock, Error, Severity, SharedCounters, Trigger};
 use http::StatusCode;
 use jiff::Timestamp;
@@ -809,6 +808,18 @@ fn set_aside(purse: &Purse, grant: &Grant, ask: &Ask<'_>) -> Result<(Taken, Arc<
     let version = version.unwrap_or_else(|| purse.version());
     let mut books = purse.books();
     let strict = books.rules.iter().any(|rule| rule.enforce == Enforce::Strict);
+    if strict && ask.what == What::PassThrough && purse.per_call(&ask.route.name).is_none() {
+        return Err(refuse(
+            format!(
+                "there is no price for a call of `{name}`, and a strict budget cannot hold without one; say it with \
+                 `ai.pass_through.{name}.usd_per_call` (0 where calls are free)",
+                name = ask.route.name
+            ),
+            "price_unknown",
+            StatusCode::PAYMENT_REQUIRED,
+            None,
+        ));
+    }
     let mut places = Vec::with_capacity(open.len());
     let mut candidates = Vec::with_capacity(open.len());
     let (mut unpriced, mut tuned) = (None, false);
@@ -1057,11 +1068,6 @@ fn draws(purse: &Purse, parts: &[Part], amount: impl Fn(&Part, BudgetScope, &str
     parts.iter().filter_map(of).collect()
 }
 
-/// Whether a provider may charge for an attempt that failed: one that was cut off while it worked.
-fn may_be_billed(failure: FailureClass) -> bool {
-    matches!(failure, FailureClass::Timeout | FailureClass::Truncated)
-}
-
 impl Held {
     /// What each attempt cost. The last entry stands for the request itself.
     fn bill(&self, settlement: &Settlement) -> Vec<Billed> {
@@ -1072,7 +1078,7 @@ impl Held {
             if serves {
                 continue;
             }
-            if attempt.failure.is_some_and(may_be_billed) {
+            if attempt.may_cost {
                 let usage = estimated_usage(settlement.input_tokens_estimate, 0);
                 billed.push(self.price(settlement, Some(at), attempt, usage, true));
             }

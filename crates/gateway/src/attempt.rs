@@ -20,7 +20,7 @@ use crate::breaker::Pass;
 use crate::config::TimeoutsConfig;
 use crate::flight::Flight;
 use crate::pool::Lent;
-use crate::scrub::scrub;
+use crate::scrub::{conceal, scrub};
 use crate::table::{OpenProvider, Ready, Target};
 
 /// Largest plain answer that is held until it is whole.
@@ -129,7 +129,7 @@ pub(crate) async fn attempt(
                 }
             }
             let status = answer.as_ref().map(|(status, ..)| status.as_u16());
-            flight.answered(status, Some((failure.class, &failure.message)), now);
+            flight.answered(status, Some((failure.class, &failure.message)), may_cost, now);
             tracing::debug!(
                 provider = &*target.provider.name,
                 model = &*target.model,
@@ -166,7 +166,10 @@ pub(crate) async fn send(
         request.headers_mut().insert(name, value.clone());
     }
     match tokio::time::timeout_at(within, target.upstream.send(request)).await {
-        Ok(Ok(response)) => Ok(response),
+        Ok(Ok(mut response)) => {
+            conceal(response.headers_mut(), lent.secret());
+            Ok(response)
+        }
         Ok(Err(error)) if error.timed_out => Err((FailureClass::Timeout, error.to_string(), false)),
         Ok(Err(error)) => Err((FailureClass::Network, error.to_string(), !error.before_sending)),
         Err(_) => Err((FailureClass::Timeout, "no answer in time".to_owned(), true)),
@@ -205,7 +208,7 @@ async fn ask(
         let answer = Some((status, parts.headers, bytes));
         return Err(Box::new(Trouble { failure, answer, may_cost: false, lent: Some(lent) }));
     }
-    flight.answered(Some(status.as_u16()), None, Instant::now());
+    flight.answered(Some(status.as_u16()), None, true, Instant::now());
     let is_stream = parts
         .headers
         .get(CONTENT_TYPE)

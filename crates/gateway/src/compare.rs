@@ -14,7 +14,7 @@ use crate::attempt::read;
 use crate::cache::{self, Kept};
 use crate::config::SemanticConfig;
 use crate::flight::Flight;
-use crate::handle::{Course, Errand, Gateway, Visit};
+use crate::handle::{Course, Errand, Gateway, Recorded, Visit};
 use crate::header;
 use crate::meter::{CacheDecision, Likeness, RequestId};
 use crate::once::IDEMPOTENCY_KEY;
@@ -22,7 +22,7 @@ use crate::semantic::{self, CheckLabels, Place, Saying, per_ten_thousand, simila
 use crate::sense::sense;
 use crate::shelf::Check;
 use crate::surface::Surface;
-use crate::table::{Grant, Route, Table};
+use crate::table::{Grant, Limits, Route, Table};
 
 /// Answers that are checked at the same time; further ones are not.
 pub(crate) const CHECKING_MAX: usize = 8;
@@ -55,6 +55,23 @@ struct Checked {
     semantic: SemanticConfig,
 }
 
+/// The same without limits: the client asked once, and what the cache asks besides must not take its place. Budgets hold.
+fn unlimited(grant: &Arc<Grant>) -> Arc<Grant> {
+    if grant.limits == Limits::default() {
+        return Arc::clone(grant);
+    }
+    Arc::new(Grant {
+        id: Arc::clone(&grant.id),
+        name: Arc::clone(&grant.name),
+        person: grant.person.clone(),
+        project: Arc::clone(&grant.project),
+        reach: grant.reach.clone(),
+        rights: grant.rights,
+        expires: grant.expires,
+        limits: Limits::default(),
+    })
+}
+
 impl Gateway {
     /// Waits until nothing is being checked beside the requests any more.
     pub async fn settled(&self) {
@@ -83,30 +100,44 @@ impl Gateway {
             cache::place(tenant, question.format, &semantic.embeddings, &single.frame, &sense)
         });
         let now = SystemTime::from(visit.now);
-        let mut own = Saying { text: single.text.into(), vector: None, key, request: visit.id, until: now };
+        let mut own = Saying {
+            text: single.text.into(),
+            vector: None,
+            key,
+            request: visit.id,
+            until: now,
+            is_echo: false,
+        };
         let mut known = self.sayings.find(&place, now);
-        known.retain(|saying| saying.text != own.text);
+        // The very same words may have been compared before.
+        own.vector = known.iter().find(|saying| saying.text == own.text).and_then(|same| same.vector.clone());
+        let is_echoed = own.vector.is_some();
+        known.retain(|saying| saying.text != own.text && !saying.is_echo);
         if known.is_empty() {
             // Nothing to compare with, so nothing is embedded: whoever asks next in other words does it for both.
             return Compared::New(Some((place, own)));
         }
-        let mut texts = vec![&*own.text];
-        texts.extend(known.iter().filter(|saying| saying.vector.is_none()).map(|saying| &*saying.text));
-        let waited = Instant::now();
-        let embedding = self.embed(grant, &visit.table, &semantic.embeddings, &texts);
-        let embedded = tokio::time::timeout(Duration::from_millis(semantic.timeout_ms), embedding).await;
-        flight.record().waited += waited.elapsed();
-        let Some(vectors) = embedded.ok().flatten() else {
-            if let Some(note) = &mut flight.record().cache_note {
-                note.embedding_failed = true;
+        let unknown = known.iter().filter(|saying| saying.vector.is_none()).map(|saying| &*saying.text);
+        let texts: Vec<&str> = Some(&*own.text).filter(|_| !is_echoed).into_iter().chain(unknown).collect();
+        if !texts.is_empty() {
+            let waited = Instant::now();
+            let embedding = self.embed(grant, &visit.table, &semantic.embeddings, &texts);
+            let embedded = tokio::time::timeout(Duration::from_millis(semantic.timeout_ms), embedding).await;
+            flight.record().waited += waited.elapsed();
+            let Some(vectors) = embedded.ok().flatten() else {
+                if let Some(note) = &mut flight.record().cache_note {
+                    note.embedding_failed = true;
+                }
+                return Compared::New(Some((place, own)));
+            };
+            let mut vectors = vectors.into_iter();
+            if !is_echoed {
+                own.vector = vectors.next();
             }
-            return Compared::New(Some((place, own)));
-        };
-        let mut vectors = vectors.into_iter();
-        own.vector = vectors.next();
-        for saying in known.iter_mut().filter(|saying| saying.vector.is_none()) {
-            saying.vector = vectors.next();
-            self.sayings.add(place, saying.clone());
+            for saying in known.iter_mut().filter(|saying| saying.vector.is_none()) {
+                saying.vector = vectors.next();
+                self.sayings.add(place, saying.clone());
+            }
         }
         let mut alike: Vec<(f32, Saying)> = known
             .into_iter()
@@ -121,6 +152,9 @@ impl Gateway {
                 (None, None) => None,
             };
             let Some(kept) = kept else { continue };
+            if !is_echoed {
+                self.sayings.add(place, Saying { until: saying.until, is_echo: true, ..own });
+            }
             flight.record().cache = CacheDecision::Semantic;
             if let Some(note) = &mut flight.record().cache_note {
                 note.like = Some(Likeness { of: saying.request, similarity: per_ten_thousand(similarity) });
@@ -130,7 +164,8 @@ impl Gateway {
         Compared::New(Some((place, own)))
     }
 
-    /// Embeds texts in the name of the client's key; `None`: it failed, and its receipt says why.
+    /// Embeds texts in the name of the client's key, whose limits it does not use; `None`: it failed, and its receipt says
+    /// why.
     fn embed<'a>(
         &'a self,
         grant: &'a Arc<Grant>,
@@ -142,8 +177,9 @@ impl Gateway {
             let body = json!({ "model": route, "input": texts, "encoding_format": "float" }).to_string();
             let surface = Surface::Embed { format: Format::Chat, model: None, batch: false };
             let (visit, headers) = (self.visit_of_ours(table), HeaderMap::new());
-            let response =
-                self.ask_a_model(&visit, grant, surface, &headers, body.into(), Errand::Embed).await;
+            let response = self
+                .ask_a_model(&visit, &unlimited(grant), surface, &headers, body.into(), Errand::Embed)
+                .await;
             if !response.status().is_success() {
                 return None;
             }
@@ -163,6 +199,7 @@ impl Gateway {
             table: Arc::clone(table),
             watch: Arc::clone(&self.watch),
             trace: None,
+            recorded: Recorded::default(),
         }
     }
 
@@ -212,6 +249,7 @@ impl Gateway {
         let visit = self.visit_of_ours(&checked.table);
         let (surface, body) = (checked.surface.clone(), checked.body.clone());
         let errand = Errand::Check(checked.of);
+        let grant = &unlimited(grant);
         let response = self.ask_a_model(&visit, grant, surface, &checked.headers, body, errand).await;
         if !response.status().is_success() {
             return None;

@@ -356,7 +356,8 @@ pub struct PassThroughConfig {
     /// Tell the service the trace that a client began (`traceparent`, `tracestate`). Default: yes.
     #[serde(default = "yes")]
     pub trace_context: bool,
-    /// What a call costs. Without it calls count as free and are reported as unpriced.
+    /// What a call costs; 0: nothing. Without it calls are reported as unpriced, and refused in a project with a strict
+    /// budget, which could not hold.
     #[serde(default)]
     pub usd_per_call: Option<Usd>,
     /// Certificate authorities besides the system's: a PEM file, relative to the project file.

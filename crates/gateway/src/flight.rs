@@ -43,6 +43,7 @@ impl Flight {
         streaming: bool,
         reservation: Reservation,
     ) -> Box<Self> {
+        visit.recorded.set();
         Box::new(Self {
             project: Arc::clone(&grant.project),
             watch: Arc::clone(&visit.watch),
@@ -98,17 +99,19 @@ impl Flight {
             key: Arc::clone(key),
             status: None,
             failure: None,
+            may_cost: true,
             message: None,
             began,
             took: Duration::ZERO,
         });
     }
 
-    /// The last attempt's headers or failure have come.
+    /// The last attempt's headers or failure have come. `may_cost`: the provider may want money for it.
     pub(crate) fn answered(
         &mut self,
         status: Option<u16>,
         failure: Option<(FailureClass, &str)>,
+        may_cost: bool,
         now: Instant,
     ) {
         let at = now.saturating_duration_since(self.started);
@@ -119,6 +122,7 @@ impl Flight {
             let took = at.saturating_sub(attempt.began);
             record.waited += took.saturating_sub(attempt.took);
             attempt.took = took;
+            attempt.may_cost = may_cost;
             if let Some((class, message)) = failure {
                 attempt.failure = Some(class);
                 attempt.message = (!message.is_empty()).then(|| message.into());

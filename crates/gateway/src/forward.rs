@@ -134,9 +134,11 @@ impl Gateway {
     {
         let (target, route) = (Arc::clone(&outgoing.route.targets[0]), Arc::clone(outgoing.route));
         let idle = Duration::from_millis(route.config.timeouts.idle_ms);
+        let is_service = outgoing.what == What::PassThrough;
         let mut response = match self.dispatch(visit, outgoing, parts, body).await {
             Ok(Arrived { head, body, flight, lookout, lent, load }) => {
                 let relay = RawRelay::new(body, flight, idle, lookout, lent, load);
+                let relay = if is_service { relay.concealing() } else { relay };
                 let mut response = Response::new(Answer::raw(relay));
                 *response.status_mut() = head.status;
                 header::backward(&head.headers, response.headers_mut(), true);
@@ -214,9 +216,9 @@ impl Gateway {
         let timeouts = &route.config.timeouts;
         let within = now + Duration::from_millis(timeouts.headers_ms.min(timeouts.total_ms));
         match send(target, &lent, request, within).await {
-            Err((class, message, _)) => {
+            Err((class, message, may_cost)) => {
                 pass.failed(Instant::now(), None);
-                flight.answered(None, Some((class, &message)), Instant::now());
+                flight.answered(None, Some((class, &message)), may_cost, Instant::now());
                 let mut problem = Problem::new(told_as(class), &message);
                 problem.status = status_for(class);
                 let response = problem.answer(format, &visit.request_id);
@@ -228,7 +230,7 @@ impl Gateway {
                 pass.succeeded();
                 lent.worked();
                 let (head, body) = response.into_parts();
-                flight.answered(Some(head.status.as_u16()), None, Instant::now());
+                flight.answered(Some(head.status.as_u16()), None, true, Instant::now());
                 flight.committed(head.status.as_u16(), Instant::now());
                 let lookout = is_text(&head.headers).then(lookout);
                 Ok(Arrived { head, body, flight, lookout, lent, load })
@@ -246,7 +248,7 @@ impl Gateway {
                     _ => drop(pass),
                 }
                 let status = head.status.as_u16();
-                flight.answered(Some(status), Some((failure.class, &failure.message)), now);
+                flight.answered(Some(status), Some((failure.class, &failure.message)), false, now);
                 flight.committed(status, now);
                 flight.end(Ending::Failed);
                 let mut response = Response::new(Answer::whole(bytes));

@@ -1,6 +1,7 @@
 //! The story of a request: authenticate, admit, route, attempt, relay, settle.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
@@ -28,7 +29,7 @@ use crate::flight::Flight;
 use crate::job::Jobs;
 use crate::lookout::Lookout;
 use crate::meter::{Ask, CacheDecision, CacheNote, Ending, Metering, Refusal, RequestId, Reservation, What};
-use crate::metrics::Metrics;
+use crate::metrics::{Ends, Metrics, REFUSED};
 use crate::notice::{Notice, Notices};
 use crate::once::{self, IDEMPOTENCY_KEY, Once};
 use crate::relay::{Relay, Shape};
@@ -66,6 +67,7 @@ pub struct Gateway {
     pub(crate) once: Once,
     pub(crate) sayings: Arc<Sayings>,
     pub(crate) checks: Checks,
+    ends: Ends,
     pub(crate) checking: Arc<Semaphore>,
 }
 
@@ -81,6 +83,32 @@ pub(crate) struct Visit {
     pub(crate) watch: Arc<Watch>,
     /// The trace that the client began.
     pub(crate) trace: Option<Trace>,
+    pub(crate) recorded: Recorded,
+}
+
+/// Whether a request has, or is going to have, a row of its own, and so a receipt.
+#[derive(Default)]
+pub(crate) struct Recorded(AtomicBool);
+
+impl Recorded {
+    pub(crate) fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// What is recorded of a part of the request is recorded of the whole.
+    pub(crate) fn copy(&self, part: &Self) {
+        self.0.fetch_or(part.is_set(), Ordering::Relaxed);
+    }
+
+    fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Clone for Recorded {
+    fn clone(&self) -> Self {
+        Self(AtomicBool::new(self.is_set()))
+    }
 }
 
 impl Visit {
@@ -96,6 +124,7 @@ impl Visit {
             table: Arc::clone(&self.table),
             watch: Arc::clone(&self.watch),
             trace: self.trace,
+            recorded: self.recorded.clone(),
         }
     }
 
@@ -183,6 +212,7 @@ impl Gateway {
             once: Once::default(),
             sayings: Arc::default(),
             checks: Checks::default(),
+            ends: Ends::default(),
             checking: Arc::new(Semaphore::new(compare::CHECKING_MAX)),
         }
     }
@@ -221,10 +251,11 @@ impl Gateway {
         self.jobs.as_ref()
     }
 
-    /// The same, counting what it checks among these metrics.
+    /// The same, counting what it checks and refuses among these metrics.
     #[must_use]
     pub fn measured(mut self, metrics: &Metrics) -> Self {
         self.checks = metrics.cache_checks.clone();
+        self.ends = metrics.ends.clone();
         self
     }
 
@@ -267,18 +298,46 @@ impl Gateway {
             table: self.table.load_full(),
             watch: Arc::clone(&self.watch),
             trace: Trace::of(&parts.headers),
+            recorded: Recorded::default(),
         };
-        let mut response = self.route(&visit, &parts, body).await;
-        let headers = response.headers_mut();
-        headers.insert(header::REQUEST_ID, visit.request_id);
-        // A reply that is given again names the request that was paid for.
-        if !headers.contains_key(once::REPLAYED) {
-            headers.insert(header::RECEIPT, header::id_value(id));
+        let mut caller = None;
+        let mut response = self.route(&visit, &parts, body, &mut caller).await;
+        if visit.recorded.is_set() {
+            response.headers_mut().insert(header::RECEIPT, header::id_value(id));
+        } else {
+            // A reply that is given again names the request that was paid for; what was refused has no receipt.
+            self.refused(&visit, caller.as_deref(), &response);
         }
+        response.headers_mut().insert(header::REQUEST_ID, visit.request_id);
         response
     }
 
-    async fn route<B>(&self, visit: &Visit, parts: &Parts, body: B) -> Response<Answer>
+    /// Counts what was refused before anybody was asked.
+    fn refused(&self, visit: &Visit, caller: Option<&Grant>, response: &Response<Answer>) {
+        let status = response.status();
+        if !(status.is_client_error() || status.is_server_error()) {
+            return;
+        }
+        // Who has no key is no project's; where there is but one, it is meant.
+        let only = || match visit.table.projects() {
+            [only] => Some(only),
+            _ => None,
+        };
+        let Some(project) = caller.map(|caller| &caller.project).or_else(only) else { return };
+        let named = response.headers().get(header::ROUTE).and_then(|name| name.to_str().ok());
+        // Models that clients name themselves could be any number.
+        let route =
+            named.filter(|name| project.routes().any(|route| &*route.name == *name)).unwrap_or_default();
+        self.ends.count(&project.name, route, REFUSED, status.as_u16());
+    }
+
+    async fn route<B>(
+        &self,
+        visit: &Visit,
+        parts: &Parts,
+        body: B,
+        caller: &mut Option<Arc<Grant>>,
+    ) -> Response<Answer>
     where
         B: Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<BodyError> + std::fmt::Display,
@@ -288,8 +347,9 @@ impl Gateway {
         let likely = surface::likely_format(path, &parts.headers);
         let refuse = |problem: Problem<'_>| problem.answer(likely, &visit.request_id);
         let grant = match authenticate(visit, &parts.headers) {
-            Ok(grant) => grant,
-            Err(message) => {
+            Ok(grant) => Arc::clone(caller.insert(grant)),
+            Err((known, message)) => {
+                *caller = known;
                 let mut problem = Problem::new(ErrorClass::Unauthorized, message);
                 problem.status = StatusCode::UNAUTHORIZED;
                 return refuse(problem);
@@ -324,12 +384,16 @@ impl Gateway {
                         self.ask_a_model(visit, &grant, surface, &parts.headers, body, Errand::Client).await
                     }
                     Some(key) => {
-                        let asked = (&parts.uri, key);
+                        let (asked, outer) = ((&parts.uri, key), visit);
                         let make = async {
                             // Who waited for the first one begins only now.
                             let visit = visit.begun_now();
                             let (headers, client) = (&parts.headers, Errand::Client);
-                            self.ask_a_model(&visit, &grant, surface, headers, body.clone(), client).await
+                            let now =
+                                self.ask_a_model(&visit, &grant, surface, headers, body.clone(), client);
+                            let response = now.await;
+                            outer.recorded.copy(&visit.recorded);
+                            response
                         };
                         self.once.answer(visit, &grant.id, format, asked, &body, make).await
                     }
@@ -375,16 +439,13 @@ impl Gateway {
             problem.field = Some("model");
             return refuse(problem);
         }
-        let counts = |target: &Arc<Target>| target.counts().is_some();
-        if question.what == What::CountTokens && !route.targets.iter().any(counts) {
-            return counted_here(&question, &route);
-        }
+        let input = wire::input_tokens(question.format, &question.body);
         let ask = Ask {
             request: visit.id,
             what: question.what,
             route: &route,
-            input_tokens_bound: wire::input_tokens_bound(question.format, &question.body),
-            input_tokens_estimate: wire::estimate_input_tokens(question.format, &question.body),
+            input_tokens_bound: input.bound,
+            input_tokens_estimate: input.estimate,
             max_tokens: question.scanned.max_tokens.as_ref().map(|field| field.value),
             choices: question
                 .scanned
@@ -394,10 +455,13 @@ impl Gateway {
             service_tier: question.scanned.service_tier.as_ref().map(|field| field.value.as_str()),
             now: visit.now,
         };
-        let estimate = ask.input_tokens_estimate;
         let reservation = match self.admit(grant, &ask).await {
             Ok(reservation) => reservation,
-            Err(refusal) => return refused(&refusal, format, &visit.request_id),
+            Err(refusal) => {
+                let mut response = refused(&refusal, format, &visit.request_id);
+                name_route(response.headers_mut(), &route);
+                return response;
+            }
         };
         let clamp =
             reservation.max_tokens().filter(|allowed| ask.max_tokens.is_none_or(|asked| *allowed < asked));
@@ -420,9 +484,13 @@ impl Gateway {
             flight.transcript = self.transcripts.begin(visit, grant, &route, &question.told());
         }
         let record = flight.record();
-        record.input_tokens_estimate = estimate;
+        record.input_tokens_estimate = input.estimate;
         record.clamped_max_tokens = clamp;
         record.request_bytes = question.body.len() as u64;
+        let counts = |target: &Arc<Target>| target.counts().is_some();
+        if question.what == What::CountTokens && !route.targets.iter().any(counts) {
+            return counted_here(&question, &route, input.estimate, flight);
+        }
         let course = Course { visit, question: &question, route: &route, client: &grant.id, clamp };
         if let Errand::Check(checks) = errand {
             let note = CacheNote { checks: Some(checks), ..CacheNote::default() };
@@ -534,7 +602,14 @@ impl Gateway {
 }
 
 /// Who asks, by the first header that holds a key.
-fn authenticate(visit: &Visit, headers: &HeaderMap) -> Result<Arc<Grant>, &'static str> {
+///
+/// # Errors
+///
+/// Why it is not let in; with the grant that has ended.
+fn authenticate(
+    visit: &Visit,
+    headers: &HeaderMap,
+) -> Result<Arc<Grant>, (Option<Arc<Grant>>, &'static str)> {
     let bearer = headers.get(AUTHORIZATION).map(HeaderValue::as_bytes).and_then(|value| {
         let (scheme, token) = value.split_at_checked(7)?;
         scheme.eq_ignore_ascii_case(b"bearer ").then_some(token)
@@ -546,14 +621,14 @@ fn authenticate(visit: &Visit, headers: &HeaderMap) -> Result<Arc<Grant>, &'stat
         .or_else(|| plain("api-key"))
         .map(<[u8]>::trim_ascii)
         .filter(|key| !key.is_empty())
-        .ok_or("no key: send one of `steward ai keys create` as `authorization: Bearer`, `x-api-key`, `x-goog-api-key` or `api-key`")?;
+        .ok_or((None, "no key: send one of `steward ai keys create` as `authorization: Bearer`, `x-api-key`, `x-goog-api-key` or `api-key`"))?;
     let grant = visit
         .table
         .grant(key)
-        .ok_or("this key is not known: it may have been revoked or belong to another installation")?;
+        .ok_or((None, "this key is not known: it may have been revoked or belong to another installation"))?;
     match grant.expires {
         Some(expires) if expires <= visit.now => {
-            Err("this key has expired: ask for `steward ai keys regenerate`")
+            Err((Some(Arc::clone(grant)), "this key has expired: ask for `steward ai keys regenerate`"))
         }
         _ => Ok(Arc::clone(grant)),
     }
@@ -612,6 +687,12 @@ fn read_question<'a>(
     let Some(asked_model) = asked_model.filter(|model| !model.is_empty()) else {
         return Err(bad_request("`model` is missing: name a route or `provider/model`", Some("model")));
     };
+    if scanned.background.as_ref().is_some_and(|field| field.value) {
+        // It would go on, and cost, when its reply is long settled.
+        let message = "`background` is not offered: what such an answer costs is known only after it was let go; ask \
+                       without, with `stream`, or make a batch";
+        return Err(bad_request(message, Some("background")));
+    }
     if format == Format::Messages && what == What::Generate && scanned.max_tokens.is_none() {
         return Err(bad_request("`max_tokens` is missing", Some("max_tokens")));
     }
@@ -664,9 +745,16 @@ fn list_models(visit: &Visit, grant: &Grant, format: Format, one: Option<&str>) 
 }
 
 /// Tokens by our own estimate, where the provider does not count.
-fn counted_here(question: &Question<'_>, route: &Route) -> Response<Answer> {
-    let count = wire::estimate_input_tokens(question.format, &question.body);
+fn counted_here(
+    question: &Question<'_>,
+    route: &Route,
+    count: u64,
+    mut flight: Box<Flight>,
+) -> Response<Answer> {
     let body = wire::count_tokens_reply(question.format, count);
+    flight.record().response_bytes = body.len() as u64;
+    flight.committed(StatusCode::OK.as_u16(), Instant::now());
+    flight.end(Ending::Complete);
     let mut response = json(body);
     response.headers_mut().insert(header::ESTIMATED, HeaderValue::from_static("true"));
     name_route(response.headers_mut(), route);

@@ -174,7 +174,7 @@ impl Gateway {
         parts: &Parts,
     ) -> Response<Answer> {
         let Outward { grant, route, what, format, headers, .. } = outgoing;
-        let grant = Arc::clone(grant);
+        let (grant, first) = (Arc::clone(grant), visit);
         let path = match Kind::parse(kind) {
             Some(kind) => kind.folder(),
             None => "/files",
@@ -198,6 +198,7 @@ impl Gateway {
             };
             let page = Outward { grant: &grant, route, what, format, address, headers: headers.clone() };
             let (response, value) = self.whole(visit, page, parts, Empty::<Bytes>::new()).await;
+            first.recorded.copy(&visit.recorded);
             let Some(mut value) = value else { return response };
             let Some(data) = value["data"].as_array_mut() else { return response };
             let ids: Vec<String> =
@@ -318,13 +319,16 @@ impl Gateway {
             if let Some((class, message)) = called {
                 flight.begin(&route.targets[0], &Arc::from(""), now);
                 let status = response.status().as_u16();
-                flight.answered(Some(status), Some((class, message)), now);
+                flight.answered(Some(status), Some((class, message)), false, now);
             }
             flight.committed(response.status().as_u16(), now);
             flight.end(Ending::Failed);
         };
         let mut response = match created {
-            Created::Made(response) => return response,
+            Created::Made(response) => {
+                visit.recorded.set(); // The job's own row stands for the request.
+                return response;
+            }
             Created::Refused(refusal, reservation) => {
                 let response = refused(&refusal, format, &visit.request_id);
                 end(&response, reservation, None);
@@ -362,6 +366,7 @@ impl Gateway {
                     problem.answer(format, &visit.request_id)
                 };
                 if failed.may_be_done {
+                    visit.recorded.set();
                     drop(reservation); // The job's own row stands for the request.
                 } else {
                     end(&response, reservation, Some((class, &failed.failure.message)));

@@ -289,7 +289,9 @@ pub struct Likeness {
 impl Settlement {
     /// The attempt that answered the client.
     pub fn served_by(&self) -> Option<&Attempt> {
-        self.attempts.last().filter(|attempt| attempt.failure.is_none() || self.ending != Ending::Failed)
+        // A client that left after a failure waited for another attempt; one that failed later was told so in its answer.
+        let unserved = matches!(self.ending, Ending::Failed | Ending::Disconnected);
+        self.attempts.last().filter(|attempt| attempt.failure.is_none() || !unserved)
     }
 }
 
@@ -304,6 +306,8 @@ pub struct Attempt {
     pub status: Option<u16>,
     /// Why it failed; `None`: it did not.
     pub failure: Option<FailureClass>,
+    /// Whether the provider may want money for it: it was sent, and no answer said that nothing was done.
+    pub may_cost: bool,
     /// What the provider said about it, scrubbed of keys and cut short.
     pub message: Option<Box<str>>,
     /// When it began, counted from the request.

@@ -1,7 +1,8 @@
 //! What the gateway measures, for Prometheus.
 //!
 //! Names are those of the OpenTelemetry semantic conventions for generative AI where they have one (`gen_ai.*`, written
-//! with underscores and units as Prometheus wants them); the rest begins with `steward_ai_`.
+//! with underscores and units as Prometheus wants them), and so are the words for providers (`gcp.gemini`); the rest
+//! begins with `steward_ai_`.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, RandomState};
@@ -18,8 +19,9 @@ use prometheus_client::registry::{Registry, Unit};
 use tokio::time::Instant;
 
 use crate::accounts::Accounts;
-use crate::meter::{CacheDecision, Ending, Settlement};
+use crate::meter::{CacheDecision, Settlement};
 use crate::semantic::Checks;
+use crate::spans::provider_name;
 use crate::table::{Route, Table};
 use crate::transcript::Fates;
 use crate::usage::UsageRow;
@@ -104,7 +106,8 @@ struct RouteLabels {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct KeyLabels {
     steward_project: String,
-    gen_ai_provider_name: String,
+    /// The provider's name in the project.
+    steward_provider: String,
     key: String,
 }
 
@@ -120,7 +123,8 @@ struct BudgetLabels {
 struct TargetLabels {
     steward_project: String,
     steward_route: String,
-    gen_ai_provider_name: String,
+    /// The provider's name in the project.
+    steward_provider: String,
     gen_ai_request_model: String,
 }
 
@@ -137,12 +141,52 @@ struct Series {
     spent: Counter<f64, AtomicU64>,
 }
 
+/// The ending of a request that was refused before anybody was asked: it has no receipt, only this count.
+pub(crate) const REFUSED: &str = "refused";
+
+/// How requests ended; cheap to clone.
+#[derive(Clone, Default)]
+pub(crate) struct Ends(Arc<EndsInner>);
+
+#[derive(Default)]
+struct EndsInner {
+    hasher: RandomState,
+    known: RwLock<HashMap<u64, Counter>>,
+    requests: Family<EndLabels, Counter>,
+}
+
+impl Ends {
+    /// Counts one.
+    pub(crate) fn count(&self, project: &str, route: &str, ending: &'static str, status: u16) {
+        let id = self.0.hasher.hash_one((project, route, ending, status));
+        let known = self.0.known.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(counter) = known.get(&id) {
+            counter.inc();
+            return;
+        }
+        let full = known.len() >= SERIES_MAX;
+        drop(known);
+        let (project, route) = if full { ("other", "other") } else { (project, route) };
+        let labels = EndLabels {
+            steward_project: project.to_owned(),
+            steward_route: route.to_owned(),
+            ending,
+            status,
+        };
+        let counter = self.0.requests.get_or_create(&labels).clone();
+        counter.inc();
+        if !full {
+            self.0.known.write().unwrap_or_else(PoisonError::into_inner).insert(id, counter);
+        }
+    }
+}
+
 /// All metrics of the gateway.
 pub struct Metrics {
     registry: Registry,
     hasher: RandomState,
     series: RwLock<HashMap<u64, Arc<Series>>>,
-    ends: RwLock<HashMap<u64, Counter>>,
+    pub(crate) ends: Ends,
     duration: Histograms<Labels>,
     first_chunk: Histograms<Labels>,
     overhead: Histograms<Labels>,
@@ -150,7 +194,6 @@ pub struct Metrics {
     cache_read: Family<Labels, Counter>,
     /// In dollars, to be looked at; what is accounted for is counted in whole nano-dollars elsewhere.
     spent: Family<Labels, Counter<f64, AtomicU64>>,
-    requests: Family<EndLabels, Counter>,
     attempts: Family<AttemptLabels, Counter>,
     cache: Family<CacheLabels, Counter>,
     pub(crate) prompts: Fates,
@@ -171,14 +214,13 @@ impl Default for Metrics {
             registry: Registry::default(),
             hasher: RandomState::new(),
             series: RwLock::default(),
-            ends: RwLock::default(),
+            ends: Ends::default(),
             duration: Family::new_with_constructor(seconds),
             first_chunk: Family::new_with_constructor(seconds),
             overhead: Family::new_with_constructor(overhead),
             tokens: Family::new_with_constructor(tokens),
             cache_read: Family::default(),
             spent: Family::default(),
-            requests: Family::default(),
             attempts: Family::default(),
             cache: Family::default(),
             prompts: Family::default(),
@@ -224,8 +266,8 @@ impl Metrics {
         registry.register("steward_ai_spend_usd", "What requests cost, in US dollars", self.spent.clone());
         registry.register(
             "steward_ai_requests",
-            "Requests by the status that the client got and how they ended",
-            self.requests.clone(),
+            "Requests by the status that the client got and how they ended; `refused`: nobody was asked",
+            self.ends.0.requests.clone(),
         );
         registry.register(
             "steward_ai_failed_attempts",
@@ -279,14 +321,14 @@ impl Metrics {
                 self.attempts
                     .get_or_create(&AttemptLabels {
                         steward_project: project.to_owned(),
-                        gen_ai_provider_name: attempt.target.provider.kind.as_str().to_owned(),
+                        gen_ai_provider_name: provider_name(attempt.target.provider.kind.as_str()).to_owned(),
                         gen_ai_request_model: attempt.target.model.to_string(),
                         error_type: failure.as_str(),
                     })
                     .inc();
             }
         }
-        self.end(project, route, settlement.ending, settlement.status).inc();
+        self.ends.count(project, route, settlement.ending.as_str(), settlement.status);
         if settlement.cache != CacheDecision::Off {
             self.cache
                 .get_or_create(&CacheLabels {
@@ -301,7 +343,7 @@ impl Metrics {
             project,
             route,
             settlement.what.as_str(),
-            attempt.target.provider.kind.as_str(),
+            provider_name(attempt.target.provider.kind.as_str()),
             &attempt.target.model,
         ];
         let series = self.series(labels);
@@ -322,6 +364,7 @@ impl Metrics {
 
     /// Counts a part of a job that has ended: its tokens at once, and what it cost. `kind` is the provider's.
     pub(crate) fn observe_job(&self, row: &UsageRow, kind: &str) {
+        let kind = provider_name(kind);
         let series = self.series([&row.project, &row.route, row.operation, kind, &row.model]);
         series.spent.inc_by(dollars(row.cost));
         if row.estimated == 0 {
@@ -376,28 +419,6 @@ impl Metrics {
         Arc::clone(known.entry(id).or_insert(series))
     }
 
-    fn end(&self, project: &str, route: &str, ending: Ending, status: u16) -> Counter {
-        let id = self.hasher.hash_one((project, route, ending, status));
-        let known = self.ends.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(counter) = known.get(&id) {
-            return counter.clone();
-        }
-        let full = known.len() >= SERIES_MAX;
-        drop(known);
-        let (project, route) = if full { ("other", "other") } else { (project, route) };
-        let labels = EndLabels {
-            steward_project: project.to_owned(),
-            steward_route: route.to_owned(),
-            ending: ending.as_str(),
-            status,
-        };
-        let counter = self.requests.get_or_create(&labels).clone();
-        if !full {
-            self.ends.write().unwrap_or_else(PoisonError::into_inner).insert(id, counter.clone());
-        }
-        counter
-    }
-
     /// Everything of one project as Prometheus reads it (OpenMetrics text), with the present state of keys, targets and
     /// budgets. Nothing of another project is in it.
     pub fn text(&self, project: &str, table: &Table, accounts: &Accounts, now: Instant) -> String {
@@ -445,7 +466,7 @@ impl Metrics {
                     }
                     let labels = KeyLabels {
                         steward_project: project.name.to_string(),
-                        gen_ai_provider_name: provider.name.to_string(),
+                        steward_provider: provider.name.to_string(),
                         key: key.name().to_string(),
                     };
                     self.keys.get_or_create(&labels).set(i64::from(key.rests(now).is_none()));
@@ -468,7 +489,7 @@ impl Metrics {
                     let labels = TargetLabels {
                         steward_project: project.name.to_string(),
                         steward_route: route.name.to_string(),
-                        gen_ai_provider_name: target.provider.name.to_string(),
+                        steward_provider: target.provider.name.to_string(),
                         gen_ai_request_model: target.model.to_string(),
                     };
                     self.breakers

@@ -17,6 +17,7 @@ use crate::flight::Flight;
 use crate::lookout::Lookout;
 use crate::meter::Ending;
 use crate::pool::Lent;
+use crate::scrub::Concealer;
 
 /// Forwards frame by frame; a break of the provider's connection breaks the client's.
 pub(crate) struct RawRelay {
@@ -26,7 +27,9 @@ pub(crate) struct RawRelay {
     heard: Instant,
     alarm: Pin<Box<Sleep>>,
     lookout: Option<Lookout>,
-    _lent: Lent,
+    /// Takes our key out, where the service may echo it.
+    concealer: Option<Concealer>,
+    lent: Lent,
     _load: Load,
 }
 
@@ -41,16 +44,31 @@ impl RawRelay {
     ) -> Self {
         let heard = Instant::now();
         let alarm = Box::pin(tokio::time::sleep_until(heard + idle));
-        let mut relay =
-            Self { upstream, flight: Some(flight), idle, heard, alarm, lookout, _lent: lent, _load: load };
+        let mut relay = Self {
+            upstream,
+            flight: Some(flight),
+            idle,
+            heard,
+            alarm,
+            lookout,
+            concealer: None,
+            lent,
+            _load: load,
+        };
         if relay.upstream.is_end_stream() {
             relay.end(Ending::Complete, None);
         }
         relay
     }
 
+    /// The same, taking the key that was sent out of what comes back.
+    pub(crate) fn concealing(mut self) -> Self {
+        self.concealer = Concealer::new(self.lent.secret());
+        self
+    }
+
     pub(crate) fn is_end_stream(&self) -> bool {
-        self.upstream.is_end_stream()
+        self.upstream.is_end_stream() && self.concealer.as_ref().is_none_or(Concealer::is_empty)
     }
 
     pub(crate) fn size_hint(&self) -> SizeHint {
@@ -69,9 +87,13 @@ impl RawRelay {
                     if let Some(flight) = &mut self.flight {
                         flight.record().response_bytes += bytes.len() as u64;
                     }
+                    let is_last = self.upstream.is_end_stream();
+                    let bytes = self.concealed(bytes, is_last);
                     // With a length told, nobody asks again after the last byte.
-                    if self.upstream.is_end_stream() {
+                    if is_last {
                         self.end(Ending::Complete, None);
+                    } else if bytes.is_empty() {
+                        continue;
                     }
                     return Poll::Ready(Some(Ok(bytes)));
                 }
@@ -81,7 +103,8 @@ impl RawRelay {
                 }
                 Poll::Ready(None) => {
                     self.end(Ending::Complete, None);
-                    return Poll::Ready(None);
+                    let rest = self.concealer.as_mut().map(Concealer::rest).unwrap_or_default();
+                    return Poll::Ready((!rest.is_empty()).then_some(Ok(rest)));
                 }
                 Poll::Pending => {}
             }
@@ -96,6 +119,17 @@ impl RawRelay {
             self.end(Ending::Truncated, Some((FailureClass::Timeout, "the answer stopped")));
             return Poll::Ready(Some(Err("the answer stopped".into())));
         }
+    }
+
+    /// What of a piece may be passed on now.
+    fn concealed(&mut self, piece: Bytes, is_last: bool) -> Bytes {
+        let Some(concealer) = &mut self.concealer else { return piece };
+        let passed = concealer.pass(piece);
+        if !is_last {
+            return passed;
+        }
+        let rest = concealer.rest();
+        if rest.is_empty() { passed } else { [passed, rest].concat().into() }
     }
 
     fn end(&mut self, ending: Ending, failure: Option<(FailureClass, &str)>) {

@@ -300,7 +300,7 @@ async fn under_way(ctx: &Context, ledger: &Ledger, request: &ShowReceipt) -> Res
         }
         return Err(Error::new(ErrorKind::NotFound, "this project has no receipt of this request")
             .with("id", &request.id)
-            .hint("the id is in the header `steward-receipt` of each answer; rows follow their request within a second"));
+            .hint("the id is in the header `steward-receipt` of the answer, which what was refused does not have; rows follow their request within a second"));
     };
     let set_aside = row.get_i64("usd_nanos")?;
     let body: Value = row.get_json("body")?;

@@ -27,6 +27,9 @@ const TAIL: usize = 256;
 /// Bytes before a match that a rule may look at.
 const CONTEXT: usize = 4;
 
+/// Lines with a name before the base64 of a private key.
+const ARMOR_HEADS_MAX: u32 = 8;
+
 /// What a text gave away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -51,7 +54,7 @@ pub enum Leak {
     SlackToken,
     /// A live or test key of Stripe.
     StripeKey,
-    /// A private key in PEM.
+    /// A private key in PEM, or in the armor of OpenPGP.
     PrivateKey,
     /// A virtual key of this gateway.
     StewardKey,
@@ -153,7 +156,7 @@ enum Shape {
     Run(Class, usize, usize),
     /// The same, with letters and digits before the mark as well: Azure writes its mark into the middle.
     Inside { before: usize, after: usize },
-    /// `PRIVATE KEY-----` and base64.
+    /// `PRIVATE KEY-----` or `PRIVATE KEY BLOCK-----` and base64.
     Pem,
     /// A name such as `api_key`, to which something random is assigned.
     Assigned(Class, usize, usize),
@@ -369,12 +372,22 @@ fn matches(rule: &Rule, bytes: &[u8], mark: &Range<usize>) -> Option<Range<usize
         }
         Shape::Pem => {
             let label = &after[..after.len().min(40)];
-            let end = memmem::find(label, b"PRIVATE KEY-----")? + "PRIVATE KEY-----".len();
+            let end = ["PRIVATE KEY-----", "PRIVATE KEY BLOCK-----"]
+                .iter()
+                .find_map(|words| Some(memmem::find(label, words.as_bytes())? + words.len()))?;
             // At least a line of base64; line breaks may be written as `\n`.
-            let mut count = 0;
-            for byte in &after[end..] {
+            let (mut count, mut heads, mut at) = (0, 0, end);
+            while let Some(byte) = after.get(at) {
+                at += 1;
                 match byte {
                     b'\n' | b'\r' | b'\\' | b' ' | b'"' | b',' | b'+' => {}
+                    // A line before the base64, such as `Version: GnuPG v2`.
+                    b':' if heads < ARMOR_HEADS_MAX => {
+                        (count, heads) = (0, heads + 1);
+                        let rest = &after[at..];
+                        let ends = [memmem::find(rest, b"\n"), memmem::find(rest, b"\\n").map(|end| end + 1)];
+                        at += ends.into_iter().flatten().min()? + 1;
+                    }
                     byte if Class::Base64.has(*byte) => count += 1,
                     _ => break,
                 }
@@ -737,6 +750,18 @@ mod tests {
             (Leak::AiKey, format!("gsk_{}", r(26, 52, ALNUM))),
             (Leak::AiKey, format!("xai-{}", r(27, 80, ALNUM))),
             (Leak::PrivateKey, format!("-----BEGIN RSA PRIVATE KEY-----\n{}\n", r(28, 64, ALNUM))),
+            (Leak::PrivateKey, format!("-----BEGIN PGP PRIVATE KEY BLOCK-----\n\n{}\n", r(29, 64, ALNUM))),
+            (
+                Leak::PrivateKey,
+                format!(
+                    "-----BEGIN PGP PRIVATE KEY BLOCK-----\r\nVersion: GnuPG v2.0.22 (GNU/Linux)\r\nComment: a (test)\r\n\r\n{}",
+                    r(30, 64, ALNUM)
+                ),
+            ),
+            (
+                Leak::PrivateKey,
+                format!("-----BEGIN PGP PRIVATE KEY BLOCK-----\\nVersion: (1)\\n\\n{}", r(31, 64, ALNUM)),
+            ),
         ]
     }
 
@@ -782,6 +807,8 @@ mod tests {
             "AIzaSy-too-short",
             "ghp_tooShort",
             "-----BEGIN PUBLIC KEY-----\nMIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8AMIIBCgKCAQEA\n",
+            "-----BEGIN PGP PUBLIC KEY BLOCK-----\n\nMIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8AMIIBCgKCAQEA\n",
+            "-----BEGIN PGP PRIVATE KEY BLOCK-----\nVersion: 1\n\n-----END PGP PRIVATE KEY BLOCK-----",
             "-----BEGIN PRIVATE KEY----- goes here -----END PRIVATE KEY-----",
             "JQQJ99",
             "api_key: the name of the secret, such as openai/main",

@@ -1,6 +1,8 @@
 //! Takes provider keys out of what providers say.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use http::header::HeaderMap;
+use memchr::memmem;
 use secrecy::{ExposeSecret, SecretString};
 
 /// What stands in the place of a key.
@@ -13,7 +15,7 @@ const SHOWN_MIN: usize = 2;
 pub(crate) fn scrub(bytes: Bytes, key: Option<&SecretString>) -> Bytes {
     let Some(key) = key else { return bytes };
     let key = key.expose_secret().as_bytes();
-    if key.len() < 4 {
+    if key.len() < LENGTH_MIN {
         return bytes;
     }
     let mut out: Option<Vec<u8>> = None;
@@ -38,6 +40,77 @@ pub(crate) fn scrub(bytes: Bytes, key: Option<&SecretString>) -> Bytes {
             out.into()
         }
     }
+}
+
+/// Keys shorter than this are not looked for: they occur by chance.
+const LENGTH_MIN: usize = 4;
+
+/// Removes headers that hold the key: whoever echoes what it was sent must not hand it on.
+pub(crate) fn conceal(headers: &mut HeaderMap, key: Option<&SecretString>) {
+    let Some(key) = key.map(|key| key.expose_secret().as_bytes()).filter(|key| key.len() >= LENGTH_MIN)
+    else {
+        return;
+    };
+    // Few values are as long as a key, so this hardly ever searches.
+    let holds =
+        |value: &http::HeaderValue| value.len() >= key.len() && memmem::find(value.as_bytes(), key).is_some();
+    if !headers.values().any(holds) {
+        return;
+    }
+    let names: Vec<http::HeaderName> =
+        headers.iter().filter(|(_, value)| holds(value)).map(|(name, _)| name.clone()).collect();
+    for name in names {
+        headers.remove(name);
+    }
+}
+
+/// Takes a key out of a body that passes by in pieces, also where it lies across them. As many stars take its place as it
+/// has bytes, so that a length that was told stays true.
+pub(crate) struct Concealer {
+    key: SecretString,
+    /// The end of what has passed, if a key may begin in it.
+    held: BytesMut,
+}
+
+impl Concealer {
+    /// `None`: there is no key to look for.
+    pub(crate) fn new(key: Option<&SecretString>) -> Option<Self> {
+        let key = key.filter(|key| key.expose_secret().len() >= LENGTH_MIN)?;
+        Some(Self { key: key.clone(), held: BytesMut::new() })
+    }
+
+    /// What may be passed on of this piece and those before; an end that a key may begin with is held back.
+    pub(crate) fn pass(&mut self, piece: Bytes) -> Bytes {
+        let key = self.key.expose_secret().as_bytes();
+        if self.held.is_empty() && memmem::find(&piece, key).is_none() && begun(&piece, key) == 0 {
+            return piece;
+        }
+        let mut bytes = std::mem::take(&mut self.held);
+        bytes.extend_from_slice(&piece);
+        let mut from = 0;
+        while let Some(at) = memmem::find(&bytes[from..], key) {
+            bytes[from + at..from + at + key.len()].fill(b'*');
+            from += at + key.len();
+        }
+        self.held = bytes.split_off(bytes.len() - begun(&bytes, key));
+        bytes.freeze()
+    }
+
+    /// Whether nothing is held back.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.held.is_empty()
+    }
+
+    /// What was held back, when no more is to come.
+    pub(crate) fn rest(&mut self) -> Bytes {
+        std::mem::take(&mut self.held).freeze()
+    }
+}
+
+/// How many bytes at the end could be the beginning of the key.
+fn begun(bytes: &[u8], key: &[u8]) -> usize {
+    let longest = bytes.len().min(key.len() - 1);
+    (1..=longest).rev().find(|length| bytes.ends_with(&key[..*length])).unwrap_or(0)
 }
 
 /// The length of a masked key that begins at `at`; 0 if none does.
@@ -76,7 +149,50 @@ fn mask_length(bytes: &[u8]) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use http::header::HeaderValue;
+
     use super::*;
+
+    #[test]
+    fn a_key_in_pieces_is_taken_out_wherever_it_is_cut() {
+        let key = SecretString::from("sk-sk-proj-1234".to_owned());
+        let text = "a sk-sk-sk-proj-1234 b sk-sk-proj-123 c sk-sk-proj-1234sk-sk-proj-1234 sk-sk";
+        let expected = "a sk-*************** b sk-sk-proj-123 c ****************************** sk-sk";
+        for first in 0..=text.len() {
+            for second in first..=text.len() {
+                let mut concealer = Concealer::new(Some(&key)).unwrap();
+                let mut out = Vec::new();
+                for piece in [&text[..first], &text[first..second], &text[second..]] {
+                    out.extend(concealer.pass(Bytes::copy_from_slice(piece.as_bytes())));
+                    assert!(!String::from_utf8_lossy(&out).contains("sk-sk-proj-1234"));
+                }
+                out.extend(concealer.rest());
+                assert_eq!(String::from_utf8(out).unwrap(), expected, "{first} {second}");
+            }
+        }
+        // What has no key passes as it is, without a copy.
+        let piece = Bytes::from_static(b"nothing here");
+        let mut concealer = Concealer::new(Some(&key)).unwrap();
+        assert_eq!(concealer.pass(piece.clone()).as_ptr(), piece.as_ptr());
+        assert!(Concealer::new(None).is_none());
+    }
+
+    #[test]
+    fn headers_that_hold_a_key_are_removed() {
+        let key = SecretString::from("sk-proj-1234".to_owned());
+        let mut headers = HeaderMap::new();
+        for (name, value) in
+            [("a", "Bearer sk-proj-1234"), ("b", "sk-proj-1234"), ("c", "sk-proj-123"), ("d", "x")]
+        {
+            headers.append(name, HeaderValue::from_static(value));
+        }
+        conceal(&mut headers, None);
+        assert_eq!(headers.len(), 4);
+        conceal(&mut headers, Some(&key));
+        let mut names: Vec<_> = headers.keys().map(|name| name.as_str().to_owned()).collect();
+        names.sort();
+        assert_eq!(names, ["c", "d"]);
+    }
 
     #[test]
     fn keys_are_taken_out_whole_and_masked() {

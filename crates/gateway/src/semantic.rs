@@ -19,7 +19,7 @@ use crate::meter::RequestId;
 const MEMORY_BYTES_MAX: u64 = 16 << 20;
 /// What an entry costs beside its bytes.
 const ENTRY_BYTES: u64 = 256;
-/// Wordings of one sense that are remembered.
+/// Wordings of one sense that are remembered, and as many of their echoes.
 const WORDINGS_MAX: usize = 4;
 /// Longest embedding that is read, in numbers.
 const DIMENSIONS_MAX: usize = 16_384;
@@ -40,6 +40,9 @@ pub(crate) struct Saying {
     /// The request that the reply was made for.
     pub(crate) request: RequestId,
     pub(crate) until: SystemTime,
+    /// It was answered with what another wording was answered: remembered so that it is not embedded again. Nothing is
+    /// compared with it, or likeness would creep from wording to wording.
+    pub(crate) is_echo: bool,
 }
 
 #[derive(Clone)]
@@ -74,9 +77,16 @@ impl Sayings {
     /// Remembers a wording, or what was learned of it. Of two that do so at once one may be lost, which costs a hit.
     pub(crate) fn add(&self, place: Place, saying: Saying) {
         let mut sayings: Vec<Saying> = self.0.get(&place).map_or_else(Vec::new, |known| known.to_vec());
-        sayings.retain(|known| known.text != saying.text);
-        if sayings.len() >= WORDINGS_MAX {
-            sayings.remove(0);
+        // What was answered itself does not make way for its echoes.
+        let mut others = 0;
+        sayings.retain(|known| {
+            others += usize::from(known.is_echo == saying.is_echo && known.text != saying.text);
+            known.text != saying.text
+        });
+        if others >= WORDINGS_MAX
+            && let Some(oldest) = sayings.iter().position(|known| known.is_echo == saying.is_echo)
+        {
+            sayings.remove(oldest);
         }
         sayings.push(saying);
         self.0.insert(place, Arc::new(sayings));
@@ -172,6 +182,7 @@ mod tests {
             key: Key([0; 32]),
             request: RequestId::new(jiff::Timestamp::UNIX_EPOCH),
             until: UNIX_EPOCH + Duration::from_secs(10),
+            is_echo: false,
         }
     }
 
@@ -186,6 +197,12 @@ mod tests {
         assert_eq!(texts(UNIX_EPOCH), ["b", "c", "d", "e"]);
         assert!(texts(UNIX_EPOCH + Duration::from_secs(10)).is_empty());
         assert!(sayings.find(&[2; 32], UNIX_EPOCH).is_empty());
+        for text in ["1", "2", "3", "4", "5"] {
+            sayings.add([1; 32], Saying { is_echo: true, ..saying(text) });
+        }
+        assert_eq!(texts(UNIX_EPOCH), ["b", "c", "d", "e", "2", "3", "4", "5"], "echoes push out echoes");
+        sayings.add([1; 32], saying("2"));
+        assert_eq!(texts(UNIX_EPOCH), ["c", "d", "e", "3", "4", "5", "2"]);
     }
 
     #[test]

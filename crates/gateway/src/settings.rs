@@ -272,7 +272,7 @@ pub async fn standings(
 fn no_key(key: &str) -> Error {
     Error::new(ErrorKind::NotFound, "this project has no virtual key of this name")
         .with("key", key)
-        .hint("`steward keys list` shows them")
+        .hint("`steward ai keys list` shows them")
 }
 
 /// A change of one record of Steward's own state.

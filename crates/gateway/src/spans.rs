@@ -191,7 +191,7 @@ impl Spans {
 }
 
 /// A kind of provider in the words of the convention, `gen_ai.provider.name`.
-fn provider_name(kind: &'static str) -> &'static str {
+pub(crate) fn provider_name(kind: &str) -> &str {
     match kind {
         "azure_openai" => "azure.ai.openai",
         "gemini" => "gcp.gemini",

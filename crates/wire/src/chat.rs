@@ -608,8 +608,9 @@ pub(crate) fn read_finish(reason: &str) -> Finish {
 
 pub(crate) fn write_finish(finish: &Finish) -> &'static str {
     match finish {
-        Finish::Stop | Finish::StopSequence(_) | Finish::Pause => "stop",
-        Finish::Length => "length",
+        Finish::Stop | Finish::StopSequence(_) => "stop",
+        // Nothing says that an answer was paused; that it is not whole must not be lost.
+        Finish::Length | Finish::Pause => "length",
         Finish::ToolCalls => "tool_calls",
         Finish::Refused | Finish::Failed(_) => "content_filter",
     }

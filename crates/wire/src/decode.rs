@@ -80,6 +80,8 @@ struct Block {
     /// Input that came whole at the start; servers that do so send no deltas.
     whole_input: String,
     has_delta: bool,
+    /// Other formats have no word for it.
+    is_unsayable: bool,
 }
 
 impl Decoder {
@@ -318,8 +320,12 @@ impl Decoder {
                 } else if let Some(text) = delta.take_text("thinking") {
                     writer.append(key, &Opening::Thinking, &text, out)?;
                 } else if let Some(text) = delta.take_text("partial_json") {
-                    if let Some(block) = self.blocks.iter_mut().find(|block| block.index == index) {
+                    let block = self.blocks.iter_mut().find(|block| block.index == index);
+                    if let Some(block) = block {
                         block.has_delta |= !text.is_empty();
+                        if block.is_unsayable {
+                            return Ok(());
+                        }
                     }
                     writer.append_arguments(key, &text, out)?;
                 } else if let Some(signature) = delta.take_text("signature")
@@ -396,7 +402,8 @@ impl Decoder {
                 };
                 writer.open(key, opening, out);
             }
-            _ => {}
+            // Calls of tools that the provider runs, and their results.
+            _ => state.is_unsayable = true,
         }
         self.blocks.push(state);
         Ok(())

@@ -675,8 +675,8 @@ pub(crate) fn read_finish(reason: &str) -> Option<Finish> {
 
 pub(crate) fn write_finish(finish: &Finish) -> &'static str {
     match finish {
-        Finish::Stop | Finish::StopSequence(_) | Finish::ToolCalls | Finish::Pause => "STOP",
-        Finish::Length => "MAX_TOKENS",
+        Finish::Stop | Finish::StopSequence(_) | Finish::ToolCalls => "STOP",
+        Finish::Length | Finish::Pause => "MAX_TOKENS",
         Finish::Refused => "SAFETY",
         Finish::Failed(_) => "OTHER",
     }

@@ -626,7 +626,7 @@ pub(crate) fn refusal_element(text: Cow<'_, str>) -> Object<'_> {
 pub(crate) fn write_finish(finish: Option<&Finish>) -> (&'static str, Value<'static>) {
     let incomplete = |reason: &'static str| ("incomplete", Object::default().with("reason", reason).into());
     match finish {
-        Some(Finish::Length) => incomplete("max_output_tokens"),
+        Some(Finish::Length | Finish::Pause) => incomplete("max_output_tokens"),
         Some(Finish::Refused | Finish::Failed(_)) => incomplete("content_filter"),
         _ => ("completed", Value::Null),
     }

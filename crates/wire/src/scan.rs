@@ -22,11 +22,15 @@ pub struct Scanned {
     pub model: Option<Field<String>>,
     /// `stream`.
     pub stream: Option<Field<bool>>,
-    /// Most tokens of the answer: `max_completion_tokens` or else `max_tokens` (chat), `max_output_tokens` (responses), `max_tokens` (messages),
-    /// `generationConfig.maxOutputTokens` (Gemini). With both of chat's names, the smaller one.
+    /// Most tokens of the answer: `max_completion_tokens`, `max_tokens` or llama.cpp's `n_predict` (chat), `max_output_tokens` (responses),
+    /// `max_tokens` (messages), `generationConfig.maxOutputTokens` (Gemini). With several of chat's names, the largest one: servers disagree
+    /// on which of them counts, and what is reserved must hold for each. `None` also when one of them says that there is no limit.
     pub max_tokens: Option<Field<u64>>,
-    /// Answers asked for at once: `n` (chat), `generationConfig.candidateCount` (Gemini); their tokens are all paid for.
+    /// Answers generated at once: the larger of `n` and `best_of` (chat), `generationConfig.candidateCount` (Gemini); their tokens are all
+    /// paid for.
     pub choices: Option<Field<u64>>,
+    /// `background` (responses): the answer is made after the reply, so that what it uses is not in it.
+    pub background: Option<Field<bool>>,
     /// `stream_options.include_usage` (chat).
     pub include_usage: Option<Field<bool>>,
     /// `service_tier`.
@@ -44,6 +48,8 @@ struct Places {
     stream: Option<Range<usize>>,
     /// Each name under which the limit is written.
     max_tokens: Vec<Range<usize>>,
+    /// One of them says that there is none.
+    is_unlimited: bool,
     /// The object that holds `include_usage` or Gemini's `maxOutputTokens`.
     holder: Option<Range<usize>>,
     holder_is_object: bool,
@@ -140,7 +146,16 @@ impl Scanned {
             (Chat, b"max_completion_tokens") => self.limit(scanner, seen, 2, "max_completion_tokens", false),
             (Chat | Messages, b"max_tokens") => self.limit(scanner, seen, 3, "max_tokens", false),
             (Responses, b"max_output_tokens") => self.limit(scanner, seen, 4, "max_output_tokens", false),
-            (Chat, b"n") => self.count_of_choices(scanner, seen, "n", false),
+            (Chat, b"n_predict") => self.predicted(scanner, seen),
+            (Chat, b"n") => self.count_of_choices(scanner, seen, 5, "n", false),
+            (Chat, b"best_of") => self.count_of_choices(scanner, seen, 12, "best_of", false),
+            (Responses, b"background") => {
+                let (value, range) = boolean(scanner, "background")?;
+                Ok(seen
+                    .first(13, "background")
+                    .and(value)
+                    .map(|value| self.background = value.map(|value| Field { value, range })))
+            }
             (Chat | Responses | Messages, b"service_tier") => {
                 let (value, range) = text(scanner, "service_tier")?;
                 Ok(seen
@@ -175,7 +190,7 @@ impl Scanned {
                         this.limit(scanner, seen, 10, "generationConfig.maxOutputTokens", true)
                     }
                     b"candidateCount" | b"candidate_count" => {
-                        this.count_of_choices(scanner, seen, "generationConfig.candidateCount", true)
+                        this.count_of_choices(scanner, seen, 5, "generationConfig.candidateCount", true)
                     }
                     _ => scanner.skip().map(|()| Ok(())),
                 })?;
@@ -197,25 +212,45 @@ impl Scanned {
         self.places.max_tokens.push(range.clone());
         Ok(seen.first(bit, name).and(value).map(|value| {
             if let Some(value) = value
-                && self.max_tokens.as_ref().is_none_or(|field| value < field.value)
+                && !self.places.is_unlimited
+                && self.max_tokens.as_ref().is_none_or(|field| value > field.value)
             {
                 self.max_tokens = Some(Field { value, range });
             }
         }))
     }
 
+    /// llama.cpp's own name of the limit, which goes before the others there; below zero it is none.
+    /// Source: llama.cpp, `tools/server/README.md`, `n_predict`.
+    fn predicted(&mut self, scanner: &mut Scanner<'_>, seen: &mut Seen) -> Outcome {
+        const NAME: &str = "n_predict";
+        let mut ahead = scanner.look_ahead();
+        if ahead.kind()? != Kind::Number || !ahead.number()?.starts_with('-') {
+            return self.limit(scanner, seen, 11, NAME, false);
+        }
+        let range = scanner.span()?;
+        self.places.max_tokens.push(range);
+        self.places.is_unlimited = true;
+        self.max_tokens = None;
+        Ok(seen.first(11, NAME))
+    }
+
     fn count_of_choices(
         &mut self,
         scanner: &mut Scanner<'_>,
         seen: &mut Seen,
+        bit: u32,
         name: &str,
         quoted: bool,
     ) -> Outcome {
         let (value, range) = whole(scanner, name, quoted)?;
-        Ok(seen
-            .first(5, name)
-            .and(value)
-            .map(|value| self.choices = value.map(|value| Field { value, range })))
+        Ok(seen.first(bit, name).and(value).map(|value| {
+            if let Some(value) = value
+                && self.choices.as_ref().is_none_or(|field| value > field.value)
+            {
+                self.choices = Some(Field { value, range });
+            }
+        }))
     }
 
     fn holder(
@@ -454,7 +489,13 @@ mod tests {
     fn each_format_has_its_own_names() {
         for (format, body, max_tokens, choices) in [
             (Format::Chat, r#"{"max_tokens":5,"n":2}"#, Some(5), Some(2)),
-            (Format::Chat, r#"{"max_tokens":5,"max_completion_tokens":3}"#, Some(3), None),
+            // Which of them counts, servers disagree on.
+            (Format::Chat, r#"{"max_tokens":5,"max_completion_tokens":3}"#, Some(5), None),
+            (Format::Chat, r#"{"max_tokens":1,"max_completion_tokens":100000}"#, Some(100_000), None),
+            (Format::Chat, r#"{"max_completion_tokens":100000,"max_tokens":1}"#, Some(100_000), None),
+            (Format::Chat, r#"{"max_tokens":1,"n_predict":90,"n":2,"best_of":8}"#, Some(90), Some(8)),
+            (Format::Chat, r#"{"n_predict":-1,"max_tokens":1,"best_of":1,"n":2}"#, None, Some(2)),
+            (Format::Chat, r#"{"max_tokens":1,"n_predict":-1}"#, None, None),
             (Format::Chat, r#"{"max_tokens":null}"#, None, None),
             (Format::Responses, r#"{"max_output_tokens":7,"max_tokens":1}"#, Some(7), None),
             (Format::Messages, r#"{"max_tokens":8}"#, Some(8), None),
@@ -492,6 +533,7 @@ mod tests {
             (r#"{"stream":"true"}"#, "`stream` must be `true` or `false`"),
             (r#"{"max_tokens":-1}"#, "`max_tokens` must be a whole number that is not negative"),
             (r#"{"max_tokens":1e3}"#, "`max_tokens` must be a whole number that is not negative"),
+            (r#"{"n_predict":-1,"n_predict":5}"#, "`n_predict` is there twice"),
             (r#"{"stream_options":7}"#, "`stream_options` must be an object"),
             (r#"{"model":7,"x":}"#, "the body is not valid JSON: expected a value at byte 15"),
             (r#"{"model":"a"} x"#, "the body is not valid JSON: expected the end at byte 14"),
@@ -531,6 +573,11 @@ mod tests {
                 Format::Chat,
                 r#"{"stream":true,"stream_options":{"include_usage":false},"max_tokens":1,"max_completion_tokens":2,"model":"m"}"#,
                 r#"{"stream":true,"stream_options":{"include_usage":true},"max_tokens":9,"max_completion_tokens":9,"model":"m"}"#,
+            ),
+            (
+                Format::Chat,
+                r#"{"stream":true,"stream_options":{"include_usage":true},"max_tokens":100,"n_predict":-1,"model":"m"}"#,
+                r#"{"stream":true,"stream_options":{"include_usage":true},"max_tokens":9,"n_predict":9,"model":"m"}"#,
             ),
             (
                 Format::Gemini,

@@ -222,6 +222,80 @@ async fn what_nobody_counted_is_estimated_and_cut_off_attempts_cost_their_prompt
 }
 
 #[tokio::test]
+async fn a_failed_attempt_is_billed_if_the_provider_may_have_worked() {
+    let home = Home::new();
+    let shop = home.shop(TEN).await;
+    // The class alone does not tell: a connection can fail before and after the request was sent.
+    for (class, may_cost) in [
+        (FailureClass::Network, true),
+        (FailureClass::Network, false),
+        (FailureClass::Server, true),
+        (FailureClass::Server, false),
+        (FailureClass::Timeout, false),
+    ] {
+        let asked = shop.ask().unwrap();
+        let mut attempts = vec![asked.attempt(Some(class)), asked.attempt(Some(FailureClass::Rate))];
+        attempts[0].may_cost = may_cost;
+        let mut settlement = asked.settlement(attempts);
+        (settlement.ending, settlement.status) = (Ending::Failed, 502);
+        asked.reservation.settle(settlement);
+    }
+    // A client that leaves while the next attempt is waited for was served by nobody.
+    let asked = shop.ask().unwrap();
+    let mut settlement = asked.settlement(vec![asked.attempt(Some(FailureClass::Rate))]);
+    (settlement.ending, settlement.status) = (Ending::Disconnected, 499);
+    asked.reservation.settle(settlement);
+    shop.accounts.flush().await.unwrap();
+    until("eight rows are written", || async { shop.column("id").await.len() == 8 }).await;
+    // Its prompt: 250 × 150.
+    assert_eq!(shop.column("cost_usd_nanos").await, ["0", "37500", "0", "0", "37500", "0", "0", "0"]);
+    let standing = shop.accounts.standings(PROJECT)[0].clone();
+    assert_eq!((standing.spent.nanos(), standing.in_flight.nanos()), (2 * 37_500, 0));
+}
+
+#[tokio::test]
+async fn calls_of_other_services_cost_what_is_declared_and_come_out_of_the_budgets() {
+    let home = Home::new();
+    let shop =
+        home.shop("budgets: { day: { usd: 0.0025, per: day, scope: project } }\nlimits: { rpm: 4 }").await;
+    shop.call("free").unwrap().used(None);
+    shop.call("maps").unwrap().used(None);
+    // One that was sent and not answered may have been done.
+    let asked = shop.call("maps").unwrap();
+    let mut settlement = asked.settlement(vec![asked.attempt(Some(FailureClass::Timeout))]);
+    (settlement.ending, settlement.status) = (Ending::Failed, 504);
+    asked.reservation.settle(settlement);
+    let refusal = shop.call("maps").err().unwrap();
+    assert_eq!((refusal.code, refusal.status.as_u16()), ("budget_exceeded", 402));
+    assert!(refusal.message.contains("could cost 0.001 USD"), "{}", refusal.message);
+    assert_eq!(shop.call("maps").err().unwrap().code, "rate_limit_exceeded", "refused ones count too");
+    home.clock.advance_us(60_000_000);
+    // Without a price a strict budget could not hold; that a call costs nothing is a price.
+    let refusal = shop.call("open").err().unwrap();
+    assert_eq!((refusal.code, refusal.status.as_u16()), ("price_unknown", 402));
+    assert!(refusal.message.contains("`ai.pass_through.open.usd_per_call`"), "{}", refusal.message);
+    shop.accounts.flush().await.unwrap();
+    until("four rows are written", || async { shop.column("id").await.len() == 4 }).await;
+    assert_eq!(shop.column("cost_usd_nanos").await, ["0", "1000000", "0", "1000000"]);
+    assert_eq!(
+        shop.column("price_row").await,
+        ["pass_through/free", "pass_through/maps", "", "pass_through/maps"]
+    );
+    assert_eq!(shop.column("operation").await, ["pass_through"; 4]);
+    shop.accounts.close().await.unwrap();
+    // Where no budget is strict it is let in, and reported as unpriced.
+    for yaml in ["", "budgets: { day: { usd: 1, per: day, scope: project, enforce: estimate } }"] {
+        let home = Home::new();
+        let shop = home.shop(yaml).await;
+        shop.call("open").unwrap().used(None);
+        shop.accounts.flush().await.unwrap();
+        until("it is written", || async { shop.column("price_row").await == [""] }).await;
+        assert_eq!(shop.column("cost_usd_nanos").await, ["0"]);
+        shop.accounts.close().await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn a_model_without_a_price_is_refused_where_a_budget_is_strict_and_reported_where_none_is() {
     let home = Home::new();
     let shop = home.shop(TEN).await;

@@ -82,6 +82,10 @@ routes:
   odd: { targets: [{ provider: openai, model: nobody-knows }] }
   both: { targets: [{ provider: openai, model: gpt-4.1 }, { provider: openai, model: gpt-4.1-mini }] }
   kept: { targets: [{ provider: openai, model: gpt-4o-mini }], cache: { ttl_s: 600, objective_hit_rate: 0.5 } }
+pass_through:
+  maps: { prefix: /maps, url: 'http://127.0.0.1:9', usd_per_call: '0.001' }
+  free: { prefix: /free, url: 'http://127.0.0.1:9', usd_per_call: 0 }
+  open: { prefix: /open, url: 'http://127.0.0.1:9' }
 ";
 
 impl Shop {
@@ -142,11 +146,25 @@ impl Shop {
     }
 
     pub(crate) fn ask_for(&self, route: &str, max_tokens: Option<u64>) -> Result<Asked, Box<Refusal>> {
-        let route = self.route(route);
+        self.ask_what(What::Generate, self.route(route), max_tokens)
+    }
+
+    /// A call of a declared other service.
+    pub(crate) fn call(&self, service: &str) -> Result<Asked, Box<Refusal>> {
+        let forwarded = self.grant.project.pass_through_at(&format!("/{service}")).unwrap();
+        self.ask_what(What::PassThrough, Arc::clone(&forwarded.route), Some(0))
+    }
+
+    fn ask_what(
+        &self,
+        what: What,
+        route: Arc<Route>,
+        max_tokens: Option<u64>,
+    ) -> Result<Asked, Box<Refusal>> {
         let request = RequestId::new(self.now());
         let ask = Ask {
             request,
-            what: What::Generate,
+            what,
             route: &route,
             input_tokens_bound: 1000,
             input_tokens_estimate: 250,
@@ -156,7 +174,7 @@ impl Shop {
             now: self.now(),
         };
         let reservation = self.accounts.admit(&self.grant, &ask)?;
-        Ok(Asked { request, route, reservation, at: self.now() })
+        Ok(Asked { request, what, route, reservation, at: self.now() })
     }
 
     /// Asks and uses all that the answer may have; what that cost, or nothing if it was not let in.
@@ -202,6 +220,7 @@ pub(crate) async fn column(ledger: &Ledger, name: &str) -> Vec<String> {
 /// A request that was let in.
 pub(crate) struct Asked {
     pub(crate) request: RequestId,
+    pub(crate) what: What,
     pub(crate) route: Arc<Route>,
     pub(crate) reservation: Reservation,
     pub(crate) at: Timestamp,
@@ -229,6 +248,7 @@ impl Asked {
             key: "openai/main".into(),
             status: failure.is_none().then_some(200),
             failure,
+            may_cost: matches!(failure, None | Some(FailureClass::Timeout)),
             message: None,
             began: Duration::ZERO,
             took: Duration::from_millis(300),
@@ -238,7 +258,7 @@ impl Asked {
     pub(crate) fn settlement(&self, attempts: Vec<Attempt>) -> Settlement {
         Settlement {
             request: self.request,
-            what: What::Generate,
+            what: self.what,
             started: self.at,
             attempts,
             route: Arc::clone(&self.route),

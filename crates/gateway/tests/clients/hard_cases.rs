@@ -467,7 +467,7 @@ async fn echoed_key_is_scrubbed(_: At) {
         let at = At::new().await;
         let told =
             Reply::error(401, "invalid_api_key", "Incorrect API key provided: {key}. And again: {key}");
-        at.next(kind, told.header("x-echo", "sk"));
+        at.next(kind, told.header("x-echo", "Bearer {key}"));
         let body = if path == CHAT { at.chat(kind, false) } else { at.messages(kind, false) };
         let got = at.post(path, &body).await;
         // The client's own key is right, so this is no 401 of his.

@@ -28,34 +28,50 @@ async fn two(first: &FakeAi, second: &FakeAi) -> Stage {
 
 #[tokio::test]
 async fn failures_before_the_first_byte_go_to_the_next_target() {
-    for (name, stream, reply, class) in [
-        ("500", false, Reply::error(500, "server_error", "m"), FailureClass::Server),
-        ("529", false, Reply::error(529, "overloaded", "m"), FailureClass::Overloaded),
-        ("404", false, Reply::error(404, "model_not_found", "m"), FailureClass::NotFound),
-        ("401", false, Reply::error(401, "invalid_api_key", "m"), FailureClass::Key),
-        ("quota", false, Reply::error(429, "insufficient_quota", "m"), FailureClass::Quota),
-        ("rate", false, Reply::rate_limited("3600"), FailureClass::Rate),
-        ("too long", false, Reply::error(400, "context_length_exceeded", "m"), FailureClass::ContextLength),
-        ("reset", false, Reply::reset(), FailureClass::Network),
-        ("close", false, Reply::close(), FailureClass::Network),
+    for (name, stream, reply, class, may_cost) in [
+        ("500", false, Reply::error(500, "server_error", "m"), FailureClass::Server, false),
+        ("529", false, Reply::error(529, "overloaded", "m"), FailureClass::Overloaded, false),
+        ("404", false, Reply::error(404, "model_not_found", "m"), FailureClass::NotFound, false),
+        ("401", false, Reply::error(401, "invalid_api_key", "m"), FailureClass::Key, false),
+        ("quota", false, Reply::error(429, "insufficient_quota", "m"), FailureClass::Quota, false),
+        ("rate", false, Reply::rate_limited("3600"), FailureClass::Rate, false),
+        (
+            "too long",
+            false,
+            Reply::error(400, "context_length_exceeded", "m"),
+            FailureClass::ContextLength,
+            false,
+        ),
+        ("reset", false, Reply::reset(), FailureClass::Network, true),
+        ("close", false, Reply::close(), FailureClass::Network, true),
         (
             "half a plain answer",
             false,
             Reply::text("x").cut_after_bytes(20, Cut::Close),
             FailureClass::Network,
+            true,
         ),
         (
             "error first in the stream",
             true,
             Reply::text("x").error_after_events(0, 500, "m"),
             FailureClass::Server,
+            true,
         ),
-        ("error after the role", true, Reply::text("x").error_after_events(1, 429, "m"), FailureClass::Rate),
+        (
+            "error after the role",
+            true,
+            Reply::text("x").error_after_events(1, 429, "m"),
+            FailureClass::Rate,
+            true,
+        ),
+        ("no JSON with 200", false, Reply::raw("application/json", "<html>"), FailureClass::Server, true),
         (
             "stream cut before content",
             true,
             Reply::text("x").cut_after_events(1, Cut::Clean),
             FailureClass::Truncated,
+            true,
         ),
     ] {
         let (first, second) = (FakeAi::start().await.unwrap(), FakeAi::start().await.unwrap());
@@ -68,6 +84,7 @@ async fn failures_before_the_first_byte_go_to_the_next_target() {
         assert_eq!(answer.header("steward-attempts"), "2", "{name}");
         let settled = stage.records.settled(1).await;
         assert_eq!(settled.attempts[0].failure, Some(class), "{name}");
+        assert_eq!(settled.attempts[0].may_cost, may_cost, "{name}");
         assert_eq!(settled.attempts[1].failure, None, "{name}");
         assert_eq!(settled.ending, Ending::Complete, "{name}");
     }

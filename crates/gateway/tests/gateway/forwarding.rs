@@ -61,3 +61,37 @@ async fn declared_services_are_reached_under_their_prefix() {
     assert_eq!(stage.call("GET", "/languages", &[], "").await.status, 404);
     assert_eq!(fake.requests().len(), 1);
 }
+
+#[tokio::test]
+async fn a_service_that_echoes_its_key_does_not_hand_it_on() {
+    const SECRET: &str = "upstream-azure-key-12345678";
+    let body = format!(
+        "{{\"headers\":{{\"api\":\"{SECRET}\"}},\"again\":\"{SECRET}\",\"text\":\"{}\"}}",
+        "x".repeat(40)
+    );
+    let expected = body.replace(SECRET, &"*".repeat(SECRET.len()));
+    for piece_bytes in [1, 7, 10_000] {
+        let fake = FakeAi::start().await.unwrap();
+        let stage = Stage::new(json!({
+            "pass_through": { "echo": { "prefix": "/echo", "url": fake.url(), "keys": ["azure"] } },
+        }))
+        .await;
+        let reply = || {
+            Reply::raw("application/json", body.clone())
+                .header("x-echo", "Bearer {key}")
+                .header("x-again", SECRET)
+                .header("x-other", "stays")
+                .pieces(piece_bytes)
+        };
+        for reply in [reply(), reply().cut_after_bytes(body.len(), fake_ai::Ending::Clean)] {
+            fake.next_on(On::any(), reply);
+            let answer = stage.call("GET", "/echo/headers", &[], "").await;
+            assert_eq!((answer.status.as_u16(), answer.whole), (200, true), "{piece_bytes}");
+            assert_eq!(answer.text(), expected, "{piece_bytes}");
+            let headers = ["x-echo", "x-again", "x-other"].map(|name| answer.header(name));
+            assert_eq!(headers, ["", "", "stays"]);
+        }
+        let settled = stage.records.settled(2).await;
+        assert_eq!((settled.ending, settled.response_bytes), (Ending::Complete, body.len() as u64));
+    }
+}

@@ -1,13 +1,16 @@
 //! Who is not let in, and what they hear.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
-use fake_ai::FakeAi;
-use gateway::{Reach, Refusal, Rights, Table};
+use contract::TestClock;
+use fake_ai::{FakeAi, Reply};
+use gateway::{AiConfig, Gateway, Reach, Refusal, Rights, Table};
 use http::StatusCode;
 use outbound::Outgoing;
 use serde_json::json;
 
-use crate::stage::{KEY, Stage, chat};
+use crate::stage::{KEY, NOW, Stage, books, chat};
 
 #[tokio::test]
 async fn keys_come_in_four_headers() {
@@ -57,6 +60,14 @@ async fn bad_requests_are_told_with_their_field() {
         ("/v1/chat/completions", "{}", 400, "`model`"),
         ("/v1/chat/completions", "{\"model\":\"none\"}", 404, "`none`"),
         ("/v1/messages", "{\"model\":\"fast\"}", 400, "`max_tokens`"),
+        // It would cost after its reply was settled.
+        ("/v1/responses", "{\"model\":\"fast\",\"input\":\"a\",\"background\":true}", 400, "`background`"),
+        (
+            "/v1/responses",
+            "{\"model\":\"fast\",\"input\":\"a\",\"backgr\\u006fund\":true,\"stream\":true}",
+            400,
+            "`background`",
+        ),
         ("/v1/nothing", "{}", 404, "nothing"),
     ] {
         let answer = stage.call("POST", path, &[], body).await;
@@ -64,6 +75,8 @@ async fn bad_requests_are_told_with_their_field() {
         assert!(answer.text().contains(said), "{path} {body}: {}", answer.text());
     }
     assert!(fake.requests().is_empty());
+    let body = json!({ "model": "fast", "input": "a", "background": false });
+    assert_eq!(stage.post("/v1/responses", &body).await.status, 200);
 }
 
 #[tokio::test]
@@ -186,4 +199,69 @@ async fn a_refusal_names_the_budget_and_when_it_resets() {
     assert!(answer.text().contains("`month`"));
     assert_eq!((answer.header("retry-after"), answer.header("x-should-retry")), ("2000000", "false"));
     assert!(fake.requests().is_empty());
+}
+
+#[tokio::test]
+async fn only_what_has_a_receipt_names_one_and_what_was_refused_is_counted() {
+    let fake = FakeAi::start().await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let clock = Arc::new(TestClock::at(NOW.parse().unwrap()));
+    let (ledger, accounts) = books(folder.path(), &clock).await;
+    let config = json!({
+        "providers": { "up": { "kind": "openai", "url": fake.url(), "keys": ["main"] } },
+        "routes": { "fast": { "targets": [{ "provider": "up", "model": "gpt-5-mini" }], "retry": { "attempts": 1 } } },
+    });
+    let config: AiConfig = serde_json::from_value(config).unwrap();
+    let prices = Arc::new(gateway::price::PriceTable::built_in());
+    accounts.prepare("shop", &config, prices, None).await.unwrap();
+    let limit = |grant: &mut gateway::Grant| grant.limits.requests_per_minute = Some(3);
+    let measured = |gateway: Gateway| gateway.measured(accounts.metrics()).with_clock(clock.clone());
+    let stage = Stage::over(&config, Arc::new(accounts.clone()), Arc::default(), limit, measured).await;
+
+    let count = json!({ "model": "fast", "messages": [{ "role": "user", "content": "hello" }] });
+    let embedded = json!({ "model": "up/other", "input": "x", "n": "x" });
+    let mut with = Vec::new();
+    // A provider that fails was asked, and a count that we make is a request like others.
+    fake.next(Reply::error(500, "server_error", "m"));
+    for (answer, status) in [
+        (stage.chat().await, 500),
+        (stage.chat().await, 200),
+        (stage.post("/v1/messages/count_tokens", &count).await, 200),
+    ] {
+        assert_eq!(answer.status.as_u16(), status, "{}", answer.text());
+        with.push(answer.header("steward-receipt").to_owned());
+    }
+    for (answer, status) in [
+        (stage.post("/v1/messages/count_tokens", &count).await, 429),
+        (stage.chat().await, 429),
+        (stage.post("/v1/embeddings", &embedded).await, 400),
+        (stage.post("/v1/chat/completions", &json!({})).await, 400),
+        (stage.call("POST", "/v1/chat/completions", &[("x-api-key", "no")], "{}").await, 401),
+        (stage.call("GET", "/v1/models/none", &[], "").await, 404),
+        (stage.call("GET", "/v1/models", &[], "").await, 200),
+    ] {
+        assert_eq!(answer.status.as_u16(), status, "{}", answer.text());
+        assert_eq!(answer.header("steward-receipt"), "", "{status}");
+        assert_ne!(answer.header("x-request-id"), "", "{status}");
+    }
+    accounts.flush().await.unwrap();
+    let rows = ledger.query("SELECT id FROM ai_usage ORDER BY id", Vec::new()).await.unwrap();
+    let ids: Vec<_> = rows.iter().map(|row| row.get_text("id").unwrap().to_owned()).collect();
+    assert_eq!(ids, with);
+    let table = stage.gateway.table();
+    let text = accounts.metrics().text("shop", &table, &accounts, tokio::time::Instant::now());
+    for (route, ending, status, count) in [
+        ("fast", "refused", 429, 2),
+        ("", "refused", 400, 2),
+        ("", "refused", 401, 1),
+        ("", "refused", 404, 1),
+        ("fast", "failed", 500, 1),
+        ("fast", "complete", 200, 2),
+    ] {
+        let line = format!(
+            "steward_ai_requests_total{{steward_project=\"shop\",steward_route=\"{route}\",ending=\"{ending}\",status=\"{status}\"}} {count}\n"
+        );
+        assert!(text.contains(&line), "{line}{text}");
+    }
+    accounts.close().await.unwrap();
 }

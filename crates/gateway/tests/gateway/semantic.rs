@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use contract::TestClock;
 use fake_ai::{FakeAi, On, Reply};
-use gateway::{CacheDecision, Metrics, Reach, Settlement, What};
+use gateway::{AiConfig, CacheDecision, Limits, Metrics, Reach, Settlement, What};
 use ledger::{Keys, Ledger, Options};
 use secrecy::SecretBox;
 use serde_json::{Value, json};
 
-use crate::stage::{PATIENCE, Read, Stage};
+use crate::stage::{NOW, PATIENCE, Read, Stage, books};
 
 fn config(fake: &FakeAi, semantic: &Value) -> Value {
     let mut settings = json!({ "embeddings": "vectors", "check": 0 });
@@ -97,6 +98,13 @@ async fn other_words_get_the_same_answer_and_are_told_so() {
     assert!(streamed.text().contains("Paris") && streamed.text().contains("[DONE]"));
     assert_eq!(embedded(&fake)[1], json!(["Please tell me what is the capital of France"]));
 
+    // A wording that was answered so is known from then on: nothing is embedded for it again.
+    let settled_before = stage.records.count();
+    let again = ask(&stage, &asked(SAME)).await;
+    assert_eq!(again.header("steward-cache"), "semantic");
+    assert_eq!(again.header("steward-cache-similarity"), "0.9950");
+    assert_eq!((embedded(&fake).len(), stage.records.count()), (2, settled_before + 1));
+
     // The embeddings are calls like others, with receipts in the name of who asked.
     let settled: Vec<Arc<Settlement>> = {
         let mut all = Vec::new();
@@ -118,6 +126,40 @@ async fn other_words_get_the_same_answer_and_are_told_so() {
     );
     assert_eq!(settled[2].attempts.len(), 0);
     assert_eq!(settled[2].cache_note.as_ref().unwrap().like.unwrap().of, settled[0].request);
+}
+
+#[tokio::test]
+async fn what_the_cache_asks_for_itself_takes_nothing_of_the_keys_limits() {
+    let fake = FakeAi::start().await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let clock = Arc::new(TestClock::at(NOW.parse().unwrap()));
+    let (ledger, accounts) = books(folder.path(), &clock).await;
+    let config: AiConfig = serde_json::from_value(config(&fake, &json!({ "check": 1 }))).unwrap();
+    let prices = Arc::new(gateway::price::PriceTable::built_in());
+    accounts.prepare("shop", &config, prices, None).await.unwrap();
+    let limit = |grant: &mut gateway::Grant| {
+        grant.limits = Limits { requests_per_minute: Some(2), tokens_per_minute: None, concurrent: Some(1) };
+    };
+    let meter = Arc::new(accounts.clone());
+    let with = |gateway: gateway::Gateway| gateway.with_clock(clock.clone()).with_ledger(ledger.clone());
+    let stage = Stage::over(&config, meter, Arc::default(), limit, with).await;
+    fake.always(On::generation(), Reply::text("Paris."));
+    ask(&stage, &asked(ONE)).await;
+    fake.next_on(embeddings(), vectors(&[[1.0, 0.1], [1.0, 0.0]]));
+    assert_eq!(ask(&stage, &asked(SAME)).await.header("steward-cache"), "semantic");
+    // The check goes past them as well, and all of it has rows in the name of the key.
+    assert_eq!(recorded(&ledger, 1).await, [(9950, 1)]);
+    assert_eq!(stage.post("/v1/chat/completions", &asked("another")).await.status, 429);
+    accounts.flush().await.unwrap();
+    let rows =
+        ledger.query("SELECT key_name, operation FROM ai_usage ORDER BY id", Vec::new()).await.unwrap();
+    let mut rows: Vec<_> = rows
+        .iter()
+        .map(|row| (row.get_text("key_name").unwrap(), row.get_text("operation").unwrap()))
+        .collect();
+    rows.sort_unstable();
+    assert_eq!(rows, [("test", "chat"), ("test", "chat"), ("test", "chat"), ("test", "embeddings")]);
+    accounts.close().await.unwrap();
 }
 
 #[tokio::test]

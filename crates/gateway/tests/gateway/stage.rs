@@ -11,13 +11,14 @@ use contract::TestClock;
 use contract::ai::Provider;
 use fake_ai::FakeAi;
 use gateway::{
-    AiConfig, Ask, Fingerprints, Gateway, Grant, Hold, Limits, Metering, Project, ProjectParts, Reach,
-    Refusal, Reservation, Rights, Settlement, Table,
+    Accounts, AiConfig, Ask, Fingerprints, Gateway, Grant, Hold, Limits, Metering, Project, ProjectParts,
+    Reach, Refusal, Reservation, Rights, Settlement, Table,
 };
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use ledger::{Keys, Ledger, Options};
 use outbound::{Incoming, Outgoing, Upstream, UpstreamOptions};
 use secrecy::{SecretBox, SecretString};
 use tokio::net::TcpListener;
@@ -270,6 +271,16 @@ impl Stage {
     pub async fn stream(&self) -> Read {
         self.post("/v1/chat/completions", &chat(true)).await
     }
+}
+
+/// Real accounts on a state in this folder.
+pub async fn books(folder: &std::path::Path, clock: &Arc<TestClock>) -> (Ledger, Accounts) {
+    let secret = |byte| SecretBox::new(Box::new([byte; 32]));
+    let keys = Keys { seal: secret(7), sign: secret(8) };
+    let options = Options::new(folder.join("audit.head"));
+    let ledger = Ledger::open(&folder.join("state.db"), keys, options).await.unwrap();
+    let accounts = Accounts::open(ledger.clone(), clock.clone()).await.unwrap();
+    (ledger, accounts)
 }
 
 pub fn chat(stream: bool) -> serde_json::Value {
