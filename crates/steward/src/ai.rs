@@ -304,6 +304,9 @@ async fn grants(
     Ok(grants)
 }
 
+/// Generations of the gateway's records and of the secrets, the projects as they are open, and the day.
+type Stamp = (i64, i64, Vec<usize>, Date);
+
 /// What has to change for a project to be compiled again.
 struct Known {
     project: Arc<Project>,
@@ -488,15 +491,7 @@ impl Ai {
                 }
                 () = tokio::time::sleep(POLL) => {}
             }
-            match self.stamp().await {
-                Ok(stamp) if seen.as_ref() != Some(&stamp) => match self.compile().await {
-                    Ok(()) => seen = Some(stamp),
-                    // Tried again at the next look: a withdrawn key must not stay in the table.
-                    Err(error) => tracing::error!(%error, "cannot compile the gateway's table"),
-                },
-                Ok(_) => {}
-                Err(error) => tracing::warn!(%error, "cannot read the generation"),
-            }
+            self.look(&mut seen).await;
             if Instant::now() >= due {
                 due = Instant::now() + UPKEEP;
                 for notice in std::mem::take(&mut unheard) {
@@ -516,6 +511,19 @@ impl Ai {
         }
     }
 
+    /// Puts a new table in place if anything has changed that it is made from.
+    async fn look(&self, seen: &mut Option<Stamp>) {
+        match self.stamp().await {
+            Ok(stamp) if seen.as_ref() != Some(&stamp) => match self.compile().await {
+                Ok(()) => *seen = Some(stamp),
+                // Tried again at the next look: a withdrawn key must not stay in the table.
+                Err(error) => tracing::error!(%error, "cannot compile the gateway's table"),
+            },
+            Ok(_) => {}
+            Err(error) => tracing::warn!(%error, "cannot read the generation"),
+        }
+    }
+
     /// Deletes stored prompts whose time is over, also of projects that store none any more.
     async fn sweep_prompts(&self) {
         for project in self.steward.projects() {
@@ -529,7 +537,7 @@ impl Ai {
     }
 
     /// Changes when anything does that the table is made from.
-    async fn stamp(&self) -> Result<(i64, i64, Vec<usize>, Date), Error> {
+    async fn stamp(&self) -> Result<Stamp, Error> {
         let ledger = self.steward.ledger();
         let projects = self.steward.projects();
         Ok((
@@ -1015,5 +1023,110 @@ pub(crate) fn nothing_staged(provider: &str) -> Finding {
         )),
         evidence: Vec::new(),
         escalate: Some(Trigger::DecisionRequired),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::door::{Options, Surroundings};
+    use bytes::Bytes;
+    use http_body_util::Full;
+    use secrecy::{ExposeSecret, SecretString};
+
+    const YAML: &str = "project: shop\nai:\n  providers:\n    openai: { kind: openai, url: 'http://127.0.0.1:9', keys: [main] }\n";
+    /// Longer than any machine takes.
+    const PATIENCE: Duration = Duration::from_mins(1);
+
+    struct House {
+        ai: Arc<Ai>,
+        inbox: mpsc::Receiver<Notice>,
+        key: SecretString,
+        _dir: tempfile::TempDir,
+    }
+
+    impl House {
+        /// A daemon's gateway that lets the key `checkout` in.
+        async fn new() -> Self {
+            let dir = tempfile::tempdir().expect("a folder");
+            let file = dir.path().join(crate::config::FILE_NAME);
+            std::fs::write(&file, YAML).expect("a file");
+            let loaded = crate::config::load(&file).expect("a project");
+            let surroundings = Surroundings::default();
+            let steward = Steward::open(vec![loaded], &surroundings).await.expect("it opens");
+            let reveal = Options { reveal: true, ..Options::default() };
+            let ctx = Context::new("shop", Actor::local());
+            let made = steward.submit_with(&ctx, "keys.create", json!({ "name": "checkout" }), reveal).await;
+            let key = made.expect("a key").value["value"].as_str().expect("its value").to_owned();
+            let (ai, inbox) = Ai::start(steward).await.expect("it starts");
+            Self { ai, inbox, key: key.into(), _dir: dir }
+        }
+
+        /// As another process does it: nothing of this one is told.
+        async fn revoke(&self) {
+            let ctx = Context::new("shop", Actor::local());
+            let done = self.ai.steward.submit_with(
+                &ctx,
+                "keys.revoke",
+                json!({ "name": "checkout" }),
+                Options::default(),
+            );
+            done.await.expect("it is revoked");
+        }
+    }
+
+    async fn status(ai: &Ai, key: &SecretString) -> u16 {
+        let request = http::Request::get("/v1/models")
+            .header("authorization", format!("Bearer {}", key.expose_secret()))
+            .body(Full::new(Bytes::new()))
+            .expect("a request");
+        ai.gateway().handle(request).await.status().as_u16()
+    }
+
+    #[tokio::test]
+    async fn one_look_is_enough_to_refuse_a_revoked_key() {
+        let house = House::new().await;
+        let mut seen = None;
+        house.ai.look(&mut seen).await;
+        let table = house.ai.table.load_full();
+        house.ai.look(&mut seen).await;
+        assert!(Arc::ptr_eq(&table, &house.ai.table.load_full()), "nothing has changed");
+        house.revoke().await;
+        assert_eq!(status(&house.ai, &house.key).await, 200, "nobody has looked");
+        house.ai.look(&mut seen).await;
+        assert_eq!(status(&house.ai, &house.key).await, 401);
+    }
+
+    // The clock moves only where this test says so: it would jump when nothing is ready to run, and something always is.
+    #[tokio::test(start_paused = true)]
+    async fn a_daemon_looks_soon_enough_that_a_revoked_key_is_refused_within_a_second() {
+        let never_idle = tokio::spawn(async {
+            loop {
+                tokio::task::yield_now().await;
+            }
+        });
+        let mut house = House::new().await;
+        let (stop, tracker) = (CancellationToken::new(), TaskTracker::new());
+        let inbox = std::mem::replace(&mut house.inbox, mpsc::channel(1).1);
+        let following = tokio::spawn(Arc::clone(&house.ai).follow(inbox, stop.clone(), tracker));
+        // It sleeps before its first look, without waiting for anything else.
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        house.revoke().await;
+        let revoked = Instant::now();
+        assert_eq!(status(&house.ai, &house.key).await, 200);
+        tokio::time::advance(POLL).await;
+        let until = std::time::Instant::now() + PATIENCE;
+        while status(&house.ai, &house.key).await != 401 {
+            assert!(std::time::Instant::now() < until, "it does not look");
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(revoked.elapsed(), POLL, "the clock stood still meanwhile");
+        // What is left of the second is for the disk.
+        assert!(POLL * 4 < Duration::from_secs(1));
+        stop.cancel();
+        following.await.expect("it ends");
+        never_idle.abort();
     }
 }

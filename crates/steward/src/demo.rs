@@ -1,17 +1,24 @@
 //! `steward demo`: a whole task on a real dataset, without network and keys, told as it happens.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use contract::{Actor, Answer, AnswerStatus, Context, Error, ErrorKind};
 use fake_ai::FakeAi;
-use http_body_util::{BodyExt, Full};
+use http_body_util::BodyExt;
+use outbound::{Outgoing, Upstream, UpstreamOptions};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::config;
 use crate::door::{Options, Steward, Surroundings};
+use crate::serve::{Doors, serve};
 use crate::terminal::print;
 
 /// Marks a folder as the demo's own: only such a folder is recreated.
@@ -19,6 +26,9 @@ const MARKER: &str = ".steward-demo";
 
 /// Rows in one INSERT of the generated first migration.
 const ROWS_PER_INSERT: usize = 500;
+
+/// What the model is asked.
+const QUESTION: &str = "Which planes fly most often from Newark?";
 
 /// Where the example's provider is, in its project file.
 const SIMULATION: &str = "http://127.0.0.1:1";
@@ -157,15 +167,21 @@ async fn call_a_model(steward: &Arc<Steward>, ctx: &Context) -> Result<(), Error
     let key = SecretString::from(made.value["value"].as_str().unwrap_or_default().to_owned());
 
     let (ai, _notices) = crate::ai::Ai::start(Arc::clone(steward)).await?;
-    let body = json!({ "model": "fast", "max_completion_tokens": 200,
-        "messages": [{ "role": "user", "content": "Which planes fly most often from Newark?" }] });
-    let request = http::Request::post("/v1/chat/completions")
+    let (address, stop, serving) = listen(steward, &ai).await?;
+    let body = json!({ "model": "fast", "max_completion_tokens": 200, "messages": [{ "role": "user", "content": QUESTION }] });
+    let request = http::Request::post(format!("http://{address}/v1/chat/completions"))
         .header("authorization", format!("Bearer {}", key.expose_secret()))
         .header("content-type", "application/json")
-        .body(Full::new(Bytes::from(body.to_string())))
+        .body(Outgoing::whole(Bytes::from(body.to_string())))
         .map_err(|cause| other("the request cannot be made", &cause))?;
-    print("   As the OpenAI SDK sends it: POST /v1/chat/completions with model \"fast\"");
-    let answer = ai.gateway().handle(request).await;
+    print(&format!(
+        "   Over HTTP to http://{address}, what these lines of Python send (package openai):\n\n   \
+         client = openai.OpenAI(base_url=\"http://{address}/v1\", api_key=\"sk-steward-…\")\n   \
+         client.chat.completions.create(model=\"fast\", max_completion_tokens=200,\n       \
+         messages=[{{\"role\": \"user\", \"content\": \"{QUESTION}\"}}])\n"
+    ));
+    let client = Upstream::new(&UpstreamOptions::default())?;
+    let answer = client.send(request).await.map_err(|cause| other("the gateway does not answer", &cause))?;
     let status = answer.status();
     let header =
         |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
@@ -175,6 +191,8 @@ async fn call_a_model(steward: &Arc<Steward>, ctx: &Context) -> Result<(), Error
     expect(status.is_success(), "the gateway answers", &value.to_string())?;
     let said = value["choices"][0]["message"]["content"].as_str().unwrap_or_default();
     print(&format!("   {target} answers: {}\n", shorten(said, 2)));
+    stop.cancel();
+    serving.await.map_err(|cause| other("the gateway broke", &cause))??;
     ai.accounts.close().await?;
 
     print(&format!("   steward ai receipt {receipt}"));
@@ -182,6 +200,30 @@ async fn call_a_model(steward: &Arc<Steward>, ctx: &Context) -> Result<(), Error
     expect(shown.value["cost_usd"].as_str().is_some(), "the receipt names the cost", &shown.text)?;
     print(&indent(&shown.text));
     Ok(())
+}
+
+/// Serves as `steward up` does, on a free port, until it is stopped.
+async fn listen(
+    steward: &Arc<Steward>,
+    ai: &Arc<crate::ai::Ai>,
+) -> Result<(SocketAddr, CancellationToken, JoinHandle<Result<(), Error>>), Error> {
+    let fail = |cause: std::io::Error| {
+        Error::new(ErrorKind::Unavailable, "the gateway cannot listen on 127.0.0.1").because(cause)
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.map_err(fail)?;
+    let address = listener.local_addr().map_err(fail)?;
+    let stop = CancellationToken::new();
+    let app = crate::http::app(Arc::clone(steward), Arc::clone(ai), address, &[], stop.clone());
+    let doors = Doors { gateway: ai.gateway(), app };
+    let until = stop.clone();
+    let serving = tokio::spawn(async move {
+        let connections = TaskTracker::new();
+        serve(listener, None, doors, until, &connections).await?;
+        connections.close();
+        connections.wait().await;
+        Ok(())
+    });
+    Ok((address, stop, serving))
 }
 
 fn expect(told: bool, what: &str, got: &str) -> Result<(), Error> {

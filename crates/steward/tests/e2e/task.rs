@@ -16,6 +16,24 @@ fn demo_ends_as_told_and_works_twice() {
     for part in ["A task from the PM", "The report", "audit trail intact", "Try next"] {
         assert!(story.contains(part), "{part} is missing\n{story}");
     }
+    // The call of a model: said to be a simulation, over a socket, with a receipt that can be read later and names the cost.
+    let chapter = story.split_once("\n5. ").unwrap().1.split_once("\n6. ").unwrap().0;
+    let title = chapter.lines().next().unwrap();
+    assert!(title.contains("simulation") && title.contains("plays the provider"), "{title}");
+    assert!(chapter.contains("Over HTTP to http://127.0.0.1:"), "{chapter}");
+    assert_eq!(chapter.matches("sk-steward-").count(), 1, "the key itself is not shown: {chapter}");
+    let after = chapter.split_once("steward ai receipt ").unwrap().1;
+    let receipt = after.split_whitespace().next().unwrap();
+    let cost = after
+        .lines()
+        .find(|line| line.trim_start().starts_with("cost"))
+        .unwrap_or_else(|| panic!("{chapter}"));
+    let (code, stdout, _) = run(&["ai", "receipt", receipt]);
+    assert!(code == 0 && stdout.contains(cost.trim()), "{cost}: {code} {stdout}");
+    let (_, stdout, _) = run(&["ai", "cost", "--json"]);
+    let all: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    let total = &all["value"]["total"];
+    assert!(total["requests"] == 1 && total["cost_usd_nanos"].as_i64() > Some(0), "{all}");
     let commands: Vec<&str> = story
         .split_once("Try next")
         .unwrap()
