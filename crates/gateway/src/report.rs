@@ -29,6 +29,8 @@ const PAGE: &str = include_str!("sql/usage_page.sql");
 const PAGE_ROWS: i64 = 10_000;
 /// Days that a forecast looks back at.
 const FORECAST_DAYS: i64 = 14;
+/// A budget that does not begin anew is told so many days before it is used up.
+const RUNS_OUT_DAYS: i64 = 31;
 
 /// What sums are made by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
@@ -165,15 +167,34 @@ impl Request for ShowCost {
     const POSITIONAL: &'static [&'static str] = &[];
 }
 
-/// Says what AI calls will come to at the end of the month, and when budgets run out.
+/// Says what AI calls will come to at the end of the month, and when budgets run out; also by a dimension.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct ForecastCost {}
+pub struct ForecastCost {
+    /// Also for each of these, such as `route`; not by `day` or `month`. The parts add up to the whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<Dimension>,
+    /// Only this virtual key, by name or id. Budgets are looked at when nothing is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// Only this person.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub person: Option<String>,
+    /// Only this route.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub route: Option<String>,
+    /// Only this provider.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider: Option<String>,
+    /// Only this model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+}
 
 impl Request for ForecastCost {
     const NAME: &'static str = "ai.forecast";
     const SUMMARY: &'static str = "What AI calls will cost by the end of the month, and when budgets run out";
-    const EXAMPLE: &'static str = "steward ai forecast";
+    const EXAMPLE: &'static str = "steward ai forecast --by route";
     const EFFECT: Effect = Effect::Read;
     const ACTION: &'static str = "ai.usage.read";
     const POSITIONAL: &'static [&'static str] = &[];
@@ -226,7 +247,7 @@ impl std::fmt::Display for Between {
 }
 
 /// Only these rows.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Only<'a> {
     key: Option<&'a str>,
     person: Option<&'a str>,
@@ -292,13 +313,13 @@ pub(crate) fn plus(a: Usage, b: Usage) -> Usage {
     }
 }
 
-async fn sums(
+async fn by_name_and_day(
     ctx: &Context,
     ledger: &Ledger,
     between: Between,
     by: Dimension,
     only: Only<'_>,
-) -> Result<Vec<Sum>, Error> {
+) -> Result<Vec<Row>, Error> {
     let text = |value: Option<&str>| Value::from(value.unwrap_or_default());
     let mut parameters =
         vec![by.word().into(), ctx.project().into(), between.since.into(), between.until.into()];
@@ -306,7 +327,17 @@ async fn sums(
     for value in [only.person, only.route, only.provider, only.model] {
         parameters.extend([text(value), text(value)]);
     }
-    let rows = ledger.query(BY, parameters).await?;
+    ledger.query(BY, parameters).await
+}
+
+async fn sums(
+    ctx: &Context,
+    ledger: &Ledger,
+    between: Between,
+    by: Dimension,
+    only: Only<'_>,
+) -> Result<Vec<Sum>, Error> {
+    let rows = by_name_and_day(ctx, ledger, between, by, only).await?;
     let mut sums: BTreeMap<String, Sum> = BTreeMap::new();
     for row in &rows {
         let day = row.get_i64("day")?;
@@ -680,82 +711,197 @@ fn name_of(by: Dimension, row: &UsageRow, project: &str) -> String {
     if name.is_empty() { "(none)".to_owned() } else { name }
 }
 
+/// What was spent on each day with calls.
+type Days = BTreeMap<Date, i64>;
+
+/// What each name spent on each day since a forecast looks back.
+async fn spent_daily(
+    ctx: &Context,
+    ledger: &Ledger,
+    by: Dimension,
+    only: Only<'_>,
+) -> Result<BTreeMap<String, Days>, Error> {
+    let now = ctx.now();
+    let month = at(Span::of(Period::Month, now).start_us);
+    let back = at(Span::of(Period::Day, now).start_us)
+        .saturating_sub((FORECAST_DAYS * 24).hours())
+        .unwrap_or(Timestamp::MIN);
+    let between = Between { since: back.min(month), until: now.saturating_add(1.second()).unwrap_or(now) };
+    let mut names: BTreeMap<String, Days> = BTreeMap::new();
+    for row in &by_name_and_day(ctx, ledger, between, by, only).await? {
+        let name = row.get_text("name")?;
+        let name = if name.is_empty() { "(none)" } else { name };
+        let spent =
+            names.entry(name.to_owned()).or_default().entry(date_of(row.get_i64("day")?)).or_default();
+        *spent = spent.saturating_add(row.get_i64("cost_usd_nanos")?);
+    }
+    Ok(names)
+}
+
+fn at(us: i64) -> Timestamp {
+    Timestamp::from_microsecond(us).unwrap_or(Timestamp::MAX)
+}
+
+fn date(us: i64) -> Date {
+    at(us).to_zoned(TimeZone::UTC).date()
+}
+
+/// Where a month is going.
+struct Course {
+    /// Spent in it so far.
+    spent: i64,
+    /// Whole days that the mean is of.
+    days: usize,
+    per_day: Option<i64>,
+    /// By the last whole week alone.
+    per_day_lately: Option<i64>,
+    /// At the end of the month, and between what and what by each of the last two weeks.
+    end: Option<(i64, i64, i64)>,
+}
+
+impl Course {
+    /// Of what was spent daily, by whole days since `first`, at most the last two weeks: days without calls count as well.
+    fn of(spent: &Days, first: Option<Date>, now: Timestamp) -> Self {
+        let month = Span::of(Period::Month, now);
+        let (begins, today) = (date(month.start_us), date(Span::of(Period::Day, now).start_us));
+        let mut whole: Vec<i64> = Vec::new();
+        for ago in 1..=FORECAST_DAYS {
+            let Ok(day) = today.checked_sub(ago.days()) else { break };
+            if first.is_none_or(|first| day < first) {
+                break;
+            }
+            whole.push(spent.get(&day).copied().unwrap_or(0));
+        }
+        let mean = |days: &[i64]| -> Option<i64> {
+            let sum: i128 = days.iter().map(|cost| i128::from(*cost)).sum();
+            i64::try_from(sum / i128::try_from(days.len()).ok().filter(|count| *count > 0)?).ok()
+        };
+        let left_us = month.end_us - now.as_microsecond();
+        let rest = |per_day: i64| -> i64 {
+            i64::try_from(i128::from(per_day) * i128::from(left_us) / 86_400_000_000).unwrap_or(i64::MAX)
+        };
+        let so_far = spent.range(begins..).map(|(_, cost)| *cost).fold(0, i64::saturating_add);
+        let per_day = mean(&whole);
+        let (low, high) = (mean(&whole[..whole.len().min(7)]), mean(whole.get(7..).unwrap_or_default()));
+        let end = per_day.map(|per_day| {
+            let end = so_far.saturating_add(rest(per_day));
+            let (mut least, mut most) = (end, end);
+            for week in [low, high].into_iter().flatten() {
+                let end = so_far.saturating_add(rest(week));
+                least = least.min(end);
+                most = most.max(end);
+            }
+            (end, least, most)
+        });
+        Self { spent: so_far, days: whole.len(), per_day, per_day_lately: low, end }
+    }
+
+    fn value(&self) -> serde_json::Value {
+        let mut value = json!({
+            "spent_usd_nanos": self.spent, "days_looked_at": self.days, "per_day_usd_nanos": self.per_day,
+        });
+        if let Some((end, least, most)) = self.end {
+            value["end_of_month_usd_nanos"] = json!(end);
+            value["end_of_month_low_usd_nanos"] = json!(least);
+            value["end_of_month_high_usd_nanos"] = json!(most);
+        }
+        value
+    }
+
+    fn text(&self) -> String {
+        let spent = format!("spent this month  {} USD\n", Usd::from_nanos(self.spent));
+        let (Some(per_day), Some((end, least, most))) = (self.per_day, self.end) else {
+            return spent + "no forecast yet: it needs at least one whole day with AI calls\n";
+        };
+        format!(
+            "{spent}a day             {} USD (mean of the last {} whole days)\nend of the month  {} USD ({} to {} by the \
+             last two weeks)\n",
+            Usd::from_nanos(per_day),
+            self.days,
+            Usd::from_nanos(end),
+            Usd::from_nanos(least),
+            Usd::from_nanos(most),
+        )
+    }
+}
+
+/// The parts of a forecast, the dearest first, as people read them.
+fn parts_text(by: Dimension, parts: &[(String, Course)]) -> String {
+    let mut table =
+        vec![[by.word(), "spent USD", "a day", "end of the month", "from", "to"].map(str::to_owned).to_vec()];
+    for (name, course) in parts {
+        let usd =
+            |nanos: Option<i64>| nanos.map_or_else(|| "-".into(), |nanos| Usd::from_nanos(nanos).to_string());
+        table.push(vec![
+            name.clone(),
+            usd(Some(course.spent)),
+            usd(course.per_day),
+            usd(course.end.map(|(end, ..)| end)),
+            usd(course.end.map(|(_, least, _)| least)),
+            usd(course.end.map(|(.., most)| most)),
+        ]);
+    }
+    columns(&table)
+}
+
 /// Answers `ai.forecast`.
 ///
 /// # Errors
 ///
-/// As the ledger's.
-pub async fn forecast(ctx: &Context, ledger: &Ledger, standings: &[Standing]) -> Result<Outcome, Error> {
+/// `Invalid`: by a dimension of time. As the ledger's.
+pub async fn forecast(
+    ctx: &Context,
+    ledger: &Ledger,
+    standings: &[Standing],
+    request: &ForecastCost,
+) -> Result<Outcome, Error> {
+    if let Some(by @ (Dimension::Day | Dimension::Month)) = request.by {
+        return Err(Error::new(ErrorKind::Invalid, format!("there is no forecast by {}", by.word()))
+            .with("argument", "by")
+            .hint("`steward ai cost --by day` shows what was spent on each day"));
+    }
     let now = ctx.now();
-    let month = Span::of(Period::Month, now);
-    let today = Span::of(Period::Day, now);
-    let at = |us: i64| Timestamp::from_microsecond(us).unwrap_or(Timestamp::MAX);
-    let back = at(today.start_us).saturating_sub((FORECAST_DAYS * 24).hours()).unwrap_or(Timestamp::MIN);
-    let since = back.min(at(month.start_us));
-    let all = Between { since, until: now.saturating_add(1.second()).unwrap_or(now) };
-    let days = sums(ctx, ledger, all, Dimension::Day, Only::default()).await?;
-    let of = |name: &str| days.iter().find(|sum| sum.name == name).map_or(0, |sum| sum.cost_usd_nanos);
-    let date = |us: i64| at(us).to_zoned(TimeZone::UTC).date();
-    let spent: i64 = days
-        .iter()
-        .filter(|sum| sum.name >= date(month.start_us).to_string())
-        .map(|sum| sum.cost_usd_nanos)
-        .sum();
-    // Whole days since the first call, at most the last two weeks: days without calls count as well.
-    let first = days.first().and_then(|sum| sum.name.parse::<Date>().ok());
-    let mut whole: Vec<i64> = Vec::new();
-    for ago in 1..=FORECAST_DAYS {
-        let Ok(day) = date(today.start_us).checked_sub(ago.days()) else { break };
-        if first.is_none_or(|first| day < first) {
-            break;
-        }
-        whole.push(of(&day.to_string()));
-    }
-    let mean = |days: &[i64]| -> Option<i64> {
-        let sum: i128 = days.iter().map(|cost| i128::from(*cost)).sum();
-        i64::try_from(sum / i128::try_from(days.len()).ok().filter(|count| *count > 0)?).ok()
+    let only = Only {
+        key: request.key.as_deref(),
+        person: request.person.as_deref(),
+        route: request.route.as_deref(),
+        provider: request.provider.as_deref(),
+        model: request.model.as_deref(),
     };
-    let left_us = month.end_us - now.as_microsecond();
-    let rest = |per_day: i64| -> i64 {
-        i64::try_from(i128::from(per_day) * i128::from(left_us) / 86_400_000_000).unwrap_or(i64::MAX)
-    };
-    let per_day = mean(&whole);
-    let (low, high) = (mean(&whole[..whole.len().min(7)]), mean(whole.get(7..).unwrap_or_default()));
-    let mut value = json!({
-        "month": date(month.start_us).strftime("%Y-%m").to_string(), "spent_usd_nanos": spent,
-        "days_looked_at": whole.len(), "per_day_usd_nanos": per_day,
-    });
-    let mut text = format!("spent this month  {} USD\n", Usd::from_nanos(spent));
-    match per_day {
-        None => text.push_str("no forecast yet: it needs at least one whole day with AI calls\n"),
-        Some(per_day) => {
-            let end = spent.saturating_add(rest(per_day));
-            let (mut least, mut most) = (end, end);
-            for week in [low, high].into_iter().flatten() {
-                let end = spent.saturating_add(rest(week));
-                least = least.min(end);
-                most = most.max(end);
-            }
-            value["end_of_month_usd_nanos"] = json!(end);
-            value["end_of_month_low_usd_nanos"] = json!(least);
-            value["end_of_month_high_usd_nanos"] = json!(most);
-            writeln!(
-                text,
-                "a day             {} USD (mean of the last {} whole days)\nend of the month  {} USD ({} to {} by the \
-                 last two weeks)",
-                Usd::from_nanos(per_day),
-                whole.len(),
-                Usd::from_nanos(end),
-                Usd::from_nanos(least),
-                Usd::from_nanos(most),
-            )
-            .expect("writing to a string does not fail");
-        }
+    let names = spent_daily(ctx, ledger, request.by.unwrap_or(Dimension::Project), only).await?;
+    let mut days = Days::new();
+    for (day, spent) in names.values().flatten() {
+        let sum = days.entry(*day).or_default();
+        *sum = sum.saturating_add(*spent);
     }
+    let first = days.keys().next().copied();
+    let whole = Course::of(&days, first, now);
+    let mut text = whole.text();
+    let mut value = whole.value();
+    value["month"] = json!(date(Span::of(Period::Month, now).start_us).strftime("%Y-%m").to_string());
+    if let Some(by) = request.by {
+        // By the same days for all, so that the parts add up to the whole.
+        let mut parts: Vec<(String, Course)> =
+            names.iter().map(|(name, days)| (name.clone(), Course::of(days, first, now))).collect();
+        parts.sort_by_key(|(_, course)| std::cmp::Reverse((course.end, course.spent)));
+        if !parts.is_empty() {
+            text.push('\n');
+            text.push_str(&parts_text(by, &parts));
+        }
+        let row = |(name, course): &(String, Course)| {
+            let mut value = course.value();
+            value["name"] = json!(name);
+            value
+        };
+        value["by"] = json!(by);
+        value["rows"] = parts.iter().map(row).collect();
+    }
+    // What is left out does not slow a budget down.
+    let standings = if only == Only::default() { standings } else { &[] };
     let mut findings = Vec::new();
     let mut budgets = Vec::new();
     for standing in standings {
-        let share = pace(ctx, ledger, standing, &whole_days(now)).await?;
+        let share = pace(ctx, ledger, standing).await?;
         let left = standing.limit.nanos() - standing.spent.nanos();
         let runs_out = share.filter(|per_day| *per_day > 0).and_then(|per_day| {
             let us = i64::try_from(i128::from(left.max(0)) * 86_400_000_000 / i128::from(per_day)).ok()?;
@@ -767,7 +913,9 @@ pub async fn forecast(ctx: &Context, ledger: &Ledger, standings: &[Standing]) ->
             "limit_usd_nanos": standing.limit.nanos(), "spent_usd_nanos": standing.spent.nanos(),
             "per_day_usd_nanos": share, "runs_out": early, "resets": standing.resets,
         }));
-        if let Some(at) = early {
+        // One that never begins anew is used up some day.
+        let soon = now.checked_add((RUNS_OUT_DAYS * 24).hours()).unwrap_or(Timestamp::MAX);
+        if let Some(at) = early.filter(|at| standing.resets.is_some() || *at < soon) {
             writeln!(
                 text,
                 "budget `{}` of {} `{}`: used up on {} at this pace",
@@ -803,20 +951,8 @@ pub async fn forecast(ctx: &Context, ledger: &Ledger, standings: &[Standing]) ->
     Ok(outcome)
 }
 
-/// The last whole week.
-fn whole_days(now: Timestamp) -> Between {
-    let today = Span::of(Period::Day, now).start_us;
-    let until = Timestamp::from_microsecond(today).unwrap_or(now);
-    Between { since: until.saturating_sub((7 * 24).hours()).unwrap_or(until), until }
-}
-
-/// What a budget's value spends in a day, by the last whole week.
-async fn pace(
-    ctx: &Context,
-    ledger: &Ledger,
-    standing: &Standing,
-    week: &Between,
-) -> Result<Option<i64>, Error> {
+/// What a budget's value spends in a day, by the last whole week, or since its first call if that was later.
+async fn pace(ctx: &Context, ledger: &Ledger, standing: &Standing) -> Result<Option<i64>, Error> {
     let value = Some(standing.value.as_str());
     let only = match standing.scope {
         "key" => Only { key: value, ..Only::default() },
@@ -826,6 +962,7 @@ async fn pace(
         "model" => Only { model: value, ..Only::default() },
         _ => Only::default(),
     };
-    let sum = total(&sums(ctx, ledger, *week, Dimension::Project, only).await?);
-    Ok((sum.requests > 0).then_some(sum.cost_usd_nanos / 7))
+    let names = spent_daily(ctx, ledger, Dimension::Project, only).await?;
+    let days = names.into_values().next().unwrap_or_default();
+    Ok(Course::of(&days, days.keys().next().copied(), ctx.now()).per_day_lately)
 }

@@ -132,7 +132,7 @@ pub(crate) async fn read(
             gateway::report::usage(ctx, ledger, &project.loaded().config.ai, request).await
         }
         Request::AiCost(request) => spend::cost(ctx, ledger, project, request).await,
-        Request::AiForecast(_) => spend::forecast(ctx, ledger, project).await,
+        Request::AiForecast(request) => spend::forecast(ctx, ledger, project, request).await,
         Request::AiReceipt(request) => gateway::receipt::receipt(ctx, ledger, request).await,
         Request::AiLimits(request) => {
             gateway::settings::limits(ctx, ledger, &project.loaded().config.ai, request).await

@@ -37,9 +37,14 @@ pub(crate) async fn cost(
 }
 
 /// What it will come to.
-pub(crate) async fn forecast(ctx: &Context, ledger: &Ledger, project: &Project) -> Result<Outcome, Error> {
+pub(crate) async fn forecast(
+    ctx: &Context,
+    ledger: &Ledger,
+    project: &Project,
+    request: &report::ForecastCost,
+) -> Result<Outcome, Error> {
     let standings = settings::standings(ctx, ledger, &project.loaded().config.ai).await?;
-    report::forecast(ctx, ledger, &standings).await
+    report::forecast(ctx, ledger, &standings, request).await
 }
 
 /// Our count against a provider's.

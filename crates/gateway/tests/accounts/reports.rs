@@ -73,7 +73,8 @@ async fn sums_replays_and_the_forecast_agree_with_the_rows() {
 
     // Three days later; the middle of what was spent on one of four days.
     home.clock.advance_us(4 * 86_400_000_000);
-    let outcome = report::forecast(&home.ctx(), &shop.ledger, &[]).await.unwrap();
+    let request: report::ForecastCost = ask(json!({}));
+    let outcome = report::forecast(&home.ctx(), &shop.ledger, &[], &request).await.unwrap();
     // As the guide shows it.
     assert_eq!(
         outcome.text.trim_end(),
@@ -83,6 +84,95 @@ async fn sums_replays_and_the_forecast_agree_with_the_rows() {
     assert_eq!(outcome.value["days_looked_at"], 4);
     assert_eq!(outcome.value["per_day_usd_nanos"], total / 4);
     assert_eq!(outcome.value["spent_usd_nanos"], total);
+}
+
+#[tokio::test]
+async fn a_forecast_has_parts_that_add_up_and_says_when_budgets_run_out() {
+    let home = Home::new();
+    let budgets = "budgets:
+  month: { usd: 0.03, per: month, scope: project }
+  day: { usd: 1, per: day, scope: project }
+  mini: { usd: 0.02, per: total, scope: model, of: gpt-4o-mini }
+  large: { usd: 5, per: total, scope: model, of: gpt-4o }
+";
+    let shop = home.shop(budgets).await;
+    // The first day: 8,100,000 of the small model, 1,750,000 of the large one. The second: the half of the small one.
+    for _ in 0..30 {
+        shop.ask().unwrap().used(tokens(1000, 200));
+    }
+    for _ in 0..5 {
+        shop.ask_for("openai/gpt-4o", Some(10)).unwrap().used(tokens(100, 10));
+    }
+    home.clock.advance_us(86_400_000_000);
+    until("there is money on the second day", || async { shop.ask().map(drop).is_ok() }).await;
+    for _ in 0..15 {
+        shop.ask().unwrap().used(tokens(1000, 200));
+    }
+    shop.accounts.flush().await.unwrap();
+    until("it is written", || async { shop.column("id").await.len() == 50 }).await;
+    home.clock.advance_us(86_400_000_000);
+    let ctx = home.ctx();
+    let forecast = async |request: serde_json::Value| {
+        let standings = gateway::settings::standings(&ctx, &shop.ledger, &shop.config).await.unwrap();
+        report::forecast(&ctx, &shop.ledger, &standings, &ask(request)).await
+    };
+    // It is the 25th, at ten: 5 and 14/24 days are left. 8,100,000 + 1,750,000 + 4,050,000 in two days.
+    let rest = |per_day: i64| i64::try_from(i128::from(per_day) * (5 * 24 + 14) / 24).unwrap();
+    let whole = forecast(json!({})).await.unwrap();
+    assert_eq!(whole.value["per_day_usd_nanos"], 6_950_000, "{}", whole.text);
+    assert_eq!(whole.value["end_of_month_usd_nanos"], 13_900_000 + rest(6_950_000));
+    let parts = forecast(json!({ "by": "model" })).await.unwrap();
+    let of = |row: usize, field: &str| parts.value["rows"][row][field].as_i64().unwrap();
+    let names = [&parts.value["rows"][0]["name"], &parts.value["rows"][1]["name"]];
+    assert_eq!(names, ["openai/gpt-4o-mini", "openai/gpt-4o"], "the dearest first");
+    assert_eq!((of(0, "per_day_usd_nanos"), of(1, "per_day_usd_nanos")), (6_075_000, 875_000));
+    for field in ["spent_usd_nanos", "per_day_usd_nanos", "end_of_month_usd_nanos"] {
+        let sum = of(0, field) + of(1, field);
+        assert!((sum - parts.value[field].as_i64().unwrap()).abs() <= 1, "{field}: {}", parts.value);
+    }
+    assert!(
+        parts.text.contains("end of the month") && parts.text.contains("openai/gpt-4o-mini"),
+        "{}",
+        parts.text
+    );
+    let only = forecast(json!({ "route": "fast" })).await.unwrap();
+    assert_eq!((&only.value["spent_usd_nanos"], &only.value["budgets"]), (&json!(12_150_000), &json!([])));
+    assert_eq!(forecast(json!({ "model": "nobody" })).await.unwrap().value["spent_usd_nanos"], 0);
+    let error = forecast(json!({ "by": "day" })).await.unwrap_err();
+    assert!(error.to_string().contains("no forecast by day"), "{error}");
+
+    // 16,100,000 are left of the month's at 6,950,000 a day, 7,850,000 of the small model's at 6,075,000: not seven days' mean,
+    // as there were only two days.
+    let budget = |name: &str| {
+        let all = whole.value["budgets"].as_array().unwrap();
+        all.iter()
+            .find(|budget| budget["budget"] == name)
+            .unwrap_or_else(|| panic!("{name}: {all:?}"))
+            .clone()
+    };
+    assert_eq!(budget("month")["per_day_usd_nanos"], 6_950_000);
+    assert!(
+        budget("month")["runs_out"].as_str().unwrap().starts_with("2026-11-27T17:3"),
+        "{}",
+        budget("month")
+    );
+    assert!(
+        budget("mini")["runs_out"].as_str().unwrap().starts_with("2026-11-26T17:0"),
+        "{}",
+        budget("mini")
+    );
+    assert!(budget("day")["runs_out"].is_null(), "it lasts: {}", budget("day"));
+    // One that never begins anew has a day, but nobody is warned for years.
+    assert!(budget("large")["runs_out"].as_str().unwrap().starts_with("2042-07"), "{}", budget("large"));
+    let found: Vec<_> =
+        whole.findings.iter().map(|found| (found.code.as_str(), found.object.as_str())).collect();
+    assert_eq!(found, [("budget_runs_out", "mini/gpt-4o-mini"), ("budget_runs_out", "month/shop")]);
+    for line in [
+        "budget `mini` of model `gpt-4o-mini`: used up on 2026-11-26 at this pace",
+        "budget `month` of project `shop`: used up on 2026-11-27 at this pace",
+    ] {
+        assert!(whole.text.contains(line), "{line}: {}", whole.text);
+    }
 }
 
 #[tokio::test]
