@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use http::HeaderMap;
 use quick_cache::Weighter;
 use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
@@ -45,12 +46,37 @@ impl fmt::Display for Key {
 pub(crate) struct Tenant<'a> {
     /// The project.
     pub(crate) project: &'a str,
-    /// The virtual key, when its replies are its own.
-    pub(crate) key: Option<&'a str>,
+    /// The virtual key or the person, when their replies are their own.
+    pub(crate) owner: Option<&'a str>,
     /// The route or model that was asked for.
     pub(crate) route: &'a str,
     /// What stands behind the route: changes when its targets do.
     pub(crate) targets: &'a [u8],
+    /// Headers that change the answer, as [`variant`] writes them.
+    pub(crate) variant: &'a [u8],
+}
+
+/// The client's headers that change what a provider answers, in one order: which version of its API is meant, and which
+/// features on trial (`anthropic-version`, `anthropic-beta`, `openai-beta`). Empty where there are none.
+pub(crate) fn variant(headers: &HeaderMap) -> Vec<u8> {
+    let changes = |name: &str| {
+        (name.ends_with("-beta") || name.ends_with("-version")) && !name.starts_with("x-stainless-")
+    };
+    let mut found: Vec<(&str, &[u8])> = headers
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_bytes()))
+        .filter(|(name, _)| changes(name))
+        .collect();
+    // Values of one name keep their order.
+    found.sort_by_key(|(name, _)| *name);
+    let mut text = Vec::new();
+    for (name, value) in found {
+        text.extend_from_slice(name.as_bytes());
+        text.push(b':');
+        text.extend_from_slice(value);
+        text.push(b'\n');
+    }
+    text
 }
 
 /// Why a request is not looked up, and its reply not kept.
@@ -89,9 +115,9 @@ pub(crate) fn asked(tenant: Tenant<'_>, format: Format, body: &[u8]) -> Result<(
         return Err(Bypass::Stateful);
     }
     let mut hash = Sha256::new();
-    let [project, key, route, name] =
-        [tenant.project, tenant.key.unwrap_or_default(), tenant.route, format.name()].map(str::as_bytes);
-    for part in [project, key, route, tenant.targets, name] {
+    let [project, owner, route, name] =
+        [tenant.project, tenant.owner.unwrap_or_default(), tenant.route, format.name()].map(str::as_bytes);
+    for part in [project, owner, route, tenant.targets, tenant.variant, name] {
         // With its length in front, so that parts do not run into each other.
         hash.update((part.len() as u64).to_be_bytes());
         hash.update(part);
@@ -110,9 +136,10 @@ pub(crate) fn place(
 ) -> Place {
     let mut hash = Sha256::new();
     let name = format.name().as_bytes();
-    let [project, key, route] =
-        [tenant.project, tenant.key.unwrap_or_default(), tenant.route].map(str::as_bytes);
-    for part in [project, key, route, tenant.targets, name, embeddings.as_bytes(), frame, sense.as_bytes()] {
+    let [project, owner, route] =
+        [tenant.project, tenant.owner.unwrap_or_default(), tenant.route].map(str::as_bytes);
+    let (embeddings, sense) = (embeddings.as_bytes(), sense.as_bytes());
+    for part in [project, owner, route, tenant.targets, tenant.variant, name, embeddings, frame, sense] {
         hash.update((part.len() as u64).to_be_bytes());
         hash.update(part);
     }
@@ -338,7 +365,7 @@ mod tests {
     use super::*;
 
     const TENANT: Tenant<'static> =
-        Tenant { project: "shop", key: None, route: "fast", targets: b"openai/gpt-5-mini" };
+        Tenant { project: "shop", owner: None, route: "fast", targets: b"openai/gpt-5-mini", variant: b"" };
 
     fn chat(body: &str) -> Result<Key, Bypass> {
         key(TENANT, Format::Chat, body.as_bytes(), false)
@@ -363,7 +390,8 @@ mod tests {
         assert!(chat(r#"{"temperature":0,"messages":[],"seed":1}"#).unwrap() != one);
         for tenant in [
             Tenant { project: "bank", ..TENANT },
-            Tenant { key: Some("vk_1"), ..TENANT },
+            Tenant { owner: Some("key/vk_1"), ..TENANT },
+            Tenant { variant: b"anthropic-beta:a\n", ..TENANT },
             Tenant { route: "smart", ..TENANT },
             Tenant { targets: b"openai/gpt-5", ..TENANT },
             // Parts do not run into each other.
@@ -372,6 +400,25 @@ mod tests {
             assert!(key(tenant, Format::Chat, body.as_bytes(), false).unwrap() != one);
         }
         assert!(key(TENANT, Format::Responses, body.as_bytes(), false).unwrap() != one);
+    }
+
+    #[test]
+    fn headers_that_change_the_answer_count_in_any_order() {
+        let map = |pairs: &[(&'static str, &'static str)]| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in pairs {
+                headers.append(*name, http::HeaderValue::from_static(value));
+            }
+            variant(&headers)
+        };
+        let one = map(&[("anthropic-version", "1"), ("anthropic-beta", "a"), ("user-agent", "x")]);
+        assert_eq!(
+            one,
+            map(&[("anthropic-beta", "a"), ("x-stainless-package-version", "9"), ("anthropic-version", "1")])
+        );
+        assert_eq!(one, b"anthropic-beta:a\nanthropic-version:1\n");
+        assert_ne!(one, map(&[("anthropic-version", "1"), ("anthropic-beta", "b")]));
+        assert_eq!(map(&[("accept", "x"), ("authorization", "y")]), b"");
     }
 
     #[test]

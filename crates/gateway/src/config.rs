@@ -280,12 +280,28 @@ pub struct CacheConfig {
     /// Keep answers that call tools. Default: no.
     #[serde(default)]
     pub tool_calls: bool,
+    /// Whose answers are given to whom. Default: `project`, everybody's to everybody.
+    #[serde(default)]
+    pub per: CachePer,
     /// The share of lookups that it is meant to answer, such as 0.3; missing it is a finding. Default: none is set.
     #[serde(default)]
     pub objective_hit_rate: Option<f64>,
     /// Also give the reply to the same question in other words. Default: no.
     #[serde(default)]
     pub semantic: Option<SemanticConfig>,
+}
+
+/// Among whom answers are shared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CachePer {
+    /// All keys of the project.
+    #[default]
+    Project,
+    /// The keys of one person; a key that belongs to nobody has its own.
+    Person,
+    /// Each key has its own.
+    Key,
 }
 
 /// The reply to the same question in other words is given again.

@@ -24,7 +24,7 @@ use crate::balance::{Tried, back_at, choose};
 use crate::cache::{self, Cache, Found, Keeping, Kept, Tenant};
 use crate::catalog;
 use crate::compare::{self, Compared};
-use crate::config::ProviderKind;
+use crate::config::{CachePer, ProviderKind};
 use crate::flight::Flight;
 use crate::job::Jobs;
 use crate::lookout::Lookout;
@@ -1124,7 +1124,18 @@ impl Course<'_> {
     pub(crate) fn tenant<T>(&self, grant: &Grant, with: impl FnOnce(Tenant<'_>) -> T) -> T {
         let targets: Vec<&[u8]> = self.route.targets.iter().map(|target| target.shown().as_bytes()).collect();
         let targets = targets.join(&b' ');
-        with(Tenant { project: &grant.project.name, key: None, route: &self.route.name, targets: &targets })
+        let owner = match (self.route.config.cache.as_ref().map(|cache| cache.per), &grant.person) {
+            (None | Some(CachePer::Project), _) => None,
+            (Some(CachePer::Person), Some(person)) => Some(format!("person/{person}")),
+            (Some(CachePer::Person | CachePer::Key), _) => Some(format!("key/{}", grant.id)),
+        };
+        with(Tenant {
+            project: &grant.project.name,
+            owner: owner.as_deref(),
+            route: &self.route.name,
+            targets: &targets,
+            variant: &cache::variant(self.question.headers),
+        })
     }
 
     /// A number that no other request has.

@@ -72,8 +72,8 @@ pub use answer::{Answer, BodyError};
 pub use breaker::{Breaker, Pass};
 pub use catalog::{Catalog, Retired};
 pub use config::{
-    AiConfig, Balance, BudgetConfig, BudgetScope, CacheConfig, CountersConfig, CountersKind, Enforce,
-    LimitsConfig, PassThroughConfig, Period, ProviderConfig, ProviderKind, RetryConfig, RouteConfig,
+    AiConfig, Balance, BudgetConfig, BudgetScope, CacheConfig, CachePer, CountersConfig, CountersKind,
+    Enforce, LimitsConfig, PassThroughConfig, Period, ProviderConfig, ProviderKind, RetryConfig, RouteConfig,
     SemanticConfig, ServiceCanary, StorePromptsConfig, TargetConfig, TimeoutsConfig,
 };
 pub use fingerprint::{Fingerprint, Fingerprints};

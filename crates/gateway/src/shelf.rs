@@ -155,7 +155,13 @@ mod tests {
     #[tokio::test]
     async fn replies_outlive_the_process_and_lie_sealed() {
         let folder = tempfile::tempdir().unwrap();
-        let tenant = Tenant { project: "shop", key: None, route: "fast", targets: b"openai/gpt-5-mini" };
+        let tenant = Tenant {
+            project: "shop",
+            owner: None,
+            route: "fast",
+            targets: b"openai/gpt-5-mini",
+            variant: b"",
+        };
         let question = key(tenant, Format::Chat, br#"{"temperature":0}"#, false).unwrap();
         let now = UNIX_EPOCH + Duration::from_secs(1_000);
         let kept = Kept {

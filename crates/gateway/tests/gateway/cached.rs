@@ -1,10 +1,10 @@
 //! Answers that are given again: to the same question only, whole ones only, streamed or not.
 
 use fake_ai::{Ending as Cut, FakeAi, Gate, Reply};
-use gateway::{CacheDecision, Ending};
+use gateway::{CacheDecision, Ending, Table};
 use serde_json::{Value, json};
 
-use crate::stage::{Read, Stage};
+use crate::stage::{Read, Stage, grant};
 
 /// The stage with a route whose answers are kept for ten minutes.
 async fn stage(fake: &FakeAi, kind: &str) -> Stage {
@@ -162,4 +162,67 @@ async fn the_same_question_is_recognised_without_being_kept() {
     assert_eq!(once, again);
     let count = once.iter().flatten().count();
     assert!((1..16).contains(&count), "{count} of 32");
+}
+
+#[tokio::test]
+async fn answers_are_shared_as_far_as_the_route_says() {
+    let fake = FakeAi::start().await.unwrap();
+    let keys = [
+        ("sk-steward-one", "anna"),
+        ("sk-steward-two", "anna"),
+        ("sk-steward-three", ""),
+        ("sk-steward-four", ""),
+    ];
+    for (per, decisions) in [
+        (None, ["miss", "hit", "hit", "hit"]),
+        (Some("project"), ["miss", "hit", "hit", "hit"]),
+        (Some("person"), ["miss", "hit", "miss", "miss"]),
+        (Some("key"), ["miss", "miss", "miss", "miss"]),
+    ] {
+        let mut cache = json!({ "ttl_s": 600 });
+        if let Some(per) = per {
+            cache["per"] = json!(per);
+        }
+        let stage = Stage::new(json!({
+            "providers": { "up": { "kind": "openai", "url": fake.url(), "keys": ["main"] } },
+            "routes": { "fast": { "targets": [{ "provider": "up", "model": "model-1" }], "cache": cache } },
+        }))
+        .await;
+        let projects = stage.gateway.table().projects().to_vec();
+        let grants = keys.map(|(key, person)| {
+            let mut grant = grant(&projects[0]);
+            grant.id = key.into();
+            grant.person = (!person.is_empty()).then(|| person.into());
+            (stage.fingerprints.of(key.as_bytes()), grant)
+        });
+        stage.gateway.replace(Table::new(stage.fingerprints.clone(), projects.clone(), grants));
+        for ((key, _), decision) in keys.iter().zip(decisions) {
+            let body = question("hello", false).to_string();
+            for decision in [decision, "hit"] {
+                let answer = stage.call("POST", "/v1/chat/completions", &[("x-api-key", key)], &body).await;
+                assert_eq!(answer.header("steward-cache"), decision, "{per:?} {key}: {}", answer.text());
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn headers_that_change_the_answer_are_part_of_the_question() {
+    let fake = FakeAi::start().await.unwrap();
+    let stage = stage(&fake, "anthropic").await;
+    let body = json!({ "model": "fast", "temperature": 0, "max_tokens": 9,
+        "messages": [{ "role": "user", "content": "hello" }] });
+    let body = body.to_string();
+    let version = ("anthropic-version", "2023-06-01");
+    for (headers, decision) in [
+        (vec![version], "miss"),
+        (vec![("x-stainless-retry-count", "1"), ("x-stainless-runtime-version", "3"), version], "hit"),
+        (vec![version, ("anthropic-beta", "one")], "miss"),
+        (vec![("anthropic-beta", "one"), version], "hit"),
+        (vec![version, ("anthropic-beta", "two")], "miss"),
+        (vec![("anthropic-version", "2024-01-01")], "miss"),
+    ] {
+        let answer = stage.call("POST", "/v1/messages", &headers, &body).await;
+        assert_eq!(answer.header("steward-cache"), decision, "{headers:?}: {}", answer.text());
+    }
 }
