@@ -46,6 +46,8 @@ const LINGER: Duration = Duration::from_millis(5);
 const SLOW_TICKS: u32 = 5;
 /// Ticks between renewals of the slices.
 const RENEW_TICKS: u32 = 100;
+/// Ticks between looks after responses that providers no longer keep: an hour.
+const FORGET_TICKS: u32 = 18_000;
 /// Rows that cannot be written for this long are told; a state file that is locked for a moment is not.
 const UNWRITABLE: Duration = Duration::from_secs(5);
 /// Alerts that wait to be fetched.
@@ -224,6 +226,7 @@ impl Accounts {
             }
             tracing::warn!(%error, "what processes that are gone held is still held");
         }
+        keeper::forget_responses(&inner).await?;
         let mut tasks = vec![tokio::spawn(run(Arc::clone(&inner)))];
         if let Some(counters) = &inner.shared {
             // On their own, so that a server that does not answer keeps no usage from the state file.
@@ -786,7 +789,10 @@ fn tiers(asked: Option<&str>) -> &'static [Tier] {
 /// Sets money aside for a request.
 fn set_aside(purse: &Purse, grant: &Grant, ask: &Ask<'_>) -> Result<(Taken, Arc<str>), Box<Refusal>> {
     // Providers charge nothing for these; what a job costs is held by itself.
-    if matches!(ask.what, What::CountTokens | What::Files | What::Batches | What::FineTuning) {
+    if matches!(
+        ask.what,
+        What::CountTokens | What::Files | What::Batches | What::FineTuning | What::Responses
+    ) {
         return Ok((Taken::default(), purse.version()));
     }
     let mut version = None;
@@ -1095,7 +1101,8 @@ impl Held {
             },
             price_row: String::new(),
         };
-        let jobs = matches!(settlement.what, What::Files | What::Batches | What::FineTuning);
+        let jobs =
+            matches!(settlement.what, What::Files | What::Batches | What::FineTuning | What::Responses);
         let free = jobs || settlement.what == What::CountTokens || settlement.cache == CacheDecision::Hit;
         let own = match (settlement.served_by(), last) {
             (Some(attempt), Some(at)) if !free => {
@@ -1261,6 +1268,11 @@ async fn run(inner: Arc<Inner>) {
             inner.leased.notify_waiters();
         }
         inner.look_at_thresholds();
+        if ticks.is_multiple_of(FORGET_TICKS)
+            && let Err(error) = keeper::forget_responses(&inner).await
+        {
+            tracing::warn!(%error, "responses that providers no longer keep are still remembered");
+        }
     }
 }
 

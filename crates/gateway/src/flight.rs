@@ -18,6 +18,15 @@ use crate::watch::Watch;
 /// The status of a request whose client left before it got one; as nginx writes it.
 const CLIENT_LEFT: u16 = 499;
 
+/// What the provider that answers keeps, so that it is known whose it is.
+#[derive(Default)]
+pub(crate) struct KeptThere {
+    /// The response.
+    pub(crate) response: bool,
+    /// The conversation that it goes into.
+    pub(crate) conversation: Option<Box<str>>,
+}
+
 /// An admitted request. Dropped before its end, it is settled as left by its client.
 pub(crate) struct Flight {
     project: Arc<Project>,
@@ -28,6 +37,8 @@ pub(crate) struct Flight {
     pub(crate) lookout: Option<Lookout>,
     /// Where its reply is kept for the next one who asks.
     pub(crate) keeping: Option<Box<Keeping>>,
+    /// What the provider keeps of it, where it does.
+    pub(crate) kept_there: Option<Box<KeptThere>>,
     /// What was said, where the route stores it.
     pub(crate) transcript: Option<Box<Transcript>>,
     record: Option<Settlement>,
@@ -51,6 +62,7 @@ impl Flight {
             reservation: Some(reservation),
             lookout: None,
             keeping: None,
+            kept_there: None,
             transcript: None,
             record: Some(Settlement {
                 request: visit.id,
@@ -76,6 +88,7 @@ impl Flight {
                 request_bytes: 0,
                 response_bytes: 0,
                 trace: visit.trace,
+                kept_there: Vec::new(),
             }),
         })
     }
@@ -153,6 +166,11 @@ impl Flight {
         record.delivered_bytes = observed.output_bytes;
         record.reported_model = observed.model.as_deref().map(Into::into);
         record.service_tier = observed.service_tier.as_deref().map(Into::into);
+        if let Some(kept) = self.kept_there.take() {
+            let response = observed.id.as_deref().filter(|_| kept.response).map(|id| ("response", id.into()));
+            let conversation = kept.conversation.map(|id| ("conversation", id));
+            self.record().kept_there = response.into_iter().chain(conversation).collect();
+        }
     }
 
     /// The request is over.

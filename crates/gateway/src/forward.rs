@@ -85,6 +85,63 @@ impl Gateway {
         }
     }
 
+    /// An answer that a provider keeps for the project: to the provider that made it.
+    pub(crate) async fn kept_response<B>(
+        &self,
+        visit: &Visit,
+        grant: &Arc<Grant>,
+        path: &str,
+        parts: &Parts,
+        body: B,
+    ) -> Response<Answer>
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<BodyError> + std::fmt::Display,
+    {
+        let (format, what) = (Format::Responses, What::Responses);
+        let refuse = |class, message: &str| Problem::new(class, message).answer(format, &visit.request_id);
+        let unknown = || refuse(ErrorClass::NotFound, "this project has no such response");
+        if !grant.rights.call {
+            return refuse(ErrorClass::Forbidden, "this key may not call models");
+        }
+        let Some(jobs) = self.jobs() else { return unknown() };
+        let id = path.split('/').nth(2).unwrap_or_default();
+        let (provider, key) = match jobs.response(&grant.project.name, id).await {
+            Ok(Some(known)) => known,
+            Ok(None) => return unknown(),
+            Err(error) => return refuse(ErrorClass::Unavailable, error.message()),
+        };
+        // The key that made it, or one that reaches all that the provider has.
+        if *key != *grant.id && !grant.reach.allows(&format!("{provider}/*")) {
+            return unknown();
+        }
+        let Some(provider) = grant.project.provider(&provider).cloned() else { return unknown() };
+        let query = parts.uri.query().unwrap_or_default();
+        let (address, fixed) = match remote::address(&provider, what, format, path, query) {
+            Ok(address) => address,
+            Err(error) => return refuse(ErrorClass::NotFound, error.message()),
+        };
+        let Some(route) = grant.project.direct(&provider, "") else {
+            return refuse(ErrorClass::Unavailable, "the provider cannot be reached");
+        };
+        let mut headers = HeaderMap::with_capacity(parts.headers.len() + 4);
+        header::forward(&parts.headers, &mut headers);
+        for (name, value) in fixed {
+            headers.entry(name).or_insert(value);
+        }
+        let outgoing = Outward { grant, route: &route, what, format, address, headers };
+        if parts.method != http::Method::DELETE {
+            return self.send_on(visit, outgoing, parts, body).await;
+        }
+        let (response, value) = self.whole(visit, outgoing, parts, body).await;
+        if value.is_some()
+            && let Err(error) = jobs.forget(&grant.project.name, &provider.name, id).await
+        {
+            tracing::warn!(%error, "a deleted response is still remembered");
+        }
+        response
+    }
+
     /// A declared other service.
     pub(crate) async fn pass_through<B>(
         &self,

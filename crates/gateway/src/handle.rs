@@ -16,7 +16,7 @@ use jiff::Timestamp;
 use ledger::Ledger;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
-use wire::{Embedding, ErrorClass, Format, Rewrite, Scanned, Shown, StreamConverter, StreamOptions};
+use wire::{Embedding, ErrorClass, Format, Named, Rewrite, Scanned, Shown, StreamConverter, StreamOptions};
 
 use crate::answer::{Answer, BodyError, Problem, status_for, told_as, whole_seconds};
 use crate::attempt::{Failed, Outbound, Won, WonBody, attempt, read};
@@ -25,7 +25,7 @@ use crate::cache::{self, Cache, Found, Keeping, Kept, Tenant};
 use crate::catalog;
 use crate::compare::{self, Compared};
 use crate::config::{CachePer, ProviderKind};
-use crate::flight::Flight;
+use crate::flight::{Flight, KeptThere};
 use crate::job::Jobs;
 use crate::lookout::Lookout;
 use crate::meter::{Ask, CacheDecision, CacheNote, Ending, Metering, Refusal, RequestId, Reservation, What};
@@ -48,6 +48,8 @@ use crate::{header, models, repeats};
 const ATTEMPTS_MAX: usize = 16;
 /// How long a request waits for another one that asks the same.
 const SAME_QUESTION_WAIT: Duration = Duration::from_mins(1);
+/// Files that a request may name, each of which is looked up.
+const NAMES_MAX: usize = 500;
 /// How often money that is on its way is waited for.
 const REPLENISHED_MAX: usize = 3;
 
@@ -364,12 +366,16 @@ impl Gateway {
         let Some(surface) =
             surface::recognise(&parts.method, path, parts.uri.query().unwrap_or_default(), &parts.headers)
         else {
-            let mut problem = Problem::new(ErrorClass::NotFound, "there is nothing at this path");
+            let message = surface::not_offered(path).unwrap_or("there is nothing at this path");
+            let mut problem = Problem::new(ErrorClass::NotFound, message);
             problem.code = Some("not_found");
             return refuse(problem);
         };
         let format = surface.format();
         match surface {
+            Surface::Forward { what: What::Responses, path, .. } => {
+                self.kept_response(visit, &grant, &path, parts, body).await
+            }
             Surface::Models { format, one } => list_models(visit, &grant, format, one.as_deref()),
             Surface::Forward { format, what, path } => {
                 self.forward(visit, &grant, format, what, &path, parts, body).await
@@ -463,6 +469,10 @@ impl Gateway {
                 return response;
             }
         };
+        let named = match self.named(grant, &question, &input, errand).await {
+            Ok(named) => named,
+            Err(problem) => return problem.answer(format, &visit.request_id),
+        };
         let clamp =
             reservation.max_tokens().filter(|allowed| ask.max_tokens.is_none_or(|asked| *allowed < asked));
         let asked_model = &question.asked_model;
@@ -487,6 +497,12 @@ impl Gateway {
         record.input_tokens_estimate = input.estimate;
         record.clamped_max_tokens = clamp;
         record.request_bytes = question.body.len() as u64;
+        if question.format == Format::Responses && question.what == What::Generate && self.jobs.is_some() {
+            let response = question.scanned.store.as_ref().is_none_or(|field| field.value);
+            let conversation = named.into_iter().find(|named| named.field == "conversation");
+            let conversation = conversation.map(|named| named.id.into());
+            flight.kept_there = Some(Box::new(KeptThere { response, conversation }));
+        }
         let counts = |target: &Arc<Target>| target.counts().is_some();
         if question.what == What::CountTokens && !route.targets.iter().any(counts) {
             return counted_here(&question, &route, input.estimate, flight);
@@ -510,6 +526,27 @@ impl Gateway {
         match course.fly(&mut flight).await {
             Ok((won, lost)) => course.land(won, &lost, flight),
             Err(given_up) => course.give_up(given_up, flight),
+        }
+    }
+
+    /// What the request names of what the provider keeps, if none of it is another project's.
+    async fn named(
+        &self,
+        grant: &Grant,
+        question: &Question<'_>,
+        input: &wire::InputTokens,
+        errand: Errand,
+    ) -> Result<Vec<Named>, Foreign> {
+        let Some(jobs) = self.jobs.as_ref().filter(|_| input.has_names) else { return Ok(Vec::new()) };
+        if !matches!(errand, Errand::Client) {
+            return Ok(Vec::new());
+        }
+        let named = wire::names(&question.body).filter(|names| names.len() <= NAMES_MAX);
+        let Some(named) = named else { return Err(Foreign::TooMany) };
+        match jobs.foreign(&grant.project.name, &named).await {
+            Ok(None) => Ok(named),
+            Ok(Some(foreign)) => Err(Foreign::Named(foreign.field)),
+            Err(error) => Err(Foreign::Unknown(error)),
         }
     }
 
@@ -598,6 +635,36 @@ impl Gateway {
                 decided => return decided,
             }
         }
+    }
+}
+
+/// Why what a request names may not be used.
+enum Foreign {
+    /// It belongs to another project.
+    Named(&'static str),
+    /// There are too many names, or they lie too deep.
+    TooMany,
+    /// The state file does not say.
+    Unknown(contract::Error),
+}
+
+impl Foreign {
+    fn answer(&self, format: Format, id: &HeaderValue) -> Response<Answer> {
+        let (class, message, field) = match self {
+            // Whether it exists is nobody's business but its owner's.
+            Self::Named(field) => (
+                ErrorClass::NotFound,
+                format!("`{field}`: this project has nothing of this name"),
+                Some(*field),
+            ),
+            Self::TooMany => {
+                (ErrorClass::BadRequest, format!("more than {NAMES_MAX} files are named, or too deep"), None)
+            }
+            Self::Unknown(error) => (ErrorClass::Unavailable, error.message().to_owned(), None),
+        };
+        let mut problem = Problem::new(class, &message);
+        problem.field = field;
+        problem.answer(format, id)
     }
 }
 
@@ -1195,6 +1262,9 @@ impl Course<'_> {
     /// Answers with what was won.
     fn land(&self, won: Won, lost: &[String], mut flight: Box<Flight>) -> Response<Answer> {
         let Won { target, status, headers, format, what } = won;
+        if format != Format::Responses {
+            flight.kept_there = None;
+        }
         flight.committed(status.as_u16(), Instant::now());
         let attempts = flight.attempts();
         let decision = flight.record().cache;

@@ -58,6 +58,8 @@ const LOOKS_MAX: i64 = 500;
 const MISSING_US_MAX: i64 = 24 * 3_600_000_000;
 /// Jobs of one provider that are settled at the same time: their answers may be large.
 const SETTLING_MAX: usize = 8;
+/// How long a response that is not known is looked for, while something waits to be written.
+const WRITTEN_WITHIN: Duration = Duration::from_secs(1);
 /// How long one waits for a job to be settled, which goes on without.
 const SETTLED_WITHIN: Duration = Duration::from_secs(10);
 
@@ -293,6 +295,50 @@ impl Jobs {
             }
         }
         Ok(true)
+    }
+
+    /// The first of these that belongs to another project and not to this one.
+    pub(crate) async fn foreign<'n>(
+        &self,
+        project: &str,
+        names: &'n [wire::Named],
+    ) -> Result<Option<&'n wire::Named>, Error> {
+        for named in names {
+            let known = self
+                .0
+                .ledger
+                .glance("SELECT project FROM ai_things WHERE remote_id = ?", vec![named.id.as_str().into()]);
+            let known = known.await?;
+            let is_own = |row: &Row| row.get_text("project").is_ok_and(|owner| owner == project);
+            if !known.is_empty() && !known.iter().any(is_own) {
+                return Ok(Some(named));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The provider that keeps this response of the project, and the key that it was made with. One that was made just now
+    /// is waited for until it is written.
+    pub(crate) async fn response(
+        &self,
+        project: &str,
+        id: &str,
+    ) -> Result<Option<(Box<str>, Box<str>)>, Error> {
+        let deadline = tokio::time::Instant::now() + WRITTEN_WITHIN;
+        loop {
+            let all_written = self.0.accounts.outstanding() == 0;
+            let rows = self.0.ledger.glance(
+                "SELECT provider, key_id FROM ai_things WHERE remote_id = ? AND project = ? AND kind = 'response'",
+                vec![id.into(), project.into()],
+            );
+            if let Some(row) = rows.await?.first() {
+                return Ok(Some((row.get_text("provider")?.into(), row.get_text("key_id")?.into())));
+            }
+            if all_written || tokio::time::Instant::now() >= deadline {
+                return Ok(None);
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await; // The task that writes says nothing when it is through.
+        }
     }
 
     /// Which of these a project made.
@@ -1081,7 +1127,8 @@ fn rows(job: &Job, word: &Word, counted: &[Counted], ending: &'static str, now: 
     counted.iter().enumerate().map(row).collect()
 }
 
-fn remember<'i>(
+/// Writes that these are the project's.
+pub(crate) fn remember<'i>(
     mut write: Write,
     project: &str,
     provider: &str,

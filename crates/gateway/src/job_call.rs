@@ -118,7 +118,7 @@ impl Gateway {
     }
 
     /// Sends a request on whose answer is a description; gives the answer, and what it describes if it is a success.
-    async fn whole<B>(
+    pub(crate) async fn whole<B>(
         &self,
         visit: &Visit,
         outgoing: Outward<'_>,

@@ -24,6 +24,9 @@ const SLICE_TTL: Duration = Duration::from_mins(2);
 /// How long shared counters stay after their period, so that late words find them; and those without a period.
 pub(crate) const KEEP_AFTER: Duration = Duration::from_hours(48);
 pub(crate) const KEEP_TOTALS: Duration = Duration::from_hours(24 * 3650);
+/// How long responses that were not deleted are kept by providers, and a day more, in microseconds.
+/// Source: OpenAI API, guide "Conversation state": thirty days.
+const RESPONSES_KEPT_US: i64 = 31 * 24 * 3_600_000_000;
 /// Accounts in one write.
 const LEASES_MAX: usize = 200;
 
@@ -483,6 +486,26 @@ pub(crate) async fn recover(inner: &Inner) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// Forgets whose responses were that providers have deleted by themselves.
+///
+/// # Errors
+///
+/// As the ledger's.
+pub(crate) async fn forget_responses(inner: &Inner) -> Result<(), Error> {
+    let before = inner.clock.now().as_microsecond().saturating_sub(RESPONSES_KEPT_US);
+    let old = inner
+        .ledger
+        .query("SELECT 1 FROM ai_things WHERE kind = 'response' AND made_us < ? LIMIT 1", vec![before.into()])
+        .await?;
+    if old.is_empty() {
+        return Ok(());
+    }
+    let write = Write::new()
+        .unsynced()
+        .exec("DELETE FROM ai_things WHERE kind = 'response' AND made_us < ?", vec![before.into()]);
+    inner.ledger.write(&context("", &inner.clock), write).await.map(drop)
 }
 
 async fn settle_for(inner: &Inner, holder: &str, now: Timestamp) -> Result<(), Error> {

@@ -67,6 +67,8 @@ pub enum What {
     Batches,
     /// Training of a model.
     FineTuning,
+    /// Answers that a provider keeps.
+    Responses,
     /// A call of a declared other service.
     PassThrough,
 }
@@ -82,6 +84,7 @@ impl What {
             Self::Files => "files",
             Self::Batches => "batches",
             Self::FineTuning => "fine_tuning",
+            Self::Responses => "responses",
             Self::PassThrough => "pass_through",
         }
     }
@@ -260,6 +263,8 @@ pub struct Settlement {
     pub response_bytes: u64,
     /// Its place in the trace that the client began, if it did.
     pub trace: Option<Trace>,
+    /// What the provider keeps of it: kind (`response`, `conversation`) and the provider's id.
+    pub kept_there: Vec<(&'static str, Box<str>)>,
 }
 
 /// What the cache found out about a request.

@@ -38,7 +38,7 @@ pub(crate) fn address(
     query: &str,
 ) -> Result<(String, Vec<(HeaderName, HeaderValue)>), Error> {
     let operation = match what {
-        What::Files => Operation::Files,
+        What::Files | What::Responses => Operation::Files,
         What::Batches => Operation::Batches,
         _ => Operation::FineTuning,
     };
@@ -46,7 +46,7 @@ pub(crate) fn address(
     let around = provider.adapter.endpoint(&Call { operation, model: "" })?;
     let (known_path, version) = around.path.split_once('?').unwrap_or((&around.path, ""));
     let known = match what {
-        What::Files => "/files",
+        What::Files | What::Responses => "/files",
         What::Batches if format == Format::Messages => "/messages/batches",
         What::Batches => "/batches",
         _ => "/fine_tuning/jobs",

@@ -26,7 +26,8 @@ pub(crate) enum Surface {
     CountTokens { format: Format, model: Option<String> },
     /// The models, or one of them.
     Models { format: Format, one: Option<String> },
-    /// Files, batches, training: forwarded to a provider that has them. The path begins after the version.
+    /// Files, batches, training, and answers that are kept: forwarded to a provider that has them. The path begins after the
+    /// version.
     Forward { format: Format, what: What, path: String },
 }
 
@@ -123,6 +124,10 @@ pub(crate) fn recognise(method: &Method, path: &str, query: &str, headers: &Head
         });
     }
     let lies_in = |folder: &str| crate::config::within(folder, rest);
+    // Google's files, batches and caches are others than OpenAI's; see `not_offered`.
+    if is_google(path) {
+        return None;
+    }
     let (format, what) = if lies_in("messages/batches") {
         (Format::Messages, What::Batches)
     } else if lies_in("files") || lies_in("uploads") {
@@ -132,11 +137,54 @@ pub(crate) fn recognise(method: &Method, path: &str, query: &str, headers: &Head
     } else if lies_in("fine_tuning") {
         (Format::Chat, What::FineTuning)
     } else {
-        return None;
+        let kept = match (method, rest.split('/').collect::<Vec<_>>().as_slice()) {
+            (&Method::GET | &Method::DELETE, ["responses", id]) => !id.is_empty(),
+            (&Method::GET, ["responses", _, "input_items"]) | (&Method::POST, ["responses", _, "cancel"]) => {
+                true
+            }
+            _ => false,
+        };
+        if !kept {
+            return None;
+        }
+        (Format::Responses, What::Responses)
     };
     // A part `..` would lead out of what was checked.
     let leads_out = rest.split('/').any(|part| matches!(&*decoded(part), "." | ".."));
     (!leads_out).then(|| Surface::Forward { format, what, path: format!("/{rest}") })
+}
+
+/// Whether a path belongs to Google's API.
+fn is_google(path: &str) -> bool {
+    path.starts_with("/v1beta/") || path.starts_with("/gemini/")
+}
+
+/// What there is in an API and not here, in words; `None`: it is nothing known.
+pub(crate) fn not_offered(path: &str) -> Option<&'static str> {
+    let rest = path.strip_prefix("/openai").or_else(|| path.strip_prefix("/gemini")).unwrap_or(path);
+    let rest = rest.strip_prefix("/v1beta/").or_else(|| rest.strip_prefix("/v1/"))?;
+    let first = rest.split(['/', ':', '?']).next().unwrap_or_default();
+    if is_google(path)
+        && ["files", "batches", "cachedContents", "tunedModels", "fileSearchStores"].contains(&first)
+    {
+        return Some(
+            "Gemini's files, batches, caches and tuned models are not offered: send the data inline, or declare the API \
+             under `ai.pass_through`",
+        );
+    }
+    let others = [
+        "conversations",
+        "vector_stores",
+        "assistants",
+        "threads",
+        "containers",
+        "audio",
+        "images",
+        "videos",
+    ];
+    others.contains(&first).then_some(
+        "this part of the API is not offered: declare it under `ai.pass_through`, with what a call costs",
+    )
 }
 
 /// The text with `%2F` and the like resolved.
@@ -175,6 +223,9 @@ mod tests {
         };
         let forward =
             |what, path: &str| Some(Surface::Forward { format: Format::Chat, what, path: path.into() });
+        let kept = |path: &str| {
+            Some(Surface::Forward { format: Format::Responses, what: What::Responses, path: path.into() })
+        };
         for (path, surface) in [
             ("/v1/chat/completions", generate(Format::Chat, None, None, false)),
             ("/openai/v1/chat/completions", generate(Format::Chat, None, None, false)),
@@ -214,6 +265,13 @@ mod tests {
             ("/v1/files/f/content", forward(What::Files, "/files/f/content")),
             ("/v1/fine_tuning/jobs", forward(What::FineTuning, "/fine_tuning/jobs")),
             ("/openai/files?api-version=1", forward(What::Files, "/files")),
+            ("/v1/responses/r/cancel", kept("/responses/r/cancel")),
+            ("/v1/responses/r", None),
+            ("/v1/responses/r/input_items", None),
+            ("/v1/responses/../cancel", None),
+            // Not OpenAI's.
+            ("/v1beta/files", None),
+            ("/gemini/v1beta/batches", None),
             ("/v1/files/../models", None),
             ("/v1/files/%2e%2e/models", None),
             ("/v1/filesystem", None),
@@ -222,6 +280,21 @@ mod tests {
             ("/v1/models/a:sing", None),
         ] {
             assert_eq!(of(&Method::POST, path), surface, "{path}");
+        }
+        assert_eq!(of(&Method::GET, "/v1/responses/r"), kept("/responses/r"));
+        assert_eq!(of(&Method::DELETE, "/openai/v1/responses/r"), kept("/responses/r"));
+        assert_eq!(of(&Method::GET, "/v1/responses/r/input_items?limit=2"), kept("/responses/r/input_items"));
+        assert_eq!(of(&Method::GET, "/v1/responses/"), None);
+        for (path, said) in [
+            ("/v1beta/files", Some("inline")),
+            ("/gemini/v1beta/cachedContents/x", Some("inline")),
+            ("/v1/conversations", Some("pass_through")),
+            ("/v1/nothing", None),
+            ("/v1/files", None),
+        ] {
+            let told = not_offered(path);
+            assert_eq!(told.is_some(), said.is_some(), "{path}");
+            assert!(told.unwrap_or_default().contains(said.unwrap_or_default()), "{path}");
         }
         assert_eq!(of(&Method::GET, "/v1/chat/completions"), None);
         assert_eq!(of(&Method::GET, "/v1/models"), Some(Surface::Models { format: Format::Chat, one: None }));

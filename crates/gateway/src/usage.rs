@@ -18,6 +18,7 @@ use tokio::sync::Notify;
 use wire::Usage;
 
 use crate::cost::Cost;
+use crate::job::remember;
 use crate::meter::{Attempt, CacheDecision, Ending, RequestId, Settlement, What};
 use crate::price::Tier;
 use crate::usd::Usd;
@@ -223,6 +224,7 @@ fn operation(word: &str) -> &'static str {
         What::Files,
         What::Batches,
         What::FineTuning,
+        What::Responses,
         What::PassThrough,
     ]
     .into_iter()
@@ -326,6 +328,21 @@ pub(crate) struct Billed {
 }
 
 impl Done {
+    /// What the provider that answered keeps.
+    fn kept_there(&self) -> impl Iterator<Item = Thing> {
+        let provider = self.settlement.served_by().map(|attempt| &attempt.target.provider.name);
+        let things = provider.into_iter().flat_map(|provider| {
+            self.settlement.kept_there.iter().map(move |(kind, id)| (provider, *kind, id))
+        });
+        things.map(|(provider, kind, id)| Thing {
+            provider: Arc::clone(provider),
+            kind,
+            id: id.clone(),
+            key_id: Arc::clone(&self.party.key_id),
+            at: self.settlement.started,
+        })
+    }
+
     /// One row for each attempt that cost money, at least one for the request.
     fn rows(&self) -> Vec<UsageRow> {
         let settlement = &self.settlement;
@@ -643,6 +660,7 @@ async fn write_notes(
                     batch.closed.push(done.settlement.request.to_string());
                 }
                 batch.rows.extend(done.rows());
+                batch.kept_there.extend(done.kept_there());
                 for draw in &done.draws {
                     *batch.spent.entry((Arc::clone(&draw.account), draw.period_us)).or_default() +=
                         draw.usd_nanos;
@@ -670,11 +688,21 @@ fn open_body(note: &Note) -> String {
     .to_string()
 }
 
+/// Something that a provider keeps for a project.
+struct Thing {
+    provider: Arc<str>,
+    kind: &'static str,
+    id: Box<str>,
+    key_id: Arc<str>,
+    at: Timestamp,
+}
+
 #[derive(Default)]
 struct Batch {
     opened: Vec<(String, Timestamp, i64, String)>,
     closed: Vec<String>,
     rows: Vec<UsageRow>,
+    kept_there: Vec<Thing>,
     spent: BTreeMap<(Arc<str>, i64), i64>,
 }
 
@@ -697,6 +725,9 @@ impl Batch {
             write = write.exec(DELETE_RESERVATION, vec![id.into(), holder.into()]);
         }
         write = write_rows(write, project, &self.rows);
+        for Thing { provider, kind, id, key_id, at } in &self.kept_there {
+            write = remember(write, project, provider, kind, std::iter::once(&**id), key_id, *at);
+        }
         for ((account, period_us), spent) in self.spent {
             write = spend(write, project, &account, period_us, spent);
             write = write.exec(

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use contract::{Actor, ActorKind, AnswerStatus, Context, Error, ErrorKind};
 use rustix::fs::{FlockOperation, flock};
+use rustix::process::{Resource, Rlimit, setrlimit};
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -71,6 +72,14 @@ fn lock(state: &Path) -> Result<Lock, Error> {
     Ok(Lock { _file: file })
 }
 
+/// Keys that are in use lie in memory: a crash must not write them into a file.
+fn leave_no_core() {
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    if let Err(error) = setrlimit(Resource::Core, none) {
+        tracing::warn!(%error, "a crash may leave a core file with keys in it");
+    }
+}
+
 /// The pid of the daemon that serves this state, if one runs.
 pub(crate) fn running(state: &Path) -> Option<String> {
     let mut file = File::options().read(true).open(lock_file(state)).ok()?;
@@ -88,6 +97,7 @@ pub(crate) fn running(state: &Path) -> Option<String> {
 ///
 /// `Invalid`: another daemon serves this state (its pid is named), or the address is taken. `Denied`, `Unavailable`.
 pub(crate) async fn run(steward: Arc<Steward>, _surroundings: Surroundings) -> Result<(), Error> {
+    leave_no_core();
     let _lock = lock(steward.state())?;
     let projects = steward.projects();
     let first = projects.first().ok_or_else(|| Error::new(ErrorKind::Invalid, "no project is open"))?;

@@ -19,6 +19,7 @@ mod mark;
 mod measure;
 mod messages;
 mod model;
+mod names;
 mod neutral;
 mod question;
 mod replay;
@@ -38,6 +39,7 @@ pub use error::{
 pub use format::Format;
 pub use measure::{InputTokens, estimate_input_tokens, input_tokens, input_tokens_bound};
 pub use model::{Model, model_entry, models_list, read_models};
+pub use names::{Named, names};
 pub use neutral::{Shown, Target};
 pub use question::{Question, Single, question, single};
 pub use replay::{Nature, events_as_reply, reply_as_events, reply_nature, reply_text};

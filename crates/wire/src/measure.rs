@@ -23,6 +23,8 @@ pub struct InputTokens {
     /// (files, stored conversations, cached prompts, pages that a provider's own tool would fetch) counts as two million tokens,
     /// which the caller may lower to the model's context.
     pub bound: u64,
+    /// Whether files, responses or conversations that the provider keeps are named: [`crate::names`] says which.
+    pub has_names: bool,
 }
 
 /// Both figures in one pass. A body that is no JSON is taken as text.
@@ -32,6 +34,7 @@ pub fn input_tokens(format: Format, body: &[u8]) -> InputTokens {
         return InputTokens {
             estimate: bytes / BYTES_PER_TOKEN,
             bound: bytes.saturating_add(REFERENCE_TOKENS_MAX),
+            has_names: true,
         };
     };
     InputTokens {
@@ -43,6 +46,7 @@ pub fn input_tokens(format: Format, body: &[u8]) -> InputTokens {
             .saturating_add(weight.messages.saturating_mul(8))
             .saturating_add(weight.images.saturating_mul(IMAGE_TOKENS_MAX))
             .saturating_add(weight.references.saturating_mul(REFERENCE_TOKENS_MAX)),
+        has_names: weight.has_names,
     }
 }
 
@@ -62,6 +66,7 @@ struct Weight {
     messages: u64,
     images: u64,
     references: u64,
+    has_names: bool,
 }
 
 fn weigh(format: Format, body: &[u8]) -> Result<Weight, Bad> {
@@ -83,7 +88,15 @@ impl Weight {
                 scanner.object(|key, scanner| {
                     // Names of properties are read by the model too.
                     self.text_bytes += if depth > 2 { key.raw.len() as u64 } else { 0 };
-                    self.member(format, key.raw, scanner, depth)
+                    // What is written with escapes means the same.
+                    let decoded;
+                    let name: &[u8] = if key.escaped {
+                        decoded = key.decode();
+                        decoded.as_bytes()
+                    } else {
+                        key.raw
+                    };
+                    self.member(format, name, scanner, depth)
                 })?;
             }
             _ => scanner.skip()?,
@@ -115,6 +128,8 @@ impl Weight {
                 if depth == 0 =>
             {
                 self.references += u64::from(kind != Kind::Null);
+                self.has_names |=
+                    kind != Kind::Null && matches!(key, b"previous_response_id" | b"conversation");
                 scanner.skip()?;
             }
             // Chat and responses: `image_url`; Anthropic: `source`; Gemini: `inlineData` and `fileData`.
@@ -127,14 +142,17 @@ impl Weight {
             {
                 self.inline(scanner)?;
             }
-            b"file_id" | b"file_url" | b"fileData" | b"file_data_uri" | b"file_uri" if kind != Kind::Null => {
+            b"file_id" | b"file_ids" | b"file_url" | b"fileData" | b"file_data_uri" | b"file_uri"
+                if kind != Kind::Null =>
+            {
                 self.references += 1;
+                self.has_names |= matches!(key, b"file_id" | b"file_ids");
                 scanner.skip()?;
             }
             b"type" => {
                 // A tool that the provider runs brings pages and files into the prompt.
                 let sort = scanner.text_or_skip()?;
-                let hosted = sort.is_some_and(|sort| {
+                let hosted = sort.map(crate::json::Text::decode).is_some_and(|sort| {
                     [
                         b"web_search".as_slice(),
                         b"web_fetch",
@@ -146,7 +164,7 @@ impl Weight {
                         b"item_reference",
                     ]
                     .iter()
-                    .any(|name| sort.raw.starts_with(name))
+                    .any(|name| sort.as_bytes().starts_with(name))
                 });
                 self.references += u64::from(hosted);
             }
@@ -186,6 +204,7 @@ impl Weight {
         })?;
         // A PDF is read as an image of each page, and how many there are its bytes do not bound well.
         self.references += u64::from(is_pdf || is_file);
+        self.has_names |= is_file;
         self.images += u64::from(is_image || is_url);
         Ok(())
     }
@@ -227,6 +246,13 @@ mod tests {
                 r#"{"input":"1234","previous_response_id":"resp_1"}"#.to_owned(),
                 1,
                 2_001_000,
+            ),
+            // However it is written.
+            (
+                Format::Responses,
+                r#"{"input":"1234","previous_response_\u0069d":"resp_1","tools":[{"type":"web\u005fsearch"}]}"#.to_owned(),
+                1,
+                4_001_000,
             ),
         ] {
             assert_eq!(estimate_input_tokens(format, body.as_bytes()), estimate, "{format}");

@@ -33,6 +33,8 @@ pub struct Scanned {
     pub background: Option<Field<bool>>,
     /// `stream_options.include_usage` (chat).
     pub include_usage: Option<Field<bool>>,
+    /// `store` (responses): whether the provider keeps the answer, which it does unless told otherwise.
+    pub store: Option<Field<bool>>,
     /// `service_tier`.
     pub service_tier: Option<Field<String>>,
     /// Whether `tools` or `functions` is there and not `null`.
@@ -149,6 +151,13 @@ impl Scanned {
             (Chat, b"n_predict") => self.predicted(scanner, seen),
             (Chat, b"n") => self.count_of_choices(scanner, seen, 5, "n", false),
             (Chat, b"best_of") => self.count_of_choices(scanner, seen, 12, "best_of", false),
+            (Responses, b"store") => {
+                let (value, range) = boolean(scanner, "store")?;
+                Ok(seen
+                    .first(14, "store")
+                    .and(value)
+                    .map(|value| self.store = value.map(|value| Field { value, range })))
+            }
             (Responses, b"background") => {
                 let (value, range) = boolean(scanner, "background")?;
                 Ok(seen

@@ -280,6 +280,7 @@ impl Asked {
             request_bytes: 1000,
             response_bytes: 500,
             trace: None,
+            kept_there: Vec::new(),
         }
     }
 }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod batches;
+mod kept_there;
 mod shared;
 mod training;
 mod world;

@@ -200,3 +200,15 @@ fn killed_daemon_leaves_a_valid_state() {
     }
     assert_eq!(project.daemon(&[]).stop(), 0);
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_daemon_that_crashes_leaves_no_core() {
+    let project = shop("");
+    let daemon = project.daemon(&[]);
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", daemon.child.id())).unwrap();
+    let line = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    let values: Vec<_> = line.split_whitespace().skip(4).take(2).collect();
+    assert_eq!(values, ["0", "0"], "{line}");
+    assert_eq!(daemon.stop(), 0);
+}
