@@ -1,5 +1,6 @@
 //! Our cost against PyPI `genai-prices` on a thousand generated usages: equal to the nano-dollar, or a difference that is
-//! listed here with its reason.
+//! listed here with its reason. It has standard prices alone; the other tiers are held against the rules that the providers
+//! publish for them.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,7 +9,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use gateway::cost::cost;
-use gateway::price::{PriceTable, Prices, Tier};
+use gateway::price::{PriceTable, Prices, Rates, Tier};
 use serde_json::{Value, json};
 use wire::Usage;
 
@@ -150,4 +151,58 @@ fn our_cost_is_that_of_genai_prices_on_a_thousand_usages() {
     let stale: Vec<_> = known.keys().filter(|name| !seen.contains(*name)).collect();
     assert!(stale.is_empty(), "these no longer differ, so their lines must go: {stale:?}");
     assert!(equal > USAGES * 9 / 10 && long > 20, "{equal} equal, {long} long");
+}
+
+/// Rows whose batch or flex prices are published as other than half, each as its provider's page has them.
+const NOT_HALF: &[(&str, &str)] =
+    &[("openai/ft:gpt-4o", "published as 2.225 and 12.50 beside 3.75 and 15.00")];
+
+/// OpenAI, Anthropic and Google publish batches, and OpenAI and Google flex, at half the standard price; Google publishes
+/// priority at 1.8 times. What is read from caches has prices of its own at OpenAI and Google.
+#[test]
+fn other_tiers_are_what_the_providers_rules_say() {
+    type Class = fn(&Rates) -> Option<i64>;
+    let plain: [(&str, Class); 2] =
+        [("input", |rates| Some(rates.input.nanos())), ("output", |rates| Some(rates.output.nanos()))];
+    let cached: [(&str, Class); 3] = [
+        ("cache_read", |rates| rates.cache_read.map(gateway::Usd::nanos)),
+        ("cache_write_5m", |rates| rates.cache_write_5m.map(gateway::Usd::nanos)),
+        ("cache_write_1h", |rates| rates.cache_write_1h.map(gateway::Usd::nanos)),
+    ];
+    let table = PriceTable::built_in();
+    let (mut wrong, mut seen) = (Vec::new(), BTreeMap::<&str, usize>::new());
+    let mut not_half = BTreeSet::new();
+    for model in table.models() {
+        let name = format!("{}/{}", model.provider, model.model);
+        for prices in &model.prices {
+            // Tier, prices, and how many tenths of the standard price they are.
+            let tiers =
+                [("batch", &prices.batch, 5), ("flex", &prices.flex, 5), ("priority", &prices.priority, 18)];
+            for (tier, rates, tenths) in tiers {
+                let Some(rates) = rates else { continue };
+                // OpenAI's priority has another factor for each model.
+                if tier == "priority" && &*model.provider != "gemini" {
+                    continue;
+                }
+                *seen.entry(tier).or_default() += 1;
+                let classes = plain.iter().chain(cached.iter().filter(|_| &*model.provider == "anthropic"));
+                for (class, of) in classes {
+                    let (Some(standard), Some(is)) = (of(&prices.standard), of(rates)) else { continue };
+                    if is * 10 == standard * tenths {
+                        continue;
+                    }
+                    if NOT_HALF.iter().any(|(listed, _)| *listed == name) {
+                        not_half.insert(name.clone());
+                    } else {
+                        wrong.push(format!("{name} {tier} {class}: {is} beside {standard}"));
+                    }
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    for (name, why) in NOT_HALF {
+        assert!(not_half.contains(*name), "`{name}` is half now, so its line must go: {why}");
+    }
+    assert!(seen["batch"] > 70 && seen["flex"] > 30 && seen["priority"] > 10, "{seen:?}");
 }

@@ -1,12 +1,14 @@
 //! What others wrote against what others wrote: the official clients through the gateway to simulated providers.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use fake_ai::{Answer, Ending, FakeAi, On, Part, Reply};
+use serde_json::{Value, json};
 
-use crate::Scene;
 use crate::stage::KEY;
+use crate::{PROVIDER_KEYS, Scene};
 
 /// Routes that the clients ask for; `hidden` is beyond their key.
 const ROUTES: &str = "  routes:
@@ -27,6 +29,10 @@ const REACH: &str = "to-openai,to-anthropic,to-gemini,embed-openai,embed-google,
 
 /// Each with every surface of its own.
 const CLIENTS: [&str; 4] = ["openai_client.py", "anthropic_client.py", "google_client.py", "clients.cjs"];
+
+/// A picture of one pixel.
+const PICTURE: &str =
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGOoBwAAgQCA05RTSgAAAABJRU5ErkJggg==";
 
 /// What the scripts of [`ROUTES`] expect of the provider.
 fn script(fake: &FakeAi) {
@@ -70,15 +76,48 @@ pub(crate) async fn run(name: &str, variables: &[(&str, &str)]) -> String {
     told
 }
 
+/// Whether all of these fields stand together somewhere in a value.
+fn has(value: &Value, fields: &Value) -> bool {
+    let here = fields.as_object().unwrap().iter().all(|(name, field)| value.get(name) == Some(field));
+    here || match value {
+        Value::Array(list) => list.iter().any(|one| has(one, fields)),
+        Value::Object(object) => object.values().any(|one| has(one, fields)),
+        _ => false,
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn official_clients_are_content_on_every_surface_with_every_provider() {
     let gateway = Scene::new(ROUTES, Some(REACH)).await;
     script(&gateway.fake);
     let url = gateway.stage.url("");
-    let with = [("GATEWAY", url.as_str()), ("KEY", KEY)];
+    let with = [("GATEWAY", url.as_str()), ("KEY", KEY), ("PICTURE", PICTURE)];
     for client in CLIENTS {
         run(client, &with).await;
     }
+    // Each provider got the picture in a format of its own, four times: from chat, responses, messages and Google's client.
+    let mut pictures = BTreeMap::<&str, Vec<Value>>::new();
+    for exchange in gateway.fake.requests() {
+        if exchange.text().contains(PICTURE) {
+            let provider =
+                PROVIDER_KEYS.iter().find(|(_, key)| exchange.key().as_deref() == Some(*key)).unwrap().0;
+            pictures.entry(provider).or_default().push(exchange.json());
+        }
+    }
+    let whole = format!("data:image/png;base64,{PICTURE}");
+    let count =
+        |provider: &str, part: &Value| pictures[provider].iter().filter(|body| has(body, part)).count();
+    let source = json!({ "type": "base64", "media_type": "image/png", "data": PICTURE });
+    assert_eq!(count("anthropic", &source), 4, "{pictures:#?}");
+    // Google's own client writes the name so, and it goes on as it came.
+    let (ours, own) = (
+        json!({ "mimeType": "image/png", "data": PICTURE }),
+        json!({ "mime_type": "image/png", "data": PICTURE }),
+    );
+    assert_eq!((count("gemini", &ours), count("gemini", &own)), (3, 1), "{pictures:#?}");
+    let (chat, responses) = (json!({ "url": whole }), json!({ "type": "input_image", "image_url": whole }));
+    assert_eq!(count("openai", &chat) + count("openai", &responses), 4, "{pictures:#?}");
+    assert!(count("openai", &responses) > 0 && count("openai", &chat) > 0, "{pictures:#?}");
     // However many clients came: a provider never sees the key of a client.
     for exchange in gateway.fake.requests() {
         assert!(!exchange.headers.iter().any(|(_, value)| value.contains(KEY)), "{exchange:?}");

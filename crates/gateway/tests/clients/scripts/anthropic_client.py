@@ -47,6 +47,11 @@ for route in ("to-anthropic", "to-openai", "to-gemini"):
     plain = client.messages.create(model=route, max_tokens=50, messages=answered, tools=tools)
     assert "sunny" in plain.content[0].text, (route, plain)
 
+    source = {"type": "base64", "media_type": "image/png", "data": os.environ["PICTURE"]}
+    parts = [{"type": "image", "source": source}, {"type": "text", "text": "what is this"}]
+    seen = client.messages.create(model=route, max_tokens=50, messages=[{"role": "user", "content": parts}])
+    assert seen.content[0].text == "You said: what is this", (route, seen)
+
     assert client.messages.count_tokens(model=route, messages=ask).input_tokens > 0, route
     limit = client.messages.create(model=route, max_tokens=2, messages=ask)
     assert limit.stop_reason == "max_tokens", (route, limit)

@@ -1,5 +1,6 @@
 """Google's official client for Python, through the gateway, to providers of three kinds."""
 
+import base64
 import os
 
 from google import genai
@@ -53,6 +54,10 @@ for route in ("to-gemini", "to-openai", "to-anthropic"):
     ]
     plain = client.models.generate_content(model=route, contents=history, config=config)
     assert "sunny" in plain.text, (route, plain)
+
+    picture = types.Part.from_bytes(data=base64.b64decode(os.environ["PICTURE"]), mime_type="image/png")
+    seen = client.models.generate_content(model=route, contents=[picture, "what is this"])
+    assert seen.text == "You said: what is this", (route, seen)
 
 for route in ("embed-google", "embed-openai"):
     made = client.models.embed_content(model=route, contents=["one", "two"])

@@ -16,6 +16,8 @@ tools = [
     {"type": "function", "function": {"name": name, "description": name, "parameters": schema}}
     for name in ("get_weather", "get_time")
 ]
+flat_tools = [{"type": "function", **tool["function"]} for tool in tools]
+picture = "data:image/png;base64," + os.environ["PICTURE"]
 
 
 class City(BaseModel):
@@ -83,6 +85,32 @@ for route in ("to-openai", "to-anthropic", "to-gemini"):
         kinds = [event.type for event in stream]
         assert stream.get_final_response().output_text == "You said: good day", route
     assert kinds[0] == "response.created" and kinds[-1] == "response.completed", (route, kinds)
+
+    with client.responses.stream(model=route, input=wanted, tools=flat_tools) as stream:
+        kinds = [event.type for event in stream]
+        final = stream.get_final_response()
+    calls = [item for item in final.output if item.type == "function_call"]
+    assert [call.name for call in calls] == ["get_weather", "get_time"], (route, final)
+    assert all(json.loads(call.arguments) == {"city": "city"} for call in calls), (route, calls)
+    assert len({call.call_id for call in calls}) == 2 and all(call.call_id for call in calls), (route, calls)
+    assert kinds.count("response.function_call_arguments.done") == 2, (route, kinds)
+    assert "response.function_call_arguments.delta" in kinds and kinds[-1] == "response.completed", (route, kinds)
+    answered = wanted + [
+        {"type": "function_call", "call_id": call.call_id, "name": call.name, "arguments": call.arguments}
+        for call in calls
+    ]
+    answered += [{"type": "function_call_output", "call_id": call.call_id, "output": "sunny"} for call in calls]
+    with client.responses.stream(model=route, input=answered, tools=flat_tools) as stream:
+        stream.until_done()
+        assert "sunny" in stream.get_final_response().output_text, (route, stream.get_final_response())
+
+    # The simulation repeats the text; the test looks at what the provider got of the picture.
+    parts = [{"type": "text", "text": "what is this"}, {"type": "image_url", "image_url": {"url": picture}}]
+    seen = client.chat.completions.create(model=route, messages=[{"role": "user", "content": parts}])
+    assert seen.choices[0].message.content == "You said: what is this", (route, seen)
+    parts = [{"type": "input_text", "text": "what is this"}, {"type": "input_image", "image_url": picture}]
+    seen = client.responses.create(model=route, input=[{"role": "user", "content": parts}])
+    assert seen.output_text == "You said: what is this", (route, seen)
 
 for route in ("embed-openai", "embed-google"):
     made = client.embeddings.create(model=route, input=["one", "two"])
