@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::tcp::OwnedWriteHalf;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::http::Reader;
@@ -154,13 +154,19 @@ impl Drop for FakeAi {
     }
 }
 
-/// An address on 127.0.0.1 where connections are refused.
+/// An address on 127.0.0.1 where connections are refused, as long as the process lives: the port is held without being
+/// listened at, so that no other server of the tests gets it.
 ///
 /// # Errors
 ///
 /// No port can be opened.
-pub async fn refused_address() -> io::Result<SocketAddr> {
-    TcpListener::bind("127.0.0.1:0").await?.local_addr()
+pub fn refused_address() -> io::Result<SocketAddr> {
+    static HELD: Mutex<Vec<TcpSocket>> = Mutex::new(Vec::new());
+    let socket = TcpSocket::new_v4()?;
+    socket.bind(SocketAddr::from(([127, 0, 0, 1], 0)))?;
+    let address = socket.local_addr()?;
+    lock(&HELD).push(socket);
+    Ok(address)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

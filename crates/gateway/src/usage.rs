@@ -5,7 +5,7 @@
 //! bound, and beyond that nothing new is let in.
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use contract::ai::FailureClass;
@@ -509,6 +509,8 @@ fn receipt(settlement: &Settlement, bound: i64) -> String {
 #[derive(Default)]
 pub(crate) struct Outbox {
     notes: Mutex<Vec<Note>>,
+    /// Some were taken and are being written.
+    writing: AtomicBool,
     /// Requests under way and rows not yet written.
     outstanding: AtomicUsize,
     failing: Mutex<Option<Error>>,
@@ -556,8 +558,10 @@ impl Outbox {
         }
     }
 
+    /// Whether all that was handed over is written.
     pub(crate) fn is_empty(&self) -> bool {
-        self.notes.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+        let notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
+        notes.is_empty() && !self.writing.load(Ordering::Acquire)
     }
 
     /// Requests under way and rows not yet written.
@@ -573,6 +577,7 @@ impl Outbox {
     fn take(&self) -> Vec<Note> {
         let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
         let count = notes.len().min(BATCH_MAX);
+        self.writing.store(count > 0, Ordering::Release);
         notes.drain(..count).collect()
     }
 
@@ -580,6 +585,7 @@ impl Outbox {
         let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
         unwritten.append(&mut notes);
         *notes = unwritten;
+        self.writing.store(false, Ordering::Release);
     }
 
     /// Writes what waits, up to a batch; answers whether there is more.
@@ -605,6 +611,7 @@ impl Outbox {
                 drop(failing);
                 let ended = notes.iter().filter(|note| !matches!(note, Note::Opened { .. })).count();
                 self.outstanding.fetch_sub(ended, Ordering::AcqRel);
+                self.writing.store(false, Ordering::Release);
                 Ok(!self.is_empty())
             }
             Err(error) => {

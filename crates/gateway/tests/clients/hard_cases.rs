@@ -88,7 +88,7 @@ struct At {
 
 impl At {
     async fn new() -> Self {
-        let refused = fake_ai::refused_address().await.unwrap().to_string();
+        let refused = fake_ai::refused_address().unwrap().to_string();
         Self { scene: Arc::new(Scene::new(&routes(&refused), None).await) }
     }
 

@@ -232,7 +232,7 @@ async fn the_breaker_opens_and_the_client_is_told_when_to_come_back() {
 
 #[tokio::test]
 async fn nobody_there_is_a_bad_gateway() {
-    let address = refused_address().await.unwrap();
+    let address = refused_address().unwrap();
     let stage = Stage::new(json!({
         "providers": { "up": { "kind": "openai", "url": format!("http://{address}/v1"), "keys": ["a"] } },
         "routes": { "fast": { "targets": [{ "provider": "up", "model": "m" }], "retry": { "base_ms": 1 } } },
