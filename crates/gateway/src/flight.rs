@@ -161,6 +161,10 @@ impl Flight {
 
     /// Takes over what the tap saw.
     pub(crate) fn observed(&mut self, observed: &Observed) {
+        // By what the provider said: in another format a refusal may look like any text.
+        if observed.is_refused || observed.is_cut_at_limit {
+            self.keeping = None;
+        }
         let record = self.record();
         record.usage = observed.usage;
         record.delivered_bytes = observed.output_bytes;

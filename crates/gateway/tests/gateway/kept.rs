@@ -45,7 +45,7 @@ async fn ask(stage: &Stage) -> Read {
 async fn refusals_calls_of_tools_and_cut_answers_are_not_kept() {
     let fake = FakeAi::start().await.unwrap();
     let answers = [
-        ("a refusal", Answer::text("I must not").finish(Finish::Filter)),
+        ("an answer that the provider's filter stopped", Answer::text("I must not").finish(Finish::Filter)),
         ("a call of a tool", Answer::default().tool("call_1", "weather", "{\"city\":\"Oslo\"}")),
         ("an answer without room", Answer::text("It all began when").finish(Finish::Length)),
     ];
@@ -76,6 +76,51 @@ async fn refusals_calls_of_tools_and_cut_answers_are_not_kept() {
         assert_eq!(again.header("steward-cache"), "hit", "stream: {stream}");
         let call = &again.json()["choices"][0]["message"]["tool_calls"][0]["function"];
         assert_eq!((&call["name"], &call["arguments"]), (&json!("weather"), &json!("{\"city\":\"Oslo\"}")));
+    }
+}
+
+/// A model that says no ends as it does with any answer; only the place where it says so is another.
+#[tokio::test]
+async fn refusals_that_look_like_whole_answers_are_not_kept() {
+    let fake = FakeAi::start().await.unwrap();
+    let usage = json!({ "prompt_tokens": 5, "completion_tokens": 5, "total_tokens": 10 });
+    let plain = json!({ "id": "c", "object": "chat.completion", "created": 1, "model": "model-1", "usage": usage,
+        "choices": [{ "index": 0, "finish_reason": "stop",
+            "message": { "role": "assistant", "content": null, "refusal": "I must not" } }] });
+    let chunk = |delta: Value, finish: Value| {
+        let chunk = json!({ "id": "c", "object": "chat.completion.chunk", "created": 1, "model": "model-1",
+            "choices": [{ "index": 0, "delta": delta, "finish_reason": finish }] });
+        format!("data: {chunk}\n\n")
+    };
+    let streamed = [
+        chunk(json!({ "role": "assistant", "content": null, "refusal": "I must not" }), Value::Null),
+        chunk(json!({}), json!("stop")),
+        format!(
+            "data: {}\n\ndata: [DONE]\n\n",
+            json!({ "id": "c", "object": "chat.completion.chunk", "created": 1,
+            "model": "model-1", "choices": [], "usage": usage })
+        ),
+    ]
+    .concat();
+    for (format, path) in FORMATS {
+        for stream in [false, true] {
+            let mut config = config(&fake, &json!({ "ttl_s": 600 }));
+            config["providers"]["up"]["formats"] = json!(["chat"]);
+            let stage = Stage::new(config).await;
+            let (kind, body) = if stream {
+                ("text/event-stream", streamed.clone())
+            } else {
+                ("application/json", plain.to_string())
+            };
+            fake.next(Reply::raw(kind, body));
+            let first = stage.post(path, &question(format, stream)).await;
+            assert!(first.status == 200 && first.text().contains("I must not"), "{format}: {}", first.text());
+            assert_eq!(stage.records.settled(1).await.ending, Ending::Complete, "{format}, stream: {stream}");
+            fake.next(Reply::text("well"));
+            let second = stage.post(path, &question(format, false)).await;
+            assert_eq!(second.header("steward-cache"), "miss", "{format}, stream: {stream}");
+            assert_eq!(stage.post(path, &question(format, false)).await.header("steward-cache"), "hit");
+        }
     }
 }
 
