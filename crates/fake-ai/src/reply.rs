@@ -337,6 +337,9 @@ impl Reply {
 
     /// Everything that is to be written for this exchange.
     pub(crate) fn acts(&self, exchange: &Exchange, own: impl FnOnce() -> Own) -> Vec<Act> {
+        if !self.headers.iter().any(|(_, value)| value.contains("{key}")) {
+            return self.acts_as_said(exchange, own);
+        }
         let key = exchange.key().unwrap_or_default();
         let headers = self.headers.iter().map(|(name, value)| (name.clone(), value.replace("{key}", &key)));
         let filled = Self { headers: headers.collect(), ..self.clone() };

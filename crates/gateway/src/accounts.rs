@@ -786,13 +786,15 @@ fn tiers(asked: Option<&str>) -> &'static [Tier] {
     }
 }
 
+/// Whether providers charge nothing for the call itself.
+fn is_free(what: What) -> bool {
+    matches!(what, What::CountTokens | What::Files | What::Batches | What::FineTuning | What::Responses)
+}
+
 /// Sets money aside for a request.
 fn set_aside(purse: &Purse, grant: &Grant, ask: &Ask<'_>) -> Result<(Taken, Arc<str>), Box<Refusal>> {
-    // Providers charge nothing for these; what a job costs is held by itself.
-    if matches!(
-        ask.what,
-        What::CountTokens | What::Files | What::Batches | What::FineTuning | What::Responses
-    ) {
+    // What a job costs is held by itself.
+    if is_free(ask.what) {
         return Ok((Taken::default(), purse.version()));
     }
     let mut version = None;
@@ -1079,12 +1081,14 @@ impl Held {
     fn bill(&self, settlement: &Settlement) -> Vec<Billed> {
         let mut billed = Vec::new();
         let last = settlement.attempts.len().checked_sub(1);
+        // Providers charge nothing for these; what a job costs has rows of its own.
+        let free = is_free(settlement.what) || settlement.cache == CacheDecision::Hit;
         for (at, attempt) in settlement.attempts.iter().enumerate() {
             let serves = last == Some(at) && settlement.served_by().is_some();
             if serves {
                 continue;
             }
-            if attempt.may_cost {
+            if attempt.may_cost && !free {
                 let usage = estimated_usage(settlement.input_tokens_estimate, 0);
                 billed.push(self.price(settlement, Some(at), attempt, usage, true));
             }
@@ -1101,9 +1105,6 @@ impl Held {
             },
             price_row: String::new(),
         };
-        let jobs =
-            matches!(settlement.what, What::Files | What::Batches | What::FineTuning | What::Responses);
-        let free = jobs || settlement.what == What::CountTokens || settlement.cache == CacheDecision::Hit;
         let own = match (settlement.served_by(), last) {
             (Some(attempt), Some(at)) if !free => {
                 let generates = matches!(settlement.what, What::Generate | What::Embed);

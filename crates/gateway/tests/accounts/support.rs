@@ -155,7 +155,7 @@ impl Shop {
         self.ask_what(What::PassThrough, Arc::clone(&forwarded.route), Some(0))
     }
 
-    fn ask_what(
+    pub(crate) fn ask_what(
         &self,
         what: What,
         route: Arc<Route>,

@@ -69,6 +69,9 @@ async fn bad_requests_are_told_with_their_field() {
             "`background`",
         ),
         ("/v1/nothing", "{}", 404, "nothing"),
+        // Known, and not offered.
+        ("/v1beta/files", "{}", 404, "send the data inline"),
+        ("/v1/conversations", "{}", 404, "`ai.pass_through`"),
     ] {
         let answer = stage.call("POST", path, &[], body).await;
         assert_eq!(answer.status.as_u16(), status, "{path} {body}: {}", answer.text());
