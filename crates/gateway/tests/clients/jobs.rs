@@ -3,13 +3,28 @@
 use std::sync::Arc;
 
 use contract::SystemClock;
-use fake_ai::FakeAi;
+use fake_ai::{FakeAi, On, Reply};
 use gateway::price::PriceTable;
 use gateway::{Accounts, AiConfig, Jobs};
 use ledger::{Keys, Ledger, Options};
 use secrecy::SecretBox;
+use serde_json::json;
 
 use crate::stage::Stage;
+
+/// A provider that has every answer that it is asked for, and always the same one.
+fn keep_responses(fake: &FakeAi) {
+    let message = json!({ "type": "message", "id": "msg_kept", "role": "assistant", "status": "completed",
+        "content": [{ "type": "output_text", "text": "kept", "annotations": [] }] });
+    let items = json!({ "object": "list", "data": [message], "has_more": false, "first_id": "msg_kept", "last_id": "msg_kept" });
+    let answer = json!({ "id": "resp_kept", "object": "response", "created_at": 1, "status": "completed", "model": "gpt-5-mini",
+        "output": [message], "parallel_tool_calls": true, "tool_choice": "auto", "tools": [] });
+    let kept = On::when(|exchange| {
+        exchange.path.starts_with("/v1/responses/") && !exchange.path.ends_with("/input_items")
+    });
+    fake.always(kept, Reply::raw("application/json", answer.to_string()));
+    fake.always(On::path("/input_items"), Reply::raw("application/json", items.to_string()));
+}
 
 pub struct Paid {
     _directory: tempfile::TempDir,
@@ -22,6 +37,7 @@ pub struct Paid {
 impl Paid {
     pub async fn new() -> Self {
         let fake = FakeAi::start().await.unwrap();
+        keep_responses(&fake);
         let directory = tempfile::tempdir().unwrap();
         let secret = |byte| SecretBox::new(Box::new([byte; 32]));
         let keys = Keys { seal: secret(7), sign: secret(8) };

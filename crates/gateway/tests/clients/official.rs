@@ -140,3 +140,9 @@ async fn files_batches_and_training_work_with_the_official_client() {
     run("openai_jobs.py", &[("GATEWAY", &url), ("KEY", KEY)]).await;
     jobs.check().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_that_are_kept_are_found_by_the_official_client() {
+    let kept = crate::jobs::Paid::new().await;
+    run("openai_responses.py", &[("GATEWAY", &kept.url()), ("KEY", KEY)]).await;
+}
