@@ -613,6 +613,11 @@ impl Jobs {
         if requests.models().any(|model| project.is_of_others(model)) {
             return Err(Stopped::Foreign("model"));
         }
+        match self.foreign(&project.name, &requests.names()).await {
+            Ok(None) => {}
+            Ok(Some(named)) => return Err(Stopped::Foreign(named.field)),
+            Err(error) => return Err(Stopped::Broken(error)),
+        }
         Ok(Reckoned {
             charges: requests.charges()?,
             requests: requests.count,

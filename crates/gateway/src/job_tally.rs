@@ -1,13 +1,13 @@
 //! What the requests of a batch may cost and what its answers did cost; what training on a file may cost.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
-use wire::{Format, Tap, Usage};
+use wire::{Format, Named, Tap, Usage};
 
 use crate::cost::{bound, cost, estimated_usage, training_cost};
 use crate::hold::Charge;
@@ -17,6 +17,8 @@ use crate::usd::Usd;
 
 /// Models of one batch; a file that names more is refused.
 const MODELS_MAX: usize = 64;
+/// Files and answers that the requests of one batch may name, each of which is looked up.
+const NAMES_MAX: usize = 50_000;
 /// Tokens of an answer of `/v1/completions` whose request sets no bound.
 /// Source: OpenAI API reference, "Create completion", `max_tokens`.
 const COMPLETION_TOKENS: u64 = 16;
@@ -127,6 +129,7 @@ pub(crate) struct Requests<'a> {
     endpoint: Option<String>,
     pub count: u64,
     models: BTreeMap<String, OfModel>,
+    names: BTreeSet<Named>,
 }
 
 #[derive(Default)]
@@ -139,12 +142,18 @@ struct OfModel {
 
 impl<'a> Requests<'a> {
     pub(crate) fn new(find: Find<'a>, at: Timestamp, strict: bool) -> Self {
-        Self { find, at, strict, endpoint: None, count: 0, models: BTreeMap::new() }
+        let (models, names) = (BTreeMap::new(), BTreeSet::new());
+        Self { find, at, strict, endpoint: None, count: 0, models, names }
     }
 
     /// Refuses lines for anything but this, such as `/v1/responses`.
     pub(crate) fn only_for(self, endpoint: &str) -> Self {
         Self { endpoint: Some(endpoint.to_owned()), ..self }
+    }
+
+    /// What the requests name of what the provider keeps.
+    pub(crate) fn names(&self) -> Vec<Named> {
+        self.names.iter().cloned().collect()
     }
 
     /// A line of OpenAI's input file.
@@ -198,6 +207,20 @@ impl<'a> Requests<'a> {
         if self.models.len() >= MODELS_MAX && !self.models.contains_key(&model) {
             return Err(Wrong::new("model", format!("a batch may name {MODELS_MAX} models")));
         }
+        if scanned.background.is_some_and(|field| field.value) {
+            return Err(Wrong::new(
+                "background",
+                "`background` is not for batches, which wait by themselves",
+            ));
+        }
+        // Plain text or numbers of tokens: neither makes more tokens than bytes, nor names anything.
+        let tokens = default.is_none().then(|| wire::input_tokens(format, &bytes));
+        if tokens.is_some_and(|tokens| tokens.has_names) {
+            self.names.extend(wire::names(&bytes).into_iter().flatten());
+            if self.names.len() > NAMES_MAX {
+                return Err(Wrong::new("input_file_id", format!("a batch may name {NAMES_MAX} files")));
+            }
+        }
         let find = self.find;
         let of = self
             .models
@@ -206,12 +229,9 @@ impl<'a> Requests<'a> {
         of.requests += 1;
         let Some(row) = &of.row else { return Ok(()) };
         let prices = row.prices_at(self.at);
-        let (input, likely) = if default.is_some() {
-            // Plain text or numbers of tokens: neither makes more tokens than bytes.
-            (bytes.len() as u64, (bytes.len() as u64).div_ceil(4))
-        } else {
-            let tokens = wire::input_tokens(format, &bytes);
-            (tokens.bound, tokens.estimate)
+        let (input, likely) = match tokens {
+            None => (bytes.len() as u64, (bytes.len() as u64).div_ceil(4)),
+            Some(tokens) => (tokens.bound, tokens.estimate),
         };
         let asked = scanned.max_tokens.map(|field| field.value).or(default);
         let mut choices = scanned.choices.map_or(1, |field| field.value.max(1));

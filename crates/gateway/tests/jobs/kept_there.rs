@@ -66,6 +66,30 @@ async fn a_request_cannot_name_what_another_project_keeps_at_the_provider() {
         404
     );
     assert_eq!(home.fake.requests().len(), sent, "none of it was sent");
+    // Nor in a batch, of either provider.
+    let line = |body: &Value| {
+        json!({ "custom_id": "1", "method": "POST", "url": "/v1/responses", "body": body }).to_string()
+    };
+    let of_shop = ask(&json!({ "model": "gpt-5-mini", "input": image, "max_output_tokens": 9 }));
+    let batch = |input: &str| json!({ "input_file_id": input, "endpoint": "/v1/responses", "completion_window": "24h" });
+    let input = world.upload(BANK, &line(&of_shop)).await;
+    let refused = world.post(BANK, "/v1/batches", &batch(&input)).await;
+    assert_eq!((refused.status.as_u16(), &refused.json()["error"]["param"]), (404, &json!("file_id")));
+    let later = ask(&json!({ "model": "gpt-5-mini", "max_output_tokens": 9, "background": true }));
+    let input = world.upload(BANK, &line(&later)).await;
+    let refused = world.post(BANK, "/v1/batches", &batch(&input)).await;
+    assert_eq!((refused.status.as_u16(), &refused.json()["error"]["param"]), (400, &json!("background")));
+    let source = json!({ "type": "file", "file_id": file });
+    let params = json!({ "model": "claude-haiku-4-5", "max_tokens": 9,
+        "messages": [{ "role": "user", "content": [{ "type": "document", "source": source }] }] });
+    let messages = json!({ "requests": [{ "custom_id": "1", "params": params }] });
+    assert_eq!(world.post(BANK, "/v1/messages/batches", &messages).await.status, 404);
+    let made =
+        home.fake.requests().iter().filter(|it| it.method == "POST" && it.path.ends_with("/batches")).count();
+    assert_eq!(made, 0, "none was made");
+    let input = world.upload(SHOP, &line(&of_shop)).await;
+    assert_eq!(world.post(SHOP, "/v1/batches", &batch(&input)).await.status, 200);
+    assert_eq!(world.post(SHOP, "/v1/messages/batches", &messages).await.status, 200);
     // Whose they are may use them, and so may anybody use what nobody here has made.
     for (_, more) in &cases {
         assert_eq!(respond(&world, SHOP, more.clone()).await.status, 200, "{more}");
