@@ -107,7 +107,7 @@ async fn a_stream_that_does_not_begin_is_left_after_first_token_ms() {
     fake.always(On::model("first"), Reply::text("computed").gate(&slow));
     let asked = async { stage.chat().await };
     let opened = async {
-        slow.reached(1).await;
+        tokio::time::timeout(PATIENCE, slow.reached(1)).await.unwrap();
         // The bound would have passed by now.
         tokio::time::sleep(Duration::from_millis(2 * NEAR)).await;
         slow.open();
@@ -145,7 +145,7 @@ async fn attempts_within_their_own_bounds_are_bounded_together() {
             .unwrap();
         tokio::spawn(async move { client.send(request).await.unwrap().status() })
     };
-    gate.reached(1).await;
+    tokio::time::timeout(PATIENCE, gate.reached(1)).await.unwrap();
     tokio::time::pause();
     let status = asking.await.unwrap();
     tokio::time::resume();
@@ -175,7 +175,7 @@ async fn a_stream_that_goes_on_outlives_all_bounds_but_the_idle_one() {
         let frame = body.frame().await.unwrap().unwrap();
         said.push_str(&String::from_utf8_lossy(&frame.into_data().unwrap()));
     }
-    gate.reached(1).await;
+    tokio::time::timeout(PATIENCE, gate.reached(1)).await.unwrap();
     tokio::time::pause();
     let silent_since = tokio::time::Instant::now();
     // Only the comments that keep the connection alive are heard, every fifteen seconds.
@@ -241,7 +241,7 @@ async fn who_has_answered_has_nothing_to_do() {
         let stage = Arc::clone(&stage);
         tokio::spawn(async move { stage.chat().await.status })
     };
-    held.reached(1).await;
+    tokio::time::timeout(PATIENCE, held.reached(1)).await.unwrap();
     let (busy, free) = if asked(&fake, "left") == 1 { ("left", "right") } else { ("right", "left") };
     // By chance it would be so once in four billion times.
     for count in 1..=32 {

@@ -7,7 +7,7 @@ use ledger::{Keys, Ledger, Options};
 use secrecy::SecretBox;
 use serde_json::{Value, json};
 
-use crate::stage::{NOW, Read, Stage};
+use crate::stage::{NOW, PATIENCE, Read, Stage};
 
 const FORMATS: [(&str, &str); 3] =
     [("chat", "/v1/chat/completions"), ("responses", "/v1/responses"), ("messages", "/v1/messages")];
@@ -133,7 +133,7 @@ async fn an_answer_that_a_client_left_is_kept_only_if_it_was_whole() {
     let headers = [("content-type", "application/json")];
     let body = question("chat", true).to_string();
     let begun = stage.open("POST", "/v1/chat/completions", &headers, &body).await;
-    gate.reached(1).await;
+    tokio::time::timeout(PATIENCE, gate.reached(1)).await.unwrap();
     drop(begun);
     assert_eq!(stage.records.settled(1).await.ending, Ending::Disconnected);
     fake.next(Reply::text("all of it"));
@@ -190,7 +190,7 @@ async fn an_answer_outlives_the_process_and_neither_its_time_nor_its_route() {
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
         }
     };
-    tokio::time::timeout(crate::stage::PATIENCE, written).await.expect("it is written");
+    tokio::time::timeout(PATIENCE, written).await.expect("it is written");
     drop((first, state));
     for file in std::fs::read_dir(folder.path()).unwrap() {
         let bytes = std::fs::read(file.unwrap().path()).unwrap();
