@@ -12,6 +12,7 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use serde_json::Value;
 use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -123,6 +124,8 @@ pub(crate) async fn run(steward: Arc<Steward>, _surroundings: Surroundings) -> R
     let stop = CancellationToken::new();
     let tracker = TaskTracker::new();
     let scheme = if tls.is_some() { "https" } else { "http" };
+    // Before anybody can know that it is there: a signal that is not caught yet would cut off who is being answered.
+    let signals = Signals::catch()?;
     terminal::note(&format!("steward listens on {scheme}://{address} (API under /api/v1, MCP under /mcp)"));
     let (ai, inbox) = crate::ai::Ai::start(Arc::clone(&steward)).await?;
     let app = crate::http::app(Arc::clone(&steward), Arc::clone(&ai), address, &http.hosts, stop.clone());
@@ -136,7 +139,7 @@ pub(crate) async fn run(steward: Arc<Steward>, _surroundings: Surroundings) -> R
     tracker.spawn(follow_changes(Arc::clone(&steward), stop.clone()));
     tracker.spawn(tick(Arc::clone(&steward), stop.clone(), tracker.clone()));
 
-    let signaled = wait_for_signal().await;
+    signals.wait().await;
     tracing::info!("stopping");
     stop.cancel();
     tracker.close();
@@ -156,23 +159,35 @@ pub(crate) async fn run(steward: Arc<Steward>, _surroundings: Surroundings) -> R
     if let Err(error) = ai.accounts.close().await {
         tracing::error!(%error, "usage of AI calls could not be written at the end");
     }
-    signaled?;
     match server.await {
         Ok(result) => result,
         Err(_) => Ok(()),
     }
 }
 
-async fn wait_for_signal() -> Result<(), Error> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let fail = |cause: std::io::Error| Error::new(ErrorKind::Other, "cannot wait for signals").because(cause);
-    let mut terminate = signal(SignalKind::terminate()).map_err(fail)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(fail)?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+/// The signals that end the daemon.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// Catches them from now on.
+    fn catch() -> Result<Self, Error> {
+        let fail =
+            |cause: std::io::Error| Error::new(ErrorKind::Other, "cannot wait for signals").because(cause);
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).map_err(fail)?,
+            interrupt: signal(SignalKind::interrupt()).map_err(fail)?,
+        })
     }
-    Ok(())
+
+    async fn wait(mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }
 
 /// Follows what other processes change: secrets (connections are made anew) and the files of the projects.

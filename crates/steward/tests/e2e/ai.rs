@@ -550,7 +550,7 @@ fn a_stopping_daemon_lets_streams_end() {
     gate.open();
     let rest = RUNTIME.block_on(async { response.text().await });
     let rest = rest.unwrap_or_else(|error| {
-        panic!("{error}: {}", std::fs::read_to_string(project.file("daemon.log")).unwrap_or_default())
+        panic!("{error:?}: {}", std::fs::read_to_string(project.file("daemon.log")).unwrap_or_default())
     });
     assert!(rest.trim_end().ends_with("data: [DONE]"), "{first}{rest}");
     assert_eq!(daemon.stop(), 0);
