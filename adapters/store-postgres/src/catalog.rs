@@ -103,7 +103,7 @@ async fn read(
     let helper = second.as_ref().map_or(client, |second| &second.session().client);
     // Sent one behind the other, so that the server works on the next while this side reads the one before.
     let (columns, rest) =
-        tokio::join!(Box::pin(tables.read_more(client, helper, &oids)), Box::pin(Rest::read(client, helper)));
+        tokio::join!(Box::pin(tables.read_more(client, helper, &oids)), Box::pin(Rest::read(client)));
     match (columns, rest) {
         (Ok(()), Ok(rest)) => Ok((tables, rest, second)),
         (Err(error), rest) => Err((cause(error, rest.err()), second)),
@@ -141,7 +141,7 @@ struct Rest {
 }
 
 impl Rest {
-    async fn read(client: &Client, helper: &Client) -> Result<Self, tokio_postgres::Error> {
+    async fn read(client: &Client) -> Result<Self, tokio_postgres::Error> {
         let (views, others, extensions, size) = tokio::try_join!(
             ask(client, include_str!("sql/views.sql"), &[], |row| View {
                 name: TableName { namespace: row.get("namespace"), name: row.get("name") },
@@ -155,7 +155,7 @@ impl Rest {
                 &[],
                 |row| Extension { name: row.get("name"), version: row.get("version") },
             ),
-            ask(helper, "SELECT pg_database_size(current_database())", &[], |row| unsigned(row.get(0))),
+            ask(client, "SELECT pg_database_size(current_database())", &[], |row| unsigned(row.get(0))),
         )?;
         Ok(Self { views, others, extensions, size_bytes: size.first().copied() })
     }
