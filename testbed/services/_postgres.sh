@@ -1,5 +1,6 @@
 # Shared by postgres*.sh, which set: ver, suite, port; and, where they differ from the fast server that most tests use:
-# tree (whose packages to use), about, new (options of initdb), rules (pg_hba.conf), settings (of the server), standby
+# tree (whose packages to use), about, new (options of initdb), rules (pg_hba.conf), settings (of the server), standby,
+# tls (no: none), and the function made, which has a new server's files to itself before the first start
 about=${about:-"PostgreSQL $ver with its contributed extensions; TLS with a certificate authority of its own (real)"}
 tree=${tree:-$name}
 pg=$H/deb/$tree/usr/lib/postgresql/$ver/bin
@@ -42,12 +43,14 @@ start() {
     # shellcheck disable=SC2086 # Options are words.
     as_user "$pg/initdb" -D "$data/db" -U postgres -A trust -E UTF8 --no-locale --no-sync ${new:-} >>"$log" ||
       { tail -n 30 "$log" >&2; die "initdb failed"; }
+    if declare -F made >/dev/null; then made || { tail -n 30 "$log" >&2; die "$name cannot be made"; }; fi
   fi
   [ -z "${standby:-}" ] || as_user touch "$data/db/standby.signal"
   as_user tee "$data/db/pg_hba.conf" >/dev/null <<<"$rules"
+  local ssl=(-c ssl=on -c ssl_cert_file="$data/tls/server.crt" -c ssl_key_file="$data/tls/server.key")
+  [ "${tls:-}" != no ] || ssl=()
   spawn bash -c "$(declare -f as_user); as_user \"\$@\"" - "$pg/postgres" -D "$data/db" \
-    -p "$port" -h 127.0.0.1 -c unix_socket_directories= "${settings[@]}" \
-    -c ssl=on -c ssl_cert_file="$data/tls/server.crt" -c ssl_key_file="$data/tls/server.key"
+    -p "$port" -h 127.0.0.1 -c unix_socket_directories= "${settings[@]}" ${ssl[@]+"${ssl[@]}"}
 }
 ready() { "$pg/pg_isready" -q -h 127.0.0.1 -p "$port"; }
 url() { echo "postgres://postgres@127.0.0.1:$port/postgres"; }

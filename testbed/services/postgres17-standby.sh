@@ -14,7 +14,8 @@ start() {
     echo "$primary" >"$data/primary_port"
   fi
   local common=(-h 127.0.0.1 -c unix_socket_directories= -c fsync=off -c full_page_writes=off -c max_connections=60
-    -c shared_buffers=32MB ${settings[@]+"${settings[@]}"})
+    -c shared_buffers=32MB -c shared_preload_libraries=pg_stat_statements -c compute_query_id=on
+    ${settings[@]+"${settings[@]}"})
   if [ ! -f "$data/primary/PG_VERSION" ]; then
     # shellcheck disable=SC2086 # Options are words.
     as_user "$pg/initdb" -D "$data/primary" -U postgres -A trust -E UTF8 --no-locale --no-sync ${new:-} >>"$log" ||

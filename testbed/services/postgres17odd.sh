@@ -9,6 +9,6 @@ host all nobody 198.51.100.0/24 password
 host all nobody 203.0.113.0/24 md5"
 settings=(-c fsync=off -c full_page_writes=off -c autovacuum=off -c autovacuum_vacuum_scale_factor=0.9
   -c autovacuum_freeze_max_age=2000000000 -c max_connections=24 -c shared_buffers=1MB -c max_wal_size=32MB -c min_wal_size=32MB
-  -c archive_mode=on -c archive_command=false -c synchronous_commit=local -c synchronous_standby_names=nobody
+  -c archive_mode=on -c synchronous_commit=local -c synchronous_standby_names=nobody
   -c max_prepared_transactions=4 -c ssl_min_protocol_version=TLSv1)
 . "$here/services/_postgres.sh"

@@ -592,6 +592,7 @@ const OF_A_SERVER: &[&str] = &[
     "slot_retains_wal",
     "synchronous_standby_missing",
     "archive_failing",
+    "log_incomplete",
     "cache_hits_low",
     "checkpoints_requested",
     "wal_directory_large",
@@ -623,9 +624,16 @@ async fn every_fault_of_a_server_is_found_by_its_own_code() {
         "CREATE TABLE wide AS SELECT n AS id, repeat('x', 900) AS note FROM generate_series(1, 60000) n",
         "CREATE TABLE prepared (id int PRIMARY KEY)",
         "ALTER SYSTEM SET max_worker_processes = 11",
+        "ALTER SYSTEM RESET max_slot_wal_keep_size",
+        "ALTER SYSTEM RESET archive_command",
         "SELECT pg_reload_conf()",
     ] {
         client.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    }
+    let store = store_of(&url);
+    until_found(&store, HealthArea::Replication, "archive_without_command").await;
+    for sql in ["ALTER SYSTEM SET archive_command = 'false'", "SELECT pg_reload_conf()"] {
+        client.batch_execute(sql).await.unwrap();
     }
     // Rolled back by a test that was killed before; the name is this run's own.
     let gid = conformance::namespace("prepared");
@@ -641,7 +649,6 @@ async fn every_fault_of_a_server_is_found_by_its_own_code() {
     for _ in 0..16 {
         many.push(superuser_of(&url).await);
     }
-    let store = store_of(&url);
     let started = Instant::now();
     let checks = loop {
         let checks = health(&store, &impatient()).await;
@@ -668,7 +675,72 @@ async fn every_fault_of_a_server_is_found_by_its_own_code() {
     }
     let rollback = format!("ROLLBACK PREPARED '{gid}'");
     client.batch_execute(&rollback).await.unwrap();
+    // With a limit the server gives the log up, and with it whoever comes back for it.
+    for sql in ["ALTER SYSTEM SET max_slot_wal_keep_size = '1MB'", "SELECT pg_reload_conf()"] {
+        client.batch_execute(sql).await.unwrap();
+    }
+    let scope = HealthScope { areas: vec![HealthArea::Replication], ..HealthScope::default() };
+    let lost = loop {
+        // Which process reads the setting when is the server's affair; a checkpoint after that gives the log up.
+        client.batch_execute("CHECKPOINT").await.unwrap();
+        let checks = health(&store, &scope).await;
+        let lost = checks.iter().flat_map(|check| &check.findings).find(|finding| finding.code == "slot_lost");
+        if let Some(lost) = lost {
+            break lost.clone();
+        }
+        assert!(started.elapsed() < PATIENCE, "no slot is lost: {:#?}", found(&checks));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    assert_eq!((lost.object.as_str(), lost.severity), ("forgotten", Severity::Critical), "{lost:?}");
     client.batch_execute("SELECT pg_drop_replication_slot('forgotten')").await.unwrap();
+}
+
+/// What years, and whoever set the server up, have done to it.
+const OF_AN_AGED_SERVER: &[(&str, &str, Severity)] = &[
+    // The database, and the one table that is as old.
+    ("transaction_ids_run_out", "postgres", Severity::Critical),
+    ("transaction_ids_run_out", "public.old", Severity::Critical),
+    ("multixact_ids_run_out", "postgres", Severity::Critical),
+    ("multixact_ids_run_out", "public.old", Severity::Critical),
+    ("vacuum_held_back", "forgotten", Severity::Warning),
+    ("archive_off", "", Severity::Info),
+    ("wal_level_minimal", "wal_level", Severity::Warning),
+    ("max_connections_high", "max_connections", Severity::Warning),
+    ("log_incomplete", "", Severity::Info),
+    ("freeze_too_late", "autovacuum_freeze_max_age", Severity::Warning),
+    ("tls_off", "ssl", Severity::Info),
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn old_ids_a_minimal_log_and_no_encryption_are_found_with_any_login() {
+    if about_17() {
+        return;
+    }
+    let url = conformance::server("STEWARD_TEST_POSTGRES17AGED_URL");
+    let client = superuser_of(&url).await;
+    let reader = conformance::namespace("aged");
+    client
+        .batch_execute(&format!("CREATE ROLE {reader} LOGIN PASSWORD 'for-the-test' IN ROLE pg_read_all_stats"))
+        .await
+        .unwrap();
+    let mut address = url::Url::parse(&url).unwrap();
+    address.set_username("").unwrap();
+    let secret = Some("reader".to_owned());
+    let config = store_postgres::Config::new(address.as_str(), LoginConfig { user: reader.clone(), password_secret: secret });
+    let secrets = std::sync::Arc::new(conformance::Secrets::new(&[("reader", "for-the-test")]));
+    let as_reader = store_postgres::open("orders", config, "/".as_ref(), secrets).unwrap();
+    for store in [store_of(&url), as_reader] {
+        let checks = health(&store, &HealthScope::default()).await;
+        let findings: Vec<_> = checks.iter().flat_map(|check| &check.findings).collect();
+        for (code, object, severity) in OF_AN_AGED_SERVER {
+            let finding = findings.iter().find(|found| found.code == *code && found.object == *object);
+            let finding = finding.unwrap_or_else(|| panic!("no {code} of `{object}`: {findings:#?}"));
+            assert_eq!(finding.severity, *severity, "{finding:?}");
+            let escalates = *severity == Severity::Critical;
+            assert_eq!(finding.escalate, escalates.then_some(Trigger::DataLossRisk), "{finding:?}");
+        }
+    }
+    client.batch_execute(&format!("DROP ROLE {reader}")).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -710,10 +782,15 @@ async fn primary_and_standby() -> (String, Client, Client) {
     let primary = superuser_of(&url).await;
     let name: String =
         primary.query_one("SELECT application_name FROM pg_stat_replication", &[]).await.unwrap().get(0);
-    let mut standby = url::Url::parse(&url).unwrap();
-    standby.set_port(name.rsplit_once('_').unwrap().1.parse().ok()).unwrap();
-    let standby = superuser_of(standby.as_str()).await;
+    let standby = superuser_of(&url_of_standby(&url, &name)).await;
     (url, primary, standby)
+}
+
+/// The address of a standby that calls itself `standby_PORT`.
+fn url_of_standby(primary: &str, name: &str) -> String {
+    let mut url = url::Url::parse(primary).unwrap();
+    url.set_port(name.rsplit_once('_').unwrap().1.parse().ok()).unwrap();
+    url.to_string()
 }
 
 async fn until_found(store: &PostgresStore, area: HealthArea, code: &str) -> contract::HealthFinding {
@@ -754,6 +831,9 @@ async fn a_copy_that_is_behind_and_a_slot_that_fills_the_disk_are_found() {
     assert_eq!((retains.object.as_str(), retains.escalate), (slot.as_str(), Some(Trigger::DataLossRisk)));
     let behind = until_found(&store, HealthArea::Replication, "replica_behind").await;
     assert!(behind.object.starts_with("standby_"), "{behind:?}");
+    // The copy itself has the log and does not work it off.
+    let copy = url_of_standby(&url, &behind.object);
+    until_found(&store_of(&copy), HealthArea::Replication, "standby_behind").await;
     standby.batch_execute("SELECT pg_wal_replay_resume()").await.unwrap();
     primary.batch_execute(&format!("SELECT pg_drop_replication_slot('{slot}')")).await.unwrap();
 }

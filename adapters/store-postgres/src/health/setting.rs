@@ -7,6 +7,7 @@ use contract::{Error, Severity, Trigger};
 use serde::Deserialize;
 
 use super::judgement::{Judged, Row, Server, listed, read};
+use crate::statement::quote_identifier;
 
 /// Connections that a server may allow before a pooler serves better.
 ///
@@ -421,12 +422,13 @@ pub(crate) fn pending_restart(_: &Server, rows: &[Row]) -> Result<Judged, Error>
 #[derive(Deserialize)]
 struct Encryption {
     enabled: bool,
-    oldest_version: String,
+    /// Only superusers and members of `pg_read_all_settings` are told.
+    oldest_version: Option<String>,
     listens_on: String,
 }
 
 /// Source: RFC 8996, which deprecates TLS 1.0 and 1.1.
-pub(crate) fn encryption(_: &Server, rows: &[Row]) -> Result<Judged, Error> {
+pub(crate) fn encryption(server: &Server, rows: &[Row]) -> Result<Judged, Error> {
     let mut judged = Judged::default();
     for row in read::<Encryption>(rows)? {
         let outside = row
@@ -446,14 +448,25 @@ pub(crate) fn encryption(_: &Server, rows: &[Row]) -> Result<Judged, Error> {
             } else {
                 judged.found("tls_off", Severity::Info, "ssl", title, fix);
             }
-        } else if matches!(row.oldest_version.as_str(), "" | "TLSv1" | "TLSv1.1") {
+            continue;
+        }
+        let Some(oldest) = row.oldest_version else {
+            judged.hidden = Some(format!(
+                "the oldest version of TLS that the server accepts is hidden from `{user}`: `GRANT pg_read_all_settings TO \
+                 {quoted}` would show it",
+                user = server.user,
+                quoted = quote_identifier(&server.user)
+            ));
+            continue;
+        };
+        if matches!(oldest.as_str(), "" | "TLSv1" | "TLSv1.1") {
             judged.found(
                 "tls_version_old",
                 Severity::Warning,
                 "ssl_min_protocol_version",
                 format!(
                     "the server accepts {}, which is deprecated",
-                    if row.oldest_version.is_empty() { "any version of TLS" } else { &row.oldest_version }
+                    if oldest.is_empty() { "any version of TLS" } else { &oldest }
                 ),
                 "ALTER SYSTEM SET ssl_min_protocol_version = 'TLSv1.2', then SELECT pg_reload_conf()",
             );

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::process::{Command, Output};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::program::{Daemon, Ended, Project, eventually};
 
@@ -606,4 +606,22 @@ fn locked_state_under_a_serving_daemon_overspends_nothing_and_loses_no_spend() {
     });
     project.run(&["audit", "verify"]).expect(0);
     assert_eq!(daemon.stop(), 0);
+}
+
+/// The setting is the server's own; the machine is made small, as far as Steward can tell.
+#[test]
+fn cache_that_takes_more_than_half_of_the_machine_is_found() {
+    let url = conformance::postgres().replace("postgres@", "");
+    let project = Project::new(&format!(
+        "project: shop\nstores:\n  app:\n    kind: postgres\n    url: {url}\n    reader: {{ user: postgres }}\n"
+    ));
+    project.write("meminfo", "MemTotal:         200000 kB\n");
+    let health = "\"$STEWARD\" store health app --areas settings --json";
+    let small = ended(in_mounts(&project, &format!("mount --bind meminfo /proc/meminfo; exec {health}"))).json();
+    let large = ended(in_mounts(&project, &format!("exec {health}"))).json();
+    let has = |answer: &Value| {
+        let findings = answer["findings"].as_array().unwrap_or_else(|| panic!("{answer}"));
+        findings.iter().any(|finding| finding["code"] == "shared_buffers_large")
+    };
+    assert!(has(&small) && !has(&large), "{small:#}\n{large:#}");
 }
