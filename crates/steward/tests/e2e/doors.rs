@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::program::{Daemon, Project, client};
 
-type Mcp = RunningService<RoleClient, ()>;
+pub(crate) type Mcp = RunningService<RoleClient, ()>;
 
 fn shop() -> Project {
     Project::with_sqlite(
@@ -22,7 +22,7 @@ fn shop() -> Project {
     )
 }
 
-async fn over_stdio(project: &Project, args: &[&str]) -> Mcp {
+pub(crate) async fn over_stdio(project: &Project, args: &[&str]) -> Mcp {
     let all: Vec<&str> = ["mcp"].iter().chain(args).copied().collect();
     let command = tokio::process::Command::from(project.command(&all));
     ().serve(TokioChildProcess::new(command).unwrap()).await.unwrap()
@@ -39,7 +39,7 @@ async fn call(mcp: &Mcp, tool: &str, arguments: Value) -> CallToolResult {
     mcp.call_tool(CallToolRequestParams::new(tool.to_owned()).with_arguments(arguments)).await.unwrap()
 }
 
-async fn request(mcp: &Mcp, tool: &str, operation: &str, arguments: Value) -> Value {
+pub(crate) async fn request(mcp: &Mcp, tool: &str, operation: &str, arguments: Value) -> Value {
     let result = call(mcp, tool, json!({ "operation": operation, "arguments": arguments })).await;
     assert_ne!(result.is_error, Some(true), "{result:?}");
     result.structured_content.unwrap()

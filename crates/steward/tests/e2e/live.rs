@@ -14,14 +14,14 @@ use crate::program::{Ended, Project};
 const PATIENCE: Duration = Duration::from_mins(2);
 
 /// A project with one PostgreSQL store `app`, in a database of its own with logins of its own.
-struct Live {
-    project: Arc<Project>,
-    server: String,
-    name: String,
+pub(crate) struct Live {
+    pub(crate) project: Arc<Project>,
+    pub(crate) server: String,
+    pub(crate) name: String,
 }
 
 /// A session of the superuser; the connection lives as long as the client.
-async fn connect(server: &str, database: &str) -> Client {
+pub(crate) async fn connect(server: &str, database: &str) -> Client {
     let mut config: tokio_postgres::Config = server.parse().unwrap();
     config.dbname(database);
     let (client, connection) = config.connect(NoTls).await.unwrap();
@@ -30,7 +30,7 @@ async fn connect(server: &str, database: &str) -> Client {
 }
 
 impl Live {
-    async fn new(server: String, case: &str) -> Self {
+    pub(crate) async fn new(server: String, case: &str) -> Self {
         let name = conformance::namespace(case);
         connect(&server, "postgres")
             .await
@@ -48,12 +48,12 @@ impl Live {
         live
     }
 
-    async fn session(&self) -> Client {
+    pub(crate) async fn session(&self) -> Client {
         connect(&self.server, &self.name).await
     }
 
     /// A session with the rights of the login that owns the tables.
-    async fn application(&self) -> Client {
+    pub(crate) async fn application(&self) -> Client {
         let client = self.session().await;
         client.batch_execute(&format!("SET ROLE {}_writer", self.name)).await.unwrap();
         client
@@ -79,7 +79,7 @@ impl Live {
         tokio::task::spawn_blocking(move || project.run(&args.iter().map(String::as_str).collect::<Vec<_>>()))
     }
 
-    async fn run(&self, args: &[&str]) -> Ended {
+    pub(crate) async fn run(&self, args: &[&str]) -> Ended {
         self.start(args).await.unwrap()
     }
 }

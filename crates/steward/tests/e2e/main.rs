@@ -9,6 +9,7 @@ mod daemon;
 mod doors;
 mod faults;
 mod isolation;
+mod lint;
 mod live;
 mod migrations;
 mod openapi;
