@@ -132,8 +132,8 @@ const CHECKS: &[Check] = &[
         include_str!("sql/health/publications.sql"),
         replication::publications
     ),
-    check!("dead_rows", Vacuum, [], include_str!("sql/health/dead_rows.sql"), vacuum::dead_rows),
-    check!("statistics", Vacuum, [], include_str!("sql/health/statistics.sql"), vacuum::statistics),
+    check!("dead_rows", Vacuum, [Primary], include_str!("sql/health/dead_rows.sql"), vacuum::dead_rows),
+    check!("statistics", Vacuum, [Primary], include_str!("sql/health/statistics.sql"), vacuum::statistics),
     check!(
         "autovacuum_of_tables",
         Vacuum,

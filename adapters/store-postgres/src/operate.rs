@@ -92,8 +92,9 @@ impl PostgresStore {
         session
             .client
             .batch_execute(&format!(
-                "BEGIN READ ONLY; SET LOCAL statement_timeout = {}",
-                milliseconds(timeout)
+                "BEGIN READ ONLY; SET LOCAL statement_timeout = {}{}",
+                milliseconds(timeout),
+                session.prelude
             ))
             .await
             .map_err(|error| translate(&error))?;
@@ -123,7 +124,7 @@ impl PostgresStore {
         let Some(how) = &session.pooler else { return Ok(()) };
         Err(Error::new(
             ErrorKind::Unsupported,
-            "changes need a session of their own, and a pooler in between shares sessions",
+            "this needs a session of its own, and a pooler in between shares sessions",
         )
         .with("address", &self.opener.address)
         .with("pooler", how)

@@ -38,8 +38,11 @@ impl PostgresStore {
     async fn read_statistics(&self, session: &Session, statements_max: u32) -> Result<SlowAnswer, Error> {
         let client = &session.client;
         let failed = |error: tokio_postgres::Error| translate(&error);
-        let begin =
-            format!("BEGIN READ ONLY; SET LOCAL statement_timeout = {}", milliseconds(CATALOG_TIMEOUT));
+        let begin = format!(
+            "BEGIN READ ONLY; SET LOCAL statement_timeout = {}{}",
+            milliseconds(CATALOG_TIMEOUT),
+            session.prelude
+        );
         client.batch_execute(&begin).await.map_err(failed)?;
         // The extension's settings are known if and only if the server has loaded it at its start.
         let row = client

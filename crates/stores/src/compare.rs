@@ -699,8 +699,9 @@ fn note(
             "rows_only_left",
             severity,
             format!(
-                "{least}{} of `{left}` are missing in `{right}`",
-                text::count(comparison.only_left, "row")
+                "{least}{} of `{left}` {} missing in `{right}`",
+                text::count(comparison.only_left, "row"),
+                text::are(comparison.only_left)
             ),
             right,
             Some("find out why they did not arrive, then insert them on the right".into()),
@@ -710,7 +711,11 @@ fn note(
         find(
             "rows_only_right",
             severity,
-            format!("{least}{} of `{right}` are not in `{left}`", text::count(comparison.only_right, "row")),
+            format!(
+                "{least}{} of `{right}` {} not in `{left}`",
+                text::count(comparison.only_right, "row"),
+                text::are(comparison.only_right)
+            ),
             right,
             Some("find out whether they were deleted on the left or invented on the right".into()),
         );
@@ -722,8 +727,9 @@ fn note(
             "rows_changed",
             severity,
             format!(
-                "{least}{} differ between `{left}` and `{right}`{}{}",
+                "{least}{} differ{} between `{left}` and `{right}`{}{}",
                 text::count(comparison.changed, "row"),
+                if comparison.changed == 1 { "s" } else { "" },
                 if columns.is_empty() { "" } else { ", in " },
                 columns.join(", ")
             ),

@@ -1,6 +1,6 @@
 //! Whether the data keeps what the schema promises, and what it plainly means.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use contract::{
@@ -80,11 +80,11 @@ struct Reference<'a> {
 ///
 /// Value: `store`, `consistent`, `orphans[]` ([`Orphans`], only those with rows), `references[] {table, columns,
 /// parent, declared, rows_orphaned}`, `duplicates[] {table, columns, keys}`, `null_keys[] {table, columns, rows}`,
-/// `broken[] {table, promise, name, rows}`, `not_validated[]`, `integrity {checked, problems[], unchecked[],
-/// checksum_failures}`, `checks_across_stores[]`. Findings: `orphan_rows`, `undeclared_reference`, `duplicate_rows`,
+/// `broken[] {table, promise, name, rows}`, `not_validated[]`, `not_checked[]` (tables), `integrity {checked, problems[],
+/// unchecked[], checksum_failures}`, `checks_across_stores[]`. Findings: `orphan_rows`, `undeclared_reference`, `duplicate_rows`,
 /// `null_in_key`, `check_violated`, `null_violated`, `type_mismatch`, `promise_not_checked`, `not_validated`,
-/// `foreign_keys_unenforced`, `integrity_not_checked`, `corruption`, `page_checksum_failures`; broken promises escalate as
-/// data corruption.
+/// `foreign_keys_unenforced`, `table_not_checked`, `integrity_not_checked`, `corruption`, `page_checksum_failures`; broken
+/// promises escalate as data corruption.
 ///
 /// # Errors
 ///
@@ -106,10 +106,13 @@ pub async fn consistency(
     let mut report = Report::default();
     for table in &tables {
         for reference in references(&schema, table) {
-            inquiry.check_reference(&reference, timeout, &inspected, &mut report).await?;
+            let answer = inquiry.check_reference(&reference, timeout, &inspected, &mut report).await;
+            report.or_left_out(table, answer)?;
         }
-        inquiry.check_keys(table, timeout, &mut report).await?;
-        inquiry.check_rows(table, timeout, &mut report).await?;
+        let answer = inquiry.check_keys(table, timeout, &mut report).await;
+        report.or_left_out(table, answer)?;
+        let answer = inquiry.check_rows(table, timeout, &mut report).await;
+        report.or_left_out(table, answer)?;
         if schema.dialect == Dialect::Postgres {
             report.note_unvalidated(table, &inspected);
         }
@@ -131,10 +134,12 @@ pub async fn consistency(
         // Nobody has looked into the indexes, so their promises are asked of the rows themselves.
         for table in &tables {
             for index in table.indexes.iter().filter(|index| index.unique && index.valid) {
-                inquiry.check_unique(table, index, timeout, &mut report).await?;
+                let answer = inquiry.check_unique(table, index, timeout, &mut report).await;
+                report.or_left_out(table, answer)?;
             }
         }
     }
+    report.note_left_out();
     let consistent = report.findings.iter().all(|finding| finding.severity == Severity::Info);
     let value = json!({
         "store": request.store,
@@ -145,6 +150,7 @@ pub async fn consistency(
         "null_keys": report.null_keys,
         "broken": report.broken,
         "not_validated": report.not_validated,
+        "not_checked": report.left_out.keys().collect::<Vec<_>>(),
         "integrity": report.integrity,
     });
     let mut outcome = Outcome::new(value, report.text(&request.store, tables.len() as u64));
@@ -162,10 +168,39 @@ pub(crate) struct Report {
     pub(crate) broken: Vec<Value>,
     not_validated: Vec<String>,
     integrity: Value,
+    /// Tables that this server cannot answer for, with its reason.
+    left_out: BTreeMap<String, String>,
     pub(crate) findings: Vec<Finding>,
 }
 
 impl Report {
+    /// A table that the server does not serve keeps nobody from checking the others, such as an unlogged one on a standby.
+    fn or_left_out(&mut self, table: &Table, answer: Result<(), Error>) -> Result<(), Error> {
+        match answer {
+            Err(error) if error.kind() == ErrorKind::Unsupported => {
+                self.left_out.insert(table.name.to_string(), error.message().to_owned());
+                Ok(())
+            }
+            answer => answer,
+        }
+    }
+
+    fn note_left_out(&mut self) {
+        for (table, reason) in &self.left_out {
+            self.findings.push(Finding {
+                code: "table_not_checked".into(),
+                severity: Severity::Info,
+                title: format!("`{table}` was not checked, or not all of it: {reason}"),
+                object: table.clone(),
+                recommendation: Some(
+                    "ask a server that has its rows: those of an unlogged table are not on a standby".into(),
+                ),
+                evidence: Vec::new(),
+                escalate: None,
+            });
+        }
+    }
+
     /// Only PostgreSQL remembers whether a constraint was checked; in SQLite each is counted by query instead.
     fn note_unvalidated(&mut self, table: &Table, inspected: &str) {
         let keys = table.foreign_keys.iter().filter(|key| !key.validated).map(|key| &key.name);

@@ -24,6 +24,11 @@ pub(crate) fn count(n: u64, noun: &str) -> String {
     }
 }
 
+/// The verb that follows a count.
+pub(crate) fn are(n: u64) -> &'static str {
+    if n == 1 { "is" } else { "are" }
+}
+
 /// Milliseconds with as many digits as matter: `0.041 ms`, `12.3 ms`, `1,204 ms`.
 pub(crate) fn millis(ms: f64) -> String {
     if ms < 1.0 {

@@ -107,16 +107,20 @@ pub(crate) fn unused(server: &Server, rows: &[Row]) -> Result<Judged, Error> {
     };
     for row in read::<Unused>(rows)? {
         let bytes = row.pages * row.page_bytes;
+        let kept_up = if server.in_recovery {
+            "its writes are counted on the primary".to_owned()
+        } else {
+            format!("{} had to keep it up", count(row.writes, "write"))
+        };
         judged.found(
             "index_unused",
             if known && bytes >= UNUSED_BYTES_WARNING { Severity::Warning } else { Severity::Info },
             &row.name,
             format!(
-                "no query on this server has used `{}` ({}) of `{}` {since}; {} had to keep it up",
+                "no query on this server has used `{}` ({}) of `{}` {since}; {kept_up}",
                 row.name,
                 size(bytes),
                 row.table_name,
-                count(row.writes, "write")
             ),
             format!(
                 "ask every replica too (their statistics are their own) and think of yearly jobs; then DROP INDEX \

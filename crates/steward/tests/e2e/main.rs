@@ -5,6 +5,7 @@ mod ai;
 mod ai_jobs;
 mod ai_money;
 mod approvals;
+mod between;
 mod daemon;
 mod doors;
 mod faults;
