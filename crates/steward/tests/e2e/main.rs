@@ -1,11 +1,13 @@
 //! The program as people and agents meet it: the built binary, real files, real servers.
 #![allow(clippy::unwrap_used)] // Also in the functions that the tests share.
 
+mod access;
 mod ai;
 mod ai_jobs;
 mod ai_money;
 mod approvals;
 mod between;
+mod checks;
 mod daemon;
 mod doors;
 mod faults;
