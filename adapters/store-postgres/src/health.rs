@@ -263,9 +263,11 @@ const CHECKS: &[Check] = &[
 #[async_trait]
 impl Health for PostgresStore {
     /// Makes the checks with the reading login, each in a read-only transaction of its own, on a connection without
-    /// Steward's usual session settings, so that what it sees is what the server gives everyone.
+    /// Steward's usual session settings, so that what it sees is what the server gives everyone. Where ordinary logins
+    /// find no place, with the administering one.
     async fn check_health(&self, ctx: &Context, scope: &HealthScope) -> Result<Vec<HealthCheck>, Error> {
-        let session = self.within(ctx, self.opener.open(ctx, Purpose::Observe)).await?;
+        let open = self.opener.open_or(ctx, Purpose::Observe, Purpose::ObserveInNeed);
+        let (session, _) = self.within(ctx, open).await?;
         let answer = self.within(ctx, self.check_all(&session, scope)).await;
         if answer.is_err() {
             session.stopper().stop().await;

@@ -1,5 +1,7 @@
 //! Operations on a running server: which login carries them out, and what each takes.
 
+use std::sync::atomic::Ordering;
+
 use async_trait::async_trait;
 use contract::{Activity, Context, Error, ErrorKind, Operate, Operation, Prepared, Store};
 use serde_json::Value;
@@ -85,9 +87,13 @@ impl PostgresStore {
         }
     }
 
-    /// A session in a read-only transaction that ends with it.
+    /// A session in a read-only transaction that ends with it; of the administering login where ordinary ones find no
+    /// place.
     pub(crate) async fn open_to_look(&self, ctx: &Context, purpose: Purpose) -> Result<Session, Error> {
-        let session = self.opener.open(ctx, purpose).await?;
+        let (session, opened) = self.opener.open_or(ctx, purpose, Purpose::Administer).await?;
+        if purpose != Purpose::Administer {
+            self.is_full.store(opened != purpose, Ordering::Relaxed);
+        }
         let timeout = ctx.remaining().map_or(CATALOG_TIMEOUT, |remaining| CATALOG_TIMEOUT.min(remaining));
         session
             .client
@@ -134,10 +140,12 @@ impl PostgresStore {
     }
 
     /// The logins that may carry out plans, in the order in which they are tried: their keys in the configuration and
-    /// their names.
+    /// their names. While ordinary logins find no place the writing one is none of them.
     pub(crate) fn acting_logins(&self) -> (Vec<&'static str>, Vec<String>) {
+        let full = self.is_full.load(Ordering::Relaxed);
         [("writer", Purpose::Write), ("admin", Purpose::Administer)]
             .into_iter()
+            .filter(|(_, purpose)| !full || *purpose == Purpose::Administer)
             .filter_map(|(key, purpose)| Some((key, self.opener.login(purpose)?.user.clone())))
             .unzip()
     }

@@ -18,6 +18,8 @@ use crate::tls;
 
 /// The oldest server whose catalog we read.
 const VERSION_MIN: u32 = 13;
+/// SQLSTATE of a refused connection where there is no place for one more.
+const TOO_MANY_CONNECTIONS: &str = "53300";
 /// Longest wait for the server to take note of a cancellation.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -29,6 +31,13 @@ pub(crate) enum Purpose {
     Administer,
     /// With the reading login, and the settings that the server gives to everyone.
     Observe,
+    /// The same with the administering login, for the moment in which ordinary logins find no place.
+    ObserveInNeed,
+}
+
+/// Whether the server, the database or the login has as many connections as it may.
+pub(crate) fn is_full(error: &Error) -> bool {
+    error.context().iter().any(|(key, value)| *key == "code" && value == TOO_MANY_CONNECTIONS)
 }
 
 /// Opens sessions.
@@ -88,7 +97,25 @@ impl Opener {
         match purpose {
             Purpose::Read | Purpose::Observe => Some(&self.config.reader),
             Purpose::Write => self.config.writer.as_ref(),
-            Purpose::Administer => self.config.admin.as_ref(),
+            Purpose::Administer | Purpose::ObserveInNeed => self.config.admin.as_ref(),
+        }
+    }
+
+    /// The same with another purpose where there is no place left for the first one's login, and one is configured
+    /// for the second. Says which it was.
+    pub(crate) async fn open_or(
+        &self,
+        ctx: &Context,
+        purpose: Purpose,
+        in_need: Purpose,
+    ) -> Result<(Session, Purpose), Error> {
+        match self.open(ctx, purpose).await {
+            Err(error) if is_full(&error) && self.login(in_need).is_some() => {
+                // Where that one is refused too, the first refusal is what there is to know.
+                let session = self.open(ctx, in_need).await.map_err(|_| error)?;
+                Ok((session, in_need))
+            }
+            answer => Ok((answer?, purpose)),
         }
     }
 
@@ -268,7 +295,9 @@ impl Opener {
     /// Settings of the session: texts in one form on every server, and in reading sessions no writes.
     fn settings(&self, purpose: Purpose) -> Vec<(&'static str, String)> {
         let purpose = match purpose {
-            Purpose::Observe => return vec![("default_transaction_read_only", "on".into())],
+            Purpose::Observe | Purpose::ObserveInNeed => {
+                return vec![("default_transaction_read_only", "on".into())];
+            }
             Purpose::Read => vec![("default_transaction_read_only", "on".into())],
             // A limit set for the role would cut index builds; each transaction sets its own. A database that is set to
             // read only must still be set back by us.

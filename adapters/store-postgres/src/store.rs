@@ -1,6 +1,7 @@
 //! The store: reading sessions, probe, query.
 
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -40,6 +41,8 @@ pub struct PostgresStore {
     idle: Mutex<Vec<Session>>,
     slots: Arc<Semaphore>,
     closed: CancellationToken,
+    /// The last look found no place for ordinary logins.
+    pub(crate) is_full: AtomicBool,
 }
 
 /// A store that connects when it is first used; `tls_ca_file` is relative to `project_dir`.
@@ -61,6 +64,7 @@ pub fn open(
         idle: Mutex::new(Vec::new()),
         slots: Arc::new(Semaphore::new(slots)),
         closed: CancellationToken::new(),
+        is_full: AtomicBool::new(false),
     })
 }
 

@@ -684,7 +684,8 @@ async fn every_fault_of_a_server_is_found_by_its_own_code() {
         // Which process reads the setting when is the server's affair; a checkpoint after that gives the log up.
         client.batch_execute("CHECKPOINT").await.unwrap();
         let checks = health(&store, &scope).await;
-        let lost = checks.iter().flat_map(|check| &check.findings).find(|finding| finding.code == "slot_lost");
+        let lost =
+            checks.iter().flat_map(|check| &check.findings).find(|finding| finding.code == "slot_lost");
         if let Some(lost) = lost {
             break lost.clone();
         }
@@ -720,13 +721,18 @@ async fn old_ids_a_minimal_log_and_no_encryption_are_found_with_any_login() {
     let client = superuser_of(&url).await;
     let reader = conformance::namespace("aged");
     client
-        .batch_execute(&format!("CREATE ROLE {reader} LOGIN PASSWORD 'for-the-test' IN ROLE pg_read_all_stats"))
+        .batch_execute(&format!(
+            "CREATE ROLE {reader} LOGIN PASSWORD 'for-the-test' IN ROLE pg_read_all_stats"
+        ))
         .await
         .unwrap();
     let mut address = url::Url::parse(&url).unwrap();
     address.set_username("").unwrap();
     let secret = Some("reader".to_owned());
-    let config = store_postgres::Config::new(address.as_str(), LoginConfig { user: reader.clone(), password_secret: secret });
+    let config = store_postgres::Config::new(
+        address.as_str(),
+        LoginConfig { user: reader.clone(), password_secret: secret },
+    );
     let secrets = std::sync::Arc::new(conformance::Secrets::new(&[("reader", "for-the-test")]));
     let as_reader = store_postgres::open("orders", config, "/".as_ref(), secrets).unwrap();
     for store in [store_of(&url), as_reader] {

@@ -617,7 +617,8 @@ fn cache_that_takes_more_than_half_of_the_machine_is_found() {
     ));
     project.write("meminfo", "MemTotal:         200000 kB\n");
     let health = "\"$STEWARD\" store health app --areas settings --json";
-    let small = ended(in_mounts(&project, &format!("mount --bind meminfo /proc/meminfo; exec {health}"))).json();
+    let small =
+        ended(in_mounts(&project, &format!("mount --bind meminfo /proc/meminfo; exec {health}"))).json();
     let large = ended(in_mounts(&project, &format!("exec {health}"))).json();
     let has = |answer: &Value| {
         let findings = answer["findings"].as_array().unwrap_or_else(|| panic!("{answer}"));

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio_postgres::{Client, NoTls};
 
 use crate::program::{Ended, Project};
@@ -15,15 +15,20 @@ const PASSWORD: &str = "pa55word-of-the-test";
 /// A database of its own with an application's role, and a project that has it as the store `shop`.
 struct Shop {
     project: Project,
+    server: String,
     database: String,
     app: String,
 }
 
 impl Shop {
     async fn new(case: &str) -> Self {
+        Self::on(conformance::postgres(), case).await
+    }
+
+    async fn on(server: String, case: &str) -> Self {
         let database = conformance::namespace(case);
         let app = format!("{database}_app");
-        let admin = connect("postgres", "postgres").await;
+        let admin = connect(&server, "postgres", "postgres").await.unwrap();
         for sql in [
             format!("CREATE ROLE {app} LOGIN PASSWORD '{PASSWORD}'"),
             format!("CREATE DATABASE {database} OWNER {app}"),
@@ -39,27 +44,32 @@ impl Shop {
             "project: shop\nobjectives:\n  query_p95_ms: 60000\nstores:\n  shop:\n    kind: postgres\n    url: {}\n    \
              reader: {{ user: {database}_looker, password_secret: shop/looker }}\n    writer: {{ user: {app}, password_secret: shop/app }}\n    \
              admin: {{ user: postgres }}\n",
-            address(&database)
+            address(&server, &database)
         ));
         tokio::task::block_in_place(|| {
             for secret in ["shop/app", "shop/looker"] {
                 project.run_with_input(&["secret", "put", secret], PASSWORD).expect(0);
             }
         });
-        Self { project, database, app }
+        Self { project, server, database, app }
     }
 
     async fn as_app(&self) -> Client {
-        connect(&self.app, &self.database).await
+        self.try_as_app().await.unwrap()
+    }
+
+    /// The same, where there may be no place for one more.
+    async fn try_as_app(&self) -> Result<Client, tokio_postgres::Error> {
+        connect(&self.server, &self.app, &self.database).await
     }
 
     /// Someone who uses the application.
     async fn as_client(&self) -> Client {
-        connect(&format!("{}_client", self.database), &self.database).await
+        connect(&self.server, &format!("{}_client", self.database), &self.database).await.unwrap()
     }
 
     async fn as_admin(&self) -> Client {
-        connect("postgres", &self.database).await
+        connect(&self.server, "postgres", &self.database).await.unwrap()
     }
 
     /// Runs the task and gives its report; the exit code must be this one.
@@ -72,7 +82,7 @@ impl Shop {
     }
 
     async fn drop(self) {
-        let admin = connect("postgres", "postgres").await;
+        let admin = connect(&self.server, "postgres", "postgres").await.unwrap();
         admin.batch_execute(&format!("DROP DATABASE {} WITH (FORCE)", self.database)).await.unwrap();
         for role in
             [self.app.clone(), format!("{}_reader", self.database), format!("{}_writer", self.database)]
@@ -82,19 +92,18 @@ impl Shop {
     }
 }
 
-fn address(database: &str) -> String {
-    let base = conformance::postgres();
-    let server = base.rsplit_once('/').map_or(base.as_str(), |(server, _)| server);
+fn address(server: &str, database: &str) -> String {
+    let server = server.rsplit_once('/').map_or(server, |(server, _)| server);
     let host = server.rsplit_once('@').map_or(server, |(_, host)| host).trim_start_matches("postgres://");
     format!("postgres://{host}/{database}")
 }
 
-async fn connect(user: &str, database: &str) -> Client {
-    let url = address(database).replace("postgres://", &format!("postgres://{user}:{PASSWORD}@"));
-    let (client, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
+async fn connect(server: &str, user: &str, database: &str) -> Result<Client, tokio_postgres::Error> {
+    let url = address(server, database).replace("postgres://", &format!("postgres://{user}:{PASSWORD}@"));
+    let (client, connection) = tokio_postgres::connect(&url, NoTls).await?;
     // Its end is seen by the client.
     tokio::spawn(async move { drop(connection.await) });
-    client
+    Ok(client)
 }
 
 /// Waits until the query answers true.
@@ -218,6 +227,63 @@ async fn connection_storm_ends_forgotten_sessions_and_limits_new_ones() {
     shop.drop().await;
 }
 
+/// On a server with 24 places, 21 of them for everybody.
+#[tokio::test(flavor = "multi_thread")]
+async fn connection_storm_that_leaves_no_place_is_seen_and_solved() {
+    let shop = Shop::on(conformance::server("STEWARD_TEST_POSTGRES17ODD_URL"), "rb_full").await;
+    let mut forgotten = Vec::new();
+    for _ in 0..12 {
+        let client = shop.as_app().await;
+        client.batch_execute("BEGIN; SELECT 1").await.unwrap();
+        forgotten.push(client);
+    }
+    let mut idle = Vec::new();
+    let full = loop {
+        match shop.try_as_app().await {
+            Ok(client) => idle.push(client),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(full.code().map(tokio_postgres::error::SqlState::code), Some("53300"), "{full:?}");
+    let ask = |args: &[&str]| tokio::task::block_in_place(|| shop.project.run(args));
+    // An ordinary login is told why it is refused; who is there and what is near its limit is seen all the same.
+    let refused = ask(&["store", "query", "shop", "SELECT 1"]).expect(1);
+    assert!(refused.stderr.contains("53300"), "{refused:?}");
+    let locks = ask(&["store", "locks", "shop", "--json"]).json();
+    assert_eq!(
+        (&locks["value"]["seen_as"], severity(&locks, "connections_nearly_used_up")),
+        (&json!("postgres"), "critical")
+    );
+    let health = ask(&["store", "health", "shop", "--areas", "connections", "--json"]).json();
+    assert_eq!(severity(&health, "connections_near_limit"), "critical", "{health}");
+    assert_eq!(tokio::task::block_in_place(|| shop.project.escalations("performance_degradation")).len(), 2);
+
+    let task = "Context:\n  - store: shop\n  - idle_ms: 0\nTask:\n  - Too many connections. Find out who uses them and \
+                end sessions that are idle in transaction.\n";
+    let report = shop.task(task, 0);
+    assert_eq!((&report["status"], states(&report, "end")), (&json!("done"), vec!["done"; 12]), "{report}");
+    for code in ["connections_nearly_used_up", "connections_near_limit"] {
+        let findings = report["findings"].as_array().unwrap().iter();
+        let resolved: Vec<&Value> =
+            findings.filter(|finding| finding["code"] == code).map(|finding| &finding["resolved"]).collect();
+        assert_eq!(resolved, [&json!(true)], "{code}: {report}");
+    }
+    assert!(passed(&report, "connections_percent"), "{report}");
+    ask(&["store", "query", "shop", "SELECT 1"]).expect(0);
+    for client in &idle {
+        client.simple_query("SELECT 1").await.expect("a session that only waits is left alone");
+    }
+    drop((forgotten, idle));
+    shop.drop().await;
+}
+
+/// The severity of the finding with this code.
+fn severity<'a>(answer: &'a Value, code: &str) -> &'a str {
+    let findings = answer["findings"].as_array().unwrap_or_else(|| panic!("{answer}"));
+    let found = findings.iter().find(|finding| finding["code"] == code);
+    found.unwrap_or_else(|| panic!("no {code}: {answer}"))["severity"].as_str().unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn bloat_is_cleared_away_and_what_needs_a_lock_is_left_to_people() {
     let shop = Shop::new("rb_bloat").await;
@@ -330,6 +396,42 @@ async fn disk_pressure_drops_what_is_there_twice_and_names_the_rest() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn disk_pressure_names_the_slot_that_keeps_the_log() {
+    let shop = Shop::on(conformance::server("STEWARD_TEST_POSTGRES17_BEHIND_URL"), "rb_slot").await;
+    let admin = shop.as_admin().await;
+    let slot = shop.database.clone();
+    admin
+        .batch_execute(&format!("SELECT pg_create_physical_replication_slot('{slot}', true)"))
+        .await
+        .unwrap();
+    // Each switch ends a segment of 16 MiB: 80 MiB, where the server means to keep 32.
+    for _ in 0..5 {
+        for sql in ["SELECT pg_logical_emit_message(true, 'disk', 'x')", "SELECT pg_switch_wal()"] {
+            admin.batch_execute(sql).await.unwrap();
+        }
+    }
+    let task = "Context:\n  - store: shop\nTask:\n  - The disk is almost full. Find out what takes up the space and free \
+                what you can.\n";
+    let report = shop.task(task, 5);
+    assert_eq!(report["status"], "findings", "{report}");
+    // A copy may still come back for it, so that is for people to decide; how is said.
+    let keeps = report["findings"].as_array().unwrap().iter();
+    let mut keeps =
+        keeps.filter(|finding| finding["code"] == "slot_retains_wal" && finding["object"] == slot.as_str());
+    let keeps = keeps.next().unwrap_or_else(|| panic!("no slot: {report}"));
+    assert_eq!(keeps["resolved"], false, "{report}");
+    let drop_it = format!("SELECT pg_drop_replication_slot('{slot}')");
+    assert!(keeps["recommendation"].as_str().unwrap().contains(&drop_it), "{keeps}");
+    assert_eq!(resolved(&report, "slot_inactive", &slot), Some(false), "{report}");
+    // What it recommends frees the space.
+    admin.batch_execute(&drop_it).await.unwrap();
+    let report = shop.task(task, 5);
+    assert_eq!(resolved(&report, "slot_retains_wal", &slot), None, "{report}");
+    drop(admin);
+    shop.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn production_shape_makes_logins_limits_indexes_statistics_and_documents() {
     let shop = Shop::new("rb_production").await;
     let app = shop.as_app().await;
@@ -352,7 +454,7 @@ async fn production_shape_makes_logins_limits_indexes_statistics_and_documents()
         format!(
             "project: shop\nstores:\n  shop:\n    kind: postgres\n    url: {}\n    reader: {}\n    writer: {}\n    admin: \
              {{ user: postgres }}\n",
-            address(&shop.database),
+            address(&shop.server, &shop.database),
             login("reader"),
             login("writer")
         ),
