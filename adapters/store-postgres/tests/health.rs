@@ -708,6 +708,7 @@ const OF_AN_AGED_SERVER: &[(&str, &str, Severity)] = &[
     ("wal_level_minimal", "wal_level", Severity::Warning),
     ("max_connections_high", "max_connections", Severity::Warning),
     ("log_incomplete", "", Severity::Info),
+    ("no_timeouts", "statement_timeout, idle_in_transaction_session_timeout, lock_timeout", Severity::Info),
     ("freeze_too_late", "autovacuum_freeze_max_age", Severity::Warning),
     ("tls_off", "ssl", Severity::Info),
 ];

@@ -1,6 +1,7 @@
 //! The linter against real servers: every case of `tests/lint` is run, measured and judged.
 //!
-//! `STEWARD_LINT_RECORD=1` writes what the server did to `tests/lint/truth-<version>.tsv` instead of comparing with it.
+//! `STEWARD_LINT_RECORD=1` writes what the server did to `tests/lint/cases-<version>.tsv` and `held_out-<version>.tsv` instead
+//! of comparing with them.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 

@@ -262,6 +262,7 @@ async fn connection_storm_that_leaves_no_place_is_seen_and_solved() {
                 end sessions that are idle in transaction.\n";
     let report = shop.task(task, 0);
     assert_eq!((&report["status"], states(&report, "end")), (&json!("done"), vec!["done"; 12]), "{report}");
+    assert_eq!(states(&report, "timeout"), ["done"], "{report}");
     for code in ["connections_nearly_used_up", "connections_near_limit"] {
         let findings = report["findings"].as_array().unwrap().iter();
         let resolved: Vec<&Value> =

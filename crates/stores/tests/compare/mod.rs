@@ -71,17 +71,23 @@ fn keys(found: &Comparison, kind: &str) -> Vec<u32> {
     keys
 }
 
+/// Rows of each side: more in `./test full`.
+fn rows() -> u32 {
+    if std::env::var("STEWARD_TEST_FULL").is_ok_and(|full| full == "1") { 2_000_000 } else { 200_000 }
+}
+
 async fn hundred_differences(pair: Pair) {
-    let rows: u32 = 200_000;
+    let rows = rows();
     pair.fill(rows).await;
     let equal = pair.of_t().await;
     assert!(equal.equal && equal.exact, "{equal:?}");
     assert_eq!((equal.rows_left, equal.rows_right), (u64::from(rows), u64::from(rows)));
     assert_eq!(equal.moved_left.rows + equal.moved_right.rows, 0, "equal ranges are not moved: {equal:?}");
 
-    // Scattered by a step that has no factor in common with the ranges.
-    let deleted: Vec<u32> = (0..33).map(|i| 17 + i * 5_993).collect();
-    let changed: Vec<u32> = (0..34).map(|i| 1_018 + i * 5_801).collect();
+    // Scattered over the whole table, by steps that have no factor in common with the ranges.
+    let (deleted_every, changed_every) = if rows > 200_000 { (59_999, 58_013) } else { (5_993, 5_801) };
+    let deleted: Vec<u32> = (0..33).map(|i| 17 + i * deleted_every).collect();
+    let changed: Vec<u32> = (0..34).map(|i| 1_018 + i * changed_every).collect();
     let list = |keys: &[u32]| keys.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
     let inserted: Vec<u32> = (0..33).map(|i| rows + 10 + i * 7).collect();
     pair.right
