@@ -59,7 +59,7 @@ fn found(row: &Row, own_logins: &[String]) -> Found {
     if hidden && info.state.is_empty() {
         info.state = "not visible".into();
     }
-    info.protected = protected(&info, &statement, own_logins);
+    info.protected = protected(&info.kind, &info.user, &info.application, &statement, own_logins);
     Found {
         info,
         has_written_before: row.get("has_written_before"),
@@ -69,10 +69,16 @@ fn found(row: &Row, own_logins: &[String]) -> Found {
 }
 
 /// Why the end of a session harms more than itself.
-fn protected(session: &SessionInfo, statement: &str, own_logins: &[String]) -> Option<String> {
-    let why = match session.kind.as_str() {
+pub(crate) fn protected(
+    kind: &str,
+    user: &str,
+    application: &str,
+    statement: &str,
+    own_logins: &[String],
+) -> Option<String> {
+    let why = match kind {
         "client backend" | "not visible" | "parallel worker" => {
-            let own = session.application == "steward" && own_logins.contains(&session.user);
+            let own = application == "steward" && own_logins.iter().any(|login| login == user);
             return own.then(|| "it is Steward's own".to_owned());
         }
         "walsender" => "it streams changes to a replica or a consumer, which falls behind without it",
@@ -103,7 +109,7 @@ fn is_of_the_server(kind: &str) -> bool {
 }
 
 impl PostgresStore {
-    fn own_logins(&self) -> Vec<String> {
+    pub(crate) fn own_logins(&self) -> Vec<String> {
         [Purpose::Read, Purpose::Write, Purpose::Administer]
             .into_iter()
             .filter_map(|purpose| Some(self.opener.login(purpose)?.user.clone()))

@@ -13,6 +13,7 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio_postgres::Client;
 use tokio_postgres::types::{ToSql, Type};
 
+use crate::activity::protected;
 use crate::batch;
 use crate::error::{is_from_server, translate};
 use crate::session::{Purpose, Session};
@@ -130,7 +131,7 @@ impl Execute for PostgresStore {
     async fn lock_holders(&self, ctx: &Context, tables: &[String]) -> Result<Vec<LockHolder>, Error> {
         // The writing login that `store setup` makes does not see what other logins do.
         let (session, _) = self.open_to_watch(ctx).await?;
-        self.within(ctx, lock_holders(&session.client, tables)).await
+        self.within(ctx, lock_holders(&session.client, tables, &self.own_logins())).await
     }
 }
 
@@ -219,7 +220,11 @@ async fn record_is_current(client: &Client) -> Result<bool, Error> {
     Ok(row.map_err(|error| translate(&error))?.get(0))
 }
 
-async fn lock_holders(client: &Client, tables: &[String]) -> Result<Vec<LockHolder>, Error> {
+async fn lock_holders(
+    client: &Client,
+    tables: &[String],
+    own_logins: &[String],
+) -> Result<Vec<LockHolder>, Error> {
     let rows = client.query(include_str!("sql/lock_holders.sql"), &[&tables]).await;
     let rows = rows.map_err(|error| translate(&error))?;
     let holder = |row: &tokio_postgres::Row| LockHolder {
@@ -231,6 +236,8 @@ async fn lock_holders(client: &Client, tables: &[String]) -> Result<Vec<LockHold
         table: row.get("table"),
         lock: row.get("lock"),
         waiting: row.get("waiting"),
+        started: row.get("started"),
+        protected: protected(row.get("kind"), row.get("user"), row.get("application"), "", own_logins),
     };
     Ok(rows.iter().map(holder).collect())
 }

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use contract::{
-    Context, Error, ErrorKind, Integrity, IntegrityProblem, IntegrityReport, RowPromise, RowTest, Store,
+    Context, Error, ErrorKind, Integrity, IntegrityProblem, IntegrityReport, KeysCompared, RowPromise,
+    RowTest, Store,
 };
-use schema::Table;
+use schema::{Table, TableName};
 
 use crate::error::translate;
 use crate::session::{Purpose, Session};
@@ -121,6 +122,7 @@ async fn check(session: &Session, limit: Duration) -> Result<IntegrityReport, Er
     let timeout = format!("SET statement_timeout = {}", milliseconds(limit));
     client.batch_execute(&timeout).await.map_err(|error| translate(&error))?;
     let mut report = IntegrityReport::default();
+    let mut compared = Vec::new();
     for row in
         client.query(include_str!("sql/checkable.sql"), &[]).await.map_err(|error| translate(&error))?
     {
@@ -132,6 +134,9 @@ async fn check(session: &Session, limit: Duration) -> Result<IntegrityReport, Er
         match client.query(if is_index { &index_check } else { &heap_check }, &[&oid]).await {
             Ok(found) => {
                 report.checked += 1;
+                if row.get("is_unique") && !unique.is_empty() {
+                    compared.push(TableName { namespace: row.get("namespace"), name: row.get("relation") });
+                }
                 if !is_index {
                     report.problems.extend(
                         found
@@ -155,6 +160,7 @@ async fn check(session: &Session, limit: Duration) -> Result<IntegrityReport, Er
             },
         }
     }
+    report.keys_compared = KeysCompared::Of(compared);
     report.statement = if verify_heap { format!("{index_check}; {heap_check}") } else { index_check };
     let failures = client
         .query_opt(

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use contract::{
     Capabilities, Capability, Context, Error, ErrorKind, Execute, Explain, Health, Integrity,
-    IntegrityProblem, IntegrityReport, Login, Operate, Probe, Query, Relational, RowPromise, RowSets,
-    RowTest, Rows, Store, TableScan, Truncation,
+    IntegrityProblem, IntegrityReport, KeysCompared, Login, Operate, Probe, Query, Relational, RowPromise,
+    RowSets, RowTest, Rows, Store, TableScan, Truncation,
 };
 use rusqlite::Connection;
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
@@ -227,6 +227,8 @@ impl Integrity for SqliteStore {
             problems: problems.collect(),
             unchecked: Vec::new(),
             checksum_failures: None,
+            // Source: SQLite manual, "PRAGMA integrity_check": UNIQUE constraints are among what it looks for.
+            keys_compared: KeysCompared::All,
         })
     }
 

@@ -52,6 +52,6 @@ pub use secret::SecretSource;
 pub use slow::{SlowAnswer, SlowStatements, StatementStatistics};
 pub use store::{
     Capabilities, Capability, Execute, Execution, Explain, Integrity, IntegrityProblem, IntegrityReport,
-    Limits, Login, Probe, Query, Relational, RowPromise, RowTest, Rows, Standby, StepState, Store,
-    StoreDirectory, TableScan, Truncation,
+    KeysCompared, Limits, Login, Probe, Query, Relational, RowPromise, RowTest, Rows, Standby, StepState,
+    Store, StoreDirectory, TableScan, Truncation,
 };

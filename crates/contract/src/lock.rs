@@ -26,6 +26,12 @@ pub struct LockHolder {
     pub lock: String,
     /// It waits for the lock and does not have it yet.
     pub waiting: bool,
+    /// When the session began, as `session end` wants to hear it; `None` where our login may not see it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started: Option<String>,
+    /// Why its end would harm more than itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protected: Option<String>,
 }
 
 /// Such as: pid 4711 (`app` of `shop`) holds ACCESS SHARE on `orders`, idle in transaction for 93 s.
@@ -63,6 +69,8 @@ mod tests {
             table: "public.orders".into(),
             lock: "ACCESS SHARE".into(),
             waiting: false,
+            started: Some("2026-03-04T05:06:07.000000Z".into()),
+            protected: None,
         };
         assert_eq!(
             known.to_string(),

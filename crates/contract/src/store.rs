@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use schema::{Dialect, Schema, Table};
+use schema::{Dialect, Schema, Table, TableName};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -294,6 +294,22 @@ pub struct IntegrityProblem {
     pub problem: String,
 }
 
+/// Unique indexes whose keys the engine's own check compared with each other.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum KeysCompared {
+    /// Every one.
+    All,
+    /// These, by namespace and name; of the others nobody has looked for duplicates.
+    Of(Vec<TableName>),
+}
+
+impl Default for KeysCompared {
+    fn default() -> Self {
+        Self::Of(Vec::new())
+    }
+}
+
 /// What the engine's own check found.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct IntegrityReport {
@@ -308,6 +324,8 @@ pub struct IntegrityReport {
     /// Pages whose checksum did not fit when they were read, as the server counted them for this database; `None` where
     /// pages have no checksums.
     pub checksum_failures: Option<u64>,
+    /// Where duplicates were looked for: a sound index can hold a key twice.
+    pub keys_compared: KeysCompared,
 }
 
 /// Which kind of promise a test of rows is about.

@@ -486,6 +486,28 @@ fn show(answer: &Answer, asked: bool) {
     }
 }
 
+/// Requests that say whether something is as it should be: what they find decides the exit code. Those that propose, such
+/// as `index.advise` and `migration.plan`, have done what they were asked for, whatever they found on the way.
+pub(crate) const CHECKS: [&str; 17] = [
+    "access.review",
+    "ai.scan",
+    "ai.test",
+    "audit.verify",
+    "keys.rotate",
+    "migration.lint",
+    "migration.status",
+    "policy.check",
+    "policy.test",
+    "status.show",
+    "store.check",
+    "store.compare",
+    "store.consistency",
+    "store.diff",
+    "store.health",
+    "store.locks",
+    "store.slow",
+];
+
 /// The exit code that an answer ends with.
 pub(crate) fn exit_code(answer: &Answer) -> u8 {
     match answer.status {
@@ -498,26 +520,11 @@ pub(crate) fn exit_code(answer: &Answer) -> u8 {
     if ran && let Some(code) = answer.value.get("exit_code").and_then(Value::as_u64) {
         return u8::try_from(code).unwrap_or(exit::FAILED);
     }
-    let checks = [
-        "store.check",
-        "store.diff",
-        "store.consistency",
-        "access.review",
-        "policy.test",
-        "policy.check",
-        "migration.status",
-        "migration.lint",
-        "audit.verify",
-        "status.show",
-        "ai.scan",
-        "ai.test",
-        "keys.rotate",
-    ];
     // A linter warns of much that is meant; only what hurts fails a build.
     let lint = answer.request == "migration.lint";
     let least = if lint { Severity::Critical } else { Severity::Warning };
     let found = answer.findings.iter().any(|finding| finding.severity >= least);
-    if checks.contains(&answer.request.as_str()) && found { exit::FINDINGS } else { exit::DONE }
+    if CHECKS.contains(&answer.request.as_str()) && found { exit::FINDINGS } else { exit::DONE }
 }
 
 fn fail(error: &Error, json: bool, redact: impl Fn(&str) -> String) -> u8 {
@@ -585,6 +592,84 @@ mod tests {
             out.push(word);
         }
         out
+    }
+
+    fn answer(request: &str, severity: Severity) -> Answer {
+        let finding = json!({"code": "c", "severity": severity, "title": "t", "object": "o", "evidence": []});
+        serde_json::from_value(json!({
+            "request": request, "status": "done", "value": null, "findings": [finding],
+            "decided": {"decision": "permitted", "policies": []}, "elapsed_ms": 1.0,
+        }))
+        .expect("an answer")
+    }
+
+    #[test]
+    fn what_a_check_finds_is_its_exit_code_and_a_note_is_not() {
+        for spec in request::specs() {
+            let code = |severity| exit_code(&answer(spec.name, severity));
+            let checks = CHECKS.contains(&spec.name);
+            assert_eq!(
+                code(Severity::Critical),
+                if checks { exit::FINDINGS } else { exit::DONE },
+                "{}",
+                spec.name
+            );
+            assert_eq!(code(Severity::Info), exit::DONE, "{}", spec.name);
+            let lint = spec.name == "migration.lint";
+            let warned = if checks && !lint { exit::FINDINGS } else { exit::DONE };
+            assert_eq!(code(Severity::Warning), warned, "{}", spec.name);
+        }
+        let names: Vec<&str> = request::specs().iter().map(|spec| spec.name).collect();
+        for check in CHECKS {
+            assert!(names.contains(&check), "`{check}` is no request");
+        }
+    }
+
+    /// A guide says it below the command that it means.
+    #[test]
+    fn what_a_document_promises_of_exit_code_5_is_so() {
+        let specs = request::specs();
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let mut promised = Vec::new();
+        for file in std::fs::read_dir(root.join("docs/guides")).expect("the guides").flatten() {
+            let text = std::fs::read_to_string(file.path()).expect("a guide");
+            let named = |line: &str| {
+                let words: Vec<&str> = line.split_whitespace().collect();
+                specs.iter().map(|spec| spec.name).find(|name| {
+                    let (noun, verb) = split(name);
+                    let plain = words.first() == Some(&noun) && words.get(1) == Some(&verb);
+                    plain || words.get(1) == Some(&noun) && words.get(2) == Some(&verb)
+                })
+            };
+            let mut last = None;
+            for line in text.lines() {
+                if let Some(line) = line.trim().strip_prefix("$ steward ") {
+                    last = named(line);
+                }
+                let lower = line.to_lowercase();
+                if ["exit code 5", "exit code is 5"].iter().any(|way| lower.contains(way)) {
+                    // A command in the sentence itself counts more than the one above.
+                    let within =
+                        line.split("`steward ").nth(1).and_then(|rest| named(rest.split('`').next()?));
+                    let name = within.or(last);
+                    let name = name.unwrap_or_else(|| panic!("{}: of what? {line}", file.path().display()));
+                    assert!(CHECKS.contains(&name), "{}: `{name}` never ends with 5", file.path().display());
+                    promised.push(name);
+                }
+            }
+        }
+        promised.sort_unstable();
+        promised.dedup();
+        let known = [
+            "access.review",
+            "keys.rotate",
+            "migration.lint",
+            "store.compare",
+            "store.health",
+            "store.locks",
+            "store.slow",
+        ];
+        assert_eq!(promised, known);
     }
 
     #[test]

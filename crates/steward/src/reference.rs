@@ -95,10 +95,15 @@ pub(crate) fn markdown(specs: &[RequestSpec]) -> String {
             Effect::Read => "acts; each change that it asks for is decided for itself",
             Effect::Change => "changes: planned, decided and recorded",
         };
+        let code = if crate::cli::CHECKS.contains(&spec.name) {
+            " Ends with exit code 5 when something is found."
+        } else {
+            ""
+        };
         let people = if crate::mcp::FOR_PEOPLE.contains(&spec.name) { "; not offered over MCP" } else { "" };
         write!(
             out,
-            "\n## {}\n\n{}. Effect: {effect}{people}. Action in the matrix: `{}`.\n\n```sh\n{}\n```\n",
+            "\n## {}\n\n{}. Effect: {effect}{people}. Action in the matrix: `{}`.{code}\n\n```sh\n{}\n```\n",
             spec.name, spec.summary, spec.action, spec.example
         )
         .expect("writing to a string does not fail");

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use contract::{
-    Context, Effect, Error, ErrorKind, Finding, Limits, Outcome, Query, Request, Severity, StoreDirectory,
-    Trigger,
+    Context, Effect, Error, ErrorKind, Finding, KeysCompared, Limits, Outcome, Query, Request, Severity,
+    StoreDirectory, Trigger,
 };
-use schema::{Dialect, ForeignKey, Schema, Table, TableName};
+use schema::{Dialect, ForeignKey, Index, Schema, Table, TableName};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -81,7 +81,9 @@ struct Reference<'a> {
 /// Value: `store`, `consistent`, `orphans[]` ([`Orphans`], only those with rows), `references[] {table, columns,
 /// parent, declared, rows_orphaned}`, `duplicates[] {table, columns, keys}`, `null_keys[] {table, columns, rows}`,
 /// `broken[] {table, promise, name, rows}`, `not_validated[]`, `not_checked[]` (tables), `integrity {checked, problems[],
-/// unchecked[], checksum_failures}`, `checks_across_stores[]`. Findings: `orphan_rows`, `undeclared_reference`, `duplicate_rows`,
+/// unchecked[], checksum_failures}`, `unique_by_rows[]` (unique indexes whose keys were counted in the table, since the
+/// engine's own check did not compare them), `checks_across_stores[]`. Findings: `orphan_rows`, `undeclared_reference`,
+/// `duplicate_rows`,
 /// `null_in_key`, `check_violated`, `null_violated`, `type_mismatch`, `promise_not_checked`, `not_validated`,
 /// `foreign_keys_unenforced`, `table_not_checked`, `integrity_not_checked`, `corruption`, `page_checksum_failures`; broken
 /// promises escalate as data corruption.
@@ -130,12 +132,15 @@ pub async fn consistency(
             escalate: None,
         });
     }
-    if !inquiry.check_engine(timeout, &mut report).await? {
-        // Nobody has looked into the indexes, so their promises are asked of the rows themselves.
-        for table in &tables {
-            for index in table.indexes.iter().filter(|index| index.unique && index.valid) {
+    let compared = inquiry.check_engine(timeout, &mut report).await?;
+    let mut asked_of_rows = Vec::new();
+    for table in &tables {
+        // Where nobody has looked into an index for duplicates, its promise is asked of the rows themselves.
+        for index in table.indexes.iter().filter(|index| index.unique && index.valid) {
+            if !is_compared(&compared, &schema, table, index) {
                 let answer = inquiry.check_unique(table, index, timeout, &mut report).await;
                 report.or_left_out(table, answer)?;
+                asked_of_rows.push(format!("{}.{}", table.name, index.name));
             }
         }
     }
@@ -152,6 +157,7 @@ pub async fn consistency(
         "not_validated": report.not_validated,
         "not_checked": report.left_out.keys().collect::<Vec<_>>(),
         "integrity": report.integrity,
+        "unique_by_rows": asked_of_rows,
     });
     let mut outcome = Outcome::new(value, report.text(&request.store, tables.len() as u64));
     outcome.findings = report.findings;
@@ -255,8 +261,15 @@ impl Inquiry<'_> {
         inspected: &str,
         report: &mut Report,
     ) -> Result<(), Error> {
-        let child = self.quoted_table(&reference.table.name)?;
-        let parent = self.quoted_table(&reference.parent)?;
+        let (child, parent) =
+            (self.quoted_table(&reference.table.name)?, self.quoted_table(&reference.parent)?);
+        // A damaged index of either side would hide what is asked for. SQLite reads each row of the parent by its key, and
+        // its own check looks into every index.
+        let dialect = self.dialect()?;
+        let past_indexes = |table: &str| match (dialect, self.store.integrity()) {
+            (Dialect::Postgres, Some(integrity)) => integrity.unindexed(table),
+            _ => table.to_owned(),
+        };
         let mut present = Vec::new();
         let mut equal = Vec::new();
         let mut keys = Vec::new();
@@ -267,8 +280,10 @@ impl Inquiry<'_> {
             keys.push(format!("child.{column}"));
         }
         let from = format!(
-            "FROM {child} AS child WHERE {} AND NOT EXISTS (SELECT 1 FROM {parent} AS parent WHERE {})",
+            "FROM {} AS child WHERE {} AND NOT EXISTS (SELECT 1 FROM {} AS parent WHERE {})",
+            past_indexes(&child),
             present.join(" AND "),
+            past_indexes(&parent),
             equal.join(" AND ")
         );
         let (rows, counted) = self.number(format!("SELECT count(*) {from}"), timeout).await?;
@@ -385,12 +400,12 @@ impl Inquiry<'_> {
         Ok(())
     }
 
-    /// Asks the engine for its own check, where it has one; says whether that ran.
-    async fn check_engine(&mut self, timeout: Duration, report: &mut Report) -> Result<bool, Error> {
+    /// Asks the engine for its own check, where it has one; says which unique indexes that compared.
+    async fn check_engine(&mut self, timeout: Duration, report: &mut Report) -> Result<KeysCompared, Error> {
         let started = std::time::Instant::now();
         let Some(integrity) = self.store.integrity() else {
             report.integrity = json!({"checked": false, "problems": []});
-            return Ok(false);
+            return Ok(KeysCompared::default());
         };
         let checked = match integrity.check_integrity(self.ctx, timeout).await {
             Ok(checked) => checked,
@@ -409,7 +424,7 @@ impl Inquiry<'_> {
                     escalate: None,
                 });
                 report.integrity = json!({"checked": false, "reason": reason, "problems": []});
-                return Ok(false);
+                return Ok(KeysCompared::default());
             }
             Err(error) => return Err(error),
         };
@@ -477,8 +492,26 @@ impl Inquiry<'_> {
             "unchecked": checked.unchecked,
             "checksum_failures": checked.checksum_failures,
         });
-        Ok(true)
+        Ok(checked.keys_compared)
     }
+}
+
+/// Whether the engine's own check has looked for duplicates in an index. One of a partitioned table holds no key: its
+/// partitions' indexes do, and the partition key, which is part of it, keeps equal keys in one partition.
+fn is_compared(compared: &KeysCompared, schema: &Schema, table: &Table, index: &Index) -> bool {
+    let KeysCompared::Of(names) = compared else { return true };
+    if !table.partition.as_ref().is_some_and(|partition| partition.key.is_some()) {
+        return names.iter().any(|name| name.namespace == table.name.namespace && name.name == index.name);
+    }
+    let of_this = |part: &&Table| {
+        part.partition.as_ref().is_some_and(|partition| partition.parent.as_ref() == Some(&table.name))
+    };
+    let mut parts = schema.tables.iter().filter(of_this).peekable();
+    parts.peek().is_some()
+        && parts.all(|part| {
+            let mut unique = part.indexes.iter().filter(|index| index.unique && index.valid);
+            unique.all(|index| is_compared(compared, schema, part, index))
+        })
 }
 
 /// The references of a table: declared by foreign keys, or evident from names and types.

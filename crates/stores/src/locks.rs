@@ -5,8 +5,8 @@ use std::fmt::Write;
 use std::time::Instant;
 
 use contract::{
-    Activity, Context, Effect, Error, Finding, Outcome, Request, SessionCount, SessionInfo, Severity,
-    StoreDirectory, Trigger,
+    Activity, Context, Effect, Error, Finding, LockHolder, Outcome, Request, SessionCount, SessionInfo,
+    Severity, StoreDirectory, Trigger,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -240,15 +240,26 @@ fn idle(activity: &Activity) -> impl Iterator<Item = &SessionInfo> {
 }
 
 fn end_command(store: &str, session: &SessionInfo) -> String {
-    if let Some(why) = &session.protected {
+    let started = Some(session.backend_start.as_str()).filter(|started| !started.is_empty());
+    end_of(store, i64::from(session.pid), &session.state, started, session.protected.as_deref())
+}
+
+/// How a session that holds a lock is ended, as a whole command.
+pub(crate) fn end_of_holder(store: &str, holder: &LockHolder) -> String {
+    let state = holder.state.as_deref().unwrap_or_default();
+    end_of(store, holder.pid, state, holder.started.as_deref(), holder.protected.as_deref())
+}
+
+fn end_of(store: &str, pid: i64, state: &str, started: Option<&str>, protected: Option<&str>) -> String {
+    if let Some(why) = protected {
         return format!("look at it first: {why}");
     }
-    if session.backend_start.is_empty() {
+    let Some(started) = started else {
         return format!("give Steward a login that may see it: `steward store locks {store}` says how");
-    }
+    };
     // There is nothing to cancel in a session that runs nothing.
-    let how = if session.state == "active" { "cancel" } else { "terminate" };
-    format!("`steward session end {store} {} --started {} --how {how}`", session.pid, session.backend_start)
+    let how = if state == "active" { "cancel" } else { "terminate" };
+    format!("`steward session end {store} {pid} --started {started} --how {how}`")
 }
 
 fn findings(store: &str, activity: &Activity, tree: &Tree<'_>, long_ms: f64, evidence: &str) -> Vec<Finding> {

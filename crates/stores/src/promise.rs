@@ -118,7 +118,11 @@ impl Inquiry<'_> {
                 columns.push(format!("({name})"));
             }
         }
-        let present: Vec<String> = columns.iter().map(|column| format!("{column} IS NOT NULL")).collect();
+        let present: Vec<String> = if index.definition.contains("NULLS NOT DISTINCT") {
+            vec!["true".into()]
+        } else {
+            columns.iter().map(|column| format!("{column} IS NOT NULL")).collect()
+        };
         let predicate = index.predicate.as_ref().map_or_else(String::new, |only| format!(" AND ({only})"));
         let sql = format!(
             "SELECT count(*) FROM (SELECT 1 FROM {} WHERE {}{predicate} GROUP BY {} HAVING count(*) > 1) AS twice",
@@ -128,7 +132,7 @@ impl Inquiry<'_> {
         );
         let (keys, evidence) = match self.number(sql, timeout).await {
             Ok(counted) => counted,
-            Err(error) if refused(&error) => {
+            Err(error) if refused(&error) || error.kind() == ErrorKind::TimedOut => {
                 let test = RowTest {
                     promise: RowPromise::Check,
                     name: index.name.clone(),

@@ -6,6 +6,7 @@ use contract::{
     Batches, Context, Error, ErrorKind, Execution, LockHolder, Permit, Plan, Retry, StepMode, Store,
 };
 
+use crate::locks::end_of_holder;
 use crate::pace::{LAG_LOOK, Pacer, Replicas, backoff};
 use crate::prestate::Scope;
 
@@ -197,10 +198,9 @@ impl<'a> Run<'a> {
         match holding.first() {
             None => shown,
             Some(first) => shown.hint(format!(
-                "nothing of this step remains; wait for pid {0} to end, or end it: `steward session end {1} {0}`; then ask \
-                 again",
+                "nothing of this step remains; wait for pid {} to end, or end it: {}; then ask again",
                 first.pid,
-                self.store.name()
+                end_of_holder(self.store.name(), first)
             )),
         }
     }

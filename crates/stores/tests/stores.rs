@@ -155,6 +155,80 @@ async fn rows_that_break_promises_of_postgres_are_counted() {
     assert!(corrupt.iter().all(|finding| finding.escalate == Some(Trigger::DataCorruption)));
 }
 
+/// An index that is sound in itself and holds a key twice: amcheck compares keys only from PostgreSQL 17 on, so before it
+/// the rows are asked although amcheck ran.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_that_occur_twice_in_a_sound_unique_index_are_found_on_every_version() {
+    let version = std::env::var("STEWARD_TEST_POSTGRES").unwrap_or_else(|_| "17".into());
+    for version in ["15", &version] {
+        let world = World::postgres_of("twice", Some(version)).await;
+        world
+            .run(
+                "CREATE TABLE t (id int PRIMARY KEY, v text);\n\
+                 INSERT INTO t SELECT n, 'v' || n / 2 FROM generate_series(1, 100) n;\n\
+                 CREATE INDEX t_v ON t (v);\n\
+                 CREATE TABLE sound (id int PRIMARY KEY, n int, UNIQUE NULLS NOT DISTINCT (n));\n\
+                 INSERT INTO sound VALUES (1, 1), (2, NULL);\n\
+                 CREATE TABLE days (day int PRIMARY KEY) PARTITION BY RANGE (day);\n\
+                 CREATE TABLE days_1 PARTITION OF days FOR VALUES FROM (1) TO (9);\n\
+                 INSERT INTO days VALUES (1), (2)",
+            )
+            .await;
+        world.run_as_superuser("CREATE EXTENSION amcheck").await;
+        let check = request(json!({"store": "shop"}));
+        let found = stores::consistency(&world.ctx(), &world, &check).await.unwrap();
+        assert_eq!(found.value["consistent"], json!(true), "{version}: {}", found.text);
+        let by_rows = found.value["unique_by_rows"].as_array().unwrap().len();
+        assert_eq!(by_rows, if version < "17" { 5 } else { 0 }, "{version}: {:#}", found.value);
+
+        world
+            .run_as_superuser(
+                "SET allow_system_table_mods = on;\n\
+                 UPDATE pg_index SET indisunique = true WHERE indexrelid = 't_v'::regclass",
+            )
+            .await;
+        let found = stores::consistency(&world.ctx(), &world, &check).await.unwrap();
+        assert_eq!(found.value["consistent"], json!(false), "{version}: {}", found.text);
+        let twice = found.findings.iter().find(|finding| finding.code == "duplicate_rows");
+        let twice = twice.unwrap_or_else(|| panic!("{version}: {:?}", codes(&found)));
+        assert_eq!((&*twice.object, twice.escalate), ("t.v", Some(Trigger::DataCorruption)), "{version}");
+        assert_eq!(found.value["duplicates"][0]["keys"], json!(49), "{version}: {}", found.text);
+    }
+}
+
+/// The parent's index still has a key whose row is gone: asked through the index, no row is an orphan.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn orphans_are_found_though_the_parents_index_still_has_their_key() {
+    let world = World::postgres("orphan_index").await;
+    world
+        .run(
+            "CREATE TABLE parents (id int PRIMARY KEY);\n\
+             INSERT INTO parents SELECT generate_series(1, 50000);\n\
+             CREATE TABLE children (id int PRIMARY KEY, parent int REFERENCES parents);\n\
+             INSERT INTO children VALUES (1, 7), (2, 8)",
+        )
+        .await;
+    let index = |on: bool| {
+        format!(
+            "UPDATE pg_index SET indisready = {on}, indisvalid = {on} WHERE indexrelid = 'parents_pkey'::regclass"
+        )
+    };
+    world
+        .run_as_superuser(&format!(
+            "SET allow_system_table_mods = on;\nSET session_replication_role = replica;\n{};\n\
+             DELETE FROM parents WHERE id = 7",
+            index(false)
+        ))
+        .await;
+    // It clears the row away, and does not touch an index that is not in use.
+    world.run_as_superuser("VACUUM (ANALYZE) parents").await;
+    world.run_as_superuser(&format!("SET allow_system_table_mods = on;\n{}", index(true))).await;
+    let found = stores::consistency(&world.ctx(), &world, &request(json!({"store": "shop"}))).await.unwrap();
+    let orphans = found.findings.iter().find(|finding| finding.code == "orphan_rows");
+    let orphans = orphans.unwrap_or_else(|| panic!("{}", found.text));
+    assert!(orphans.title.ends_with("such as 7"), "{}", orphans.title);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn damaged_page_of_a_table_is_found_on_disk() {
     let sound = World::postgres("page_sound").await;

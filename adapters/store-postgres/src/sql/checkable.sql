@@ -1,5 +1,6 @@
 -- B-tree indexes and tables that can be checked, largest last.
-SELECT c.oid, format('%I.%I', n.nspname, c.relname) AS name, c.relkind = 'i' AS is_index
+SELECT c.oid, format('%I.%I', n.nspname, c.relname) AS name, c.relkind = 'i' AS is_index,
+       coalesce(i.indisunique, false) AS is_unique, n.nspname::text AS namespace, c.relname::text AS relation
 FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_catalog.pg_am m ON m.oid = c.relam

@@ -10,6 +10,7 @@ mod between;
 mod checks;
 mod daemon;
 mod doors;
+mod exit_code;
 mod faults;
 mod isolation;
 mod lint;

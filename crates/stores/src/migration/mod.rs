@@ -24,6 +24,7 @@ pub(crate) use plan::{PlacedRisk, Progress, index_is_gone, index_is_valid};
 pub use plan::{plan_apply, plan_rollback};
 
 use crate::inquiry::Inquiry;
+use crate::locks::end_of_holder;
 use crate::request::{
     ApplyMigrations, MigrationStatus, NewMigration, PlanMigrations, RewriteMigration, Waits,
 };
@@ -227,13 +228,13 @@ pub async fn preview(
             escalate: None,
         })
     }));
-    outcome.findings.extend(long_transactions(&holders, &waiting));
+    outcome.findings.extend(long_transactions(&request.store, &holders, &waiting));
     outcome.evidence = inquiry.evidence;
     Ok(outcome)
 }
 
 /// Sessions whose transactions a step with a strong lock would wait for, and everybody else behind it.
-fn long_transactions(holders: &[LockHolder], evidence: &str) -> Vec<Finding> {
+fn long_transactions(store: &str, holders: &[LockHolder], evidence: &str) -> Vec<Finding> {
     holders
         .iter()
         .filter(|holder| {
@@ -244,7 +245,7 @@ fn long_transactions(holders: &[LockHolder], evidence: &str) -> Vec<Finding> {
             severity: Severity::Warning,
             title: holder.to_string(),
             object: holder.table.clone(),
-            recommendation: Some(format!("wait for it, or `steward session end STORE {}`", holder.pid)),
+            recommendation: Some(format!("wait for it, or end it: {}", end_of_holder(store, holder))),
             evidence: vec![evidence.to_owned()],
             escalate: None,
         })
@@ -313,6 +314,44 @@ pub(crate) fn risks(plan: &Plan) -> Vec<PlacedRisk> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_transaction_that_would_be_waited_for_is_told_with_the_command_that_ends_it() {
+        let holder = |pid, age, state: &str, started: Option<&str>, protected: Option<&str>| LockHolder {
+            pid,
+            user: "app".into(),
+            application: "till".into(),
+            state: Some(state.into()),
+            transaction_age_ms: Some(age),
+            table: "public.orders".into(),
+            lock: "ACCESS SHARE".into(),
+            waiting: false,
+            started: started.map(Into::into),
+            protected: protected.map(Into::into),
+        };
+        let began = Some("2026-03-04T05:06:07.123456Z");
+        let found = long_transactions(
+            "shop",
+            &[
+                holder(1, 5_000, "idle in transaction", began, None),
+                holder(2, 60_000, "active", began, None),
+                holder(3, 4_999, "active", began, None),
+                holder(4, 60_000, "active", None, None),
+                holder(5, 60_000, "active", began, Some("it is Steward's own")),
+            ],
+            "ev-1",
+        );
+        let told: Vec<&str> = found.iter().filter_map(|finding| finding.recommendation.as_deref()).collect();
+        assert_eq!(
+            told,
+            [
+                "wait for it, or end it: `steward session end shop 1 --started 2026-03-04T05:06:07.123456Z --how terminate`",
+                "wait for it, or end it: `steward session end shop 2 --started 2026-03-04T05:06:07.123456Z --how cancel`",
+                "wait for it, or end it: give Steward a login that may see it: `steward store locks shop` says how",
+                "wait for it, or end it: look at it first: it is Steward's own",
+            ]
+        );
+    }
 
     #[test]
     fn new_files_are_numbered_and_named() {
