@@ -14,7 +14,10 @@ fn health_ends_with_5_when_something_is_wrong_and_with_0_when_nothing_is() {
     std::fs::set_permissions(project.file("app.db"), std::fs::Permissions::from_mode(0o640)).unwrap();
     project.database().execute_batch("PRAGMA journal_mode = WAL").unwrap();
     project.run(&["store", "health", "app"]).expect(0);
-    project.database().execute_batch("CREATE TABLE log (n INTEGER REFERENCES orders (no_such_column))").unwrap();
+    project
+        .database()
+        .execute_batch("CREATE TABLE log (n INTEGER REFERENCES orders (no_such_column))")
+        .unwrap();
     project.run(&["store", "health", "app"]).expect(5);
     let json = project.run(&["store", "health", "app", "--json"]).expect(5).json();
     assert_eq!(json["value"]["healthy"], false, "{json:#}");
