@@ -500,7 +500,7 @@ impl Inquiry<'_> {
 /// partitions' indexes do, and the partition key, which is part of it, keeps equal keys in one partition.
 fn is_compared(compared: &KeysCompared, schema: &Schema, table: &Table, index: &Index) -> bool {
     let KeysCompared::Of(names) = compared else { return true };
-    if !table.partition.as_ref().is_some_and(|partition| partition.key.is_some()) {
+    if table.partition.as_ref().is_none_or(|partition| partition.key.is_none()) {
         return names.iter().any(|name| name.namespace == table.name.namespace && name.name == index.name);
     }
     let of_this = |part: &&Table| {
