@@ -616,16 +616,21 @@ async fn every_fault_of_a_server_is_found_by_its_own_code() {
     }
     let url = conformance::server("STEWARD_TEST_POSTGRES17ODD_URL");
     let client = superuser_of(&url).await;
+    // A run that failed has left its transaction, which holds a lock.
+    for row in client.query("SELECT gid FROM pg_prepared_xacts", &[]).await.unwrap() {
+        client.batch_execute(&format!("ROLLBACK PREPARED '{}'", row.get::<_, String>(0))).await.unwrap();
+    }
     for sql in [
-        // What an earlier run has left.
+        // What else an earlier run has left.
+        "ALTER SYSTEM RESET max_slot_wal_keep_size",
+        "ALTER SYSTEM RESET archive_command",
+        "SELECT pg_reload_conf()",
         "DROP TABLE IF EXISTS wide, prepared",
         "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots",
         "SELECT pg_create_physical_replication_slot('forgotten', true)",
         "CREATE TABLE wide AS SELECT n AS id, repeat('x', 900) AS note FROM generate_series(1, 60000) n",
         "CREATE TABLE prepared (id int PRIMARY KEY)",
         "ALTER SYSTEM SET max_worker_processes = 11",
-        "ALTER SYSTEM RESET max_slot_wal_keep_size",
-        "ALTER SYSTEM RESET archive_command",
         "SELECT pg_reload_conf()",
     ] {
         client.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
@@ -635,7 +640,6 @@ async fn every_fault_of_a_server_is_found_by_its_own_code() {
     for sql in ["ALTER SYSTEM SET archive_command = 'false'", "SELECT pg_reload_conf()"] {
         client.batch_execute(sql).await.unwrap();
     }
-    // Rolled back by a test that was killed before; the name is this run's own.
     let gid = conformance::namespace("prepared");
     client.batch_execute(&format!("BEGIN; LOCK TABLE prepared; PREPARE TRANSACTION '{gid}'")).await.unwrap();
     for _ in 0..12 {
@@ -693,7 +697,13 @@ async fn every_fault_of_a_server_is_found_by_its_own_code() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     };
     assert_eq!((lost.object.as_str(), lost.severity), ("forgotten", Severity::Critical), "{lost:?}");
-    client.batch_execute("SELECT pg_drop_replication_slot('forgotten')").await.unwrap();
+    for sql in [
+        "SELECT pg_drop_replication_slot('forgotten')",
+        "ALTER SYSTEM RESET max_slot_wal_keep_size",
+        "SELECT pg_reload_conf()",
+    ] {
+        client.batch_execute(sql).await.unwrap();
+    }
 }
 
 /// What years, and whoever set the server up, have done to it.

@@ -83,8 +83,7 @@ struct Reference<'a> {
 /// `broken[] {table, promise, name, rows}`, `not_validated[]`, `not_checked[]` (tables), `integrity {checked, problems[],
 /// unchecked[], checksum_failures}`, `unique_by_rows[]` (unique indexes whose keys were counted in the table, since the
 /// engine's own check did not compare them), `checks_across_stores[]`. Findings: `orphan_rows`, `undeclared_reference`,
-/// `duplicate_rows`,
-/// `null_in_key`, `check_violated`, `null_violated`, `type_mismatch`, `promise_not_checked`, `not_validated`,
+/// `duplicate_rows`, `null_in_key`, `check_violated`, `null_violated`, `type_mismatch`, `promise_not_checked`, `not_validated`,
 /// `foreign_keys_unenforced`, `table_not_checked`, `integrity_not_checked`, `corruption`, `page_checksum_failures`; broken
 /// promises escalate as data corruption.
 ///
@@ -139,8 +138,10 @@ pub async fn consistency(
         for index in table.indexes.iter().filter(|index| index.unique && index.valid) {
             if !is_compared(&compared, &schema, table, index) {
                 let answer = inquiry.check_unique(table, index, timeout, &mut report).await;
+                if answer.is_ok() {
+                    asked_of_rows.push(format!("{}.{}", table.name, index.name));
+                }
                 report.or_left_out(table, answer)?;
-                asked_of_rows.push(format!("{}.{}", table.name, index.name));
             }
         }
     }

@@ -101,8 +101,10 @@ fn findings(answer: &Value) -> Vec<String> {
     let found = answer["findings"].as_array().into_iter().flatten();
     let mut found: Vec<String> = found
         .filter(|finding| {
-            let area = areas.get(finding["code"].as_str().unwrap());
-            area.is_none_or(|area| !NOT_OF_THE_DATABASE.contains(area))
+            let code = finding["code"].as_str().unwrap();
+            // What a server was told and waits for its restart is its own.
+            let of_the_server = areas.get(code).is_some_and(|area| NOT_OF_THE_DATABASE.contains(area));
+            !of_the_server && code != "restart_pending"
         })
         .map(|finding| format!("{} {} {}", finding["code"], finding["object"], finding["severity"]))
         .collect();
@@ -126,8 +128,11 @@ fn comparable(request: &str, answer: &Value) -> Value {
         "health" => json!({"findings": findings(answer), "seen": seen(answer)}),
         "slow" => {
             let statements = value["statements"].as_array().unwrap_or_else(|| panic!("{answer}"));
+            // What Steward's administering login and the pooler's question for passwords ran is counted too, and grows.
+            let of_clients =
+                statements.iter().filter(|one| one["text"].as_str().unwrap().contains("FROM customers"));
             let counted: BTreeMap<&str, &Value> =
-                statements.iter().map(|one| (one["text"].as_str().unwrap(), &one["calls"])).collect();
+                of_clients.map(|one| (one["text"].as_str().unwrap(), &one["calls"])).collect();
             json!(counted)
         }
         "compare" => {
@@ -138,7 +143,8 @@ fn comparable(request: &str, answer: &Value) -> Value {
             comparison.clone()
         }
         "consistency" => {
-            for key in ["store", "integrity"] {
+            // Who counts the keys of unique indexes depends on whether the engine's own check could be made.
+            for key in ["store", "integrity", "unique_by_rows"] {
                 value.as_object_mut().unwrap().remove(key);
             }
             for orphans in value["orphans"].as_array_mut().unwrap() {
@@ -207,6 +213,8 @@ async fn answers_through_a_pooler_are_those_of_the_server() {
     ] {
         assert!(codes(&health).contains(code), "{code}: {health:#}");
     }
+    let slow = comparable("slow", &live.ask("slow", "other").await);
+    assert_eq!(slow, json!({"SELECT count(*) FROM customers WHERE name > $1": 30}));
     let consistency = live.ask("consistency", "other").await;
     assert_eq!(consistency["value"]["orphans"][0]["rows"], 27, "{consistency:#}");
     let unchecked =

@@ -71,10 +71,10 @@ async fn declared_checks_hold_between_two_engines_and_a_broken_one_is_told() {
         .unwrap();
     let expected = ["rows_only_left", "rows_only_right", "rows_changed"]
         .map(|code| (code.to_owned(), "critical".to_owned()));
-    let broken = live.run(&compare).await.json();
+    let broken = live.run(&compare).await.expect(5).json();
     assert_eq!(differences(&broken), expected, "{broken:#}");
     // Asked again it is the same three broken promises, and nobody is told anew.
-    live.run(&compare).await;
+    live.run(&compare).await.expect(5);
     let told = live.project.escalations("data_corruption");
     let seen: Vec<&Value> = told.iter().map(|one| &one["seen"]).collect();
     assert_eq!(seen, [&json!(2); 3], "{told:#?}");

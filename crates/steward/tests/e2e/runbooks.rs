@@ -249,12 +249,12 @@ async fn connection_storm_that_leaves_no_place_is_seen_and_solved() {
     // An ordinary login is told why it is refused; who is there and what is near its limit is seen all the same.
     let refused = ask(&["store", "query", "shop", "SELECT 1"]).expect(1);
     assert!(refused.stderr.contains("53300"), "{refused:?}");
-    let locks = ask(&["store", "locks", "shop", "--json"]).json();
+    let locks = ask(&["store", "locks", "shop", "--json"]).expect(5).json();
     assert_eq!(
         (&locks["value"]["seen_as"], severity(&locks, "connections_nearly_used_up")),
         (&json!("postgres"), "critical")
     );
-    let health = ask(&["store", "health", "shop", "--areas", "connections", "--json"]).json();
+    let health = ask(&["store", "health", "shop", "--areas", "connections", "--json"]).expect(5).json();
     assert_eq!(severity(&health, "connections_near_limit"), "critical", "{health}");
     assert_eq!(tokio::task::block_in_place(|| shop.project.escalations("performance_degradation")).len(), 2);
 
