@@ -219,11 +219,11 @@ async fn connected(
     address.set_username("").map_err(|()| Error::new(ErrorKind::Invalid, "the address has no user"))?;
     let reader = LoginConfig { user: READER.into(), password_secret: Some("bench".into()) };
     let config = store_postgres::Config::new(address.as_str(), reader);
-    let store = Only(Arc::new(store_postgres::open("shop", config, Path::new("/"), Arc::new(Password))?));
+    let shop = Only(Arc::new(store_postgres::open("shop", config, Path::new("/"), Arc::new(Password))?));
     let ctx = Context::new("bench", Actor::local());
     let texts: Vec<&str> = cases.iter().map(|(_, text)| text.as_str()).collect();
-    let catalog = Catalog::read(&ctx, &store, "shop", &texts).await;
-    store.0.close().await;
+    let catalog = Catalog::read(&ctx, &shop, "shop", &texts).await;
+    shop.0.close().await;
     for sql in &drop_it {
         admin.batch_execute(sql).await.map_err(other)?;
     }
