@@ -4,6 +4,7 @@ mod access;
 mod actor;
 pub mod ai;
 mod answer;
+mod backup;
 mod batch;
 mod content;
 mod context;
@@ -29,6 +30,12 @@ pub use access::{
 };
 pub use actor::{Actor, ActorKind, Role};
 pub use answer::{Answer, AnswerStatus, Decided, Evidence, Finding, Outcome, Severity};
+pub use backup::{
+    BackupLabel, BackupMethod, BackupWriter, CheckDepth, Committed, Dump, DumpOptions, Dumped, Kept, Layout,
+    Listing, Load, LoadTarget, PART_BYTES_MAX, Part, PartBody, PartRecord, PartSink, PartSource, Preflight,
+    Pruned, RecoveryPoint, Repository, RepositoryCheck, RepositoryKey, Restored, Selection, TableDigest,
+    Tool,
+};
 pub use batch::{BATCH, Batch, BatchPosition, BatchProgress, Batches, ReplicaLag};
 pub use content::Content;
 pub use context::{Clock, Context, SystemClock, TestClock};

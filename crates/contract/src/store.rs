@@ -240,6 +240,16 @@ pub trait Store: Send + Sync {
         None
     }
 
+    /// The role that takes its contents out.
+    fn dump(&self) -> Option<&dyn crate::Dump> {
+        None
+    }
+
+    /// The role that puts a backup back.
+    fn load(&self) -> Option<&dyn crate::Load> {
+        None
+    }
+
     /// Closes all connections; calls in flight end with `Canceled`.
     async fn close(&self);
 
