@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::{Context, Error, IntegrityReport};
 
@@ -67,6 +68,46 @@ pub struct TableDigest {
     pub bytes: u64,
     /// Sum modulo 2^128 of the first 16 bytes of each row's SHA-256, as 32 hex digits.
     pub digest: String,
+}
+
+/// Counts rows into a [`TableDigest`], in any order and in pieces that are put together afterwards.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RowSum {
+    rows: u64,
+    bytes: u64,
+    sum: u128,
+}
+
+impl RowSum {
+    /// Counts one row: the bytes of all pieces, one after the other.
+    pub fn add<'a>(&mut self, pieces: impl IntoIterator<Item = &'a [u8]>) {
+        let mut hash = Sha256::new();
+        for piece in pieces {
+            hash.update(piece);
+            self.bytes += piece.len() as u64;
+        }
+        let mut first = [0; 16];
+        first.copy_from_slice(&hash.finalize()[..16]);
+        self.sum = self.sum.wrapping_add(u128::from_be_bytes(first));
+        self.rows += 1;
+    }
+
+    /// Counts the rows of another piece too.
+    pub fn merge(&mut self, other: Self) {
+        self.rows += other.rows;
+        self.bytes += other.bytes;
+        self.sum = self.sum.wrapping_add(other.sum);
+    }
+
+    /// What was counted, as the digest of this table.
+    pub fn of_table(self, table: impl Into<String>) -> TableDigest {
+        TableDigest {
+            table: table.into(),
+            rows: self.rows,
+            bytes: self.bytes,
+            digest: format!("{:032x}", self.sum),
+        }
+    }
 }
 
 /// A program that took part.
@@ -600,4 +641,35 @@ pub trait Repository: Send + Sync {
     ///
     /// `NotFound`, `Denied`, `Unavailable`.
     async fn remove_key(&self, ctx: &Context, id: &str) -> Result<(), Error>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sum(rows: &[&[&str]]) -> RowSum {
+        let mut sum = RowSum::default();
+        for row in rows {
+            sum.add(row.iter().map(|piece| piece.as_bytes()));
+        }
+        sum
+    }
+
+    #[test]
+    fn a_sum_depends_on_the_rows_alone() {
+        let all = sum(&[&["a\n"], &["b\n"], &["b\n"]]);
+        assert_eq!(sum(&[&["b\n"], &["a", "\n"], &["b", "", "\n"]]), all, "order and pieces do not matter");
+        let mut merged = sum(&[&["b\n"]]);
+        merged.merge(sum(&[&["b\n"], &["a\n"]]));
+        assert_eq!(merged, all);
+        for other in
+            [sum(&[&["a\n"], &["a\n"], &["b\n"]]), sum(&[&["a\n"], &["b\n"]]), sum(&[&["a\nb\n"], &["b\n"]])]
+        {
+            assert_ne!(other.of_table("t").digest, all.of_table("t").digest);
+        }
+        // Of one row, so that another program can count it too: printf 'a\n' | sha256sum | cut -c-32
+        let one = sum(&[&["a\n"]]).of_table("t");
+        assert_eq!((one.rows, one.bytes), (1, 2));
+        assert_eq!(one.digest, "87428fc522803d31065e7bce3cf03fe4");
+    }
 }

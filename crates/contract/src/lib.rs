@@ -33,8 +33,8 @@ pub use answer::{Answer, AnswerStatus, Decided, Evidence, Finding, Outcome, Seve
 pub use backup::{
     BackupLabel, BackupMethod, BackupWriter, CheckDepth, Committed, Dump, DumpOptions, Dumped, Kept, Layout,
     Listing, Load, LoadTarget, PART_BYTES_MAX, Part, PartBody, PartRecord, PartSink, PartSource, Preflight,
-    Pruned, RecoveryPoint, Repository, RepositoryCheck, RepositoryKey, Restored, Selection, TableDigest,
-    Tool,
+    Pruned, RecoveryPoint, Repository, RepositoryCheck, RepositoryKey, Restored, RowSum, Selection,
+    TableDigest, Tool,
 };
 pub use batch::{BATCH, Batch, BatchPosition, BatchProgress, Batches, ReplicaLag};
 pub use content::Content;
