@@ -11,7 +11,7 @@ use crate::sealed::seal_old_rows;
 use crate::sqlite::Connection;
 
 /// One script for each version; never edited once shipped.
-const MIGRATIONS: [&str; 10] = [
+const MIGRATIONS: [&str; 11] = [
     include_str!("../sql/0001_state.sql"),
     include_str!("../sql/0002_ai.sql"),
     include_str!("../sql/0003_ai_keys.sql"),
@@ -22,6 +22,7 @@ const MIGRATIONS: [&str; 10] = [
     include_str!("../sql/0008_ai_jobs.sql"),
     include_str!("../sql/0009_ai_cache_checks.sql"),
     include_str!("../sql/0010_ai_things_by_id.sql"),
+    include_str!("../sql/0011_backups.sql"),
 ];
 /// After this one, what lies in the clear is sealed.
 const SEALING: usize = 4;

@@ -12,6 +12,7 @@ const UNSEALED: &str = "
     DROP TABLE ai_prompts;
     DROP TABLE ai_jobs;
     DROP TABLE ai_things;
+    DROP TABLE backups;
     DROP TABLE plans;
     CREATE TABLE plans (digest TEXT NOT NULL, project TEXT NOT NULL, request TEXT NOT NULL, body TEXT NOT NULL,
         made_us INTEGER NOT NULL, PRIMARY KEY (project, digest));

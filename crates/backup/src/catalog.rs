@@ -1,0 +1,357 @@
+//! What the ledger knows of backups: a cache of what the repositories hold, with what became of each.
+
+use contract::quantity::{size, span};
+use contract::{BackupMethod, Context, Error, ErrorKind};
+use jiff::Timestamp;
+use ledger::{Ledger, NewEvent, Row, Write};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+/// How far a backup is proven.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Level {
+    /// Not at all: it failed, or nobody has looked.
+    #[default]
+    None,
+    /// The dump came to its end and says so.
+    L0,
+    /// The repository's records are whole and every file has its length.
+    L1,
+    /// Its bytes were read back.
+    L2,
+    /// It was restored, and every table has the rows that were dumped.
+    L3,
+    /// And the restored copy answered the user's own questions.
+    L4,
+}
+
+impl Level {
+    /// The word in the ledger and in the project file.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Level::None => "none",
+            Level::L0 => "l0",
+            Level::L1 => "l1",
+            Level::L2 => "l2",
+            Level::L3 => "l3",
+            Level::L4 => "l4",
+        }
+    }
+
+    /// What it means, in a few words.
+    pub fn means(self) -> &'static str {
+        match self {
+            Level::None => "unproven",
+            Level::L0 => "dumped to its end",
+            Level::L1 => "the repository's records are whole",
+            Level::L2 => "its bytes were read back; restorable: unproven",
+            Level::L3 => "restored and compared",
+            Level::L4 => "restored, compared and probed",
+        }
+    }
+
+    /// Whether it was restored and compared: only then is it a backup.
+    pub fn is_proven(self) -> bool {
+        self >= Level::L3
+    }
+}
+
+/// What became of a backup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// It is being made.
+    Running,
+    /// It is kept in its repository.
+    Complete,
+    /// It did not come to its end; nothing of it can be restored.
+    Failed,
+    /// It was taken off the repository's list.
+    Forgotten,
+}
+
+impl State {
+    /// The word in the ledger.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            State::Running => "running",
+            State::Complete => "complete",
+            State::Failed => "failed",
+            State::Forgotten => "forgotten",
+        }
+    }
+}
+
+/// A backup as the ledger has it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Recorded {
+    /// Steward's id.
+    pub id: String,
+    /// The plan.
+    pub plan: String,
+    /// The store.
+    pub store: String,
+    /// Where it is kept.
+    pub repository: String,
+    /// The repository's id; empty until it is written.
+    pub snapshot: String,
+    /// How it was taken.
+    pub method: BackupMethod,
+    /// What became of it.
+    pub state: State,
+    /// The process that makes it.
+    #[serde(skip)]
+    pub holder: String,
+    /// When it was begun.
+    #[schemars(with = "String")]
+    pub begun_at: Timestamp,
+    /// The moment whose state it holds.
+    #[schemars(with = "Option<String>")]
+    pub point_at: Option<Timestamp>,
+    /// When it came to its end.
+    #[schemars(with = "Option<String>")]
+    pub finished_at: Option<Timestamp>,
+    /// Bytes of its parts.
+    pub bytes: Option<u64>,
+    /// Bytes that its repository had not yet.
+    pub bytes_added: Option<u64>,
+    /// Rows of all tables.
+    pub rows: Option<u64>,
+    /// How far it is proven.
+    pub level: Level,
+    /// When it was last proven.
+    #[schemars(with = "Option<String>")]
+    pub verified_at: Option<Timestamp>,
+    /// How long a restore took until the copy answered, in milliseconds.
+    pub restore_ms: Option<u64>,
+    /// Why it failed, or what is wrong with it.
+    pub problem: Option<String>,
+    /// What is odd about it beside the one before.
+    pub suspicions: Vec<String>,
+}
+
+const INSERT: &str = "INSERT INTO backups (project, id, plan, store, repository, snapshot, method, state, holder, begun_us, \
+     level, suspicions) VALUES (?, ?, ?, ?, ?, '', ?, 'running', ?, ?, 'none', '[]')";
+const COMPLETE: &str = "UPDATE backups SET state = 'complete', snapshot = ?, point_us = ?, finished_us = ?, bytes = ?, \
+     bytes_added = ?, rows = ?, level = 'l0', suspicions = ? WHERE project = ? AND id = ? AND state = 'running'";
+const FAIL: &str = "UPDATE backups SET state = 'failed', finished_us = ?, problem = ? WHERE project = ? AND id = ? \
+     AND state = 'running'";
+const PROVE: &str = "UPDATE backups SET level = ?, verified_us = ?, restore_ms = COALESCE(?, restore_ms), problem = ? \
+     WHERE project = ? AND id = ? AND state = 'complete'";
+const LIST: &str = "SELECT * FROM backups WHERE project = ? AND (? = '' OR store = ?) ORDER BY begun_us DESC, id DESC LIMIT ?";
+const SHOW: &str = "SELECT * FROM backups WHERE project = ? AND id = ?";
+const RUNNING: &str = "SELECT * FROM backups WHERE project = ? AND state = 'running'";
+const NEWEST_PROVEN: &str = "SELECT * FROM backups WHERE project = ? AND store = ? AND state = 'complete' \
+     AND level IN ('l3', 'l4') AND problem IS NULL ORDER BY point_us DESC, id DESC LIMIT 1";
+
+impl Recorded {
+    fn read(row: &Row) -> Result<Self, Error> {
+        let word = |name: &str| -> Result<serde_json::Value, Error> { Ok(json!(row.get_text(name)?)) };
+        let odd = |name: &'static str| move |cause: serde_json::Error| odd_row(name, cause);
+        let number = |name: &str| -> Result<Option<u64>, Error> {
+            Ok(row.get_opt_i64(name)?.and_then(|number| u64::try_from(number).ok()))
+        };
+        Ok(Self {
+            id: row.get_text("id")?.to_owned(),
+            plan: row.get_text("plan")?.to_owned(),
+            store: row.get_text("store")?.to_owned(),
+            repository: row.get_text("repository")?.to_owned(),
+            snapshot: row.get_text("snapshot")?.to_owned(),
+            method: serde_json::from_value(word("method")?).map_err(odd("method"))?,
+            state: serde_json::from_value(word("state")?).map_err(odd("state"))?,
+            holder: row.get_text("holder")?.to_owned(),
+            begun_at: row.get_time("begun_us")?,
+            point_at: row.get_opt_time("point_us")?,
+            finished_at: row.get_opt_time("finished_us")?,
+            bytes: number("bytes")?,
+            bytes_added: number("bytes_added")?,
+            rows: number("rows")?,
+            level: serde_json::from_value(word("level")?).map_err(odd("level"))?,
+            verified_at: row.get_opt_time("verified_us")?,
+            restore_ms: number("restore_ms")?,
+            problem: row.get_opt_text("problem")?.map(str::to_owned),
+            suspicions: row.get_json("suspicions")?,
+        })
+    }
+
+    /// In a list for people.
+    pub(crate) fn line(&self, now: Timestamp) -> String {
+        let at = self.point_at.unwrap_or(self.begun_at);
+        let state = match (self.state, &self.problem) {
+            (State::Complete, None) => self.level.means().to_owned(),
+            (State::Complete, Some(problem)) => format!("DAMAGED: {problem}"),
+            (State::Running, _) => "running".to_owned(),
+            (State::Failed, problem) => format!("failed: {}", problem.as_deref().unwrap_or("interrupted")),
+            (State::Forgotten, _) => "forgotten".to_owned(),
+        };
+        let suspicious = if self.suspicions.is_empty() { "" } else { "; SUSPICIOUS" };
+        format!(
+            "{}  {}  {}  {:>9}  {} ago  {state}{suspicious}",
+            self.id,
+            self.store,
+            at.strftime("%Y-%m-%d %H:%M:%SZ"),
+            self.bytes.map_or_else(|| "-".to_owned(), size),
+            span(age_s(now, at)),
+        )
+    }
+}
+
+/// Seconds between two moments; 0 when the later one comes first.
+pub(crate) fn age_s(now: Timestamp, then: Timestamp) -> u64 {
+    u64::try_from(now.as_second() - then.as_second()).unwrap_or(0)
+}
+
+fn odd_row(column: &'static str, cause: serde_json::Error) -> Error {
+    Error::new(ErrorKind::Corrupt, "a record of a backup cannot be read")
+        .with("column", column)
+        .because(cause)
+}
+
+/// A backup that is about to be made.
+pub(crate) struct Begun<'a> {
+    pub(crate) id: &'a str,
+    pub(crate) plan: &'a str,
+    pub(crate) store: &'a str,
+    pub(crate) repository: &'a str,
+    pub(crate) method: BackupMethod,
+    pub(crate) holder: &'a str,
+}
+
+pub(crate) async fn begin(ctx: &Context, ledger: &Ledger, begun: &Begun<'_>) -> Result<(), Error> {
+    let write = Write::new().exec(
+        INSERT,
+        vec![
+            ctx.project().into(),
+            begun.id.into(),
+            begun.plan.into(),
+            begun.store.into(),
+            begun.repository.into(),
+            method(begun.method).into(),
+            begun.holder.into(),
+            ctx.now().as_microsecond().into(),
+        ],
+    );
+    ledger.write(ctx, write).await.map(|_| ())
+}
+
+/// What a backup came to.
+pub(crate) struct Completed<'a> {
+    pub(crate) id: &'a str,
+    pub(crate) store: &'a str,
+    pub(crate) snapshot: &'a str,
+    pub(crate) point_at: Timestamp,
+    pub(crate) bytes: u64,
+    pub(crate) bytes_added: u64,
+    pub(crate) rows: u64,
+    pub(crate) suspicions: &'a [String],
+}
+
+pub(crate) async fn complete(ctx: &Context, ledger: &Ledger, completed: &Completed<'_>) -> Result<(), Error> {
+    let suspicions = serde_json::to_string(completed.suspicions).expect("texts are JSON");
+    let write = Write::new()
+        .exec_expecting(
+            COMPLETE,
+            vec![
+                completed.snapshot.into(),
+                completed.point_at.as_microsecond().into(),
+                ctx.now().as_microsecond().into(),
+                completed.bytes.into(),
+                completed.bytes_added.into(),
+                completed.rows.into(),
+                suspicions.into(),
+                ctx.project().into(),
+                completed.id.into(),
+            ],
+            1,
+        )
+        .event(NewEvent::new(
+            "backup.made",
+            format!("backup:{}", completed.id),
+            json!({
+                "store": completed.store, "snapshot": completed.snapshot, "bytes": completed.bytes,
+                "bytes_added": completed.bytes_added, "rows": completed.rows, "suspicions": completed.suspicions,
+            }),
+        ));
+    ledger.write(ctx, write).await.map(|_| ())
+}
+
+pub(crate) async fn fail(ctx: &Context, ledger: &Ledger, id: &str, problem: &str) -> Result<(), Error> {
+    let write = Write::new()
+        .exec(FAIL, vec![ctx.now().as_microsecond().into(), problem.into(), ctx.project().into(), id.into()])
+        .event(NewEvent::new("backup.failed", format!("backup:{id}"), json!({ "problem": problem })));
+    ledger.write(ctx, write).await.map(|_| ())
+}
+
+/// What a look at a backup found.
+pub(crate) async fn prove(
+    ctx: &Context,
+    ledger: &Ledger,
+    id: &str,
+    level: Level,
+    restore_ms: Option<u64>,
+    problem: Option<&str>,
+) -> Result<(), Error> {
+    let write = Write::new()
+        .exec_expecting(
+            PROVE,
+            vec![
+                level.as_str().into(),
+                ctx.now().as_microsecond().into(),
+                restore_ms.into(),
+                problem.map(str::to_owned).into(),
+                ctx.project().into(),
+                id.into(),
+            ],
+            1,
+        )
+        .event(NewEvent::new(
+            "backup.verified",
+            format!("backup:{id}"),
+            json!({ "level": level, "restore_ms": restore_ms, "problem": problem }),
+        ));
+    ledger.write(ctx, write).await.map(|_| ())
+}
+
+/// The newest first, at most `limit`.
+pub(crate) async fn list(
+    ctx: &Context,
+    ledger: &Ledger,
+    store: Option<&str>,
+    limit: u32,
+) -> Result<Vec<Recorded>, Error> {
+    let store = store.unwrap_or_default();
+    let parameters = vec![ctx.project().into(), store.into(), store.into(), i64::from(limit).into()];
+    ledger.query(LIST, parameters).await?.iter().map(Recorded::read).collect()
+}
+
+/// One backup by its id.
+pub(crate) async fn show(ctx: &Context, ledger: &Ledger, id: &str) -> Result<Option<Recorded>, Error> {
+    let rows = ledger.query(SHOW, vec![ctx.project().into(), id.into()]).await?;
+    rows.first().map(Recorded::read).transpose()
+}
+
+/// The newest backup of a store that was restored and compared.
+///
+/// # Errors
+///
+/// As the ledger's.
+pub async fn newest_proven(ctx: &Context, ledger: &Ledger, store: &str) -> Result<Option<Recorded>, Error> {
+    let rows = ledger.query(NEWEST_PROVEN, vec![ctx.project().into(), store.into()]).await?;
+    rows.first().map(Recorded::read).transpose()
+}
+
+/// Backups that are being made, also by processes that are gone.
+pub(crate) async fn running(ctx: &Context, ledger: &Ledger) -> Result<Vec<Recorded>, Error> {
+    ledger.query(RUNNING, vec![ctx.project().into()]).await?.iter().map(Recorded::read).collect()
+}
+
+fn method(method: BackupMethod) -> &'static str {
+    match method {
+        BackupMethod::Logical => "logical",
+        BackupMethod::Physical => "physical",
+    }
+}

@@ -1,0 +1,181 @@
+//! What a project file says of backups.
+
+use std::collections::BTreeSet;
+
+use contract::{BackupMethod, Error, ErrorKind};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::catalog::Level;
+
+/// What is backed up together, how, where to and how long it is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PlanConfig {
+    /// The stores, each backed up after the other.
+    pub stores: Vec<String>,
+    /// Where to. Default: the first repository.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repository: Option<String>,
+    /// `logical` or `physical`. Default: the best that the store offers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<BackupMethod>,
+    /// How a backup is proven.
+    #[serde(default)]
+    pub verify: Verification,
+    /// How long backups are kept.
+    #[serde(default)]
+    pub keep: Retention,
+    /// What the numbers should be.
+    #[serde(default)]
+    pub objectives: Objectives,
+}
+
+impl PlanConfig {
+    /// The plan of a store that no plan of the project file names.
+    pub fn of_store(store: &str) -> Self {
+        Self {
+            stores: vec![store.to_owned()],
+            repository: None,
+            method: None,
+            verify: Verification::default(),
+            keep: Retention::default(),
+            objectives: Objectives::default(),
+        }
+    }
+
+    /// Refuses a plan that cannot work.
+    ///
+    /// # Errors
+    ///
+    /// `Invalid`: with the key.
+    pub fn check(&self, stores: &BTreeSet<String>, repositories: &[String]) -> Result<(), Error> {
+        let invalid = |key: &'static str, message: String| {
+            Err(Error::new(ErrorKind::Invalid, message).with("key", key))
+        };
+        if self.stores.is_empty() {
+            return invalid("stores", "a backup plan names no store".into());
+        }
+        if let Some(unknown) = self.stores.iter().find(|store| !stores.contains(*store)) {
+            return invalid("stores", format!("there is no store `{unknown}`"));
+        }
+        let mut once = BTreeSet::new();
+        if let Some(twice) = self.stores.iter().find(|store| !once.insert(*store)) {
+            return invalid("stores", format!("the store `{twice}` is named twice"));
+        }
+        if let Some(repository) = self.repository.as_ref().filter(|name| !repositories.contains(name)) {
+            return invalid("repository", format!("there is no repository `{repository}`"));
+        }
+        if self.verify.level == Level::None {
+            return invalid(
+                "verify",
+                "the lowest level is `l0`: what was written is always looked at".into(),
+            );
+        }
+        if let Some(unknown) = self.verify.probes.iter().find(|probe| !self.stores.contains(&probe.store)) {
+            return invalid(
+                "verify",
+                format!("a probe asks `{}`, which the plan does not back up", unknown.store),
+            );
+        }
+        if self.keep == Retention::nothing() {
+            return invalid("keep", "every backup would be deleted at once".into());
+        }
+        Ok(())
+    }
+}
+
+/// How a backup is proven.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Verification {
+    /// How far, right after the backup: `l0` the dump's own word, `l1` the repository's records, `l2` its bytes, `l3` a real
+    /// restore whose rows are compared, `l4` and the probes. Default: `l3`.
+    pub level: Level,
+    /// Questions to the restored copy that must be answered by true.
+    pub probes: Vec<Probe>,
+}
+
+impl Default for Verification {
+    fn default() -> Self {
+        Self { level: Level::L3, probes: Vec::new() }
+    }
+}
+
+/// A question to a restored copy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Probe {
+    /// The store whose copy is asked.
+    pub store: String,
+    /// One statement that gives one row whose first value is true, such as `SELECT count(*) > 1000 FROM orders`.
+    pub sql: String,
+}
+
+/// How long backups are kept: whatever one of the rules keeps, stays.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Retention {
+    /// All that are younger than this many hours. Default: 48.
+    pub within_hours: u32,
+    /// The newest of each of the last hours that have one. Default: 24.
+    pub hourly: u32,
+    /// The newest of each of the last days that have one. Default: 14.
+    pub daily: u32,
+    /// The newest of each of the last weeks that have one. Default: 8.
+    pub weekly: u32,
+    /// The newest of each of the last months that have one. Default: 12.
+    pub monthly: u32,
+    /// The newest of each of the last years that have one. Default: 3.
+    pub yearly: u32,
+    /// Never fewer than this many that were restored and compared. Default: 3.
+    pub verified_min: u32,
+    /// Ids of backups that are kept whatever the rules say.
+    pub legal_hold: Vec<String>,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self {
+            within_hours: 48,
+            hourly: 24,
+            daily: 14,
+            weekly: 8,
+            monthly: 12,
+            yearly: 3,
+            verified_min: 3,
+            legal_hold: Vec::new(),
+        }
+    }
+}
+
+impl Retention {
+    fn nothing() -> Self {
+        Self {
+            within_hours: 0,
+            hourly: 0,
+            daily: 0,
+            weekly: 0,
+            monthly: 0,
+            yearly: 0,
+            verified_min: 0,
+            legal_hold: Vec::new(),
+        }
+    }
+}
+
+/// What the numbers of a plan should be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Objectives {
+    /// Most work that may be lost, in minutes: the age of the newest proven backup. Default: 1,500 (25 hours).
+    pub rpo_minutes: u32,
+    /// Longest time until the data is back, in minutes. Default: 30, from the mission.
+    pub rto_minutes: u32,
+}
+
+impl Default for Objectives {
+    fn default() -> Self {
+        Self { rpo_minutes: 1_500, rto_minutes: 30 }
+    }
+}

@@ -1,0 +1,63 @@
+//! Backups that prove themselves: taken, kept, restored into scratch, compared, and told about.
+//!
+//! A backup counts only after it was restored and every table had the rows that were dumped.
+
+mod catalog;
+mod config;
+mod list;
+mod manifest;
+mod restore;
+mod retention;
+mod run;
+mod setup;
+mod suspicion;
+mod verify;
+
+pub use catalog::{Level, Recorded, State, newest_proven};
+pub use config::{Objectives, PlanConfig, Probe, Retention, Verification};
+pub use list::{ListBackups, ShowBackup, list, show};
+pub use manifest::{MANIFEST_VERSION, Manifest};
+pub use restore::{RestoreBackup, RestoreTo, plan_restore, restore};
+pub use retention::{Kept, Reason, keep};
+pub use run::{RunBackup, plan_run, run};
+pub use setup::{SetupRepository, plan_setup, setup};
+pub use verify::{VerifyBackup, plan_verify, verify};
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use contract::{Context, Error, Repository, StoreDirectory};
+use ledger::Ledger;
+
+/// What the room knows of the project that it works for.
+#[async_trait]
+pub trait Surroundings: Send + Sync {
+    /// The project's stores.
+    fn stores(&self) -> &dyn StoreDirectory;
+
+    /// The plans of the project file, by name.
+    fn plans(&self) -> &std::collections::BTreeMap<String, PlanConfig>;
+
+    /// Names of the repositories of the project file; the first is used where a plan names none.
+    fn repositories(&self) -> Vec<String>;
+
+    /// Opens a repository.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound`: no such name. `Invalid`: a setting. `NotFound` with the hint of its set-up: it has no key yet.
+    async fn repository(&self, ctx: &Context, name: &str) -> Result<Arc<dyn Repository>, Error>;
+
+    /// The folder for scratch copies.
+    fn scratch(&self) -> PathBuf;
+
+    /// This process, as the ledger names it.
+    fn holder(&self) -> &str;
+
+    /// Whether the process of this name is gone.
+    fn is_gone(&self, holder: &str) -> bool;
+
+    /// The ledger.
+    fn ledger(&self) -> &Ledger;
+}

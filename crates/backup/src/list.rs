@@ -1,0 +1,232 @@
+//! What backups there are, and what they are worth.
+
+use std::fmt::Write as _;
+
+use contract::quantity::{size, span, thousands};
+use contract::{Context, Effect, Error, Finding, Outcome, Request, Severity, Trigger};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::Surroundings;
+use crate::catalog::{self, Recorded, State, age_s};
+use crate::config::PlanConfig;
+use crate::run::{point, read_manifest};
+use crate::verify::backup_named;
+
+/// Backups that are listed, unless told otherwise.
+const LISTED: u32 = 50;
+
+/// Lists backups, the newest first, with how far each is proven.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ListBackups {
+    /// Only those of this store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store: Option<String>,
+    /// At most this many. Default: 50.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+}
+
+impl Request for ListBackups {
+    const NAME: &'static str = "backup.list";
+    const SUMMARY: &'static str =
+        "List backups, how far each is proven, and per store how much work would be lost now";
+    const EXAMPLE: &'static str = "steward backup list --store orders";
+    const EFFECT: Effect = Effect::Read;
+    const ACTION: &'static str = "backup.read";
+    const POSITIONAL: &'static [&'static str] = &[];
+}
+
+/// Shows a backup: what it holds, where, and what was found when it was restored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ShowBackup {
+    /// The backup's id, or a store, whose newest backup is meant.
+    pub backup: String,
+}
+
+impl Request for ShowBackup {
+    const NAME: &'static str = "backup.show";
+    const SUMMARY: &'static str =
+        "Show a backup: its tables, rows and digests, its parts, and how far it is proven";
+    const EXAMPLE: &'static str = "steward backup show orders";
+    const EFFECT: Effect = Effect::Read;
+    const ACTION: &'static str = "backup.read";
+    const POSITIONAL: &'static [&'static str] = &["backup"];
+}
+
+/// Answers `backup.list`. `value`: `backups[]`, `stores[] {store, rpo_s, proven, restore_ms, rpo_objective_s,
+/// rto_objective_s}`; `rpo_s` is the age of the newest backup that was restored and compared, null where there is none.
+/// Findings: `backup_missing`, `backup_too_old`, `recovery_too_slow`.
+///
+/// # Errors
+///
+/// As the ledger's.
+pub async fn list(ctx: &Context, around: &dyn Surroundings, request: &ListBackups) -> Result<Outcome, Error> {
+    let limit = request.limit.unwrap_or(LISTED);
+    let now = ctx.now();
+    let backups = catalog::list(ctx, around.ledger(), request.store.as_deref(), limit).await?;
+    let mut text = String::new();
+    for backup in &backups {
+        writeln!(text, "{}", backup.line(now)).expect("writing to a string does not fail");
+    }
+    if backups.is_empty() {
+        text.push_str("no backups\n");
+    }
+    let (mut stores, mut findings) = (Vec::new(), Vec::new());
+    for (store, _) in around.stores().list(ctx) {
+        if request.store.as_ref().is_some_and(|only| *only != store) {
+            continue;
+        }
+        let plan = around
+            .plans()
+            .values()
+            .find(|plan| plan.stores.contains(&store))
+            .cloned()
+            .unwrap_or_else(|| PlanConfig::of_store(&store));
+        let proven = catalog::newest_proven(ctx, around.ledger(), &store).await?;
+        let rpo_s = proven.as_ref().map(|backup| age_s(now, point(backup)));
+        let restore_ms = proven.as_ref().and_then(|backup| backup.restore_ms);
+        let objectives = plan.objectives;
+        let (age_max_s, restore_max_s) =
+            (u64::from(objectives.rpo_minutes) * 60, u64::from(objectives.rto_minutes) * 60);
+        match (&proven, rpo_s) {
+            (Some(backup), Some(age)) => writeln!(
+                text,
+                "{store}: if it were lost now, {} of work would be gone; restored in {} when it was last tried ({})",
+                span(age),
+                restore_ms.map_or_else(|| "an unknown time".to_owned(), seconds),
+                backup.id,
+            ),
+            _ => writeln!(text, "{store}: no backup that was restored and compared"),
+        }
+        .expect("writing to a string does not fail");
+        findings.extend(judged(&store, rpo_s, restore_ms, age_max_s, restore_max_s));
+        stores.push(json!({
+            "store": store, "rpo_s": rpo_s, "proven": proven.as_ref().map(|backup| &backup.id),
+            "restore_ms": restore_ms, "rpo_objective_s": age_max_s, "rto_objective_s": restore_max_s,
+        }));
+    }
+    let value = json!({ "backups": backups, "stores": stores });
+    Ok(Outcome { findings, ..Outcome::new(value, text) })
+}
+
+fn seconds(ms: u64) -> String {
+    #[allow(clippy::cast_precision_loss)] // Tenths of a second are shown.
+    let seconds = ms as f64 / 1e3;
+    format!("{seconds:.1} s")
+}
+
+fn judged(
+    store: &str,
+    rpo_s: Option<u64>,
+    restore_ms: Option<u64>,
+    age_max_s: u64,
+    restore_max_s: u64,
+) -> Vec<Finding> {
+    let finding = |code: &str, severity, title: String, what: String| Finding {
+        code: code.into(),
+        severity,
+        title,
+        object: store.to_owned(),
+        recommendation: Some(what),
+        evidence: Vec::new(),
+        escalate: (severity == Severity::Critical).then_some(Trigger::BackupFailure),
+    };
+    let mut findings = Vec::new();
+    match rpo_s {
+        None => findings.push(finding(
+            "backup_missing",
+            Severity::Warning,
+            format!("{store} has no backup that was restored and compared"),
+            format!("steward backup run {store}"),
+        )),
+        Some(age) if age > age_max_s => findings.push(finding(
+            "backup_too_old",
+            Severity::Critical,
+            format!(
+                "the newest proven backup of {store} is {} old; the objective is {}",
+                span(age),
+                span(age_max_s)
+            ),
+            format!("steward backup run {store}; see why the schedule did not"),
+        )),
+        Some(_) => {}
+    }
+    if let Some(ms) = restore_ms.filter(|ms| ms / 1_000 > restore_max_s) {
+        findings.push(finding(
+            "recovery_too_slow",
+            Severity::Critical,
+            format!("restoring {store} took {}; the objective is {}", seconds(ms), span(restore_max_s)),
+            "use physical backups, or a faster place for scratch and repository".to_owned(),
+        ));
+    }
+    findings
+}
+
+/// Answers `backup.show`. `value`: `backup`, `manifest {dumped, begun_at, ended_at, written_by}`, `parts`, `unreadable`.
+///
+/// # Errors
+///
+/// `NotFound`: no such backup. As the ledger's; a repository that does not answer is said in the answer.
+pub async fn show(ctx: &Context, around: &dyn Surroundings, request: &ShowBackup) -> Result<Outcome, Error> {
+    let backup = match catalog::show(ctx, around.ledger(), &request.backup).await? {
+        Some(backup) => backup,
+        None => backup_named(ctx, around, &request.backup).await?,
+    };
+    let mut text = format!("{}\n", backup.line(ctx.now()));
+    let manifest =
+        if backup.state == State::Complete { manifest(ctx, around, &backup).await } else { Ok(None) };
+    let (value, unreadable) = match manifest {
+        Ok(Some(manifest)) => {
+            let dumped = &manifest.dumped;
+            writeln!(
+                text,
+                "{} {} at {}, {} by {}\n{} rows in {} tables, {} parts, {}",
+                dumped.kind,
+                dumped.version,
+                dumped.address,
+                match dumped.method {
+                    contract::BackupMethod::Logical => "logical",
+                    contract::BackupMethod::Physical => "physical",
+                },
+                manifest.written_by,
+                thousands(manifest.rows()),
+                dumped.tables.len(),
+                manifest.parts.len(),
+                size(manifest.parts.iter().map(|part| part.bytes).sum()),
+            )
+            .expect("writing to a string does not fail");
+            for table in &dumped.tables {
+                writeln!(text, "  {:<40} {:>14} rows  {}", table.table, thousands(table.rows), table.digest)
+                    .expect("writing to a string does not fail");
+            }
+            for left_out in &dumped.left_out {
+                writeln!(text, "  not in it: {left_out}").expect("writing to a string does not fail");
+            }
+            let value = json!({
+                "dumped": dumped, "begun_at": manifest.begun_at, "ended_at": manifest.ended_at,
+                "written_by": manifest.written_by, "parts": manifest.parts,
+            });
+            (value, None)
+        }
+        Ok(None) => (json!(null), None),
+        Err(error) => {
+            writeln!(text, "its manifest cannot be read now: {error}")
+                .expect("writing to a string does not fail");
+            (json!(null), Some(error.to_string()))
+        }
+    };
+    Ok(Outcome::new(json!({ "backup": backup, "manifest": value, "unreadable": unreadable }), text))
+}
+
+async fn manifest(
+    ctx: &Context,
+    around: &dyn Surroundings,
+    backup: &Recorded,
+) -> Result<Option<crate::manifest::Manifest>, Error> {
+    let repository = around.repository(ctx, &backup.repository).await?;
+    read_manifest(ctx, &repository, backup).await.map(Some)
+}

@@ -1,0 +1,337 @@
+//! Restoring: plan, approve, load beside, compare, and only then put in the place of what was there.
+
+use contract::{
+    Context, Effect, Error, ErrorKind, LoadTarget, Outcome, Permit, Plan, PlanStep, Request, Selection,
+    StepMode,
+};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::Surroundings;
+use crate::catalog::{Level, Recorded};
+use crate::config::PlanConfig;
+use crate::run::{self, Scratch, kept, plan_named, point, read_manifest, repository_of};
+use crate::verify::{self, backup_named};
+use contract::quantity::{size, thousands};
+
+/// Where a backup is restored to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RestoreTo {
+    /// A server or file of its own, which is left running; nothing else is touched.
+    #[default]
+    Scratch,
+    /// A new database beside the store's own, or a new file beside its file.
+    Beside,
+    /// In the place of the store's own data, after a safety backup of it.
+    InPlace,
+}
+
+/// Restores a backup: whole, one schema or some tables; into scratch, beside the store, or in its place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RestoreBackup {
+    /// The backup's id, or a store, whose newest backup is meant.
+    pub backup: String,
+    /// `scratch`, `beside` or `in_place`. Default: `scratch`.
+    #[serde(default)]
+    pub to: RestoreTo,
+    /// Name of the new database or file, for `beside`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Only this schema.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schema: Option<String>,
+    /// Only these tables, by the names that `backup show` gives.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tables: Vec<String>,
+}
+
+impl Request for RestoreBackup {
+    const NAME: &'static str = "backup.restore";
+    const SUMMARY: &'static str =
+        "Restore a backup into scratch, beside the store, or in its place after a safety backup";
+    const EXAMPLE: &'static str = "steward backup restore orders --to scratch";
+    const EFFECT: Effect = Effect::Change;
+    const ACTION: &'static str = "backup.restore";
+    const POSITIONAL: &'static [&'static str] = &["backup"];
+}
+
+impl RestoreBackup {
+    fn selection(&self) -> Result<Selection, Error> {
+        match (&self.schema, self.tables.as_slice()) {
+            (Some(_), [_, ..]) => Err(Error::new(ErrorKind::Invalid, "a schema or tables, not both")
+                .with("argument", "schema")
+                .hint("leave one of them out")),
+            (Some(schema), []) => Ok(Selection::Schema(schema.clone())),
+            (None, []) => Ok(Selection::Whole),
+            (None, tables) => Ok(Selection::Tables(tables.to_vec())),
+        }
+    }
+
+    fn check(&self, selection: &Selection) -> Result<(), Error> {
+        let invalid = |argument: &'static str, message: &str| {
+            Err(Error::new(ErrorKind::Invalid, message).with("argument", argument))
+        };
+        match (self.to, &self.name) {
+            (RestoreTo::Beside, None) => {
+                invalid("name", "a restore beside the store needs the name of the new database")
+            }
+            (RestoreTo::Scratch | RestoreTo::InPlace, Some(_)) => {
+                invalid("name", "only a restore beside the store takes a name")
+            }
+            (RestoreTo::InPlace, None) if *selection != Selection::Whole => invalid(
+                "to",
+                "in its place a store is restored whole; restore tables beside it and copy the rows",
+            ),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What a restore is about.
+struct Meant {
+    backup: Recorded,
+    manifest: crate::manifest::Manifest,
+    selection: Selection,
+}
+
+async fn meant(ctx: &Context, around: &dyn Surroundings, request: &RestoreBackup) -> Result<Meant, Error> {
+    let selection = request.selection()?;
+    request.check(&selection)?;
+    let backup = backup_named(ctx, around, &request.backup).await?;
+    let repository = around.repository(ctx, &backup.repository).await?;
+    let manifest = read_manifest(ctx, &repository, &backup).await?;
+    if let Selection::Tables(tables) = &selection
+        && let Some(unknown) =
+            tables.iter().find(|name| !manifest.dumped.tables.iter().any(|it| it.table == **name))
+    {
+        let known: Vec<&str> = manifest.dumped.tables.iter().map(|it| it.table.as_str()).collect();
+        return Err(Error::new(ErrorKind::NotFound, format!("the backup holds no table `{unknown}`"))
+            .with("backup", &backup.id)
+            .hint(format!("it holds: {}", known.join(", "))));
+    }
+    Ok(Meant { backup, manifest, selection })
+}
+
+fn target(request: &RestoreBackup, backup: &Recorded, scratch: Option<&Scratch>) -> LoadTarget {
+    match (request.to, scratch) {
+        (RestoreTo::Scratch, Some(scratch)) => LoadTarget::Scratch { folder: scratch.path().to_owned() },
+        (RestoreTo::Beside, _) => LoadTarget::Beside { name: request.name.clone().unwrap_or_default() },
+        // The newest part of the id, which is what tells two backups apart.
+        _ => LoadTarget::Beside { name: format!("restored_{}", &backup.id[backup.id.len() - 12..]) },
+    }
+}
+
+/// Says what a restore would do: chain, target, what would be overwritten, what it needs.
+///
+/// # Errors
+///
+/// `Invalid`: arguments that do not go together. `NotFound`: no such backup or table. `Unsupported`: something is missing that
+/// the restore needs. As the repository's and the store's.
+pub async fn plan_restore(
+    ctx: &Context,
+    around: &dyn Surroundings,
+    request: &RestoreBackup,
+) -> Result<Plan, Error> {
+    let Meant { backup, manifest, selection } = meant(ctx, around, request).await?;
+    let store = around.stores().open(ctx, &backup.store).await?;
+    let load = store.load().ok_or_else(|| {
+        store.unsupported(
+            "restore",
+            "this kind of store cannot be restored by itself",
+            "use the backup's parts",
+        )
+    })?;
+    let rehearsed = match request.to {
+        RestoreTo::Scratch => LoadTarget::Scratch { folder: around.scratch() },
+        _ => target(request, &backup, None),
+    };
+    let preflight = load.preflight(ctx, &manifest.dumped, &rehearsed).await?;
+    if let Some(refusal) = preflight.refusals.first() {
+        return Err(Error::new(ErrorKind::Unsupported, format!("the backup cannot be restored: {refusal}"))
+            .with("backup", &backup.id)
+            .with("store", &backup.store));
+    }
+    let what = match &selection {
+        Selection::Whole => "everything".to_owned(),
+        Selection::Schema(schema) => format!("the schema {schema}"),
+        Selection::Tables(tables) => format!("the tables {}", tables.join(", ")),
+    };
+    let step = |id: &str, title: String| PlanStep {
+        reversible: true,
+        ..PlanStep::new(id, &title, StepMode::Transaction, Vec::new())
+    };
+    let as_of = point(&backup).strftime("%Y-%m-%d %H:%M:%SZ").to_string();
+    let mut steps = Vec::new();
+    let (mut pre_state, mut subject) = (String::new(), format!("backup:{}", backup.id));
+    match request.to {
+        RestoreTo::Scratch => {
+            steps.push(step("load", format!("load {what} as of {as_of} into a scratch copy")));
+        }
+        RestoreTo::Beside => {
+            let name = request.name.clone().unwrap_or_default();
+            steps.push(step("load", format!("load {what} as of {as_of} into {name}, which must not exist")));
+        }
+        RestoreTo::InPlace => {
+            let probe = store.probe(ctx).await?;
+            pre_state.clone_from(&probe.identity);
+            subject = format!("store:{}", backup.store);
+            steps.push(step("safety", format!("back {} up as it is now", backup.store)));
+            steps.push(step("load", format!("load everything as of {as_of} beside it")));
+            steps.push(step("compare", "compare every table with what was dumped".to_owned()));
+            steps.push(PlanStep {
+                destructive: true,
+                reversible: true,
+                ..PlanStep::new(
+                    "swap",
+                    format!(
+                        "put it in the place of {}: what was written after {as_of} is no longer there",
+                        probe.address
+                    ),
+                    StepMode::Transaction,
+                    Vec::new(),
+                )
+            });
+        }
+    }
+    Ok(Plan {
+        request: RestoreBackup::NAME.to_owned(),
+        arguments: serde_json::to_value(request).expect("arguments are JSON"),
+        project: ctx.project().to_owned(),
+        target: subject,
+        summary: format!("restore {what} of {} as of {as_of} ({})", backup.store, backup.id),
+        steps,
+        pre_state,
+        predicted: json!({
+            "backup": backup.id, "as_of": as_of, "proven": backup.level, "rows": manifest.rows(),
+            "bytes": manifest.parts.iter().map(|part| part.bytes).sum::<u64>(),
+            "last_restore_ms": backup.restore_ms, "scratch_bytes": preflight.scratch_bytes,
+            "warnings": preflight.warnings,
+        }),
+        cost_usd_nanos: 0,
+    })
+}
+
+/// Restores as a permitted plan says. A restored copy that is not what was dumped is never put in place of anything.
+///
+/// # Errors
+///
+/// `Conflict`: the store is another one than when the plan was made. `Corrupt`: the copy differs from what was dumped; it is
+/// taken away, and the store is as before. As the repository's and the store's.
+pub async fn restore(
+    ctx: &Context,
+    around: &dyn Surroundings,
+    permit: &Permit,
+    plan: &Plan,
+    request: &RestoreBackup,
+) -> Result<Outcome, Error> {
+    permit.covers(ctx, plan)?;
+    let Meant { backup, manifest, selection } = meant(ctx, around, request).await?;
+    // The plan names one backup; "the newest" may be another by now.
+    if plan.predicted["backup"] != json!(backup.id) {
+        return Err(Error::new(ErrorKind::Conflict, "another backup is the newest now")
+            .with("planned", &plan.predicted["backup"])
+            .with("newest", &backup.id)
+            .hint("ask again, with the backup's id"));
+    }
+    let store = around.stores().open(ctx, &backup.store).await?;
+    let load = store.load().ok_or_else(|| Error::new(ErrorKind::Unsupported, "it cannot be restored"))?;
+    let repository = around.repository(ctx, &backup.repository).await?;
+    let source = repository.open(ctx, &kept(&backup), manifest.parts.clone()).await?;
+    let mut safety = None;
+    if request.to == RestoreTo::InPlace {
+        let identity = store.probe(ctx).await?.identity;
+        if identity != plan.pre_state {
+            return Err(Error::new(
+                ErrorKind::Conflict,
+                "the store is another one than when the plan was made",
+            )
+            .with("store", &backup.store)
+            .hint("ask for the restore again, and read the new plan"));
+        }
+        safety = Some(safety_backup(ctx, around, &backup).await?);
+    }
+    let scratch = match request.to {
+        RestoreTo::Scratch => {
+            let id = uuid::Uuid::now_v7().simple().to_string();
+            Some(Scratch::make(around, &format!("restore-{}", &id[id.len() - 12..]))?)
+        }
+        _ => None,
+    };
+    let target = target(request, &backup, scratch.as_ref());
+    let started = std::time::Instant::now();
+    let mut restored = load.load(ctx, &manifest.dumped, &*source, &selection, &target).await?;
+    let ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let problems = match verify::compare(ctx, &*restored, &manifest.dumped, &*source, &selection).await {
+        Ok(problems) => problems,
+        Err(error) => {
+            drop(restored.remove().await);
+            return Err(error);
+        }
+    };
+    if let Some(problem) = problems.first() {
+        let error =
+            Error::new(ErrorKind::Corrupt, format!("the restored copy is not what was backed up: {problem}"))
+                .with("backup", &backup.id)
+                .with("differences", problems.len())
+                .hint("nothing was put in place; try an older backup: steward backup list");
+        drop(restored.remove().await);
+        return Err(error);
+    }
+    let address = restored.address();
+    let said = format!(
+        "{} of {} as of {}: {} rows, every table is as it was dumped ({ms} ms)",
+        backup.id,
+        backup.store,
+        point(&backup).strftime("%Y-%m-%d %H:%M:%SZ"),
+        thousands(manifest.rows()),
+    );
+    let mut value =
+        json!({ "backup": backup.id, "to": request.to, "restore_ms": ms, "safety_backup": safety });
+    let text = match request.to {
+        RestoreTo::Scratch | RestoreTo::Beside => {
+            let end = restored.keep();
+            if let Some(scratch) = scratch {
+                scratch.leave();
+            }
+            value["address"] = json!(address);
+            value["take_away"] = json!(end);
+            format!("{said}\nit is at {address}\ntake it away with: {end}\n")
+        }
+        RestoreTo::InPlace => {
+            let undo = match load.swap(ctx, &*restored).await {
+                Ok(undo) => undo,
+                Err(error) => {
+                    drop(restored.remove().await);
+                    return Err(error);
+                }
+            };
+            value["undo"] = json!(undo);
+            let safety = safety.unwrap_or_default();
+            format!("{said}\nit is in place now; {undo}\nas it was before: backup {safety}\n")
+        }
+    };
+    Ok(Outcome::new(value, text))
+}
+
+/// Backs the store up before it is overwritten. Gives the backup's id.
+async fn safety_backup(ctx: &Context, around: &dyn Surroundings, backup: &Recorded) -> Result<String, Error> {
+    let config =
+        plan_named(ctx, around, &backup.plan).unwrap_or_else(|_| PlanConfig::of_store(&backup.store));
+    let repository = around.repository(ctx, &repository_of(around, &config)?).await?;
+    let made = run::run_one(ctx, around, &repository, &config, &backup.plan, &backup.store, Level::L1)
+        .await
+        .map_err(|error| {
+            error
+                .with("step", "safety backup")
+                .hint("nothing has changed; what cannot be backed up is not overwritten")
+        })?;
+    tracing::info!(
+        backup = made.recorded.id,
+        bytes = size(made.recorded.bytes.unwrap_or_default()),
+        "backed up before it is overwritten"
+    );
+    Ok(made.recorded.id)
+}

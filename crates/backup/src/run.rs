@@ -1,0 +1,498 @@
+//! Making a backup: dump, write, commit, compare with the one before, restore, compare.
+
+use std::fmt::Write as _;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use contract::quantity::{size, thousands};
+use contract::{
+    BackupLabel, BackupMethod, Context, DumpOptions, Dumped, Effect, Error, ErrorKind, Finding, Kept,
+    Outcome, Permit, Plan, PlanStep, Preflight, Repository, Request, Severity, StepMode, Trigger,
+};
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::Surroundings;
+use crate::catalog::{self, Begun, Completed, Level, Recorded, State};
+use crate::config::PlanConfig;
+use crate::manifest::{MANIFEST_VERSION, Manifest};
+use crate::suspicion::suspicions;
+use crate::verify::{self, Proof};
+
+/// Readers of one store at once.
+const PARALLEL: usize = 2;
+
+/// Makes a backup, restores it into scratch and compares every table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RunBackup {
+    /// A plan under `backup.plans` in the project file, or a store, which is then backed up under the default plan.
+    pub plan: String,
+    /// How far it is proven afterwards: `l0`, `l1`, `l2`, `l3` or `l4`. Default: as the plan says, else `l3`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verify: Option<Level>,
+}
+
+impl Request for RunBackup {
+    const NAME: &'static str = "backup.run";
+    const SUMMARY: &'static str = "Make a backup, restore it into scratch and compare every table";
+    const EXAMPLE: &'static str = "steward backup run orders";
+    const EFFECT: Effect = Effect::Change;
+    const ACTION: &'static str = "backup.run";
+    const POSITIONAL: &'static [&'static str] = &["plan"];
+}
+
+/// The plan of this name, or the default plan of the store of this name.
+///
+/// # Errors
+///
+/// `NotFound`: neither.
+pub(crate) fn plan_named(ctx: &Context, around: &dyn Surroundings, name: &str) -> Result<PlanConfig, Error> {
+    if let Some(plan) = around.plans().get(name) {
+        return Ok(plan.clone());
+    }
+    let stores = around.stores().list(ctx);
+    if stores.iter().any(|(store, _)| store == name) {
+        return Ok(PlanConfig::of_store(name));
+    }
+    let mut known: Vec<&str> = around.plans().keys().map(String::as_str).collect();
+    known.extend(stores.iter().map(|(store, _)| store.as_str()));
+    let hint = if known.is_empty() {
+        "add a store under `stores` in steward.yaml".to_owned()
+    } else {
+        format!("there are: {}", known.join(", "))
+    };
+    Err(Error::new(ErrorKind::NotFound, format!("there is no backup plan and no store `{name}`")).hint(hint))
+}
+
+/// The repository that a plan writes to.
+///
+/// # Errors
+///
+/// `Invalid`: the project has none.
+pub(crate) fn repository_of(around: &dyn Surroundings, plan: &PlanConfig) -> Result<String, Error> {
+    plan.repository.clone().or_else(|| around.repositories().into_iter().next()).ok_or_else(|| {
+        Error::new(ErrorKind::Invalid, "the project has no backup repository")
+            .hint("add one under `backup.repositories` in steward.yaml")
+    })
+}
+
+/// A folder of this run alone, readable by nobody else; gone with the handle.
+pub(crate) struct Scratch(PathBuf);
+
+impl Scratch {
+    pub(crate) fn make(around: &dyn Surroundings, id: &str) -> Result<Self, Error> {
+        let folder = around.scratch().join(id);
+        let failed = |cause: std::io::Error| {
+            Error::new(ErrorKind::Unavailable, "cannot make a folder for scratch copies")
+                .with("folder", folder.display())
+                .because(cause)
+        };
+        std::fs::create_dir_all(around.scratch()).map_err(failed)?;
+        std::fs::DirBuilder::new().mode(0o700).create(&folder).map_err(failed)?;
+        Ok(Self(folder))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Leaves it to whoever asked for what is in it.
+    pub(crate) fn leave(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.0)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(folder = %self.0.display(), %error, "a scratch folder is left");
+        }
+    }
+}
+
+/// Looks whether everything that a run needs is there; plans one step for each store.
+///
+/// # Errors
+///
+/// `NotFound`: no such plan, store or repository. `Unsupported`: the store cannot be backed up, or something is missing
+/// that it needs. As the store's.
+pub async fn plan_run(
+    ctx: &Context,
+    around: &dyn Surroundings,
+    request: &RunBackup,
+) -> Result<(Plan, Vec<Finding>), Error> {
+    let plan = plan_named(ctx, around, &request.plan)?;
+    let name = repository_of(around, &plan)?;
+    let repository = around.repository(ctx, &name).await?;
+    let mut steps = Vec::new();
+    let mut findings = Vec::new();
+    for store in &plan.stores {
+        let (method, preflight) = preflight(ctx, around, &plan, store).await?;
+        if let Some(refusal) = preflight.refusals.first() {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!("`{store}` cannot be backed up: {refusal}"),
+            )
+            .with("store", store)
+            .with("method", word(method)));
+        }
+        findings.extend(preflight.warnings.iter().map(|warning| Finding {
+            code: "backup_is_partial".into(),
+            severity: Severity::Warning,
+            title: format!("{store}: {warning}"),
+            object: store.clone(),
+            recommendation: None,
+            evidence: Vec::new(),
+            escalate: None,
+        }));
+        let title = format!("back up {store} ({}) to {name} at {}", word(method), repository.address());
+        steps.push(PlanStep {
+            reversible: true,
+            ..PlanStep::new(format!("backup {store}"), title, StepMode::Transaction, Vec::new())
+        });
+    }
+    let level = request.verify.unwrap_or(plan.verify.level);
+    let made = Plan {
+        request: RunBackup::NAME.to_owned(),
+        arguments: serde_json::to_value(request).expect("arguments are JSON"),
+        project: ctx.project().to_owned(),
+        target: format!("backup:{}", request.plan),
+        summary: format!("back up {} to {name}, and prove it as {}", plan.stores.join(", "), level.as_str()),
+        steps,
+        pre_state: String::new(),
+        predicted: json!({}),
+        cost_usd_nanos: 0,
+    };
+    Ok((made, findings))
+}
+
+fn word(method: BackupMethod) -> &'static str {
+    match method {
+        BackupMethod::Logical => "logical",
+        BackupMethod::Physical => "physical",
+    }
+}
+
+async fn preflight(
+    ctx: &Context,
+    around: &dyn Surroundings,
+    plan: &PlanConfig,
+    store: &str,
+) -> Result<(BackupMethod, Preflight), Error> {
+    let opened = around.stores().open(ctx, store).await?;
+    let Some(dump) = opened.dump() else {
+        return Err(opened.unsupported(
+            "backup",
+            "this kind of store has no backup yet",
+            "back it up with its own tools",
+        ));
+    };
+    let offered = dump.methods();
+    let method = match plan.method {
+        Some(method) if offered.contains(&method) => method,
+        Some(method) => {
+            return Err(Error::new(ErrorKind::Unsupported, format!("`{store}` offers no such backup"))
+                .with("method", word(method))
+                .hint(format!(
+                    "it offers: {}",
+                    offered.iter().copied().map(word).collect::<Vec<_>>().join(", ")
+                )));
+        }
+        None => *offered.first().ok_or_else(|| Error::new(ErrorKind::Unsupported, "no way to back it up"))?,
+    };
+    let options = DumpOptions { method, scratch: around.scratch(), parallel: PARALLEL };
+    Ok((method, dump.preflight(ctx, &options).await?))
+}
+
+/// What one store's backup came to.
+pub(crate) struct Made {
+    pub(crate) recorded: Recorded,
+    manifest: Manifest,
+    proof: Proof,
+    seconds: f64,
+}
+
+/// Makes the backups of a permitted plan, one store after the other.
+///
+/// # Errors
+///
+/// That of the first store whose backup failed, after all were tried; what the others came to is kept.
+pub async fn run(
+    ctx: &Context,
+    around: &dyn Surroundings,
+    permit: &Permit,
+    plan: &Plan,
+    request: &RunBackup,
+) -> Result<Outcome, Error> {
+    permit.covers(ctx, plan)?;
+    let config = plan_named(ctx, around, &request.plan)?;
+    let name = repository_of(around, &config)?;
+    let repository = around.repository(ctx, &name).await?;
+    give_up_dead(ctx, around).await?;
+    let level = request.verify.unwrap_or(config.verify.level);
+    let (mut made, mut failed) = (Vec::new(), Vec::new());
+    for store in &config.stores {
+        match run_one(ctx, around, &repository, &config, &request.plan, store, level).await {
+            Ok(one) => made.push(one),
+            Err(error) => failed.push((store.clone(), error)),
+        }
+    }
+    if let Some((store, error)) = failed.into_iter().next() {
+        let kept: Vec<&str> = made.iter().map(|one| one.recorded.id.as_str()).collect();
+        let error = if config.stores.len() > 1 { error.with("store", store) } else { error };
+        return Err(if kept.is_empty() { error } else { error.with("kept", kept.join(", ")) });
+    }
+    Ok(told(&made, level))
+}
+
+pub(crate) async fn run_one(
+    ctx: &Context,
+    around: &dyn Surroundings,
+    repository: &Arc<dyn Repository>,
+    config: &PlanConfig,
+    plan: &str,
+    store: &str,
+    level: Level,
+) -> Result<Made, Error> {
+    let started = Instant::now();
+    let id = format!("bk-{}", uuid::Uuid::now_v7().simple());
+    let (method, refused) = preflight(ctx, around, config, store).await?;
+    if let Some(refusal) = refused.refusals.into_iter().next() {
+        return Err(Error::new(ErrorKind::Unsupported, refusal).with("store", store));
+    }
+    let begun =
+        Begun { id: &id, plan, store, repository: repository.name(), method, holder: around.holder() };
+    catalog::begin(ctx, around.ledger(), &begun).await?;
+    let written = write(ctx, around, repository, plan, store, &id, method).await;
+    let (manifest, committed) = match written {
+        Ok(written) => written,
+        Err(error) => {
+            // Also a canceled run is recorded as what it came to.
+            let recording = Context::new(ctx.project(), ctx.actor().clone()).with_clock(ctx.clock());
+            catalog::fail(&recording, around.ledger(), &id, error.message()).await?;
+            return Err(error.with("backup", &id));
+        }
+    };
+    let before = previous(ctx, around, repository, store, &id).await;
+    let odd = suspicions(&manifest, before.as_ref());
+    let completed = Completed {
+        id: &id,
+        store,
+        snapshot: &committed.snapshot,
+        point_at: manifest.dumped.point.at,
+        bytes: committed.bytes,
+        bytes_added: committed.bytes_added,
+        rows: manifest.rows(),
+        suspicions: &odd,
+    };
+    catalog::complete(ctx, around.ledger(), &completed).await?;
+    let recorded = recorded(ctx, around, &id).await?;
+    let probes = verify::probes_of(config, store);
+    let proof = verify::prove(ctx, around, repository, &recorded, level, &probes).await?;
+    let recorded = self::recorded(ctx, around, &id).await?;
+    Ok(Made { recorded, manifest, proof, seconds: started.elapsed().as_secs_f64() })
+}
+
+async fn recorded(ctx: &Context, around: &dyn Surroundings, id: &str) -> Result<Recorded, Error> {
+    catalog::show(ctx, around.ledger(), id)
+        .await?
+        .ok_or_else(|| Error::new(ErrorKind::Other, "the record of the backup is gone").with("backup", id))
+}
+
+async fn write(
+    ctx: &Context,
+    around: &dyn Surroundings,
+    repository: &Arc<dyn Repository>,
+    plan: &str,
+    store: &str,
+    id: &str,
+    method: BackupMethod,
+) -> Result<(Manifest, contract::Committed), Error> {
+    let opened = around.stores().open(ctx, store).await?;
+    let dump = opened.dump().ok_or_else(|| Error::new(ErrorKind::Unsupported, "it cannot be backed up"))?;
+    let scratch = Scratch::make(around, id)?;
+    let begun_at = ctx.now();
+    let label = BackupLabel {
+        id: id.to_owned(),
+        project: ctx.project().to_owned(),
+        store: store.to_owned(),
+        plan: plan.to_owned(),
+        at: begun_at,
+        layout: layout(method),
+    };
+    let writer = repository.begin(ctx, &label).await?;
+    let options = DumpOptions { method, scratch: scratch.path().to_owned(), parallel: PARALLEL };
+    let dumped: Dumped = match dump.dump(ctx, &options, &*writer).await {
+        Ok(dumped) => dumped,
+        Err(error) => {
+            writer.abandon().await;
+            return Err(error);
+        }
+    };
+    let (sender, receiver) = tokio::sync::oneshot::channel();
+    let ended_at = ctx.now();
+    let head = Manifest {
+        version: MANIFEST_VERSION,
+        id: id.to_owned(),
+        project: ctx.project().to_owned(),
+        plan: plan.to_owned(),
+        store: store.to_owned(),
+        begun_at,
+        ended_at,
+        written_by: format!("steward {}", env!("CARGO_PKG_VERSION")),
+        dumped,
+        parts: Vec::new(),
+    };
+    let manifest = Box::new(move |parts: &[contract::PartRecord]| {
+        let manifest = Manifest { parts: parts.to_vec(), ..head };
+        let bytes = manifest.bytes().into();
+        // Nobody listens any more when the run was canceled meanwhile.
+        drop(sender.send(manifest));
+        bytes
+    });
+    let committed = writer.commit(manifest).await?;
+    let manifest = receiver.await.map_err(|cause| {
+        Error::new(ErrorKind::Other, "the repository took no manifest and says that it is done")
+            .because(cause)
+    })?;
+    Ok((manifest, committed))
+}
+
+fn layout(method: BackupMethod) -> contract::Layout {
+    match method {
+        BackupMethod::Logical => contract::Layout::Stream,
+        BackupMethod::Physical => contract::Layout::Pages,
+    }
+}
+
+/// The manifest of the newest complete backup of the store before this one, if it can be read.
+async fn previous(
+    ctx: &Context,
+    around: &dyn Surroundings,
+    repository: &Arc<dyn Repository>,
+    store: &str,
+    id: &str,
+) -> Option<Manifest> {
+    let known = catalog::list(ctx, around.ledger(), Some(store), 50).await.ok()?;
+    let before = known.into_iter().find(|backup| {
+        backup.id != id && backup.state == State::Complete && backup.repository == repository.name()
+    })?;
+    match read_manifest(ctx, repository, &before).await {
+        Ok(manifest) => Some(manifest),
+        Err(error) => {
+            tracing::warn!(backup = before.id, %error, "the backup before cannot be compared with");
+            None
+        }
+    }
+}
+
+/// The repository's entry of a backup.
+pub(crate) fn kept(backup: &Recorded) -> Kept {
+    Kept {
+        snapshot: backup.snapshot.clone(),
+        id: Some(backup.id.clone()),
+        project: None,
+        store: Some(backup.store.clone()),
+        plan: Some(backup.plan.clone()),
+        at: backup.begun_at,
+        layout: layout(backup.method),
+    }
+}
+
+pub(crate) async fn read_manifest(
+    ctx: &Context,
+    repository: &Arc<dyn Repository>,
+    backup: &Recorded,
+) -> Result<Manifest, Error> {
+    let bytes = repository.manifest(ctx, &kept(backup)).await?;
+    let manifest = Manifest::read(&bytes)?;
+    if manifest.id != backup.id || manifest.project != ctx.project() {
+        return Err(Error::new(ErrorKind::Corrupt, "the manifest is that of another backup")
+            .with("backup", &backup.id)
+            .with("manifest_of", &manifest.id));
+    }
+    Ok(manifest)
+}
+
+/// Records runs whose process is gone as failed. Gives their ids.
+///
+/// # Errors
+///
+/// As the ledger's.
+pub(crate) async fn give_up_dead(ctx: &Context, around: &dyn Surroundings) -> Result<Vec<String>, Error> {
+    let mut given_up = Vec::new();
+    for backup in catalog::running(ctx, around.ledger()).await? {
+        if backup.holder != around.holder() && around.is_gone(&backup.holder) {
+            catalog::fail(ctx, around.ledger(), &backup.id, "the process that made it ended in the middle")
+                .await?;
+            // Its scratch copies hold data in the clear.
+            let folder = around.scratch().join(&backup.id);
+            if folder.exists()
+                && let Err(error) = std::fs::remove_dir_all(&folder)
+            {
+                tracing::warn!(folder = %folder.display(), %error, "a scratch folder is left");
+            }
+            given_up.push(backup.id);
+        }
+    }
+    Ok(given_up)
+}
+
+fn told(made: &[Made], level: Level) -> Outcome {
+    let mut text = String::new();
+    let mut values: Vec<Value> = Vec::new();
+    let mut findings = Vec::new();
+    for one in made {
+        let (backup, proof) = (&one.recorded, &one.proof);
+        let said = proof.said();
+        writeln!(
+            text,
+            "{}: {} rows in {} tables, {}, {} of it new; {said} ({:.1} s)\n  backup {}",
+            backup.store,
+            thousands(one.manifest.rows()),
+            one.manifest.dumped.tables.len(),
+            size(backup.bytes.unwrap_or_default()),
+            size(backup.bytes_added.unwrap_or_default()),
+            one.seconds,
+            backup.id,
+        )
+        .expect("writing to a string does not fail");
+        for left_out in &one.manifest.dumped.left_out {
+            writeln!(text, "  not in it: {left_out}").expect("writing to a string does not fail");
+        }
+        findings.extend(proof.findings(backup, level));
+        findings.extend(backup.suspicions.iter().map(|odd| Finding {
+            code: "backup_suspicious".into(),
+            severity: Severity::Critical,
+            title: format!("the backup of {} is suspicious: {odd}", backup.store),
+            object: backup.store.clone(),
+            recommendation: Some(
+                "find out whether the data was meant to go; no older backup is deleted until then".into(),
+            ),
+            evidence: Vec::new(),
+            escalate: Some(Trigger::DataLossRisk),
+        }));
+        values.push(json!({
+            "backup": backup, "proof": proof, "left_out": one.manifest.dumped.left_out,
+            "tables": one.manifest.dumped.tables.len(), "seconds": round(one.seconds),
+        }));
+    }
+    Outcome { findings, ..Outcome::new(json!({ "backups": values }), text) }
+}
+
+/// Milliseconds are enough.
+fn round(seconds: f64) -> f64 {
+    (seconds * 1e3).round() / 1e3
+}
+
+/// The moment whose state a backup holds.
+pub(crate) fn point(backup: &Recorded) -> Timestamp {
+    backup.point_at.unwrap_or(backup.begun_at)
+}
