@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use contract::{
-    Capabilities, Capability, Context, Error, ErrorKind, Execute, Explain, Health, Integrity,
-    IntegrityProblem, IntegrityReport, KeysCompared, Login, Operate, Probe, Query, Relational, RowPromise,
-    RowSets, RowTest, Rows, Store, TableScan, Truncation,
+    Capabilities, Capability, Context, Dump, Error, ErrorKind, Execute, Explain, Health, Integrity,
+    IntegrityProblem, IntegrityReport, KeysCompared, Load, Login, Operate, Probe, Query, Relational,
+    RowPromise, RowSets, RowTest, Rows, Store, TableScan, Truncation,
 };
 use rusqlite::Connection;
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
@@ -156,6 +156,14 @@ impl Store for SqliteStore {
     }
 
     fn operate(&self) -> Option<&dyn Operate> {
+        Some(self)
+    }
+
+    fn dump(&self) -> Option<&dyn Dump> {
+        Some(self)
+    }
+
+    fn load(&self) -> Option<&dyn Load> {
         Some(self)
     }
 
@@ -310,12 +318,14 @@ fn exactly_one(sql: &str) -> Result<(), Error> {
     }
 }
 
-fn read_rows(connection: &mut Connection, query: &Query, stop: &Stop) -> Result<Rows, Error> {
-    let started = Instant::now();
-    let failed = |error: rusqlite::Error| translate(&error, stop);
-    exactly_one(&query.sql)?;
-    only_reads(connection).map_err(failed)?;
-    let mut statement = connection.prepare(&query.sql).map_err(failed)?;
+/// Prepares one statement that gives rows and changes nothing.
+pub(crate) fn one_reading<'a>(
+    connection: &'a Connection,
+    sql: &str,
+    stop: &Stop,
+) -> Result<rusqlite::Statement<'a>, Error> {
+    exactly_one(sql)?;
+    let statement = connection.prepare(sql).map_err(|error| translate(&error, stop))?;
     if !statement.readonly() {
         return Err(refused_write("the statement is not read-only"));
     }
@@ -323,6 +333,14 @@ fn read_rows(connection: &mut Connection, query: &Query, stop: &Stop) -> Result<
         // `REINDEX` of a file without indexes is asked for no permission, because it does nothing.
         return Err(refused_write("the statement is not a query"));
     }
+    Ok(statement)
+}
+
+fn read_rows(connection: &mut Connection, query: &Query, stop: &Stop) -> Result<Rows, Error> {
+    let started = Instant::now();
+    let failed = |error: rusqlite::Error| translate(&error, stop);
+    only_reads(connection).map_err(failed)?;
+    let mut statement = one_reading(connection, &query.sql, stop)?;
     bind(&mut statement, &query.parameters, stop)?;
     let columns: Vec<String> = statement.column_names().map(str::to_owned).collect();
     let mut types: Vec<Option<&'static str>> = vec![None; columns.len()];

@@ -6,9 +6,11 @@
 #![allow(clippy::unwrap_used, reason = "a suite fails by panicking")]
 
 mod faulty;
+mod parts;
 mod server;
 pub mod store;
 
 pub use faulty::{Fault, Faulty};
+pub use parts::{Given, Parts};
 pub use server::{namespace, namespace_age, postgres, server};
 pub use store::{Admin, NoSecrets, Opened, Secrets, Sql, change, permit_for};
