@@ -404,6 +404,10 @@ pub struct BackupLabel {
     pub layout: Layout,
 }
 
+/// What makes the manifest of a backup from its parts, once all of them were read to their ends. A name of its own: in the
+/// arguments of a method of such a trait the reference would get the lifetime of the call.
+pub type MakeManifest = Box<dyn FnOnce(&[PartRecord]) -> Bytes + Send>;
+
 /// A backup that is being written; dropped without `commit` it never was.
 #[async_trait]
 pub trait BackupWriter: PartSink {
@@ -413,10 +417,7 @@ pub trait BackupWriter: PartSink {
     /// # Errors
     ///
     /// `Unavailable`, `LimitExceeded`, `Conflict`: the repository was locked by another; the backup does not exist then.
-    async fn commit(
-        self: Box<Self>,
-        manifest: Box<dyn FnOnce(&[PartRecord]) -> Bytes + Send>,
-    ) -> Result<Committed, Error>;
+    async fn commit(self: Box<Self>, manifest: MakeManifest) -> Result<Committed, Error>;
 
     /// Gives up; what was written is taken away by the next cleaning.
     async fn abandon(self: Box<Self>);
