@@ -31,6 +31,17 @@ pub(crate) struct Judge<'a> {
     pub(super) new_types: BTreeSet<String>,
 }
 
+#[cfg(test)]
+thread_local! {
+    static JUDGED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
+/// Statements that this thread has judged or taken in.
+#[cfg(test)]
+pub(super) fn statements_judged() -> usize {
+    JUDGED.with(std::cell::Cell::get)
+}
+
 /// Judges a file: what each statement does, and what the file as a whole.
 pub(crate) fn judge(script: &Script, world: &mut World) -> Vec<Verdict> {
     let own_control = script.statements.iter().any(|statement| {
@@ -147,6 +158,8 @@ impl<'a> Judge<'a> {
     }
 
     fn statement(&mut self, statement: &Statement) -> Verdict {
+        #[cfg(test)]
+        JUDGED.with(|judged| judged.set(judged.get() + 1));
         let mut effects = Effects::default();
         let losses = losses(statement, &*self.world);
         for operation in &statement.operations {
@@ -222,7 +235,8 @@ impl<'a> Judge<'a> {
             && lock.blocks() > Blocking::None
         {
             let of = match weight {
-                Weight::Big(rows) => text::count(*rows, "row"),
+                Weight::Big(rows) if self.world.rounded => format!("up to {}", self.world.said(*rows)),
+                Weight::Big(rows) => self.world.said(*rows),
                 _ => "an unknown number of rows".into(),
             };
             let who =
@@ -266,7 +280,7 @@ impl<'a> Judge<'a> {
         }
         if let Some((relation, _, weight)) = rows_changed {
             let of = match weight {
-                Weight::Big(rows) => text::count(rows, "row"),
+                Weight::Big(rows) => self.world.said(rows),
                 _ => "an unknown number of rows".into(),
             };
             if !effects.remarks.iter().any(|remark| remark.rule == "many_rows_changed") {

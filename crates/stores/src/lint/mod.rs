@@ -2,6 +2,7 @@
 
 mod columns;
 mod constraints;
+mod folder;
 mod indexes;
 mod judge;
 mod lock;
@@ -19,8 +20,11 @@ pub(crate) mod types;
 mod verdict;
 mod world;
 
+pub(crate) use judge::judge;
 pub use lock::{Blocking, Lock};
 pub use parse::{read, read_statement};
+pub(crate) use request::read_world;
 pub use request::{Catalog, LintFormat, LintMigrations, lint, lint_text};
 pub use rules::{RULES, Rule, rule_of, rules_page};
 pub use verdict::{RelationLock, Remark, Verdict, Work};
+pub(crate) use world::World;

@@ -113,7 +113,9 @@ impl Catalog {
     ) -> Result<Self, Error> {
         let mut inquiry = Inquiry::open(ctx, stores, store).await?;
         let scripts: Vec<(String, Script)> = texts.iter().map(|text| (String::new(), read(text))).collect();
-        Ok(Self { world: read_world(&mut inquiry, &scripts).await? })
+        let schema = inquiry.schema().await?;
+        let scripts: Vec<&Script> = scripts.iter().map(|(_, script)| script).collect();
+        Ok(Self { world: read_world(&mut inquiry, &schema, &scripts).await? })
     }
 
     /// Judges a text as if nothing had run since the catalog was read.
@@ -122,13 +124,18 @@ impl Catalog {
     }
 }
 
-async fn read_world(inquiry: &mut Inquiry<'_>, scripts: &[(String, Script)]) -> Result<World, Error> {
+/// Reads what must be known of a store to judge these scripts; `schema`: its catalog with the id of the evidence.
+pub(crate) async fn read_world(
+    inquiry: &mut Inquiry<'_>,
+    schema: &(Schema, String),
+    scripts: &[&Script],
+) -> Result<World, Error> {
     let calls: BTreeSet<String> = scripts
         .iter()
-        .flat_map(|(_, script)| &script.statements)
+        .flat_map(|script| &script.statements)
         .flat_map(|statement| statement.calls.iter().cloned())
         .collect();
-    let mut world = World::read(inquiry, &calls).await?;
+    let mut world = World::read(inquiry, schema, &calls).await?;
     estimate_rows(inquiry, scripts, &mut world).await;
     Ok(world)
 }
@@ -199,26 +206,25 @@ pub async fn lint(
             (None, judged_as_sqlite(&scripts, &nothing), Vec::new())
         }
         (Some(inquiry), Dialect::Postgres) => {
-            let mut world = read_world(inquiry, &scripts).await?;
+            let schema = inquiry.schema().await?;
+            let all: Vec<&Script> = scripts.iter().map(|(_, script)| script).collect();
+            let mut world = read_world(inquiry, &schema, &all).await?;
             let each = |(path, script): &(String, Script)| judged(path, script, judge(script, &mut world));
             let judged = scripts.iter().map(each).collect();
             (world.version, judged, std::mem::take(&mut world.evidence))
         }
         (None, Dialect::Postgres) => {
             let version = request.server_version;
-            let history: Vec<(&str, Script)> = migrations
-                .iter()
-                .filter_map(|file| Some((file.path.as_str(), read(std::str::from_utf8(&file.content).ok()?))))
+            let contents = files.iter().map(|file| file.content.as_slice());
+            let given: Vec<(&[u8], &str, &Script)> = contents
+                .zip(&scripts)
+                .map(|(content, (path, script))| (content, path.as_str(), script))
                 .collect();
-            let each = |(path, script): &(String, Script)| {
-                let mut world = World::offline(version);
-                // Numbers have leading zeros, so that the order of names is the order of files.
-                for (_, before) in history.iter().filter(|(before, _)| is_before(before, path)) {
-                    replay(before, &mut world);
-                }
-                judged(path, script, judge(script, &mut world))
+            let verdicts = super::folder::judge_in_order(&given, migrations, version);
+            let each = |((path, script), verdicts): (&(String, Script), Vec<Verdict>)| {
+                judged(path, script, verdicts)
             };
-            (version, scripts.iter().map(each).collect::<Vec<_>>(), Vec::new())
+            (version, scripts.iter().zip(verdicts).map(each).collect::<Vec<_>>(), Vec::new())
         }
     };
     let connected = inquiry.is_some();
@@ -244,19 +250,6 @@ pub async fn lint(
     Ok(outcome)
 }
 
-/// Whether a migration of the same folder comes before another, by its number.
-fn is_before(before: &str, path: &str) -> bool {
-    let parts = |path: &str| {
-        let (folder, file) = path.rsplit_once('/').unwrap_or(("", path));
-        let number = file.split('_').next().and_then(|number| number.parse::<u64>().ok());
-        (folder.to_owned(), number)
-    };
-    match (parts(before), parts(path)) {
-        ((folder, Some(number)), (other, Some(this))) => folder == other && number < this,
-        _ => false,
-    }
-}
-
 fn judged_as_sqlite(scripts: &[(String, Script)], schema: &Schema) -> Vec<Judged> {
     let mut made = BTreeSet::new();
     let mut each =
@@ -276,8 +269,8 @@ fn judged(path: &str, script: &Script, verdicts: Vec<Verdict>) -> Judged {
 }
 
 /// Asks the planner how many rows the conditions of UPDATE and DELETE reach; what it cannot say stays unknown.
-async fn estimate_rows(inquiry: &mut Inquiry<'_>, scripts: &[(String, Script)], world: &mut World) {
-    let statements = scripts.iter().flat_map(|(_, script)| &script.statements);
+async fn estimate_rows(inquiry: &mut Inquiry<'_>, scripts: &[&Script], world: &mut World) {
+    let statements = scripts.iter().flat_map(|script| &script.statements);
     let mut asked = 0;
     for statement in statements {
         for operation in &statement.operations {

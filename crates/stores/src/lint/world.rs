@@ -11,6 +11,7 @@ use super::operation::{Name, Operation, Statement, TypeName};
 use super::parse::read_statement;
 use super::types;
 use crate::inquiry::Inquiry;
+use crate::text;
 
 /// Below this many rows a scan or rewrite under a lock is over before anyone notices.
 pub(crate) const ROWS_SMALL: u64 = 10_000;
@@ -242,6 +243,9 @@ pub(crate) struct World {
     pub(crate) version: Option<u32>,
     pub(crate) utc: bool,
     relations: BTreeMap<String, Relation>,
+    /// Relations that were made or given another name since the last file: a folder of a thousand files would otherwise be
+    /// gone through a thousand times.
+    unsettled: Vec<String>,
     /// Index to table.
     index_tables: BTreeMap<String, String>,
     /// Domains, each with its base type and whether it has constraints.
@@ -254,6 +258,8 @@ pub(crate) struct World {
     volatility: BTreeMap<String, bool>,
     pub(crate) busy: Vec<Busy>,
     pub(crate) row_estimates: BTreeMap<String, u64>,
+    /// Numbers of rows are said as the power of ten that they do not exceed.
+    pub(crate) rounded: bool,
     /// The catalog was asked; the finding's evidence.
     pub(crate) evidence: Vec<String>,
 }
@@ -298,8 +304,11 @@ impl World {
     /// # Errors
     ///
     /// As `Relational::inspect` and `Relational::query`.
-    pub(crate) async fn read(inquiry: &mut Inquiry<'_>, calls: &BTreeSet<String>) -> Result<Self, Error> {
-        let (schema, schema_evidence) = inquiry.schema().await?;
+    pub(crate) async fn read(
+        inquiry: &mut Inquiry<'_>,
+        (schema, schema_evidence): &(Schema, String),
+        calls: &BTreeSet<String>,
+    ) -> Result<Self, Error> {
         let mut query = Query::new(include_str!("sql/facts.sql"));
         query.parameters = vec![json!(serde_json::to_string(calls).expect("names are JSON"))];
         query.limits.rows_max = 200_000;
@@ -309,8 +318,8 @@ impl World {
             return Err(Error::new(ErrorKind::Unsupported, "the catalog is too large to be read at once")
                 .hint("lint with `--offline`"));
         }
-        let mut world = Self::of(&schema, &rows.rows);
-        world.evidence = vec![schema_evidence, evidence];
+        let mut world = Self::of(schema, &rows.rows);
+        world.evidence = vec![schema_evidence.clone(), evidence];
         Ok(world)
     }
 
@@ -550,6 +559,7 @@ impl World {
     }
 
     pub(crate) fn insert(&mut self, name: &str, relation: Relation) {
+        self.unsettled.push(name.to_owned());
         for index in &relation.indexes {
             self.index_tables.insert(index.name.clone(), name.to_owned());
         }
@@ -563,6 +573,7 @@ impl World {
 
     pub(crate) fn rename(&mut self, from: &str, to: &str) {
         if let Some(relation) = self.relations.remove(from) {
+            self.unsettled.push(to.to_owned());
             self.relations.insert(to.to_owned(), relation);
         }
         for table in self.index_tables.values_mut().filter(|table| *table == from) {
@@ -697,10 +708,17 @@ impl World {
 
     /// What the files before have made is used by others and of unknown size.
     pub(crate) fn settle(&mut self) {
-        for relation in self.relations.values_mut() {
-            relation.new = false;
-            relation.rows = None;
+        for name in std::mem::take(&mut self.unsettled) {
+            if let Some(relation) = self.relations.get_mut(&name) {
+                relation.new = false;
+                relation.rows = None;
+            }
         }
+    }
+
+    /// Rows as a remark says them.
+    pub(crate) fn said(&self, rows: u64) -> String {
+        text::count(if self.rounded { text::magnitude(rows) } else { rows }, "row")
     }
 }
 

@@ -6,6 +6,7 @@
 //! - `-- steward: no-transaction`: each statement in a step of its own, for what cannot run in a transaction;
 //! - `-- steward: irreversible`: there is no way back, and the author knows it.
 
+mod effect;
 mod file;
 pub(crate) mod history;
 mod plan;

@@ -6,18 +6,19 @@ use contract::{
     Batches, Context, Error, ErrorKind, Limits, Plan, PlanStep, Query, Retry, Severity, Statement, StepMode,
     StoreDirectory, sha256_hex,
 };
-use schema::{Dialect, Schema};
+use schema::{Dialect, Index, Schema, Table};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::effect::{self, Effect};
 use super::file::{Migration, MigrationFile, Sql, read, read_form};
 use super::history::{self, Record, State};
 use super::risk::{Judge, Risk, resolve, stronger};
 use super::safe::{self, Rewritten};
 use super::split::words;
 use crate::inquiry::{Inquiry, quoted_literal};
-use crate::lint::operation::{Kind, Operation};
-use crate::lint::read_statement;
+use crate::lint::operation::{Kind, Operation, Script, Target};
+use crate::lint::{World, read_statement, read_world};
 use crate::prestate::Scope;
 use crate::request::{ApplyMigrations, RollbackMigrations, Waits};
 use crate::text;
@@ -109,7 +110,8 @@ pub async fn plan_apply(
         None => {}
     }
     let pending = &progress.files[applied..to];
-    let mut builder = Builder::new(&mut inquiry).await?;
+    let scripts = pending.iter().map(|migration| effect::script(&migration.up, migration.transaction));
+    let mut builder = Builder::new(&mut inquiry, scripts.collect()).await?;
     if progress.history.is_none() && !pending.is_empty() {
         builder.create_history().await?;
     }
@@ -184,9 +186,13 @@ pub(crate) async fn rewrite_one(
         .with_retry(Retry::Never)
         .hint("a file that a store has applied stays as it is; put the change into a new migration"));
     }
-    let mut builder = Builder::new(inquiry).await?;
-    for earlier in &progress.files[progress.applied()..at - 1] {
+    let before = &progress.files[progress.applied()..at - 1];
+    let scripts = before.iter().chain([migration]);
+    let scripts = scripts.map(|migration| effect::script(&migration.up, migration.transaction)).collect();
+    let mut builder = Builder::new(inquiry, scripts).await?;
+    for earlier in before {
         builder.new_tables_of(earlier);
+        builder.judge(earlier, &earlier.up, 0)?;
     }
     let rewritten = builder.rewrite(migration).await?;
     Ok((migration.path.clone(), rewritten))
@@ -237,7 +243,10 @@ pub async fn plan_rollback(
             )
             .with("file", &migration.path));
     }
-    let mut builder = Builder::new(&mut inquiry).await?;
+    let scripts = back.iter().map(|migration| {
+        effect::script(migration.down.as_deref().unwrap_or_default(), migration.transaction)
+    });
+    let mut builder = Builder::new(&mut inquiry, scripts.collect()).await?;
     for (i, migration) in back.iter().enumerate() {
         let done = if i == 0 { done } else { 0 };
         builder.add(migration, Direction::Down, done, &request.waits).await?;
@@ -284,13 +293,21 @@ enum Apart {
     /// In a transaction of its own, so that it runs exactly once.
     Transaction,
     /// Outside of any; `is_done` and `clean_up` make it safe to try again, or it can be repeated without harm.
-    Autocommit { is_done: Option<Statement>, clean_up: Vec<Statement> },
+    Autocommit {
+        is_done: Option<Statement>,
+        clean_up: Vec<Statement>,
+        /// Run together with the record that it is done: what a cut in the middle of it leaves to do.
+        after: Vec<Statement>,
+    },
 }
 
 struct Builder<'a, 'c> {
     inquiry: &'a mut Inquiry<'c>,
     schema: Schema,
     judged: Vec<PlacedRisk>,
+    /// The database as the linter knows it, changed by each migration; `None` where it reads another language.
+    world: Option<World>,
+    effects: Vec<Effect>,
     steps: Vec<PlanStep>,
     tables: Option<BTreeSet<String>>,
     new_tables: BTreeSet<String>,
@@ -303,12 +320,28 @@ struct Builder<'a, 'c> {
 }
 
 impl<'a, 'c> Builder<'a, 'c> {
-    async fn new(inquiry: &'a mut Inquiry<'c>) -> Result<Self, Error> {
-        let schema = inquiry.schema().await?.0;
+    async fn new(inquiry: &'a mut Inquiry<'c>, scripts: Vec<Script>) -> Result<Self, Error> {
+        let schema = inquiry.schema().await?;
+        let world = if schema.0.dialect == Dialect::Postgres && !scripts.is_empty() {
+            let read = read_world(inquiry, &schema, &scripts.iter().collect::<Vec<_>>()).await;
+            let mut world = match read {
+                // A catalog too large to be read at once: then every table is taken for large.
+                Err(error) if error.kind() == ErrorKind::Unsupported => World::offline(None),
+                read => read?,
+            };
+            // Of now, while a plan is for later too.
+            world.busy.clear();
+            world.rounded = true;
+            Some(world)
+        } else {
+            None
+        };
         Ok(Self {
             inquiry,
-            schema,
+            schema: schema.0,
             judged: Vec::new(),
+            world,
+            effects: Vec::new(),
             steps: Vec::new(),
             tables: Some(BTreeSet::new()),
             new_tables: BTreeSet::new(),
@@ -319,7 +352,7 @@ impl<'a, 'c> Builder<'a, 'c> {
     }
 
     async fn rewrite(&mut self, migration: &Migration) -> Result<Rewritten, Error> {
-        safe::rewrite(self.inquiry, &self.schema, &self.new_tables, migration).await
+        safe::rewrite(self.inquiry, &self.schema, &self.new_tables, self.world.as_ref(), migration).await
     }
 
     /// The step that remembers the safe form, so that the next start goes on in it.
@@ -401,7 +434,7 @@ impl<'a, 'c> Builder<'a, 'c> {
             Direction::Down => migration.down.as_deref().unwrap_or_default(),
         };
         let settings = waits.settings(dialect, false);
-        let judged = self.judge(migration, list)?;
+        let judged = self.judge(migration, list, done)?;
         let (verb, suffix) = match direction {
             Direction::Up => ("apply", ""),
             Direction::Down => ("take back", "/down"),
@@ -488,12 +521,13 @@ impl<'a, 'c> Builder<'a, 'c> {
                     statements.push(remember(number));
                     self.steps.push(step(format!("{id}/{number}"), title, StepMode::Transaction, statements));
                 }
-                Apart::Autocommit { is_done, clean_up } => {
+                Apart::Autocommit { is_done, clean_up, after } => {
                     if !self.is_done_already(is_done.as_ref()).await? {
                         let mut statements = Vec::new();
                         if words(&sql.text, dialect).iter().any(|word| word == "CONCURRENTLY") {
                             statements = waits.settings(dialect, true);
                         }
+                        statements.extend(self.left_by_rebuild(sql, true)?);
                         statements.push(Statement::new(&sql.text));
                         let mut step =
                             step(format!("{id}/{number}"), title, StepMode::Autocommit, statements);
@@ -502,11 +536,14 @@ impl<'a, 'c> Builder<'a, 'c> {
                         step.undo = Vec::new();
                         self.steps.push(step);
                     }
+                    let mut statements = if after.is_empty() { Vec::new() } else { settings.clone() };
+                    statements.extend(after);
+                    statements.push(remember(number));
                     self.steps.push(step(
                         format!("{id}/{number}/recorded"),
                         format!("remember statement {number} of `{}`", migration.name),
                         StepMode::Transaction,
-                        vec![remember(number)],
+                        statements,
                     ));
                 }
             }
@@ -514,19 +551,34 @@ impl<'a, 'c> Builder<'a, 'c> {
         Ok(())
     }
 
-    /// Judges the statements of one migration: destructive, lock.
+    /// Judges the statements of one migration, of which `done` have run: destructive, lock.
     fn judge(
         &mut self,
         migration: &Migration,
         list: &[Sql],
+        done: usize,
     ) -> Result<Vec<(bool, Option<&'static str>)>, Error> {
+        let left = list.get(done..).unwrap_or_default();
+        let effects = match &mut self.world {
+            Some(world) => effect::effects(&migration.name, left, migration.transaction, world),
+            None => Vec::new(),
+        };
         let schema = &self.schema;
         let mut judge = Judge::new(schema, std::mem::take(&mut self.new_tables));
         let mut judged = Vec::with_capacity(list.len());
         let mut before = "";
-        for sql in list {
+        for (at, sql) in list.iter().enumerate() {
             refuse_foreign(migration, sql, schema.dialect)?;
             let mut judgement = judge.judge(&sql.readable());
+            if let Some(effect) = at.checked_sub(done).and_then(|at| effects.get(at)) {
+                effect.correct(&mut judgement);
+                if judgement.tables.as_ref().is_some_and(BTreeSet::is_empty) {
+                    let parts = |name: &String| name.split('.').map(ToOwned::to_owned).collect::<Vec<_>>();
+                    let there =
+                        effect.relations.iter().filter(|name| resolve(schema, &parts(name)).is_some());
+                    judgement.tables = Some(there.cloned().collect());
+                }
+            }
             if migration.form.is_some() {
                 judgement.risks.retain(|risk| !safe::is_settled(&risk.rule, before, &sql.text));
             }
@@ -545,6 +597,7 @@ impl<'a, 'c> Builder<'a, 'c> {
             judged.push((judgement.destructive, judgement.lock));
         }
         self.new_tables = judge.into_new_tables();
+        self.effects.extend(effects);
         Ok(judged)
     }
 
@@ -591,14 +644,45 @@ impl<'a, 'c> Builder<'a, 'c> {
         };
         if dialect == Dialect::Sqlite {
             return Ok(match head.as_slice() {
-                ["VACUUM" | "PRAGMA", ..] => Apart::Autocommit { is_done: None, clean_up: Vec::new() },
+                ["VACUUM" | "PRAGMA", ..] => {
+                    Apart::Autocommit { is_done: None, clean_up: Vec::new(), after: Vec::new() }
+                }
                 _ => Apart::Transaction,
             });
         }
         let concurrently = head.contains(&"CONCURRENTLY");
         match head.as_slice() {
-            ["VACUUM", ..] => Ok(Apart::Autocommit { is_done: None, clean_up: Vec::new() }),
-            ["REINDEX", ..] if concurrently => Ok(Apart::Autocommit { is_done: None, clean_up: Vec::new() }),
+            ["VACUUM", ..] => {
+                Ok(Apart::Autocommit { is_done: None, clean_up: Vec::new(), after: Vec::new() })
+            }
+            // Nothing tells an index that was built anew from one that was not: it is built again.
+            ["REINDEX", ..] if concurrently => Ok(Apart::Autocommit {
+                is_done: Some(Statement::new("SELECT false")),
+                clean_up: self.left_by_rebuild(sql, false)?,
+                after: Vec::new(),
+            }),
+            ["ALTER", "TABLE", ..] if concurrently && head.contains(&"DETACH") => {
+                let operations = read_statement(sql.line, 0, sql.text.clone()).operations;
+                let [Operation::DetachPartition { table, partition, .. }] = operations.as_slice() else {
+                    return Err(invalid(
+                        "this statement cannot be read",
+                        "detach one partition per statement",
+                    ));
+                };
+                let parts: Vec<String> =
+                    partition.namespace.iter().chain([&partition.name]).cloned().collect();
+                let namespace = match (resolve(&self.schema, &parts), &partition.namespace) {
+                    (Some(known), _) => known.name.namespace.clone(),
+                    (None, namespace) => namespace.clone().unwrap_or_else(|| "public".to_owned()),
+                };
+                let quoted =
+                    format!("{}.{}", self.inquiry.quoted(&namespace)?, self.inquiry.quoted(&partition.name)?);
+                Ok(Apart::Autocommit {
+                    is_done: Some(is_detached(&namespace, &partition.name)?),
+                    clean_up: Vec::new(),
+                    after: vec![finish_detaching(&table.quoted(), &quoted)?],
+                })
+            }
             ["CREATE", "INDEX", ..] | ["CREATE", "UNIQUE", "INDEX", ..] if concurrently => {
                 let parsed = super::risk::parse(&sql.text, dialect);
                 let Some(sqlparser::ast::Statement::CreateIndex(create)) = parsed else {
@@ -621,6 +705,7 @@ impl<'a, 'c> Builder<'a, 'c> {
                 Ok(Apart::Autocommit {
                     is_done: Some(index_is_valid(&namespace, &name)?),
                     clean_up: vec![Statement::new(format!("DROP INDEX CONCURRENTLY IF EXISTS {quoted}"))],
+                    after: Vec::new(),
                 })
             }
             ["DROP", "INDEX", ..] if concurrently => {
@@ -634,6 +719,7 @@ impl<'a, 'c> Builder<'a, 'c> {
                 Ok(Apart::Autocommit {
                     is_done: Some(index_is_gone(namespace, &object.name)?),
                     clean_up: Vec::new(),
+                    after: Vec::new(),
                 })
             }
             _ if runs_alone(&words, dialect) => Err(invalid(
@@ -642,6 +728,60 @@ impl<'a, 'c> Builder<'a, 'c> {
             )),
             _ => Ok(Apart::Transaction),
         }
+    }
+
+    /// Drops what a rebuild leaves when it is cut short: the new index, or the old one. `found`: only what is there.
+    ///
+    /// Source: PostgreSQL manual, "REINDEX", Rebuilding Indexes Concurrently.
+    fn left_by_rebuild(&self, sql: &Sql, found: bool) -> Result<Vec<Statement>, Error> {
+        let operations = read_statement(sql.line, 0, sql.text.clone()).operations;
+        let [Operation::Reindex { target, concurrently: true }] = operations.as_slice() else {
+            return Ok(Vec::new());
+        };
+        let is_meant = |table: &Table, index: &Index| match target {
+            Target::Table(name) => {
+                let parts: Vec<String> = name.namespace.iter().chain([&name.name]).cloned().collect();
+                let whole = resolve(&self.schema, &parts);
+                whole.is_some_and(|whole| self.is_within(table, whole))
+            }
+            Target::Index(name) => {
+                name.name == index.name
+                    && name.namespace.as_ref().is_none_or(|namespace| *namespace == table.name.namespace)
+            }
+            Target::Schema(name) => *name == table.name.namespace,
+            Target::Database => true,
+        };
+        let mut drops = Vec::new();
+        for table in &self.schema.tables {
+            let meant = table.indexes.iter().filter(|index| index.valid && is_meant(table, index));
+            let names = meant
+                .flat_map(|index| ["ccnew", "ccold"].map(|kind| safe::server_name(&index.name, "", kind)));
+            for name in names {
+                let beside =
+                    self.schema.tables.iter().filter(|other| other.name.namespace == table.name.namespace);
+                let there = beside.flat_map(|other| &other.indexes).find(|index| index.name == name);
+                // Somebody may have given a usable index such a name.
+                if there.map_or(!found, |there| !there.valid) {
+                    let namespace = self.inquiry.quoted(&table.name.namespace)?;
+                    let name = self.inquiry.quoted(&name)?;
+                    drops.push(Statement::new(format!(
+                        "DROP INDEX CONCURRENTLY IF EXISTS {namespace}.{name}"
+                    )));
+                }
+            }
+        }
+        Ok(drops)
+    }
+
+    /// Whether a table is this one, or a partition of it at any depth.
+    fn is_within(&self, table: &Table, whole: &Table) -> bool {
+        table.name == whole.name
+            || table
+                .partition
+                .as_ref()
+                .and_then(|one| one.parent.as_ref())
+                .and_then(|parent| self.schema.tables.iter().find(|table| table.name == *parent))
+                .is_some_and(|parent| self.is_within(parent, whole))
     }
 
     async fn finish(
@@ -672,6 +812,9 @@ impl<'a, 'c> Builder<'a, 'c> {
             "risks_critical": critical,
         });
         let mut predicted = predicted;
+        if self.world.is_some() {
+            predicted["effects"] = json!(self.effects);
+        }
         if !self.forms.is_empty() {
             predicted["safe"] = json!(self.forms);
         }
@@ -708,6 +851,29 @@ pub(crate) fn index_is_gone(namespace: &str, name: &str) -> Result<Statement, Er
          ON n.oid = c.relnamespace WHERE n.nspname = {} AND c.relname = {} AND c.relkind IN ('i', 'I'))",
         quoted_literal(namespace)?,
         quoted_literal(name)?
+    )))
+}
+
+/// True when the partition is none any more, or only the end of detaching it is left.
+fn is_detached(namespace: &str, name: &str) -> Result<Statement, Error> {
+    Ok(Statement::new(format!(
+        "SELECT NOT EXISTS (SELECT 1 FROM pg_catalog.pg_inherits AS i JOIN pg_catalog.pg_class AS c ON c.oid = i.inhrelid \
+         JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace \
+         WHERE n.nspname = {} AND c.relname = {} AND NOT i.inhdetachpending)",
+        quoted_literal(namespace)?,
+        quoted_literal(name)?
+    )))
+}
+
+/// Detaching has two transactions; whoever is cut off between them leaves the second one to be done.
+fn finish_detaching(table: &str, partition: &str) -> Result<Statement, Error> {
+    let pending = format!(
+        "SELECT FROM pg_catalog.pg_inherits WHERE inhrelid = pg_catalog.to_regclass({}) AND inhdetachpending",
+        quoted_literal(partition)?
+    );
+    Ok(Statement::new(format!(
+        "DO $steward$ BEGIN IF EXISTS ({pending}) THEN ALTER TABLE {table} DETACH PARTITION {partition} FINALIZE; \
+         END IF; END $steward$"
     )))
 }
 

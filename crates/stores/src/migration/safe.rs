@@ -21,15 +21,16 @@ use sqlparser::ast::{
     TableFactor, TableWithJoins, Update, visit_expressions, visit_relations,
 };
 
+use super::effect;
 use super::file::{Batched, Migration, Sql};
 use super::risk::{
     functions, is_serial, name_parts, parse, required_without_default, resolve, rewriting_column, walked,
 };
 use super::split::words;
 use crate::inquiry::Inquiry;
-use crate::lint::operation::{Operation, TypeName, quote};
-use crate::lint::read_statement;
+use crate::lint::operation::{Operation, Target, TypeName, quote};
 use crate::lint::types::{TypeChange, type_change};
+use crate::lint::{World, read_statement};
 use crate::text::{self, TO_STRING};
 
 /// PostgreSQL cuts longer names off.
@@ -87,10 +88,12 @@ pub(crate) async fn rewrite(
     inquiry: &mut Inquiry<'_>,
     schema: &Schema,
     new_tables: &BTreeSet<String>,
+    world: Option<&World>,
     migration: &Migration,
 ) -> Result<Rewritten, Error> {
     let mut rewriter = Rewriter {
         schema,
+        world: world.cloned(),
         new_tables: new_tables.clone(),
         names: taken_names(schema),
         volatile: BTreeSet::new(),
@@ -126,11 +129,15 @@ pub(crate) async fn rewrite(
     let mut up = Vec::new();
     for sql in &migration.up {
         let outcome = rewriter.statement(sql);
+        let long = rewriter.still_long(sql, &outcome);
         rewriter.learn(sql);
-        let (becomes, note, unsafe_still) = match outcome {
-            Outcome::Stays => (Vec::new(), String::new(), false),
-            Outcome::StaysUnsafe(why) => (Vec::new(), why, true),
-            Outcome::Becomes(becomes, note) => (becomes, note, false),
+        let unsafe_still = matches!(outcome, Outcome::StaysUnsafe(_)) || !long.is_empty();
+        let (becomes, note) = match outcome {
+            Outcome::StaysUnsafe(why) => (Vec::new(), why),
+            Outcome::Stays if long.is_empty() => (Vec::new(), String::new()),
+            Outcome::Stays => (Vec::new(), format!("{}; it has no safer form here", long.join("; "))),
+            Outcome::Becomes(becomes, note) if long.is_empty() => (becomes, note),
+            Outcome::Becomes(becomes, note) => (becomes, format!("{note}; still so: {}", long.join("; "))),
         };
         let part = Part {
             line: sql.line,
@@ -280,6 +287,8 @@ async fn refreshable_views(inquiry: &mut Inquiry<'_>) -> Result<BTreeSet<String>
 
 struct Rewriter<'a> {
     schema: &'a Schema,
+    /// The database as the linter knows it, changed by what was rewritten so far.
+    world: Option<World>,
     /// Made by this plan: nobody uses them, so everything may be done with them.
     new_tables: BTreeSet<String>,
     names: BTreeSet<String>,
@@ -290,6 +299,21 @@ struct Rewriter<'a> {
 }
 
 impl Rewriter<'_> {
+    /// Why others wait for long all the same: whatever the form, the linter has the last word, since what it says was
+    /// measured, each statement in a step of its own.
+    fn still_long(&mut self, sql: &Sql, outcome: &Outcome) -> Vec<String> {
+        let Some(world) = &mut self.world else { return Vec::new() };
+        let list = match outcome {
+            Outcome::Becomes(list, _) => list.as_slice(),
+            Outcome::Stays | Outcome::StaysUnsafe(_) => std::slice::from_ref(sql),
+        };
+        let effects = effect::effects("", list, false, world);
+        let long = list.iter().zip(effects).filter(|(sql, effect)| effect.is_long() && !is_refresh(sql));
+        let mut why: Vec<String> = long.flat_map(|(_, effect)| effect.why).collect();
+        why.dedup();
+        why
+    }
+
     fn is_new(&self, table: &ObjectName) -> bool {
         self.new_tables.contains(&name_parts(table, self.schema.dialect).join("."))
     }
@@ -407,6 +431,16 @@ impl Rewriter<'_> {
             Operation::AttachPartition { table, partition, default: false, bound } => {
                 Some(self.attach_partition(sql, table, partition, bound))
             }
+            Operation::DetachPartition { table, partition, concurrently: false, finalize: false } => {
+                Some(self.detach_partition(sql, table, partition))
+            }
+            Operation::Reindex { target, concurrently: false } => Some(self.reindex(sql, target)),
+            Operation::AlterDomain { checks_rows: true, .. } => Some(Outcome::StaysUnsafe(
+                "writers of every table that uses the domain wait while its rows are read; to add the constraint NOT VALID \
+                 and VALIDATE it later does not change that, it only holds for new values at once: do the second in a \
+                 quiet hour"
+                    .into(),
+            )),
             Operation::Cluster { .. }
             | Operation::SetPersistence { .. }
             | Operation::SetAccessMethod { .. }
@@ -1049,6 +1083,94 @@ impl Rewriter<'_> {
         )
     }
 
+    /// DETACH PARTITION … CONCURRENTLY leaves a check with the bound on the partition, unless one is there that says the
+    /// same; so that both forms end alike, one with a name of ours is there, and goes again.
+    ///
+    /// Source: PostgreSQL manual, "ALTER TABLE", DETACH PARTITION.
+    fn detach_partition(
+        &self,
+        sql: &Sql,
+        table: &crate::lint::operation::Name,
+        partition: &crate::lint::operation::Name,
+    ) -> Outcome {
+        let known = |name: &crate::lint::operation::Name| {
+            let parts: Vec<String> = name.namespace.iter().chain([&name.name]).cloned().collect();
+            resolve(self.schema, &parts)
+        };
+        let (Some(whole), Some(part)) = (known(table), known(partition)) else { return Outcome::Stays };
+        let is_default = |other: &Table| {
+            other.partition.as_ref().is_some_and(|one| {
+                one.parent.as_ref() == Some(&whole.name) && one.bound.as_deref() == Some("DEFAULT")
+            })
+        };
+        if self.schema.tables.iter().any(is_default) {
+            // The server refuses it beside a default partition.
+            return Outcome::Stays;
+        }
+        let key = whole.partition.as_ref().and_then(|one| one.key.as_deref());
+        let bound = part.partition.as_ref().and_then(|one| one.bound.as_deref());
+        let Some(condition) = key.zip(bound).and_then(|(key, bound)| bound_condition(key, bound)) else {
+            return Outcome::Stays;
+        };
+        let check = quote(&server_name("steward", &partition.name, "bound"));
+        let head = format!("ALTER TABLE {}", partition.quoted());
+        Outcome::Becomes(
+            vec![
+                Sql::new(sql.line, format!("{head} ADD CONSTRAINT {check} CHECK ({condition}) NOT VALID")),
+                Sql::new(sql.line, format!("{head} VALIDATE CONSTRAINT {check}")),
+                Sql::new(
+                    sql.line,
+                    format!(
+                        "ALTER TABLE {} DETACH PARTITION {} CONCURRENTLY",
+                        table.quoted(),
+                        partition.quoted()
+                    ),
+                ),
+                Sql::new(sql.line, format!("{head} DROP CONSTRAINT {check}")),
+            ],
+            "readers and writers of the other partitions go on; the check keeps the server from adding one of its own"
+                .into(),
+        )
+    }
+
+    fn reindex(&self, sql: &Sql, target: &Target) -> Outcome {
+        let (object, owner) = match target {
+            Target::Table(name) => {
+                let parts: Vec<String> = name.namespace.iter().chain([&name.name]).cloned().collect();
+                (format!("TABLE CONCURRENTLY {}", name.quoted()), resolve(self.schema, &parts))
+            }
+            Target::Index(name) => {
+                let has = |table: &&Table| {
+                    name.namespace.as_ref().is_none_or(|namespace| *namespace == table.name.namespace)
+                        && table.indexes.iter().any(|index| index.name == name.name)
+                };
+                (format!("INDEX CONCURRENTLY {}", name.quoted()), self.schema.tables.iter().find(has))
+            }
+            Target::Schema(_) | Target::Database => {
+                return Outcome::StaysUnsafe(
+                    "builds index after index while writers of each table wait: rebuild them one by one, \
+                     `steward index rebuild` does it without"
+                        .into(),
+                );
+            }
+        };
+        let excludes =
+            |table: &Table| table.indexes.iter().any(|index| index.backs_constraint && !index.unique);
+        if owner.is_some_and(excludes) {
+            return Outcome::StaysUnsafe(
+                "the index of an exclusion constraint cannot be rebuilt concurrently; writers wait meanwhile"
+                    .into(),
+            );
+        }
+        // Such as `(TABLESPACE fast)`.
+        let options = sql.text.find('(').filter(|at| sql.text[..*at].split_whitespace().count() == 1);
+        let options = options.and_then(|at| Some(sql.text[at..].split_once(')')?.0.to_owned() + ") "));
+        Outcome::Becomes(
+            vec![Sql::new(sql.line, format!("REINDEX {}{object}", options.unwrap_or_default()))],
+            "writers go on while it is built anew".into(),
+        )
+    }
+
     /// SQLite has one writer and no weaker locks: only the change of many rows gains from being cut.
     fn statement_sqlite(&mut self, sql: &Sql) -> Outcome {
         let outcome = match parse(&sql.text, Dialect::Sqlite) {
@@ -1064,6 +1186,12 @@ impl Rewriter<'_> {
             other => other,
         }
     }
+}
+
+/// A view that is refreshed while it is read: only who refreshes it too waits.
+fn is_refresh(sql: &Sql) -> bool {
+    let operations = read_statement(sql.line, 0, sql.text.clone()).operations;
+    matches!(operations.as_slice(), [Operation::Refresh { concurrently: true, .. }])
 }
 
 fn alter_one(alter: &AlterTable, operation: &AlterTableOperation) -> String {
@@ -1251,7 +1379,7 @@ fn partitions_namespace(name: &ObjectName, schema: &Schema) -> String {
 }
 
 /// The name that the server makes of table, columns and kind: the longer of the two first parts is cut until it fits.
-fn server_name(table: &str, columns: &str, suffix: &str) -> String {
+pub(super) fn server_name(table: &str, columns: &str, suffix: &str) -> String {
     let (mut table, mut columns) = (table.to_owned(), columns.to_owned());
     let separators = if columns.is_empty() { 1 } else { 2 };
     while table.len() + columns.len() + suffix.len() + separators > NAME_BYTES_MAX {

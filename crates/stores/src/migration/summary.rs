@@ -1,11 +1,13 @@
 //! What a PM wants to know of a change: type, tables, volume, downtime, rollback, validation, impact.
 
-use contract::{Plan, StepMode};
+use contract::{Plan, PlanStep, StepMode};
 use schema::Schema;
 use serde::{Deserialize, Serialize};
 
+use super::effect::{Effect, WEIGHED};
 use super::risk::resolve;
-use super::risks;
+use super::{PlacedRisk, risks};
+use crate::lint::Blocking;
 use crate::text;
 
 /// How long others would wait.
@@ -50,17 +52,10 @@ pub(crate) struct Summary {
     pub(crate) impact: Vec<String>,
 }
 
-/// Rules whose statements keep others waiting while a table is read or written.
-const LONG: [&str; 4] = ["index_blocks_writes", "index_under_lock", "rewrite", "scan_under_lock"];
 /// Rules about code that was released before.
-const BREAKING: [&str; 6] = [
-    "rename_breaks_application",
-    "breaks_readers",
-    "data_loss",
-    "fails_on_rows",
-    "guard_removed",
-    "changes_rights",
-];
+const BREAKING: [&str; 3] = ["data_loss", "guard_removed", "changes_rights"];
+/// The same, where the linter does not say it better.
+const BREAKING_UNMEASURED: [&str; 3] = ["rename_breaks_application", "breaks_readers", "fails_on_rows"];
 
 /// The summary of a plan of migrations for a store with this schema.
 pub(crate) fn of(plan: &Plan, schema: &Schema) -> Summary {
@@ -79,10 +74,7 @@ pub(crate) fn of(plan: &Plan, schema: &Schema) -> Summary {
     };
     let tables: Vec<Volume> = rows.iter().map(volume).collect();
     let first_word = |sql: &str| sql.split_whitespace().next().unwrap_or_default().to_ascii_uppercase();
-    let of_migrations =
-        plan.steps.iter().filter(|step| step.id != "steward_migrations" && !step.id.ends_with("/begin"));
-    let words: Vec<String> = of_migrations
-        .clone()
+    let words: Vec<String> = of_migrations(plan)
         .flat_map(|step| &step.statements)
         .filter(|statement| {
             !statement.sql.contains("steward_migrations") && !statement.sql.starts_with("SET ")
@@ -100,34 +92,14 @@ pub(crate) fn of(plan: &Plan, schema: &Schema) -> Summary {
         (false, false) => "nothing",
     };
     let in_use = tables.iter().any(|table| table.rows.is_some());
-    let mut why: Vec<String> = risks
-        .iter()
-        .filter(|placed| {
-            LONG.contains(&placed.risk.rule.as_str()) && placed.risk.severity > contract::Severity::Info
-        })
-        .map(|placed| placed.risk.note.clone())
-        .collect();
-    let mut downtime = if why.is_empty() { Downtime::None } else { Downtime::Long };
-    let strong = of_migrations
-        .clone()
-        .filter(|step| {
-            step.lock.as_deref().is_some_and(|lock| {
-                lock.contains("EXCLUSIVE") && lock != "ROW EXCLUSIVE" && lock != "SHARE UPDATE EXCLUSIVE"
-            })
-        })
-        .count();
-    if downtime == Downtime::None && strong > 0 && in_use {
-        downtime = Downtime::Brief;
-        why.push(format!(
-            "{} for a strong lock, each held only while the catalog changes",
-            if strong == 1 { "1 step asks".to_owned() } else { format!("{strong} steps ask") }
-        ));
-    }
-    if downtime == Downtime::None {
-        why.push("nothing waits for a lock on a table in use".into());
-    }
+    let effects: Option<Vec<Effect>> =
+        plan.predicted.get("effects").and_then(|effects| serde_json::from_value(effects.clone()).ok());
+    let (downtime, why) = match &effects {
+        Some(effects) => downtime_measured(effects),
+        None => downtime_by_rules(plan, &risks, in_use),
+    };
     let complete = plan.reversible();
-    let rollback = match (complete, of_migrations.clone().any(|step| !step.undo.is_empty())) {
+    let rollback = match (complete, of_migrations(plan).any(|step| !step.undo.is_empty())) {
         (true, _) => "`steward migration rollback` runs the down section and brings everything back",
         (false, true) => {
             "`steward migration rollback` runs the down section; values that were lost stay lost"
@@ -139,14 +111,17 @@ pub(crate) fn of(plan: &Plan, schema: &Schema) -> Summary {
         validation.push("no index that the store had or gets is left unusable".into());
         validation.push("every constraint that is to be validated is".into());
     }
-    if of_migrations.clone().any(|step| matches!(step.mode, StepMode::Batched(_))) {
+    if of_migrations(plan).any(|step| matches!(step.mode, StepMode::Batched(_))) {
         validation.push("every batch is recorded together with its rows, so each row is changed once".into());
     }
+    let breaks =
+        |rule: &str| BREAKING.contains(&rule) || effects.is_none() && BREAKING_UNMEASURED.contains(&rule);
     let mut impact: Vec<String> = risks
         .iter()
-        .filter(|placed| BREAKING.contains(&placed.risk.rule.as_str()))
+        .filter(|placed| breaks(&placed.risk.rule))
         .map(|placed| placed.risk.note.clone())
         .collect();
+    impact.extend(effects.iter().flatten().flat_map(|effect| effect.breaks.iter().cloned()));
     impact.dedup();
     if impact.is_empty() {
         impact.push("none known: code that was released before goes on as it is".into());
@@ -163,6 +138,51 @@ pub(crate) fn of(plan: &Plan, schema: &Schema) -> Summary {
         validation,
         impact,
     }
+}
+
+/// How long others wait, as the linter says it, whose verdicts are measured on real servers.
+fn downtime_measured(effects: &[Effect]) -> (Downtime, Vec<String>) {
+    let mut why: Vec<String> = effects
+        .iter()
+        .filter(|effect| effect.is_long())
+        .flat_map(|effect| effect.why.iter().cloned())
+        .collect();
+    why.dedup();
+    if !why.is_empty() {
+        return (Downtime::Long, why);
+    }
+    match effects.iter().filter(|effect| effect.blocking == Blocking::Brief).count() as u64 {
+        0 => (Downtime::None, vec!["nothing waits for a lock on a table in use".into()]),
+        strong => (Downtime::Brief, vec![asks(strong, "statement")]),
+    }
+}
+
+/// The same where nothing was measured: SQLite has one lock, and what is known of it is in the plan's risks.
+fn downtime_by_rules(plan: &Plan, risks: &[PlacedRisk], in_use: bool) -> (Downtime, Vec<String>) {
+    let long = |placed: &&PlacedRisk| {
+        WEIGHED.contains(&placed.risk.rule.as_str()) && placed.risk.severity > contract::Severity::Info
+    };
+    let why: Vec<String> = risks.iter().filter(long).map(|placed| placed.risk.note.clone()).collect();
+    if !why.is_empty() {
+        return (Downtime::Long, why);
+    }
+    let is_strong = |lock: &str| {
+        lock.contains("EXCLUSIVE") && lock != "ROW EXCLUSIVE" && lock != "SHARE UPDATE EXCLUSIVE"
+    };
+    match of_migrations(plan).filter(|step| step.lock.as_deref().is_some_and(is_strong)).count() as u64 {
+        strong if strong > 0 && in_use => (Downtime::Brief, vec![asks(strong, "step")]),
+        _ => (Downtime::None, vec!["nothing waits for a lock on a table in use".into()]),
+    }
+}
+
+fn asks(times: u64, what: &str) -> String {
+    let verb = if times == 1 { "asks" } else { "ask" };
+    format!("{} {verb} for a strong lock, each held only while the catalog changes", text::count(times, what))
+}
+
+/// The steps of the migrations themselves.
+fn of_migrations(plan: &Plan) -> impl Iterator<Item = &PlanStep> {
+    plan.steps.iter().filter(|step| step.id != "steward_migrations" && !step.id.ends_with("/begin"))
 }
 
 impl Summary {

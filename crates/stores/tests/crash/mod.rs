@@ -267,7 +267,8 @@ async fn try_plan(world: &World) -> Result<Plan, contract::Error> {
 /// What the store is like in the end: its structure, and how often each mark was left.
 async fn end(world: &World) -> (serde_json::Value, Option<u64>, Option<u64>, Option<u64>) {
     let inspect: InspectStore = request(json!({"store": "shop"}));
-    let schema = stores::inspect(&world.ctx(), world, &inspect).await.unwrap().value;
+    let schema =
+        patiently(async || stores::inspect(&world.ctx(), world, &inspect).await).await.unwrap().value;
     let schema: schema::Schema = serde_json::from_value(schema.into_value()).unwrap();
     (
         json!(schema.structure()),

@@ -407,6 +407,10 @@ INSERT INTO switches VALUES (1, 'on');
 ALTER DOMAIN plain_code ADD CONSTRAINT code_ok CHECK (VALUE <> '');
 --- case domain_add_check_not_valid
 ALTER DOMAIN plain_code ADD CONSTRAINT code_ok CHECK (VALUE <> '') NOT VALID;
+--- case domain_check_apart
+-- steward: no-transaction
+ALTER DOMAIN plain_code ADD CONSTRAINT code_ok CHECK (VALUE <> '') NOT VALID;
+ALTER DOMAIN plain_code VALIDATE CONSTRAINT code_ok;
 --- case trigger_create
 CREATE TRIGGER lines_touch BEFORE UPDATE ON lines FOR EACH ROW EXECUTE FUNCTION touch();
 --- case trigger_drop

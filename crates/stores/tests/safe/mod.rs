@@ -194,6 +194,34 @@ const CASES: &[Case] = &[
         ],
     ),
     case(
+        "detach",
+        "CREATE TABLE {t}_p (id integer, day date NOT NULL) PARTITION BY RANGE (day);\n\
+         CREATE TABLE {t}_p1 PARTITION OF {t}_p FOR VALUES FROM ('2026-01-01') TO ('2026-02-01');\n\
+         INSERT INTO {t}_p VALUES (1, '2026-01-05')",
+        "ALTER TABLE {t}_p DETACH PARTITION {t}_p1",
+        &["NOT VALID", "VALIDATE", "DETACH PARTITION {t}_p1 CONCURRENTLY", "DROP CONSTRAINT"],
+    ),
+    case(
+        "detach beside a default partition",
+        "CREATE TABLE {t}_p (id integer, day date NOT NULL) PARTITION BY RANGE (day);\n\
+         CREATE TABLE {t}_d PARTITION OF {t}_p DEFAULT;\n\
+         CREATE TABLE {t}_p1 PARTITION OF {t}_p FOR VALUES FROM ('2026-01-01') TO ('2026-02-01')",
+        "ALTER TABLE {t}_p DETACH PARTITION {t}_p1",
+        &[],
+    ),
+    case(
+        "rebuild of an index",
+        "CREATE INDEX {t}_x ON {t} (team)",
+        "REINDEX INDEX {t}_x",
+        &["REINDEX INDEX CONCURRENTLY {t}_x"],
+    ),
+    case(
+        "rebuild of all indexes",
+        "",
+        "REINDEX (VERBOSE) TABLE {t}",
+        &["REINDEX (VERBOSE) TABLE CONCURRENTLY {t}"],
+    ),
+    case(
         "new table",
         "",
         "CREATE TABLE {t}_n (id integer PRIMARY KEY, person integer REFERENCES {t} (id));\nCREATE INDEX ON {t}_n (person)",
@@ -323,6 +351,9 @@ const UNSAFE: &[(&str, &str)] = &[
     ("INSERT INTO teams SELECT id FROM people", "unknown number of rows"),
     ("REFRESH MATERIALIZED VIEW per_team", "with a unique index"),
     ("ALTER TABLE people FROBNICATE", "cannot be read"),
+    ("REINDEX SCHEMA public", "rebuild them one by one"),
+    ("ALTER DOMAIN code ADD CHECK (VALUE <> '')", "in a quiet hour"),
+    ("ALTER DOMAIN code SET NOT NULL", "in a quiet hour"),
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -331,6 +362,7 @@ async fn what_has_no_safe_form_is_said_with_the_reason() {
     world
         .run(&format!(
             "{SETUP}CREATE TABLE keyless (n integer);\n\
+             CREATE DOMAIN code AS text;\n\
              CREATE MATERIALIZED VIEW per_team AS SELECT team, count(*) AS n FROM people GROUP BY team"
         ))
         .await;
@@ -447,6 +479,81 @@ async fn safe_application_cut_short_is_finished_in_its_form_and_taken_back() {
         .await
         .unwrap();
     assert_eq!(world.count("SELECT count(*) FROM people0 WHERE team >= 200").await, Some(3_000));
+}
+
+/// Detaching has two transactions. Cut off between them, the partition is no longer read and not yet detached.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn partition_that_is_half_detached_is_detached_to_the_end() {
+    let world = World::postgres("safe_detach").await;
+    world
+        .run(
+            "CREATE TABLE days (id integer, day date NOT NULL) PARTITION BY RANGE (day);\n\
+             CREATE TABLE days_1 PARTITION OF days FOR VALUES FROM ('2026-01-01') TO ('2026-02-01')",
+        )
+        .await;
+    let files = files(&[(
+        "0001_detach.sql".into(),
+        "ALTER TABLE days DETACH PARTITION days_1;\n-- steward: irreversible\n".into(),
+    )]);
+    let begun = plan(&world, &files, json!({"store": "shop", "safe": true})).await;
+    let at = begun.steps.iter().position(|step| step.mode == contract::StepMode::Autocommit).unwrap();
+    run_steps(&world, &begun, at, false).await;
+    world
+        .run_as_superuser(
+            "SET allow_system_table_mods = on;\n\
+             UPDATE pg_inherits SET inhdetachpending = true WHERE inhrelid = 'days_1'::regclass",
+        )
+        .await;
+    let left = plan(&world, &files, json!({"store": "shop"})).await;
+    assert!(left.steps.iter().all(|step| step.mode == contract::StepMode::Transaction), "{:#?}", left.steps);
+    let outcome = world.execute(&left).await.unwrap();
+    assert_eq!(outcome.value["verified"], json!(true), "{}", outcome.text);
+    for sql in [
+        "SELECT count(*) FROM pg_inherits WHERE inhrelid = 'days_1'::regclass",
+        "SELECT count(*) FROM pg_constraint WHERE conrelid = 'days_1'::regclass AND contype = 'c'",
+    ] {
+        assert_eq!(world.count(sql).await, Some(0), "{sql}");
+    }
+}
+
+/// An index that others write to meanwhile is built beside the old one; a build that fails leaves that one behind.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rebuild_that_fails_or_was_cut_short_leaves_no_index_behind() {
+    let world = World::postgres("safe_rebuild").await;
+    world
+        .run(
+            "CREATE TABLE codes (id integer PRIMARY KEY, code text);\n\
+             INSERT INTO codes VALUES (1, 'a'), (2, 'a');\n\
+             CREATE INDEX codes_code ON codes (code);\n\
+             CREATE INDEX codes_pkey_ccold ON codes (id)",
+        )
+        .await;
+    // Now it says that it is unique, and cannot be built.
+    world
+        .run_as_superuser(
+            "SET allow_system_table_mods = on;\n\
+             UPDATE pg_index SET indisunique = true WHERE indexrelid = 'codes_code'::regclass",
+        )
+        .await;
+    let files = files(&[("0001_anew.sql".into(), "REINDEX TABLE codes;\n-- steward: irreversible\n".into())]);
+    let indexes = "SELECT count(*) FROM pg_index WHERE indrelid = 'codes'::regclass";
+    let asked = json!({"store": "shop", "safe": true});
+    let error = world.execute(&plan(&world, &files, asked.clone()).await).await.unwrap_err();
+    assert!(error.to_string().contains("could not create unique index"), "{error}");
+    assert_eq!(world.count(indexes).await, Some(3), "what failed is gone, and what looks like it is not");
+
+    // Killed, nobody takes it away: the next start does.
+    world.run("DELETE FROM codes WHERE id = 2;\nCREATE INDEX codes_code_ccnew ON codes (code)").await;
+    world
+        .run_as_superuser(
+            "SET allow_system_table_mods = on;\n\
+             UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'codes_code_ccnew'::regclass",
+        )
+        .await;
+    let outcome = world.execute(&plan(&world, &files, asked).await).await.unwrap();
+    assert_eq!(outcome.value["verified"], json!(true), "{}", outcome.text);
+    assert_eq!(world.count(&format!("{indexes} AND indisvalid")).await, Some(3));
+    assert_eq!(world.count(indexes).await, Some(3));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
