@@ -372,7 +372,7 @@ mod tests {
             [
                 "inventory@1",
                 "performance-review@2",
-                "safe-schema-change@1",
+                "safe-schema-change@2",
                 "consistency-check@1",
                 "production-shape@1",
                 "bloat@1",

@@ -376,7 +376,7 @@ async fn the_examples_tasks_are_three_jobs_and_one_refusal() {
         let ctx = contract::Context::new("flights", contract::Actor::local());
         let plan = pm::plan(&ctx, &FakeDoor::new(world.clone()), &Defaults::default(), &task).await.unwrap();
         let jobs: Vec<&str> = plan.jobs.iter().map(|job| job.runbook.as_str()).collect();
-        assert_eq!(jobs, ["performance-review@2", "consistency-check@1", "safe-schema-change@1"], "{file}");
+        assert_eq!(jobs, ["performance-review@2", "consistency-check@1", "safe-schema-change@2"], "{file}");
         assert_eq!(plan.not_ours.len(), 1, "{file}: {:?}", plan.not_ours);
         assert_eq!(plan.not_ours[0].owner, "engineer", "{file}");
         assert_eq!(plan.questions, [], "{file}");

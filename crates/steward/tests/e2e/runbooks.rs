@@ -565,3 +565,38 @@ fn document_of_a_store_is_written_once_and_never_over_someone_elses() {
     assert!(refused.stderr.contains("another document"), "{}", refused.stderr);
     assert_eq!(std::fs::read_to_string(project.file("docs/data/app.md")).unwrap(), "# Written by hand\n");
 }
+
+/// A migration as people write it; what is run is the form that keeps nobody waiting.
+#[tokio::test(flavor = "multi_thread")]
+async fn schema_change_is_applied_in_its_safe_form() {
+    let shop = Shop::new("rb_schema").await;
+    let app = shop.as_app().await;
+    app.batch_execute(
+        "CREATE TABLE orders (id int PRIMARY KEY, customer int NOT NULL);
+         INSERT INTO orders SELECT i, i % 100 FROM generate_series(1, 20000) i; ANALYZE orders;",
+    )
+    .await
+    .unwrap();
+    shop.project.write(
+        "migrations/shop/0001_by_customer.sql",
+        "CREATE INDEX orders_customer ON orders (customer);\n-- steward: down\nDROP INDEX orders_customer;\n",
+    );
+    let report = shop.task("Context:\n  - store: shop\nTask:\n  - Apply migration 0001_by_customer.\n", 0);
+    assert_eq!(report["status"], "done", "{report}");
+    assert_eq!(states(&report, "apply"), ["done"], "{report}");
+    let admin = shop.as_admin().await;
+    let form: String = admin
+        .query_one("SELECT form FROM steward.steward_migrations WHERE name = '0001_by_customer'", &[])
+        .await
+        .unwrap()
+        .get(0);
+    assert!(form.contains("CREATE INDEX CONCURRENTLY orders_customer ON orders"), "{form}");
+    until(&admin, "SELECT indisvalid FROM pg_index WHERE indexrelid = 'orders_customer'::regclass").await;
+    let summary = &report["migrations"][0]["summary"];
+    assert_eq!(summary["downtime"], "none", "{report}");
+    // The file is the one migration that was asked for: nothing is left to do, in either form.
+    let done = tokio::task::block_in_place(|| shop.project.run(&["migration", "apply", "shop"])).expect(0);
+    assert!(done.stdout.contains("nothing to apply"), "{}", done.stdout);
+    drop((app, admin));
+    shop.drop().await;
+}
