@@ -243,6 +243,13 @@ pub(crate) fn settings(server: &Server, rows: &[Row]) -> Result<Judged, Error> {
 }
 
 fn proportions(server: &Server, settings: &Settings, judged: &mut Judged) {
+    if server.memory_bytes.is_none() {
+        judged.hidden = Some(format!(
+            "a server does not tell the memory of its machine, which is another one than this: `shared_buffers` is not \
+             held against it, and `work_mem` against {}",
+            size(WORK_MEM_BYTES_MAX)
+        ));
+    }
     let connections = settings.text("max_connections").and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
     if connections > CONNECTIONS_MAX {
         judged.found(
@@ -521,6 +528,7 @@ mod tests {
             let judged = settings(&server, &rows).expect("rows fit");
             let codes: Vec<&str> = judged.findings.iter().map(|finding| finding.code.as_str()).collect();
             assert_eq!(codes, Vec::from_iter(code), "{rows:?}");
+            assert_eq!(judged.hidden.is_some(), server.memory_bytes.is_none(), "{rows:?}");
         }
     }
 

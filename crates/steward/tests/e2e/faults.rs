@@ -613,7 +613,10 @@ fn locked_state_under_a_serving_daemon_overspends_nothing_and_loses_no_spend() {
 fn cache_that_takes_more_than_half_of_the_machine_is_found() {
     let url = conformance::postgres().replace("postgres@", "");
     let project = Project::new(&format!(
-        "project: shop\nstores:\n  app:\n    kind: postgres\n    url: {url}\n    reader: {{ user: postgres }}\n"
+        "project: shop\nstores:\n  app:\n    kind: postgres\n    url: {url}\n    reader: {{ user: postgres }}\n  \
+         elsewhere:\n    kind: postgres\n    url: {}\n    tls: disable\n    reader: {{ user: postgres }}\n",
+        // It leads to this machine, and does not say so.
+        url.replace("127.0.0.1", "0.0.0.0")
     ));
     project.write("meminfo", "MemTotal:         200000 kB\n");
     let health = "\"$STEWARD\" store health app --areas settings --json";
@@ -625,4 +628,9 @@ fn cache_that_takes_more_than_half_of_the_machine_is_found() {
         findings.iter().any(|finding| finding["code"] == "shared_buffers_large")
     };
     assert!(has(&small) && !has(&large), "{small:#}\n{large:#}");
+    let not_seen = |answer: &Value| answer["value"]["checks"][0]["because"].as_str().map(ToOwned::to_owned);
+    assert_eq!(not_seen(&large), None, "{large:#}");
+    let health = ["store", "health", "elsewhere", "--areas", "settings", "--json"];
+    let remote = project.run(&health).json();
+    assert!(not_seen(&remote).is_some_and(|because| because.contains("memory")), "{remote:#}");
 }
