@@ -84,7 +84,7 @@ struct Reference<'a> {
 /// unchecked[], checksum_failures}`, `unique_by_rows[]` (unique indexes whose keys were counted in the table, since the
 /// engine's own check did not compare them), `checks_across_stores[]`. Findings: `orphan_rows`, `undeclared_reference`,
 /// `duplicate_rows`, `null_in_key`, `check_violated`, `null_violated`, `type_mismatch`, `promise_not_checked`, `not_validated`,
-/// `foreign_keys_unenforced`, `table_not_checked`, `integrity_not_checked`, `corruption`, `page_checksum_failures`; broken
+/// `foreign_keys_unenforced`, `exclusion_not_checked`, `table_not_checked`, `integrity_not_checked`, `corruption`, `page_checksum_failures`; broken
 /// promises escalate as data corruption.
 ///
 /// # Errors
@@ -116,6 +116,7 @@ pub async fn consistency(
         report.or_left_out(table, answer)?;
         if schema.dialect == Dialect::Postgres {
             report.note_unvalidated(table, &inspected);
+            report.note_exclusions(table, &inspected);
         }
     }
     if schema.dialect == Dialect::Sqlite && tables.iter().any(|table| !table.foreign_keys.is_empty()) {
@@ -203,6 +204,29 @@ impl Report {
                     "ask a server that has its rows: those of an unlogged table are not on a standby".into(),
                 ),
                 evidence: Vec::new(),
+                escalate: None,
+            });
+        }
+    }
+
+    /// To hold every pair of rows against an exclusion constraint takes time that grows with the square of the rows.
+    fn note_exclusions(&mut self, table: &Table, inspected: &str) {
+        // From PostgreSQL 18 on also keys WITHOUT OVERLAPS, whose index is both.
+        let excludes = |index: &&Index| index.backs_constraint && (!index.unique || index.method == "gist");
+        for index in table.indexes.iter().filter(excludes) {
+            self.findings.push(Finding {
+                code: "exclusion_not_checked".into(),
+                severity: Severity::Info,
+                title: format!(
+                    "exclusion constraint `{}` of `{}` was not asked of the rows",
+                    index.name, table.name
+                ),
+                object: format!("{}.{}", table.name, index.name),
+                recommendation: Some(
+                    "to be sure of it, drop the constraint and add it again in a quiet hour: that looks at every row"
+                        .into(),
+                ),
+                evidence: vec![inspected.to_owned()],
                 escalate: None,
             });
         }

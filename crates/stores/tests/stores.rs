@@ -123,6 +123,7 @@ async fn rows_that_break_promises_of_postgres_are_counted() {
              CREATE UNIQUE INDEX t_code ON t (code_of(v)) WHERE id > 0;\n\
              INSERT INTO t SELECT n, n, 'v' || n FROM generate_series(1, 100) n;\n\
              ALTER TABLE t ADD CONSTRAINT late CHECK (id > 5) NOT VALID;\n\
+             CREATE TABLE rooms (id int PRIMARY KEY, taken int4range, EXCLUDE USING gist (taken WITH &&));\n\
              CREATE OR REPLACE FUNCTION least_price() RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT 11';\n\
              CREATE OR REPLACE FUNCTION code_of(v text) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT left(v, 2)'",
         )
@@ -143,6 +144,7 @@ async fn rows_that_break_promises_of_postgres_are_counted() {
     assert_eq!(of("check_violated", "t.t_price_check").escalate, Some(Trigger::DataCorruption));
     // It was never promised that old rows keep it.
     assert_eq!(of("check_violated", "t.late").severity, Severity::Warning);
+    assert_eq!(of("exclusion_not_checked", "rooms.rooms_taken_excl").severity, Severity::Info);
     assert!(
         of("integrity_not_checked", "").recommendation.as_ref().unwrap().contains("CREATE EXTENSION amcheck")
     );
