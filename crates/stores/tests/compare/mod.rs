@@ -71,13 +71,9 @@ fn keys(found: &Comparison, kind: &str) -> Vec<u32> {
     keys
 }
 
-/// Rows of each side: more in `./test full`.
-fn rows() -> u32 {
-    if std::env::var("STEWARD_TEST_FULL").is_ok_and(|full| full == "1") { 2_000_000 } else { 200_000 }
-}
-
-async fn hundred_differences(pair: Pair) {
-    let rows = rows();
+/// `full`: rows of each side in `./test full`.
+async fn hundred_differences(pair: Pair, full: u32) {
+    let rows = if std::env::var("STEWARD_TEST_FULL").is_ok_and(|full| full == "1") { full } else { 200_000 };
     pair.fill(rows).await;
     let equal = pair.of_t().await;
     assert!(equal.equal && equal.exact, "{equal:?}");
@@ -85,7 +81,11 @@ async fn hundred_differences(pair: Pair) {
     assert_eq!(equal.moved_left.rows + equal.moved_right.rows, 0, "equal ranges are not moved: {equal:?}");
 
     // Scattered over the whole table, by steps that have no factor in common with the ranges.
-    let (deleted_every, changed_every) = if rows > 200_000 { (59_999, 58_013) } else { (5_993, 5_801) };
+    let (deleted_every, changed_every) = match rows {
+        10_000_000.. => (299_993, 290_011),
+        2_000_000.. => (59_999, 58_013),
+        _ => (5_993, 5_801),
+    };
     let deleted: Vec<u32> = (0..33).map(|i| 17 + i * deleted_every).collect();
     let changed: Vec<u32> = (0..34).map(|i| 1_018 + i * changed_every).collect();
     let list = |keys: &[u32]| keys.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
@@ -113,19 +113,27 @@ async fn hundred_differences(pair: Pair) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hundred_differences_between_sqlite_and_postgres() {
-    hundred_differences(Pair { left: World::sqlite(), right: World::postgres("compare_sq").await }).await;
+    hundred_differences(
+        Pair { left: World::sqlite(), right: World::postgres("compare_sq").await },
+        10_000_000,
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hundred_differences_between_postgres_and_sqlite() {
-    hundred_differences(Pair { left: World::postgres("compare_pg").await, right: World::sqlite() }).await;
+    hundred_differences(
+        Pair { left: World::postgres("compare_pg").await, right: World::sqlite() },
+        2_000_000,
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hundred_differences_between_two_versions_of_postgres() {
     let left = World::postgres_of("compare_15", Some("15")).await;
     let right = World::postgres_of("compare_18", Some("18")).await;
-    hundred_differences(Pair { left, right }).await;
+    hundred_differences(Pair { left, right }, 2_000_000).await;
 }
 
 /// Six texts of a case.
