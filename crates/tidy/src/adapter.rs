@@ -6,7 +6,7 @@ use crate::Crate;
 
 /// What the folder of a family's adapter holds; the first fitting line counts. A path that ends with `/` stands for at
 /// least one `.rs` file in it.
-const SHAPES: [(&str, &[&str]); 4] = [
+const SHAPES: [(&str, &[&str]); 5] = [
     // The reference store has no server: nothing to configure and no codes to translate.
     ("store-memory", &["Cargo.toml", "README.md", "src/lib.rs", "tests/"]),
     (
@@ -23,6 +23,18 @@ const SHAPES: [(&str, &[&str]); 4] = [
             "src/lib.rs",
             "src/config.rs",
             "src/counters.rs",
+            "src/error.rs",
+            "tests/",
+        ],
+    ),
+    (
+        "repository-",
+        &[
+            "Cargo.toml",
+            "README.md",
+            "src/lib.rs",
+            "src/config.rs",
+            "src/repository.rs",
             "src/error.rs",
             "tests/",
         ],

@@ -23,11 +23,13 @@ const REPAIRED: [(&str, [u64; 3]); 5] = [
 ];
 
 /// Packages that belong to some of our crates alone.
-const OWNED: [(&str, &[&str]); 16] = [
+const OWNED: [(&str, &[&str]); 18] = [
     ("rusqlite", &["store-sqlite", "ledger"]),
     ("libsqlite3-sys", &["store-sqlite", "ledger"]),
     ("tokio-postgres", &["store-postgres", "ledger"]),
     ("tokio-postgres-rustls", &["store-postgres", "ledger"]),
+    ("rustic_core", &["repository-restic"]),
+    ("aes256ctr_poly1305aes", &["repository-restic"]),
     ("reqwest", &["outbound"]),
     ("keyring", &["vault"]),
     ("cedar-policy", &["authority"]),

@@ -7,7 +7,7 @@ const ROOMS: [&str; 9] =
     ["stores", "gateway", "pipelines", "backup", "pm", "memory", "slo", "compliance", "docgen"];
 
 /// Families of adapters with the words that their data is made of.
-const ADAPTERS: [(&str, &[&str]); 8] = [
+const ADAPTERS: [(&str, &[&str]); 9] = [
     ("store-", &["contract", "outbound", "schema"]),
     ("ai-", &["contract", "outbound", "wire"]),
     ("objects-", &["contract", "outbound"]),
@@ -16,13 +16,14 @@ const ADAPTERS: [(&str, &[&str]); 8] = [
     ("engine-", &["contract", "outbound", "schema"]),
     ("orchestrator-", &["contract", "outbound"]),
     ("monitor-", &["contract", "outbound"]),
+    ("repository-", &["contract", "outbound"]),
 ];
 
 /// The only adapters that import another: dialects of it.
 const DIALECTS: [(&str, &str); 2] = [("store-redshift", "store-postgres"), ("ai-azure-openai", "ai-openai")];
 
 /// What any crate may import for its tests.
-const FOR_TESTS: [&str; 10] = [
+const FOR_TESTS: [&str; 11] = [
     "ai-anthropic",
     "ai-azure-openai",
     "ai-gemini",
@@ -30,6 +31,7 @@ const FOR_TESTS: [&str; 10] = [
     "conformance",
     "counters-redis",
     "fake-ai",
+    "repository-restic",
     "store-memory",
     "store-postgres",
     "store-sqlite",

@@ -23,8 +23,11 @@ const ALLOWED: [&str; 14] = [
 /// Additions to a licence that only permit more.
 const ALLOWED_ADDITIONS: [&str; 1] = ["LLVM-exception"];
 
-/// Packages that may be under the MPL-2.0, which asks for changes to their own files only. None so far.
-const MPL_PACKAGES: [&str; 0] = [];
+/// Packages that may be under the MPL-2.0, which asks for changes to their own files only.
+const MPL_PACKAGES: [&str; 1] = [
+    // Of `rustic_core`, to find the home folder for a cache that is switched off.
+    "option-ext",
+];
 
 /// Packages whose licence is not permissive, missing, or not understood.
 pub fn forbidden_licenses(packages: &[Package]) -> Vec<String> {

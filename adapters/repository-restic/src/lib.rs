@@ -1,0 +1,23 @@
+//! Backups in the repository format of restic, which restic itself can check and restore.
+
+mod backend;
+mod check;
+mod clean;
+mod config;
+mod error;
+mod keyfile;
+mod local;
+mod lock;
+mod objects;
+mod place;
+mod prune;
+mod reading;
+mod repository;
+mod run;
+mod seal;
+mod snapshot;
+mod source;
+mod writer;
+
+pub use config::Config;
+pub use repository::{KIND, ResticRepository, new_master_key, open};

@@ -1,0 +1,410 @@
+//! The repository: two of restic's, behind the contract.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use contract::{
+    BackupLabel, BackupWriter, CheckDepth, Context, Error, ErrorKind, Kept, Layout, Listing, PartRecord,
+    PartSource, Pruned, Repository, RepositoryCheck, RepositoryKey, SecretSource,
+};
+use secrecy::SecretString;
+
+use crate::config::Config;
+use crate::error::{Fault, FaultKind};
+use crate::keyfile::{KEYS_MAX, KeyFile, key_files};
+use crate::local::Local;
+use crate::lock::{Held, Sharing, Timing};
+use crate::objects::Objects;
+use crate::place::{Place, blocking, folder_of};
+use crate::seal::Key;
+use crate::{check, clean, prune, reading, run, snapshot, writer};
+
+/// The kind in configuration.
+pub const KIND: &str = "restic";
+
+/// Repositories in restic's format: one for rows and text, one for pages, with the same keys.
+pub struct ResticRepository {
+    name: String,
+    address: String,
+    key_secret: String,
+    secrets: Arc<dyn SecretSource>,
+    /// That for rows first.
+    places: [Place; 2],
+    limits: Limits,
+}
+
+/// What tests shorten.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    pub(crate) timing: Timing,
+    pub(crate) run_age_max: Duration,
+    pub(crate) keep_marked_hours: i64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            timing: Timing::default(),
+            run_age_max: run::AGE_MAX,
+            keep_marked_hours: prune::KEEP_MARKED_HOURS,
+        }
+    }
+}
+
+/// A repository that is looked at when it is first used; a relative `url` is below `project_dir`.
+///
+/// # Errors
+///
+/// `Invalid`: the configuration does not hold together.
+pub fn open(
+    name: &str,
+    config: &Config,
+    project_dir: &Path,
+    secrets: Arc<dyn SecretSource>,
+) -> Result<ResticRepository, Error> {
+    config.validate().map_err(|error| error.with("repository", name))?;
+    let root = config.folder(project_dir).map_err(|error| error.with("repository", name))?;
+    let local = |layout| -> Arc<dyn Objects> { Arc::new(Local::new(root.join(folder_of(layout)))) };
+    let objects = [local(Layout::Stream), local(Layout::Pages)];
+    let address = root.display().to_string();
+    Ok(ResticRepository::over(name, &address, &config.key_secret(name), secrets, objects, Limits::default()))
+}
+
+/// A new random master key, in the form in which the vault keeps it.
+///
+/// # Errors
+///
+/// `Unavailable`: the system gives no random bytes.
+pub fn new_master_key() -> Result<SecretString, Error> {
+    Ok(Key::random()?.to_text())
+}
+
+impl ResticRepository {
+    pub(crate) fn over(
+        name: &str,
+        address: &str,
+        key_secret: &str,
+        secrets: Arc<dyn SecretSource>,
+        objects: [Arc<dyn Objects>; 2],
+        limits: Limits,
+    ) -> Self {
+        let [stream, pages] = objects;
+        let place = |layout, objects| Place { layout, objects, timing: limits.timing };
+        Self {
+            name: name.to_owned(),
+            address: address.to_owned(),
+            key_secret: key_secret.to_owned(),
+            secrets,
+            places: [place(Layout::Stream, stream), place(Layout::Pages, pages)],
+            limits,
+        }
+    }
+
+    fn place(&self, layout: Layout) -> Place {
+        let [stream, pages] = &self.places;
+        match layout {
+            Layout::Stream => stream.clone(),
+            Layout::Pages => pages.clone(),
+        }
+    }
+
+    fn named(&self, error: Error) -> Error {
+        error.with("repository", &self.name)
+    }
+
+    async fn key(&self, ctx: &Context) -> Result<Arc<Key>, Error> {
+        let text = self.secrets.secret(ctx, &self.key_secret).await?;
+        Key::from_text(&text).map(Arc::new).ok_or_else(|| {
+            Error::new(ErrorKind::Invalid, "the master key is not 64 bytes in base64")
+                .with("secret", &self.key_secret)
+        })
+    }
+
+    /// Does the same in both repositories, one after the other.
+    async fn both<T: Send + 'static>(
+        &self,
+        ctx: &Context,
+        work: impl Fn(&Context, &Place, &Arc<Key>) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<[T; 2], Error> {
+        let key = self.key(ctx).await?;
+        let [stream, pages] = self.places.clone();
+        let inner = ctx.clone();
+        let answer = blocking(ctx, move || Ok([work(&inner, &stream, &key)?, work(&inner, &pages, &key)?]));
+        answer.await.map_err(|error| self.named(error))
+    }
+
+    async fn opened(&self, ctx: &Context, kept: &Kept) -> Result<reading::Opened, Error> {
+        let key = self.key(ctx).await?;
+        let place = self.place(kept.layout);
+        let (kept, inner) = (kept.clone(), ctx.clone());
+        let answer = blocking(ctx, move || {
+            match place.look(&key) {
+                Err(fault) if fault.kind != FaultKind::Damaged => return Err(fault),
+                _ => {}
+            }
+            let held = reading_lock(&place, &key, &inner)?;
+            reading::open(&inner, &place.objects, &key, &kept, held)
+        });
+        answer.await.map_err(|error| self.named(error))
+    }
+}
+
+/// A lock against restic's prune; none where the repository can only be read.
+fn reading_lock(place: &Place, key: &Arc<Key>, ctx: &Context) -> Result<Option<Held>, Fault> {
+    match place.lock(key, &ctx.clock(), Sharing::Reading) {
+        Ok(held) => Ok(Some(held)),
+        Err(fault) if matches!(fault.kind, FaultKind::Denied | FaultKind::Full) => Ok(None),
+        Err(fault) => Err(fault),
+    }
+}
+
+fn key_of(id: &str, file: &KeyFile) -> RepositoryKey {
+    RepositoryKey { id: id.to_owned(), label: file.username.clone(), created: file.created }
+}
+
+#[async_trait]
+impl Repository for ResticRepository {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn address(&self) -> String {
+        self.address.clone()
+    }
+
+    async fn changeable(&self, _ctx: &Context) -> Option<String> {
+        Some(format!(
+            "whoever may write to the folder `{}` can change and delete what is in it",
+            self.address
+        ))
+    }
+
+    async fn create(&self, ctx: &Context) -> Result<(), Error> {
+        self.both(ctx, |ctx, place, key| place.create(ctx, key)).await.map(|_| ())
+    }
+
+    async fn begin(&self, ctx: &Context, label: &BackupLabel) -> Result<Box<dyn BackupWriter>, Error> {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        if label.store.is_empty() || label.store.starts_with('.') || !label.store.bytes().all(plain) {
+            return Err(self.named(Error::new(
+                ErrorKind::Invalid,
+                format!("the store `{}` has other characters than `0-9A-Za-z._-` in its name", label.store),
+            )));
+        }
+        let key = self.key(ctx).await?;
+        let place = self.place(label.layout);
+        let (inner, label, age_max) = (ctx.clone(), label.clone(), self.limits.run_age_max);
+        let writer = blocking(ctx, move || writer::begin(&inner, place, key, label, age_max))
+            .await
+            .map_err(|error| self.named(error))?;
+        Ok(Box::new(writer))
+    }
+
+    async fn list(&self, ctx: &Context) -> Result<Listing, Error> {
+        let both = self
+            .both(ctx, |_, place, key| {
+                // One that is gone must not hide the other.
+                let (records, config) = match place.records(key) {
+                    Err(fault) if fault.kind == FaultKind::Missing => return Ok((None, Listing::default())),
+                    other => other?,
+                };
+                let folder = place.folder();
+                let mut listing = Listing::default();
+                listing.unreadable.extend(config.iter().map(ToString::to_string));
+                for record in &records.readable {
+                    listing.kept.push(snapshot::kept(record, record.id.to_hex().as_str(), place.layout));
+                }
+                for (_, fault) in &records.unreadable {
+                    listing.unreadable.push(format!("{folder}: {fault}"));
+                }
+                Ok((Some(()), listing))
+            })
+            .await?;
+        if both.iter().all(|(there, _)| there.is_none()) {
+            return Err(self
+                .named(Error::new(ErrorKind::NotFound, format!("no repository is at `{}`", self.address))));
+        }
+        let mut whole = Listing::default();
+        for (place, (there, listing)) in self.places.iter().zip(both) {
+            if there.is_none() {
+                whole.unreadable.push(format!("{}: the repository is missing", place.folder()));
+            }
+            whole.kept.extend(listing.kept);
+            whole.unreadable.extend(listing.unreadable);
+        }
+        whole.kept.sort_by(|a, b| a.at.cmp(&b.at).then_with(|| a.snapshot.cmp(&b.snapshot)));
+        Ok(whole)
+    }
+
+    async fn manifest(&self, ctx: &Context, kept: &Kept) -> Result<Bytes, Error> {
+        let opened = self.opened(ctx, kept).await?;
+        // Dropping gives a lock back, which writes: beside the runtime too.
+        blocking(ctx, move || opened.manifest()).await.map_err(|error| self.named(error))
+    }
+
+    async fn open(
+        &self,
+        ctx: &Context,
+        kept: &Kept,
+        parts: Vec<PartRecord>,
+    ) -> Result<Box<dyn PartSource>, Error> {
+        let opened = self.opened(ctx, kept).await?;
+        let inner = ctx.clone();
+        let parts = blocking(ctx, move || reading::Parts::new(inner, opened, parts)).await;
+        Ok(Box::new(parts.map_err(|error| self.named(error))?))
+    }
+
+    async fn check(&self, ctx: &Context, depth: CheckDepth) -> Result<RepositoryCheck, Error> {
+        let both = self
+            .both(ctx, move |ctx, place, key| match check::check(ctx, place, key, depth) {
+                Err(fault) if fault.kind == FaultKind::Missing => {
+                    let problem = format!("{}: {fault}", place.folder());
+                    Ok(RepositoryCheck { problems: vec![problem], ..RepositoryCheck::default() })
+                }
+                other => other,
+            })
+            .await?;
+        let mut whole = RepositoryCheck::default();
+        for one in both {
+            whole.problems.extend(one.problems);
+            whole.remarks.extend(one.remarks);
+            whole.damaged.extend(one.damaged);
+            whole.bytes_read += one.bytes_read;
+        }
+        Ok(whole)
+    }
+
+    async fn forget(&self, ctx: &Context, kept: &[Kept]) -> Result<(), Error> {
+        let kept = kept.to_vec();
+        self.both(ctx, move |ctx, place, key| {
+            let here: Vec<Kept> = kept.iter().filter(|one| one.layout == place.layout).cloned().collect();
+            if here.is_empty() { Ok(()) } else { prune::forget(ctx, place, key, &here) }
+        })
+        .await
+        .map(|_| ())
+    }
+
+    async fn prune_plan(&self, ctx: &Context) -> Result<Pruned, Error> {
+        let hours = self.limits.keep_marked_hours;
+        self.both(ctx, move |ctx, place, key| prune::plan(ctx, place, key, hours)).await.map(sum)
+    }
+
+    async fn prune(&self, ctx: &Context) -> Result<Pruned, Error> {
+        let hours = self.limits.keep_marked_hours;
+        self.both(ctx, move |ctx, place, key| prune::prune(ctx, place, key, hours)).await.map(sum)
+    }
+
+    async fn clean(&self, ctx: &Context) -> Result<Vec<String>, Error> {
+        self.both(ctx, clean::clean).await.map(|both| both.concat())
+    }
+
+    async fn keys(&self, ctx: &Context) -> Result<Vec<RepositoryKey>, Error> {
+        // Both have the same; what one alone has opens but half.
+        let [stream, pages] = self.both(ctx, |_, place, _| readable_keys(place)).await?;
+        Ok(stream
+            .into_iter()
+            .filter(|(id, _)| pages.iter().any(|(other, _)| other == id))
+            .map(|(id, file)| key_of(&id, &file))
+            .collect())
+    }
+
+    async fn add_key(
+        &self,
+        ctx: &Context,
+        label: &str,
+        passphrase: &SecretString,
+    ) -> Result<RepositoryKey, Error> {
+        let key = self.key(ctx).await?;
+        let [stream, pages] = self.places.clone();
+        let (now, label, passphrase) = (ctx.now(), label.to_owned(), passphrase.clone());
+        let answer = blocking(ctx, move || {
+            for place in [&stream, &pages] {
+                place.look(&key)?;
+                if readable_keys(place)?.len() >= KEYS_MAX {
+                    return Err(Fault::new(
+                        FaultKind::Full,
+                        format!("the repository has {KEYS_MAX} keys, and restic tries no more"),
+                    )
+                    .hint("remove one that is no longer needed"));
+                }
+            }
+            let (id, json) = KeyFile::made(&key, &label, &passphrase, now)?;
+            let path = format!("keys/{id}");
+            for place in [&stream, &pages] {
+                place.objects.create(&path, &[json.clone().into()])?;
+            }
+            // Believed when it was read back and opens.
+            for place in [&stream, &pages] {
+                let bytes = crate::backend::read_named(&*place.objects, &path)?;
+                let file: KeyFile = serde_json::from_slice(&bytes)
+                    .map_err(|error| Fault::damaged(&path, &format!("it is no key file: {error}")))?;
+                if !file.unlock(&passphrase)?.is_some_and(|found| found.is_same(&key)) {
+                    return Err(Fault::damaged(&path, "it does not open"));
+                }
+            }
+            Ok(RepositoryKey { id, label, created: Some(now) })
+        });
+        answer.await.map_err(|error| self.named(error))
+    }
+
+    async fn opens_with(
+        &self,
+        ctx: &Context,
+        passphrase: &SecretString,
+    ) -> Result<Option<RepositoryKey>, Error> {
+        let key = self.key(ctx).await?;
+        let [stream, pages] = self.places.clone();
+        let passphrase = passphrase.clone();
+        let answer = blocking(ctx, move || {
+            let others = readable_keys(&pages)?;
+            for (id, file) in readable_keys(&stream)? {
+                let in_both = others.iter().any(|(other, _)| *other == id);
+                // A key that opens something else would restore nothing.
+                if in_both
+                    && file
+                        .unlock(&passphrase)
+                        .is_ok_and(|found| found.is_some_and(|found| found.is_same(&key)))
+                {
+                    return Ok(Some(key_of(&id, &file)));
+                }
+            }
+            Ok(None)
+        });
+        answer.await.map_err(|error| self.named(error))
+    }
+
+    async fn remove_key(&self, ctx: &Context, id: &str) -> Result<(), Error> {
+        let path = format!("keys/{id}");
+        let there = crate::backend::id_of(&path).is_some() && !id.contains('/');
+        let removed = if there {
+            let path = path.clone();
+            self.both(ctx, move |_, place, _| {
+                let found = place.objects.list("keys")?.iter().any(|found| found.path == path);
+                place.objects.remove(&path).map(|()| found)
+            })
+            .await?
+        } else {
+            [false; 2]
+        };
+        if removed.contains(&true) {
+            return Ok(());
+        }
+        Err(self.named(Error::new(ErrorKind::NotFound, format!("the repository has no key `{id}`"))))
+    }
+}
+
+fn readable_keys(place: &Place) -> Result<Vec<(String, KeyFile)>, Fault> {
+    Ok(key_files(&*place.objects)?.into_iter().filter_map(|(id, file)| Some((id, file.ok()?))).collect())
+}
+
+fn sum([a, b]: [Pruned; 2]) -> Pruned {
+    Pruned {
+        bytes_marked: a.bytes_marked + b.bytes_marked,
+        bytes_deleted: a.bytes_deleted + b.bytes_deleted,
+        bytes_rewritten: a.bytes_rewritten + b.bytes_rewritten,
+        bytes_kept: a.bytes_kept + b.bytes_kept,
+    }
+}

@@ -1,0 +1,186 @@
+//! What a repository keeps, and gives back.
+#![allow(clippy::unwrap_used)] // Helpers of tests.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use contract::{
+    Actor, BackupLabel, CheckDepth, Committed, Context, Error, ErrorKind, Kept, Layout, Part, PartBody,
+    PartRecord, Repository, SecretSource, sha256_hex,
+};
+use repository_restic::{Config, ResticRepository};
+use secrecy::{ExposeSecret, SecretString};
+use tempfile::TempDir;
+
+struct Vault(SecretString);
+
+#[async_trait]
+impl SecretSource for Vault {
+    async fn secret(&self, _ctx: &Context, name: &str) -> Result<SecretString, Error> {
+        assert_eq!(name, "repository/nightly");
+        Ok(self.0.clone())
+    }
+}
+
+fn ctx() -> Context {
+    Context::new("shop", Actor::local())
+}
+
+struct Home {
+    folder: TempDir,
+    key: SecretString,
+}
+
+impl Home {
+    fn new() -> Self {
+        Self { folder: tempfile::tempdir().unwrap(), key: repository_restic::new_master_key().unwrap() }
+    }
+
+    fn open_with(&self, key: &SecretString) -> ResticRepository {
+        let vault = Arc::new(Vault(key.clone()));
+        repository_restic::open("nightly", &Config::new("backups"), self.folder.path(), vault).unwrap()
+    }
+
+    async fn repository(&self) -> ResticRepository {
+        let repository = self.open_with(&self.key);
+        repository.create(&ctx()).await.unwrap();
+        repository
+    }
+}
+
+fn label(id: &str, layout: Layout) -> BackupLabel {
+    BackupLabel {
+        id: id.into(),
+        project: "shop".into(),
+        store: "orders".into(),
+        plan: "nightly".into(),
+        at: jiff::Timestamp::now(),
+        layout,
+    }
+}
+
+/// Bytes that zstd does not make shorter.
+fn noise(length: usize, seed: u64) -> Bytes {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut bytes = Vec::with_capacity(length + 8);
+    while bytes.len() < length {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(length);
+    bytes.into()
+}
+
+fn manifest(parts: &[PartRecord]) -> Bytes {
+    serde_json::to_vec(parts).unwrap().into()
+}
+
+async fn write(repository: &ResticRepository, label: &BackupLabel, parts: Vec<Part>) -> Committed {
+    let writer = repository.begin(&ctx(), label).await.unwrap();
+    for part in parts {
+        writer.put(part).await.unwrap();
+    }
+    writer.commit(Box::new(manifest)).await.unwrap()
+}
+
+fn part(path: &str, bytes: Bytes) -> Part {
+    Part { path: path.into(), body: PartBody::Bytes(bytes) }
+}
+
+async fn only(repository: &ResticRepository) -> Kept {
+    let listing = repository.list(&ctx()).await.unwrap();
+    assert_eq!(listing.unreadable, Vec::<String>::new());
+    assert_eq!(listing.kept.len(), 1, "{listing:?}");
+    listing.kept.into_iter().next().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parts_come_back_as_they_were() {
+    for layout in [Layout::Stream, Layout::Pages] {
+        let home = Home::new();
+        let repository = home.repository().await;
+        let file = home.folder.path().join("large");
+        let large = noise(70 << 20, 5);
+        std::fs::write(&file, &large).unwrap();
+        let contents = [
+            ("dump.sql", noise(1, 1)),
+            ("tables/public.empty/00000.copy", Bytes::new()),
+            ("tables/public.orders/00000.copy", Bytes::from_static(b"1\tone\n2\ttwo\n")),
+            ("tables/public.orders/00001.copy", noise(contract::PART_BYTES_MAX, 2)),
+            ("tables/public.orders/00002.copy", Bytes::from(vec![0; 3 << 20])),
+            ("tables-more/x", noise(131_072, 3)),
+            ("tables-more/y", noise(131_073, 4)),
+        ];
+        let mut parts: Vec<Part> = contents.iter().map(|(path, bytes)| part(path, bytes.clone())).collect();
+        parts.push(Part {
+            path: "zzz".into(),
+            body: PartBody::File { path: file.clone(), bytes: large.len() as u64 },
+        });
+        let label = label("b1", layout);
+        let committed = write(&repository, &label, parts).await;
+        let total: usize = contents.iter().map(|(_, bytes)| bytes.len()).sum::<usize>() + large.len();
+        assert_eq!(committed.bytes, total as u64);
+
+        let kept = only(&repository).await;
+        assert_eq!(kept.snapshot, committed.snapshot);
+        assert_eq!(
+            (kept.id.as_deref(), kept.project.as_deref(), kept.store.as_deref(), kept.plan.as_deref()),
+            (Some("b1"), Some("shop"), Some("orders"), Some("nightly"))
+        );
+        assert_eq!((kept.at, kept.layout), (label.at, layout));
+
+        let manifest = repository.manifest(&ctx(), &kept).await.unwrap();
+        let records: Vec<PartRecord> = serde_json::from_slice(&manifest).unwrap();
+        assert_eq!(records.len(), contents.len() + 1);
+        let source = repository.open(&ctx(), &kept, records.clone()).await.unwrap();
+        assert_eq!(source.parts(), records);
+        for ((path, bytes), record) in contents.iter().zip(&records) {
+            assert_eq!((record.path.as_str(), record.bytes), (*path, bytes.len() as u64));
+            assert_eq!(record.sha256, sha256_hex(bytes));
+            assert!(source.read(path).await.unwrap() == bytes, "{path} came back otherwise");
+        }
+        let target = home.folder.path().join("restored");
+        source.read_into("zzz", &target).await.unwrap();
+        assert!(std::fs::read(&target).unwrap() == large, "the file came back otherwise");
+        assert_eq!(source.read("zzz").await.unwrap_err().kind(), ErrorKind::Invalid);
+        assert_eq!(source.read("zz").await.unwrap_err().kind(), ErrorKind::NotFound);
+        assert_eq!(source.read_into("zzz", &target).await.unwrap_err().kind(), ErrorKind::Conflict);
+        drop(source);
+
+        // What is there already is not kept twice.
+        let again = vec![part("dump", large.slice(..60 << 20))];
+        let again = write(&repository, &self::label("b2", layout), again).await;
+        assert!(again.bytes_added < 9 << 20, "{again:?}");
+        let check = repository.check(&ctx(), CheckDepth::Everything).await.unwrap();
+        assert_eq!((check.problems, check.damaged), (vec![], vec![]));
+        assert!(check.bytes_read > 130 << 20);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_key_opens_nothing() {
+    let home = Home::new();
+    let repository = home.repository().await;
+    write(&repository, &label("b1", Layout::Stream), vec![part("a", noise(10, 1))]).await;
+    let kept = only(&repository).await;
+    let other = home.open_with(&repository_restic::new_master_key().unwrap());
+    let ctx = ctx();
+    assert_eq!(other.create(&ctx).await.unwrap_err().kind(), ErrorKind::Conflict);
+    for error in [
+        other.list(&ctx).await.unwrap_err(),
+        other.manifest(&ctx, &kept).await.unwrap_err(),
+        other.check(&ctx, CheckDepth::Structure).await.unwrap_err(),
+        other.prune(&ctx).await.unwrap_err(),
+        other.clean(&ctx).await.unwrap_err(),
+        other.begin(&ctx, &label("b2", Layout::Stream)).await.err().unwrap(),
+    ] {
+        assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
+        assert!(!error.to_string().contains(home.key.expose_secret()), "{error}");
+    }
+    let broken = home.open_with(&"AAAA".into());
+    assert_eq!(broken.list(&ctx).await.unwrap_err().kind(), ErrorKind::Invalid);
+    only(&repository).await;
+}
