@@ -33,6 +33,10 @@ pub struct Config {
     /// PEM file with the certificate authorities that `verify` trusts, relative to the project file. Default: those of the operating system.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls_ca_file: Option<PathBuf>,
+    /// The folder of PostgreSQL's own programs (`pg_dump`, `psql`, `initdb` …) for backups and restores, relative to the
+    /// project file. Default: those in PATH and in `/usr/lib/postgresql/*/bin`, of the server's version where they are there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bin_dir: Option<PathBuf>,
     /// Most reading connections open at once. Default: 8.
     #[serde(default = "default_connections_max")]
     pub connections_max: u32,
@@ -129,6 +133,7 @@ impl Config {
             admin: None,
             tls: None,
             tls_ca_file: None,
+            bin_dir: None,
             connections_max: default_connections_max(),
             connect_timeout_ms: default_connect_timeout_ms(),
             lock_timeout_ms: default_lock_timeout_ms(),

@@ -8,6 +8,7 @@ use contract::{
     RowTest, Store,
 };
 use schema::{Table, TableName};
+use tokio_postgres::Client;
 
 use crate::error::translate;
 use crate::session::{Purpose, Session};
@@ -34,7 +35,7 @@ impl Integrity for PostgresStore {
         };
         let session = self.within(ctx, self.opener.open(ctx, purpose)).await?;
         self.refuse_shared(&session)?;
-        let answer = self.within(ctx, check(&session, limit)).await;
+        let answer = self.within(ctx, check(&session.client, session.rights.version_num, limit)).await;
         if answer.is_err() {
             session.stopper().stop().await;
         }
@@ -97,8 +98,12 @@ fn grants(session: &Session, user: &str) -> String {
     format!("GRANT EXECUTE ON FUNCTION bt_index_check({arguments}){heap} TO {user}")
 }
 
-async fn check(session: &Session, limit: Duration) -> Result<IntegrityReport, Error> {
-    let client = &session.client;
+/// Checks what the session's database holds; the extension must be there.
+pub(crate) async fn check(
+    client: &Client,
+    version_num: i32,
+    limit: Duration,
+) -> Result<IntegrityReport, Error> {
     let extension = client
         .query_opt(
             "SELECT n.nspname FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace \
@@ -111,14 +116,13 @@ async fn check(session: &Session, limit: Duration) -> Result<IntegrityReport, Er
         return Err(Error::new(ErrorKind::Unsupported, "no amcheck"));
     };
     let schema = quote_identifier(extension.get(0));
-    let unique =
-        if session.rights.version_num >= CHECK_UNIQUE_VERSION_NUM { ", checkunique => true" } else { "" };
+    let unique = if version_num >= CHECK_UNIQUE_VERSION_NUM { ", checkunique => true" } else { "" };
     let index_check =
         format!("SELECT {schema}.bt_index_check(index => $1::oid::regclass, heapallindexed => true{unique})");
     let heap_check = format!(
         "SELECT format('block %s: %s', blkno, msg) FROM {schema}.verify_heapam(relation => $1::oid::regclass)"
     );
-    let verify_heap = session.rights.version_num >= VERIFY_HEAP_VERSION_NUM;
+    let verify_heap = version_num >= VERIFY_HEAP_VERSION_NUM;
     let timeout = format!("SET statement_timeout = {}", milliseconds(limit));
     client.batch_execute(&timeout).await.map_err(|error| translate(&error))?;
     let mut report = IntegrityReport::default();

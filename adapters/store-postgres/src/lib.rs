@@ -4,6 +4,7 @@ mod access;
 mod access_change;
 mod access_review;
 mod activity;
+mod backup;
 mod batch;
 mod catalog;
 mod config;

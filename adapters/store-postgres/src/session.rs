@@ -12,6 +12,7 @@ use tokio_postgres::config::SslMode;
 use tokio_postgres::{CancelToken, Client, SimpleQueryMessage};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use crate::backup::Libpq;
 use crate::config::{Address, Config, LoginConfig, Tls};
 use crate::error::translate;
 use crate::tls;
@@ -85,6 +86,61 @@ impl Opener {
         let (address, direct) = (config.address()?, config.direct_address()?);
         let pooler = Mutex::new(None);
         Ok(Self { config, address, direct, pooler, secrets, connector: OnceCell::new() })
+    }
+
+    /// The same for another database of the server, past a pooler.
+    pub(crate) fn of_database(&self, database: &str) -> Self {
+        let mut address = self.direct.clone().unwrap_or_else(|| self.address.clone());
+        database.clone_into(&mut address.database);
+        Self {
+            config: self.config.clone(),
+            address,
+            direct: None,
+            pooler: Mutex::new(None),
+            secrets: Arc::clone(&self.secrets),
+            connector: OnceCell::new(),
+        }
+    }
+
+    /// How PostgreSQL's own programs of this major version reach the same database with the same login.
+    pub(crate) async fn libpq(&self, ctx: &Context, purpose: Purpose, major: u32) -> Result<Libpq, Error> {
+        const AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
+        let address = self.address_for(purpose);
+        let Some(login) = self.login(purpose) else {
+            return Err(Error::new(ErrorKind::Denied, "no login for it is configured"));
+        };
+        let mut variables = vec![
+            ("PGHOST", address.host.clone()),
+            ("PGPORT", address.port.to_string()),
+            ("PGDATABASE", address.database.clone()),
+            ("PGUSER", login.user.clone()),
+            ("PGAPPNAME", "steward".to_owned()),
+            ("PGCONNECT_TIMEOUT", self.config.connect_timeout_ms.div_ceil(1_000).to_string()),
+        ];
+        let mode = self.config.tls_mode(address);
+        let word = match mode {
+            Tls::Disable => "disable",
+            Tls::Prefer => "prefer",
+            Tls::Require => "require",
+            Tls::Verify => "verify-full",
+        };
+        variables.push(("PGSSLMODE", word.to_owned()));
+        if mode == Tls::Verify {
+            let authorities = match &self.config.tls_ca_file {
+                Some(file) => file.display().to_string(),
+                // The operating system's own, since libpq 16.
+                None if major >= 16 => "system".to_owned(),
+                None => AUTHORITIES.to_owned(),
+            };
+            variables.push(("PGSSLROOTCERT", authorities));
+        } else {
+            // Not what lies in someone's home.
+            variables.push(("PGSSLROOTCERT", "/nonexistent".to_owned()));
+        }
+        if let Some(name) = &login.password_secret {
+            variables.push(("PGPASSWORD", self.secrets.secret(ctx, name).await?.expose_secret().to_owned()));
+        }
+        Ok(Libpq(variables))
     }
 
     /// Where sessions for a purpose lead: only reading ones may be shared with others.

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use contract::{
-    Access, Capabilities, Capability, Context, Error, ErrorKind, Execute, Explain, Health, Integrity, Login,
-    Operate, Probe, Query, Relational, RowSets, Rows, SecretSource, SlowStatements, Standby, Store,
-    Truncation,
+    Access, Capabilities, Capability, Context, Dump, Error, ErrorKind, Execute, Explain, Health, Integrity,
+    Load, Login, Operate, Probe, Query, Relational, RowSets, Rows, SecretSource, SlowStatements, Standby,
+    Store, Truncation,
 };
 use futures::StreamExt;
 use schema::{Dialect, Schema};
@@ -45,7 +45,7 @@ pub struct PostgresStore {
     pub(crate) is_full: AtomicBool,
 }
 
-/// A store that connects when it is first used; `tls_ca_file` is relative to `project_dir`.
+/// A store that connects when it is first used; `tls_ca_file` and `bin_dir` are relative to `project_dir`.
 ///
 /// # Errors
 ///
@@ -56,6 +56,7 @@ pub fn open(
     project_dir: &Path,
     secrets: Arc<dyn SecretSource>,
 ) -> Result<PostgresStore, Error> {
+    config.bin_dir = config.bin_dir.map(|folder| project_dir.join(folder));
     config.tls_ca_file = config.tls_ca_file.map(|file| project_dir.join(file));
     let slots = usize::try_from(config.connections_max).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
     Ok(PostgresStore {
@@ -236,6 +237,11 @@ impl PostgresStore {
         idle.pop()
     }
 
+    /// Closes the sessions that wait to be used again.
+    pub(crate) fn close_idle(&self) {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     /// Ends the transaction and keeps the session, unless it was stopped in the middle of something.
     pub(crate) async fn end_reading(&self, mut reading: Reading, next: Next) {
         if next == Next::Stop {
@@ -379,6 +385,14 @@ impl Store for PostgresStore {
         Some(self)
     }
 
+    fn dump(&self) -> Option<&dyn Dump> {
+        Some(self)
+    }
+
+    fn load(&self) -> Option<&dyn Load> {
+        Some(self)
+    }
+
     async fn close(&self) {
         self.closed.cancel();
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
@@ -417,7 +431,7 @@ async fn read_only_by_default(session: &Session) -> Result<bool, Error> {
 
 /// The cluster's own identifier and the database's number in it; where the server hides the identifier, the time at
 /// which it was started.
-async fn identity(session: &Session) -> Result<String, Error> {
+pub(crate) async fn identity(session: &Session) -> Result<String, Error> {
     let identity = session.client.query_one(include_str!("sql/identity.sql"), &[]).await;
     match identity {
         Ok(row) => Ok(row.get(0)),

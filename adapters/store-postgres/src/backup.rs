@@ -1,0 +1,29 @@
+//! Backups by the server's own words: definitions by its dump program, rows by `COPY` from one exported snapshot.
+
+mod contents;
+mod dump;
+mod load;
+mod place;
+mod programs;
+mod restored;
+mod schema_text;
+mod scratch_server;
+
+pub(crate) use programs::Libpq;
+
+/// Parts of a backup, in their order.
+const README: &str = "0-readme.txt";
+const ROLES: &str = "1-roles.sql";
+const TABLESPACES: &str = "2-tablespaces.sql";
+const DATABASE: &str = "3-database.sql";
+const BEFORE_ROWS: &str = "4-before-rows.sql";
+const ROWS: &str = "5-rows";
+const INDEX: &str = "5-rows/index.tsv";
+const LARGE_OBJECTS: &str = "6-large-objects";
+const SEQUENCES: &str = "7-sequences.sql";
+const AFTER_ROWS: &str = "8-after-rows.sql";
+const RESTORE: &str = "restore.sh";
+
+/// Names under which large objects and sequences are counted beside the tables.
+const COUNTED_LARGE_OBJECTS: &str = "pg_catalog.pg_largeobject";
+const COUNTED_SEQUENCES: &str = "pg_catalog.pg_sequences";

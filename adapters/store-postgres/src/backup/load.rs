@@ -1,0 +1,769 @@
+//! Putting a database back: definitions by `psql`, rows by `COPY` over several sessions.
+
+use std::collections::{HashMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use contract::{
+    Context, Dumped, Error, ErrorKind, Load, LoadTarget, PART_BYTES_MAX, PartRecord, PartSource, Preflight,
+    Restored, Selection, Store,
+};
+use futures::SinkExt;
+use tokio::io::AsyncReadExt;
+use tokio_postgres::Client;
+
+use super::contents::Table;
+use super::dump::Detail;
+use super::place::{Place, outside};
+use super::programs::{self, Libpq, Programs};
+use super::restored::RestoredDatabase;
+use super::scratch_server::ScratchServer;
+use super::{AFTER_ROWS, BEFORE_ROWS, LARGE_OBJECTS, ROLES, ROWS, SEQUENCES};
+use crate::error::translate;
+use crate::session::Purpose;
+use crate::statement::{quote_identifier, quote_literal};
+use crate::store::PostgresStore;
+
+/// Most sessions that load at once.
+const SESSIONS_MAX: usize = 4;
+/// Bytes of rows that are sent at once.
+const SENT_BYTES: usize = 128 << 10;
+/// A restored database needs about as much disk as its source, and room to build indexes.
+const DISK_PERCENT: u64 = 130;
+/// Disk that a server needs for itself.
+const SERVER_BYTES: u64 = 256 << 20;
+/// Settings of `psql` and of sessions that load.
+const LOADING_SETTINGS: &str = "SET statement_timeout = 0; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0; \
+     SET datestyle = 'ISO, YMD'; SET intervalstyle = 'postgres'; SET xmloption = 'content'; SET row_security = off; \
+     SET check_function_bodies = off; SET standard_conforming_strings = on; SET search_path = ''; SET synchronous_commit = off";
+/// `SET` of this setting, which programs since 17 print, is an error to older servers.
+const TRANSACTION_TIMEOUT: &str = "SET transaction_timeout = 0;\n";
+
+/// The Debian package of an extension that does not come with the server, behind `postgresql-17-`.
+const PACKAGES: [(&str, &str); 8] = [
+    ("postgis", "postgis-3"),
+    ("vector", "pgvector"),
+    ("pg_cron", "cron"),
+    ("pg_partman", "partman"),
+    ("hypopg", "hypopg"),
+    ("pg_repack", "repack"),
+    ("pgaudit", "pgaudit"),
+    ("rum", "rum"),
+];
+
+#[async_trait]
+impl Load for PostgresStore {
+    async fn preflight(
+        &self,
+        ctx: &Context,
+        dumped: &Dumped,
+        target: &LoadTarget,
+    ) -> Result<Preflight, Error> {
+        let mut preflight = Preflight::default();
+        let detail = match Detail::of(dumped) {
+            Ok(detail) => detail,
+            Err(error) => {
+                preflight.refusals.push(error.message().to_owned());
+                return Ok(preflight);
+            }
+        };
+        preflight.bytes_expected = Some(dumped.tables.iter().map(|table| table.bytes).sum());
+        let bin_dir = self.opener.config.bin_dir.as_deref();
+        let mut refuse = |error: &Error| {
+            let hint = error.hint_text().map(|hint| format!(": {hint}")).unwrap_or_default();
+            preflight.refusals.push(format!("{}{hint}", error.message()));
+        };
+        match target {
+            LoadTarget::Scratch { folder } => {
+                let needed = detail.disk_bytes / 100 * DISK_PERCENT + SERVER_BYTES;
+                preflight.scratch_bytes = needed;
+                match programs::to_serve(bin_dir, detail.major()).await {
+                    Err(error) => refuse(&error),
+                    Ok(programs) => {
+                        for (name, package) in missing_extensions(ctx, &programs, dumped).await {
+                            preflight.refusals.push(format!(
+                                "the extension `{name}` is not installed here: install {package}"
+                            ));
+                        }
+                        preflight.tools.push(programs.tool("postgres", &[]));
+                    }
+                }
+                let there = folder.ancestors().find(|folder| folder.is_dir());
+                if let Some(there) = there {
+                    let disk = rustix::fs::statvfs(there).map_err(|error| {
+                        Error::new(ErrorKind::Unavailable, "the disk cannot be asked how much is free")
+                            .because(error)
+                    })?;
+                    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+                    if free < needed {
+                        preflight.refusals.push(format!(
+                            "`{}` has {free} bytes free and needs about {needed}: make room, or name another scratch folder",
+                            there.display()
+                        ));
+                    }
+                }
+            }
+            LoadTarget::Beside { name } => match self.beside_preflight(ctx, dumped, &detail, name).await {
+                Ok(more) => preflight.refusals.extend(more),
+                Err(error) if error.kind() == ErrorKind::Denied => refuse(&error),
+                Err(error) => return Err(error),
+            },
+        }
+        match programs::to_dump(bin_dir, detail.major(), &dumped.version).await {
+            Ok(programs) => preflight.tools.push(programs.tool("psql", &[])),
+            Err(error) => preflight.refusals.push(error.message().to_owned()),
+        }
+        Ok(preflight)
+    }
+
+    async fn load(
+        &self,
+        ctx: &Context,
+        dumped: &Dumped,
+        parts: &dyn PartSource,
+        selection: &Selection,
+        target: &LoadTarget,
+    ) -> Result<Box<dyn Restored>, Error> {
+        let detail = Detail::of(dumped)?;
+        let selected = select(&detail, selection)?;
+        let bin_dir = self.opener.config.bin_dir.as_deref();
+        let about = |error: Error| error.with("store", self.name());
+        let client_programs =
+            programs::to_dump(bin_dir, detail.major(), &dumped.version).await.map_err(about)?;
+        let (place, name) = match target {
+            LoadTarget::Scratch { folder } => {
+                let programs = programs::to_serve(bin_dir, detail.major()).await.map_err(about)?;
+                if let Some((name, package)) =
+                    missing_extensions(ctx, &programs, dumped).await.into_iter().next()
+                {
+                    return Err(missing_extension(&name, &package));
+                }
+                let server =
+                    ScratchServer::start(ctx, &programs, folder, &detail.bootstrap).await.map_err(about)?;
+                (Place::scratch(server, &detail.database), detail.database.clone())
+            }
+            LoadTarget::Beside { name } => {
+                if let Some(why) = self.beside_preflight(ctx, dumped, &detail, name).await?.into_iter().next()
+                {
+                    let kind =
+                        if why.contains("exists") { ErrorKind::Conflict } else { ErrorKind::Unsupported };
+                    return Err(about(Error::new(kind, why)));
+                }
+                (
+                    Place::beside(
+                        self.opener.of_database(&self.opener.address_for(Purpose::Administer).database),
+                        name,
+                    ),
+                    name.clone(),
+                )
+            }
+        };
+        let run = Run {
+            ctx,
+            detail: &detail,
+            parts,
+            selection,
+            selected: &selected,
+            programs: &client_programs,
+            place: &place,
+        };
+        let loaded = self.within(ctx, Box::pin(run.all())).await;
+        let mut place = place;
+        let finished = match loaded {
+            Ok(()) => self.within(ctx, place.finish(ctx, &name)).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = finished {
+            if let Err(left) = place.remove().await {
+                tracing::warn!(error = %left, "a database that was not loaded to its end could not be removed");
+            }
+            return Err(error);
+        }
+        let selected = selected.into_iter().cloned().collect();
+        Ok(Box::new(RestoredDatabase::new(place, detail, selection.clone(), selected, client_programs)))
+    }
+
+    async fn swap(&self, ctx: &Context, restored: &dyn Restored) -> Result<String, Error> {
+        let address = restored.address();
+        let url = url::Url::parse(&address)
+            .map_err(|error| Error::new(ErrorKind::Invalid, "the copy has no address").because(error))?;
+        let beside = crate::config::Config::new(&address, self.opener.config.reader.clone()).address();
+        let live = self.opener.address_for(Purpose::Administer).clone();
+        let Some(copy) = beside
+            .ok()
+            .filter(|beside| url.query().is_none() && beside.host == live.host && beside.port == live.port)
+        else {
+            return Err(self.unsupported(
+                "a swap",
+                "the copy is in a server of its own",
+                "restore beside the store's own database, then swap",
+            ));
+        };
+        // Our own sessions would be in the way.
+        self.close_idle();
+        let session = self.within(ctx, outside(ctx, &self.opener)).await?;
+        let stamp = ctx.now().strftime("%Y%m%dT%H%M%S").to_string();
+        let mut cut = live.database.clone();
+        while cut.len() > 40 {
+            cut.pop();
+        }
+        let before = format!("{cut}_before_{}", stamp.to_lowercase());
+        let wait = Duration::from_millis(self.opener.config.lock_timeout_ms);
+        let swapped =
+            self.within(ctx, exchange(&session.client, &live.database, &copy.database, &before, wait)).await;
+        if let Err(error) = swapped {
+            // Nobody stays locked out, whatever happened; the transaction of the two names is all or nothing.
+            let open =
+                format!("ALTER DATABASE {} WITH ALLOW_CONNECTIONS true", quote_identifier(&live.database));
+            let mut opened = session.client.batch_execute(&open).await;
+            if opened.is_err() {
+                // Our session was stopped, with what it ran.
+                let again =
+                    Context::new(ctx.project(), ctx.actor().clone()).with_timeout(Duration::from_secs(30));
+                opened = outside(&again, &self.opener).await?.client.batch_execute(&open).await;
+            }
+            return Err(match opened {
+                Ok(()) => error,
+                Err(_) => error.hint(format!("let others in again: `{open}`")),
+            });
+        }
+        let (old, live) = (quote_identifier(&before), quote_identifier(&live.database));
+        Ok(format!(
+            "the database as it was is {old}, closed for connections; back: ALTER DATABASE {live} RENAME TO \"wrong\"; \
+             ALTER DATABASE {old} RENAME TO {live}; ALTER DATABASE {live} WITH ALLOW_CONNECTIONS true"
+        ))
+    }
+}
+
+/// Locks others out, waits until they have ended, and exchanges the names in one transaction.
+async fn exchange(
+    client: &Client,
+    live: &str,
+    copy: &str,
+    before: &str,
+    wait: Duration,
+) -> Result<(), Error> {
+    let failed = |error: tokio_postgres::Error| translate(&error);
+    let (quoted_live, quoted_copy, quoted_before) =
+        (quote_identifier(live), quote_identifier(copy), quote_identifier(before));
+    client
+        .batch_execute(&format!("ALTER DATABASE {quoted_live} WITH ALLOW_CONNECTIONS false"))
+        .await
+        .map_err(failed)?;
+    let until = tokio::time::Instant::now() + wait;
+    loop {
+        let others = client
+            .query(
+                "SELECT pg_catalog.format('session %s of %I (%s) in %I', pid, coalesce(usename, 'nobody'), \
+                   coalesce(nullif(application_name, ''), 'no name'), datname) \
+                 FROM pg_catalog.pg_stat_activity \
+                 WHERE datname IN ($1, $2) AND pid <> pg_catalog.pg_backend_pid() AND backend_type <> 'autovacuum worker' \
+                 ORDER BY pid LIMIT 10",
+                &[&live, &copy],
+            )
+            .await
+            .map_err(failed)?;
+        if others.is_empty() {
+            break;
+        }
+        if tokio::time::Instant::now() >= until {
+            let named: Vec<String> = others.iter().map(|row| row.get(0)).collect();
+            return Err(Error::new(ErrorKind::Conflict, "others are connected and do not end")
+                .because(named.join("; "))
+                .hint("end the programs that use it, or their sessions with `steward session end`, and try again"));
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    client
+        .batch_execute(&format!(
+            "BEGIN; ALTER DATABASE {quoted_live} RENAME TO {quoted_before}; \
+             ALTER DATABASE {quoted_copy} RENAME TO {quoted_live}; \
+             ALTER DATABASE {quoted_live} WITH ALLOW_CONNECTIONS true; COMMIT"
+        ))
+        .await
+        .map_err(failed)
+}
+
+impl PostgresStore {
+    /// What stands in the way of a database of this name beside the store's own.
+    async fn beside_preflight(
+        &self,
+        ctx: &Context,
+        dumped: &Dumped,
+        detail: &Detail,
+        name: &str,
+    ) -> Result<Vec<String>, Error> {
+        let session = self.within(ctx, self.opener.open(ctx, Purpose::Administer)).await?;
+        self.refuse_shared(&session)?;
+        self.within(ctx, async {
+            let failed = |error: tokio_postgres::Error| translate(&error);
+            let mut refusals = Vec::new();
+            if name.is_empty() || name.len() > 63 || name.contains(['\0', '/']) {
+                refusals.push(format!("`{name}` cannot be the name of a database: give 1 to 63 bytes without a slash"));
+            }
+            let row = session
+                .client
+                .query_one(
+                    "SELECT EXISTS (SELECT FROM pg_catalog.pg_database WHERE datname = $1), \
+                       (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user), \
+                       ARRAY(SELECT name::text FROM pg_catalog.pg_available_extensions), \
+                       ARRAY(SELECT rolname::text FROM pg_catalog.pg_roles)",
+                    &[&name],
+                )
+                .await
+                .map_err(failed)?;
+            if row.get(0) {
+                refusals.push(format!("the database `{name}` exists, and nothing is overwritten: give a name that is free"));
+            }
+            if !row.get::<_, bool>(1) {
+                refusals.push(format!(
+                    "the login `{}` is no superuser and cannot make what belongs to others: configure `admin` for this store",
+                    session.rights.login.user
+                ));
+            }
+            let server = u32::try_from(session.rights.version_num / 10_000).unwrap_or(0);
+            if server < detail.major() {
+                refusals.push(format!(
+                    "the server is PostgreSQL {server} and the backup of {}: restore into a newer server",
+                    detail.major()
+                ));
+            }
+            let (available, roles): (Vec<String>, Vec<String>) = (row.get(2), row.get(3));
+            for need in &dumped.needs {
+                if let Some(role) = need.strip_prefix("role ")
+                    && !roles.iter().any(|known| known == role)
+                {
+                    refusals.push(format!("the role `{role}` is missing: the part `{ROLES}` of the backup makes it"));
+                }
+                if let Some(extension) = extension_of(need)
+                    && !available.iter().any(|known| known == extension)
+                {
+                    refusals.push(format!(
+                        "the extension `{extension}` is not installed on the server: install {}",
+                        package_of(extension, server)
+                    ));
+                }
+            }
+            Ok(refusals)
+        })
+        .await
+    }
+}
+
+/// `extension citext 1.6` is about `citext`.
+fn extension_of(need: &str) -> Option<&str> {
+    need.strip_prefix("extension ").map(|rest| rest.rsplit_once(' ').map_or(rest, |(name, _)| name))
+}
+
+fn package_of(extension: &str, major: u32) -> String {
+    PACKAGES.iter().find(|(name, _)| *name == extension).map_or_else(
+        || "the package that has it".to_owned(),
+        |(_, package)| format!("`postgresql-{major}-{package}`"),
+    )
+}
+
+fn missing_extension(name: &str, package: &str) -> Error {
+    Error::new(ErrorKind::Unsupported, format!("the extension `{name}` is not installed here"))
+        .with("extension", name)
+        .hint(format!("install {package}, or restore on a machine that has it"))
+}
+
+/// Extensions that the backup needs and these programs do not have, each with its package.
+async fn missing_extensions(ctx: &Context, programs: &Programs, dumped: &Dumped) -> Vec<(String, String)> {
+    let needed: Vec<&str> = dumped.needs.iter().filter_map(|need| extension_of(need)).collect();
+    if needed.is_empty() {
+        return Vec::new();
+    }
+    let nowhere = Libpq::default();
+    let asked = programs::run(programs, "pg_config", &["--sharedir"], &nowhere, None);
+    let folder = match ctx.run(asked).await {
+        Ok(ran) if ran.succeeded => PathBuf::from(String::from_utf8_lossy(&ran.printed).trim()),
+        // Without it the server itself says so later.
+        _ => return Vec::new(),
+    };
+    let missing =
+        needed.into_iter().filter(|name| !folder.join("extension").join(format!("{name}.control")).is_file());
+    missing.map(|name| (name.to_owned(), package_of(name, programs.major))).collect()
+}
+
+/// The tables that were asked for.
+fn select<'a>(detail: &'a Detail, selection: &Selection) -> Result<Vec<&'a Table>, Error> {
+    let tables = detail.tables.iter();
+    let selected: Vec<&Table> = match selection {
+        Selection::Whole => return Ok(tables.collect()),
+        Selection::Schema(schema) => tables.filter(|table| table.namespace == *schema).collect(),
+        Selection::Tables(names) => {
+            let is = |table: &Table, name: &String| table.name == *name || table.parents.contains(name);
+            if let Some(missing) =
+                names.iter().find(|name| !detail.tables.iter().any(|table| is(table, name)))
+            {
+                return Err(Error::new(ErrorKind::NotFound, format!("the backup has no table `{missing}`"))
+                    .hint("name it with its schema, such as `public.orders`"));
+            }
+            tables.filter(|table| names.iter().any(|name| is(table, name))).collect()
+        }
+    };
+    if let (true, Selection::Schema(schema)) = (selected.is_empty(), selection) {
+        return Err(Error::new(
+            ErrorKind::NotFound,
+            format!("the backup has no tables in the schema `{schema}`"),
+        ));
+    }
+    Ok(selected)
+}
+
+/// One load on its way.
+struct Run<'a> {
+    ctx: &'a Context,
+    detail: &'a Detail,
+    parts: &'a dyn PartSource,
+    selection: &'a Selection,
+    selected: &'a [&'a Table],
+    programs: &'a Programs,
+    place: &'a Place,
+}
+
+impl Run<'_> {
+    async fn all(&self) -> Result<(), Error> {
+        if self.place.is_scratch() {
+            self.roles().await?;
+        }
+        // Kept until the end: who loads the same has to wait for it.
+        let outside = self.make_database().await?;
+        self.psql(BEFORE_ROWS, false).await?;
+        self.rows().await?;
+        let whole = *self.selection == Selection::Whole;
+        if whole {
+            for part in self.parts.parts() {
+                if part.path.starts_with(LARGE_OBJECTS) {
+                    self.psql(&part.path, false).await?;
+                }
+            }
+        } else {
+            self.drop_the_others().await?;
+        }
+        self.sequences().await?;
+        self.psql(AFTER_ROWS, !whole).await?;
+        let client = self.place.connect(self.ctx).await?;
+        client
+            .batch_execute("SET statement_timeout = 0; ANALYZE")
+            .await
+            .map_err(|error| translate(&error))?;
+        drop(client);
+        // Last, as they may close the database to us.
+        for (before, after) in self.detail.statements.iter().skip(1) {
+            let statement = format!("{before}{}{after}", quote_identifier(&self.place.database));
+            outside
+                .batch_execute(&statement)
+                .await
+                .map_err(|error| translate(&error).with("statement", statement))?;
+        }
+        Ok(())
+    }
+
+    async fn text(&self, part: &str) -> Result<Bytes, Error> {
+        let record = self.parts.parts().iter().find(|record| record.path == part);
+        match record {
+            Some(record) if record.bytes > PART_BYTES_MAX as u64 => {
+                let file = Spool::new();
+                self.ctx.run(self.parts.read_into(part, &file.0)).await?;
+                let read = tokio::fs::read(&file.0).await;
+                read.map(Bytes::from).map_err(|error| {
+                    Error::new(ErrorKind::Unavailable, "a part cannot be read")
+                        .with("part", part)
+                        .because(error)
+                })
+            }
+            _ => self.ctx.run(self.parts.read(part)).await,
+        }
+    }
+
+    /// Roles, as the server had them. The one that exists already is the superuser that the server was made with.
+    async fn roles(&self) -> Result<(), Error> {
+        let text = self.text(ROLES).await?;
+        let mut libpq = self.place.libpq(self.ctx, self.programs).await?;
+        for (name, value) in &mut libpq.0 {
+            if *name == "PGDATABASE" {
+                "template1".clone_into(value);
+            }
+        }
+        let arguments = ["-X", "-q", "-o", "/dev/null", "-f", "-"];
+        let ran = self.ctx.run(programs::run(self.programs, "psql", &arguments, &libpq, Some(&text))).await?;
+        let expected = format!("ERROR:  role \"{}\" already exists", self.detail.bootstrap);
+        let unexpected = ran.said.lines().any(|line| line.contains("ERROR:  ") && !line.ends_with(&expected));
+        if !ran.succeeded || unexpected {
+            return Err(ran.error(ErrorKind::Other, "psql").with("part", ROLES));
+        }
+        let client = self.place.outside(self.ctx).await?;
+        let failed = |error: tokio_postgres::Error| translate(&error);
+        // Whatever the source made of it: we need it.
+        let ours = quote_identifier(&self.detail.bootstrap);
+        let able = format!(
+            "ALTER ROLE {ours} WITH SUPERUSER LOGIN CONNECTION LIMIT -1; ALTER ROLE {ours} RESET ALL"
+        );
+        client.batch_execute(&able).await.map_err(failed)?;
+        for tablespace in &self.detail.tablespaces {
+            // Below the server's own folder: that of the source may belong to the source.
+            client.batch_execute("SET allow_in_place_tablespaces = true").await.map_err(failed)?;
+            let make = format!("CREATE TABLESPACE {} LOCATION ''", quote_identifier(tablespace));
+            client.batch_execute(&make).await.map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    async fn make_database(&self) -> Result<Client, Error> {
+        let client = self.place.outside(self.ctx).await?;
+        let failed = |error: tokio_postgres::Error| translate(&error);
+        let name = &self.place.database;
+        let quoted = quote_identifier(name);
+        client
+            .batch_execute(&format!("{LOADING_SETTINGS}; SET client_encoding = 'UTF8'"))
+            .await
+            .map_err(failed)?;
+        if self.place.is_scratch() {
+            if name == "template1" || name == "template0" {
+                return Err(Error::new(
+                    ErrorKind::Unsupported,
+                    format!("`{name}` is every server's own and is not restored"),
+                ));
+            }
+            client.batch_execute(&format!("DROP DATABASE IF EXISTS {quoted}")).await.map_err(failed)?;
+        } else {
+            let key = quote_literal(&format!("steward load {name}"));
+            let locked = client
+                .query_one(
+                    &format!("SELECT pg_catalog.pg_try_advisory_lock(pg_catalog.hashtextextended({key}, 0))"),
+                    &[],
+                )
+                .await
+                .map_err(failed)?;
+            if !locked.get::<_, bool>(0) {
+                return Err(Error::new(ErrorKind::Conflict, "another restore makes a database of this name")
+                    .with("database", name));
+            }
+            // What a process that was killed has left.
+            client
+                .batch_execute(&format!("DROP DATABASE IF EXISTS {quoted} WITH (FORCE)"))
+                .await
+                .map_err(failed)?;
+        }
+        let make = format!("CREATE DATABASE {quoted}{}", self.detail.create);
+        client.batch_execute(&make).await.map_err(|error| {
+            let error = translate(&error);
+            if error.message().contains("locale") {
+                return Error::new(ErrorKind::Unsupported, "the operating system does not know the database's locale")
+                    .because(error.message().to_owned())
+                    .hint("install it, on Debian and Ubuntu `sudo apt-get install locales` and `sudo dpkg-reconfigure locales`");
+            }
+            error
+        })?;
+        if let Some((before, after)) = self.detail.statements.first() {
+            client.batch_execute(&format!("{before}{quoted}{after}")).await.map_err(failed)?;
+        }
+        Ok(client)
+    }
+
+    /// Runs a part with `psql`. Of a selection, statements may name what was not selected; nothing else may fail.
+    async fn psql(&self, part: &str, selective: bool) -> Result<(), Error> {
+        let text = self.text(part).await?;
+        self.psql_text(part, &text, selective).await
+    }
+
+    async fn psql_text(&self, part: &str, text: &[u8], selective: bool) -> Result<(), Error> {
+        // Without this line, which the server may not know.
+        let known = memchr::memmem::find(text, TRANSACTION_TIMEOUT.as_bytes())
+            .filter(|_| self.detail.version_num < 170_000);
+        let without: Vec<u8>;
+        let text = match known {
+            Some(at) => {
+                without = [&text[..at], &text[at + TRANSACTION_TIMEOUT.len()..]].concat();
+                &without
+            }
+            None => text,
+        };
+        let libpq = self.place.libpq(self.ctx, self.programs).await?;
+        let stop = if selective { "ON_ERROR_STOP=0" } else { "ON_ERROR_STOP=1" };
+        let arguments = ["-X", "-q", "-o", "/dev/null", "-v", stop, "-v", "VERBOSITY=verbose", "-f", "-"];
+        let ran = self.ctx.run(programs::run(self.programs, "psql", &arguments, &libpq, Some(text))).await?;
+        let failed = |line: &str| line.split_once("ERROR:  ").map(|(_, said)| said.to_owned());
+        let first = ran.said.lines().filter_map(failed).find(|said| {
+            // Undefined table, undefined object.
+            !(selective && (said.starts_with("42P01:") || said.starts_with("42704:")))
+        });
+        match first {
+            None if ran.succeeded => Ok(()),
+            None => Err(ran.error(ErrorKind::Unavailable, "psql").with("part", part)),
+            Some(said) => {
+                let (code, message) = said.split_once(": ").unwrap_or(("", &said));
+                if code == "0A000" && message.contains("is not available") {
+                    let name = message.split('"').nth(1).unwrap_or_default();
+                    return Err(missing_extension(name, &package_of(name, self.detail.major())));
+                }
+                Err(Error::new(crate::error::kind(code), message.to_owned())
+                    .with("code", code)
+                    .with("part", part))
+            }
+        }
+    }
+
+    async fn rows(&self) -> Result<(), Error> {
+        let tables: HashMap<&str, &Table> =
+            self.detail.tables.iter().map(|table| (table.folder.as_str(), table)).collect();
+        let mut jobs: VecDeque<(&PartRecord, &Table)> = VecDeque::new();
+        for record in self.parts.parts() {
+            let Some(rest) = record.path.strip_prefix(ROWS).and_then(|rest| rest.strip_prefix('/')) else {
+                continue;
+            };
+            let Some((folder, _)) = rest.split_once('/') else { continue };
+            let Some(table) = tables.get(folder) else {
+                return Err(
+                    Error::new(ErrorKind::Corrupt, "a part belongs to no table").with("part", &record.path)
+                );
+            };
+            if self.selected.iter().any(|selected| selected.name == table.name) {
+                jobs.push_back((record, table));
+            }
+        }
+        let sessions =
+            std::thread::available_parallelism().map_or(1, usize::from).min(SESSIONS_MAX).min(jobs.len());
+        let jobs = Mutex::new(jobs);
+        let next = || jobs.lock().ok().and_then(|mut jobs| jobs.pop_front());
+        let workers = (0..sessions).map(|_| async {
+            let client = self.place.connect(self.ctx).await?;
+            let settings = format!("{LOADING_SETTINGS}; SET client_encoding = '{}'", self.detail.encoding);
+            client.batch_execute(&settings).await.map_err(|error| translate(&error))?;
+            while let Some((record, table)) = next() {
+                self.copy(&client, record, table)
+                    .await
+                    .map_err(|error| error.with("part", &record.path).with("table", &table.name))?;
+            }
+            Ok::<(), Error>(())
+        });
+        futures::future::try_join_all(workers).await?;
+        Ok(())
+    }
+
+    async fn copy(&self, client: &Client, record: &PartRecord, table: &Table) -> Result<(), Error> {
+        let failed = |error: tokio_postgres::Error| translate(&error);
+        let sql = format!("COPY {} {} FROM STDIN", table.name, table.column_list());
+        if record.bytes > PART_BYTES_MAX as u64 {
+            let file = Spool::new();
+            self.ctx.run(self.parts.read_into(&record.path, &file.0)).await?;
+            let unreadable = |error: std::io::Error| {
+                Error::new(ErrorKind::Unavailable, "a part cannot be read").because(error)
+            };
+            let mut rows = tokio::fs::File::open(&file.0).await.map_err(unreadable)?;
+            let mut sink = std::pin::pin!(client.copy_in::<_, Bytes>(&sql).await.map_err(failed)?);
+            let mut buffer = vec![0; SENT_BYTES];
+            loop {
+                let read = rows.read(&mut buffer).await.map_err(unreadable)?;
+                if read == 0 {
+                    break;
+                }
+                sink.send(Bytes::copy_from_slice(&buffer[..read])).await.map_err(failed)?;
+            }
+            sink.as_mut().finish().await.map_err(failed)?;
+            return Ok(());
+        }
+        let mut rows = self.ctx.run(self.parts.read(&record.path)).await?;
+        let mut sink = std::pin::pin!(client.copy_in::<_, Bytes>(&sql).await.map_err(failed)?);
+        while !rows.is_empty() {
+            let some = rows.split_to(SENT_BYTES.min(rows.len()));
+            sink.send(some).await.map_err(failed)?;
+        }
+        sink.as_mut().finish().await.map_err(failed)?;
+        Ok(())
+    }
+
+    /// Takes away the tables that were not asked for; of what asked-for tables are partitions of, the definition stays.
+    async fn drop_the_others(&self) -> Result<(), Error> {
+        let client = self.place.connect(self.ctx).await?;
+        let failed = |error: tokio_postgres::Error| translate(&error);
+        let stay: Vec<&String> =
+            self.selected.iter().flat_map(|table| table.parents.iter().chain([&table.name])).collect();
+        let all = client
+            .query(
+                "SELECT pg_catalog.format('%I.%I', n.nspname, c.relname), c.relkind = 'f' FROM pg_catalog.pg_class c \
+                 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+                 WHERE c.relkind IN ('r', 'p', 'f') AND c.oid >= 16384 AND c.relpersistence <> 't' \
+                   AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast') \
+                   AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_class'::regclass \
+                     AND d.objid = c.oid AND d.deptype = 'e')",
+                &[],
+            )
+            .await
+            .map_err(failed)?;
+        for row in all {
+            let name: String = row.get(0);
+            if !stay.iter().any(|known| **known == name) {
+                let kind = if row.get(1) { "FOREIGN TABLE" } else { "TABLE" };
+                let drop =
+                    format!("SET client_min_messages = 'warning'; DROP {kind} IF EXISTS {name} CASCADE");
+                client.batch_execute(&drop).await.map_err(failed)?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn sequences(&self) -> Result<(), Error> {
+        if *self.selection == Selection::Whole {
+            return self.psql(SEQUENCES, false).await;
+        }
+        let wanted: Vec<&str> = self
+            .detail
+            .sequences
+            .iter()
+            .filter(|sequence| match (&sequence.owner, self.selection) {
+                (Some(owner), _) => {
+                    self.selected.iter().any(|table| table.name == *owner || table.parents.contains(owner))
+                }
+                (None, Selection::Schema(schema)) => sequence.namespace == *schema,
+                (None, _) => false,
+            })
+            .map(|sequence| sequence.name.as_str())
+            .collect();
+        let text = self.text(SEQUENCES).await?;
+        let text = String::from_utf8_lossy(&text);
+        let of_wanted = |line: &&str| {
+            wanted
+                .iter()
+                .any(|name| line.starts_with(&format!("SELECT pg_catalog.setval({}, ", quote_literal(name))))
+        };
+        let lines: Vec<&str> = text.lines().filter(of_wanted).collect();
+        self.psql_text(SEQUENCES, lines.join("\n").as_bytes(), false).await
+    }
+}
+
+/// A file for a part that is too large to be held; it goes with this.
+pub(crate) struct Spool(pub(crate) PathBuf);
+
+impl Spool {
+    pub(crate) fn new() -> Self {
+        Self(std::env::temp_dir().join(format!("steward-part-{}", uuid::Uuid::new_v4())))
+    }
+}
+
+impl Drop for Spool {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_file(&self.0)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(file = %self.0.display(), %error, "cannot remove a part");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn needs_are_read() {
+        assert_eq!(extension_of("extension uuid-ossp 1.1"), Some("uuid-ossp"));
+        assert_eq!(extension_of("role shop"), None);
+        assert_eq!(package_of("vector", 17), "`postgresql-17-pgvector`");
+    }
+}

@@ -1,0 +1,325 @@
+//! A PostgreSQL server of its own for one restore, reached through a socket that only we can open.
+//!
+//! It never outlives this process, however that ends: a shell that holds the other end of a pipe stops the server and
+//! removes its folder as soon as the pipe closes, which the operating system sees to also when we are killed.
+
+use std::io::Write;
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use contract::{Context, Error, ErrorKind};
+use tokio_postgres::{Client, NoTls};
+
+use super::programs::{Libpq, Programs};
+use crate::error::translate;
+
+/// Longest path of a socket, below the operating system's 107 bytes.
+const SOCKET_PATH_MAX: usize = 100;
+/// Longest that the server may take to start.
+const START_TIMEOUT: Duration = Duration::from_mins(2);
+/// Who runs the server when we are root, which it refuses to run as: `nobody`.
+const NOBODY: u32 = 65_534;
+/// The port is only the socket's name.
+const PORT: u16 = 5_432;
+
+/// Arguments: the folder, the socket's folder, the file for the server's number, the command. What is written to the pipe
+/// besides its end is `keep`.
+const WATCH: &str = r#"
+folder=$1 sockets=$2 number=$3; shift 3
+"$@" </dev/null >"$folder/log" 2>&1 &
+server=$!
+echo "$server" >"$number"
+read -r word
+[ "$word" = keep ] && exit 0
+kill -QUIT "$server" 2>/dev/null
+wait "$server"
+rm -rf -- "$folder" "$sockets"
+"#;
+
+/// Settings for a server whose contents can be made again at any time and that must not take the machine's memory.
+const SETTINGS: [&str; 22] = [
+    "listen_addresses=",
+    "fsync=off",
+    "full_page_writes=off",
+    "synchronous_commit=off",
+    "wal_level=minimal",
+    "max_wal_senders=0",
+    "max_wal_size=2GB",
+    "checkpoint_timeout=1h",
+    "shared_buffers=64MB",
+    "maintenance_work_mem=128MB",
+    "max_connections=40",
+    "max_locks_per_transaction=1024",
+    "max_parallel_maintenance_workers=1",
+    "autovacuum=off",
+    "archive_mode=off",
+    "max_logical_replication_workers=0",
+    "lc_messages=C",
+    "logging_collector=off",
+    "log_destination=stderr",
+    "unix_socket_permissions=0700",
+    "dynamic_shared_memory_type=mmap",
+    "huge_pages=off",
+];
+
+/// A running server.
+pub(crate) struct ScratchServer {
+    watcher: Option<Child>,
+    folder: PathBuf,
+    sockets: PathBuf,
+    user: String,
+    number: String,
+}
+
+/// The words before a command that make it run as somebody who is not root.
+fn as_somebody() -> Result<(Vec<String>, Option<u32>), Error> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok((Vec::new(), None));
+    }
+    let split = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+    let works = |words: &[String]| {
+        let ran = Command::new(&words[0])
+            .args(&words[1..])
+            .arg("true")
+            .stdin(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
+        ran.is_ok_and(|status| status.success())
+    };
+    // The same user under another number: all files stay where they can be read.
+    let other_number = split("unshare --user --map-user=1000 --map-group=1000");
+    if works(&other_number) {
+        return Ok((other_number, None));
+    }
+    let nobody = split(&format!("setpriv --reuid={NOBODY} --regid={NOBODY} --clear-groups"));
+    if works(&nobody) {
+        return Ok((nobody, Some(NOBODY)));
+    }
+    Err(Error::new(
+        ErrorKind::Unsupported,
+        "a PostgreSQL server does not run as root, and nobody else can be found to run it",
+    )
+    .hint("run Steward as an ordinary user, or install `util-linux` with `setpriv`"))
+}
+
+fn cannot(what: &str) -> impl Fn(std::io::Error) -> Error {
+    move |error| {
+        let kind = match error.kind() {
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => ErrorKind::LimitExceeded,
+            std::io::ErrorKind::AlreadyExists => ErrorKind::Conflict,
+            _ => ErrorKind::Unavailable,
+        };
+        Error::new(kind, format!("the scratch server cannot be made: {what}")).because(error)
+    }
+}
+
+fn make_folder(path: &Path) -> Result<(), Error> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(cannot("its folder"))
+}
+
+impl ScratchServer {
+    /// Makes a server below `folder`, which is ours alone, and waits until it answers. After an error nothing of it is left.
+    pub(crate) async fn start(
+        ctx: &Context,
+        programs: &Programs,
+        folder: &Path,
+        user: &str,
+    ) -> Result<Self, Error> {
+        let programs = programs.clone();
+        let folder = std::path::absolute(folder).map_err(cannot("its folder"))?.join("server");
+        let user = user.to_owned();
+        let made = tokio::task::spawn_blocking(move || Self::make(&programs, &folder, &user));
+        let server =
+            made.await.map_err(|_| Error::new(ErrorKind::Canceled, "the runtime is shutting down"))??;
+        server.wait(ctx).await?;
+        Ok(server)
+    }
+
+    fn make(programs: &Programs, folder: &Path, user: &str) -> Result<Self, Error> {
+        let (somebody, owner) = as_somebody()?;
+        if folder.exists() {
+            return Err(Error::new(ErrorKind::Conflict, "there is a server in the folder already")
+                .with("folder", folder.display()));
+        }
+        make_folder(folder)?;
+        let inside = folder.join("sockets");
+        let sockets = if inside.as_os_str().len() + "/.s.PGSQL.5432".len() > SOCKET_PATH_MAX {
+            std::env::temp_dir().join(format!("steward-{}", uuid::Uuid::new_v4()))
+        } else {
+            inside
+        };
+        // Removes everything if we come no further.
+        let mut server = Self {
+            watcher: None,
+            folder: folder.to_owned(),
+            sockets: sockets.clone(),
+            user: user.to_owned(),
+            number: String::new(),
+        };
+        make_folder(&sockets)?;
+        if owner.is_some() {
+            for path in [folder, &sockets] {
+                std::os::unix::fs::chown(path, owner, owner).map_err(cannot("its owner"))?;
+            }
+        }
+        let data = folder.join("data");
+        let command = |program: &Path| {
+            let mut words: Vec<std::ffi::OsString> = somebody.iter().map(Into::into).collect();
+            words.push(program.into());
+            let mut command = Command::new(&words[0]);
+            command.args(&words[1..]);
+            command.env_clear().env("LC_ALL", "C").env("PATH", std::env::var_os("PATH").unwrap_or_default());
+            command.current_dir("/");
+            command
+        };
+        let made = command(&programs.path("initdb"))
+            .arg("-D")
+            .arg(&data)
+            .args(["-U", user, "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync", "--no-instructions"])
+            .stdin(Stdio::null())
+            .output()
+            .map_err(cannot("`initdb` cannot be run"))?;
+        if !made.status.success() {
+            let said = String::from_utf8_lossy(&made.stderr).trim().to_owned();
+            return Err(Error::new(ErrorKind::Unavailable, "`initdb` failed")
+                .with("folder", folder.display())
+                .because(said)
+                .hint("the folder must be one that the user who runs the server can reach"));
+        }
+        let number = folder.join("number");
+        let mut watch = command(Path::new("/bin/sh"));
+        watch.args(["-c", WATCH, "steward-scratch"]).args([folder, &sockets, &number]);
+        watch.arg(programs.path("postgres")).arg("-D").arg(&data);
+        for setting in SETTINGS {
+            watch.args(["-c", setting]);
+        }
+        watch.arg("-c").arg(format!("unix_socket_directories={}", sockets.display()));
+        watch.arg("-p").arg(PORT.to_string());
+        // A group of its own: what the terminal sends to us does not end the server before we have ended.
+        watch.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
+        server.watcher = Some(watch.spawn().map_err(cannot("it cannot be started"))?);
+        Ok(server)
+    }
+
+    async fn wait(&self, ctx: &Context) -> Result<(), Error> {
+        let until = tokio::time::Instant::now() + START_TIMEOUT;
+        loop {
+            let Err(error) = self.connect(ctx, "template1").await else { return Ok(()) };
+            if matches!(error.kind(), ErrorKind::Canceled) || ctx.remaining() == Some(Duration::ZERO) {
+                return Err(error);
+            }
+            let log = std::fs::read_to_string(self.folder.join("log")).unwrap_or_default();
+            if let Some(fatal) =
+                log.lines().find(|line| line.contains("FATAL:") && !line.contains("starting up"))
+            {
+                return Err(Error::new(ErrorKind::Unavailable, "the scratch server does not start")
+                    .because(fatal.to_owned()));
+            }
+            if tokio::time::Instant::now() >= until {
+                return Err(
+                    Error::new(ErrorKind::TimedOut, "the scratch server does not start").because(error)
+                );
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// A session of the superuser.
+    pub(crate) async fn connect(&self, ctx: &Context, database: &str) -> Result<Client, Error> {
+        let mut config = tokio_postgres::Config::new();
+        config
+            .host_path(&self.sockets)
+            .port(PORT)
+            .user(&self.user)
+            .dbname(database)
+            .application_name("steward");
+        let connected = ctx.run(async { config.connect(NoTls).await.map_err(|error| translate(&error)) });
+        let (client, connection) = connected.await?;
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(error = %translate(&error), "connection ended");
+            }
+        });
+        Ok(client)
+    }
+
+    pub(crate) fn libpq(&self, database: &str) -> Libpq {
+        Libpq(vec![
+            ("PGHOST", self.sockets.display().to_string()),
+            ("PGPORT", PORT.to_string()),
+            ("PGDATABASE", database.to_owned()),
+            ("PGUSER", self.user.clone()),
+            ("PGAPPNAME", "steward".to_owned()),
+        ])
+    }
+
+    /// How to reach a database in it.
+    pub(crate) fn address(&self, database: &str) -> String {
+        let encoded = |text: &str| -> String {
+            text.bytes()
+                .map(|byte| match byte {
+                    b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' | b'-' | b'.' | b'_' | b'~' | b'/' => {
+                        char::from(byte).to_string()
+                    }
+                    other => format!("%{other:02X}"),
+                })
+                .collect()
+        };
+        format!(
+            "postgres:///{}?host={}&port={PORT}&user={}",
+            encoded(database),
+            encoded(&self.sockets.display().to_string()),
+            encoded(&self.user)
+        )
+    }
+
+    /// Lets it run on after us; the command that ends it.
+    pub(crate) fn keep(&mut self) -> String {
+        let number = std::fs::read_to_string(self.folder.join("number")).unwrap_or_default();
+        number.trim().clone_into(&mut self.number);
+        if let Some(mut watcher) = self.watcher.take() {
+            if let Some(mut pipe) = watcher.stdin.take() {
+                drop(pipe.write_all(b"keep\n"));
+            }
+            drop(watcher.wait());
+        }
+        format!("kill -INT {}; rm -r '{}'", self.number, self.folder.display())
+    }
+
+    /// Whether somebody else takes care of its end.
+    pub(crate) fn is_kept(&self) -> bool {
+        !self.number.is_empty()
+    }
+
+    /// Stops it and removes its folder.
+    pub(crate) fn stop(&mut self) {
+        if let Some(mut watcher) = self.watcher.take() {
+            drop(watcher.stdin.take());
+            drop(watcher.wait());
+        } else if let Some(server) = self.number.parse().ok().and_then(rustix::process::Pid::from_raw) {
+            // It may have ended by itself.
+            rustix::process::kill_process(server, rustix::process::Signal::QUIT).unwrap_or_default();
+            while rustix::process::test_kill_process(server).is_ok() {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
+        for path in [&self.folder, &self.sockets] {
+            if path.exists()
+                && let Err(error) = std::fs::remove_dir_all(path)
+            {
+                tracing::warn!(path = %path.display(), %error, "cannot remove the scratch server's folder");
+            }
+        }
+    }
+}
+
+impl Drop for ScratchServer {
+    fn drop(&mut self) {
+        if !self.is_kept() {
+            self.stop();
+        }
+    }
+}
