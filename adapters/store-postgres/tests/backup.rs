@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 
 use conformance::Parts;
 use contract::{
-    Actor, BackupMethod, Context, DumpOptions, Dumped, Error, Layout, LoadTarget, Restored, Selection, Store,
+    Actor, BackupMethod, Context, DumpOptions, Dumped, Error, ErrorKind, Layout, Load, LoadTarget, Part,
+    PartBody, PartSink, Restored, Selection, Store,
 };
 use server::Database;
 use store_postgres::PostgresStore;
@@ -28,6 +29,11 @@ async fn database(case: &str) -> Database {
     Database::create(&conformance::namespace(case)).await
 }
 
+/// Whether this is the run with the version that all cases are run with; the others are asked what depends on the version.
+fn with_every_case() -> bool {
+    server::version() == 17
+}
+
 /// The folder of the programs of the server that is tested.
 async fn programs(database: &Database) -> PathBuf {
     database.text("SELECT setting FROM pg_config WHERE name = 'BINDIR'").await.into()
@@ -36,6 +42,10 @@ async fn programs(database: &Database) -> PathBuf {
 async fn store(database: &Database) -> PostgresStore {
     let folder = programs(database).await;
     database.store_with(|config| config.bin_dir = Some(folder), &[])
+}
+
+fn is_of_rows(path: &str) -> bool {
+    path.starts_with("5-rows/") && path != "5-rows/index.tsv"
 }
 
 struct Scratch(tempfile::TempDir);
@@ -255,4 +265,660 @@ async fn everything_comes_back() {
         database.text(&format!("SELECT count(*)::text FROM pg_database WHERE datname LIKE '{name}%'")).await,
         "0"
     );
+}
+
+/// Takes parts, and does something once when a part of this beginning comes.
+struct Meanwhile<F> {
+    parts: Parts,
+    at: &'static str,
+    action: tokio::sync::Mutex<Option<F>>,
+}
+
+impl<F> Meanwhile<F> {
+    fn new(at: &'static str, action: F) -> Self {
+        Self { parts: Parts::default(), at, action: tokio::sync::Mutex::new(Some(action)) }
+    }
+}
+
+#[async_trait::async_trait]
+impl<F, T> PartSink for Meanwhile<F>
+where
+    F: FnOnce() -> T + Send,
+    T: Future<Output = ()> + Send,
+{
+    async fn put(&self, part: Part) -> Result<(), Error> {
+        if part.path.starts_with(self.at)
+            && let Some(action) = self.action.lock().await.take()
+        {
+            action().await;
+        }
+        self.parts.put(part).await
+    }
+}
+
+async fn dump_into(store: &PostgresStore, sink: &dyn PartSink) -> Result<Dumped, Error> {
+    let scratch = Scratch::new();
+    Store::dump(store).unwrap().dump(&ctx(), &scratch.options(), sink).await
+}
+
+/// The server ends our sessions, or the line is cut, in the middle of the rows: there is no manifest.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_goes_away_is_an_error() {
+    if !with_every_case() {
+        return;
+    }
+    let database = database("backup_gone").await;
+    database.admin(ACCOUNTS).await;
+    let client = database.connect_as_superuser().await;
+    let end_all = async || {
+        let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() \
+                   AND application_name = 'steward' AND pid <> pg_backend_pid()";
+        assert!(!client.query(end, &[]).await.unwrap().is_empty());
+    };
+    let whole_store = store(&database).await;
+    for at in ["4-", "5-rows/00000-public.account/000001", "5-rows/index.tsv", "restore.sh"] {
+        let error = dump_into(&whole_store, &Meanwhile::new(at, &end_all)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{at}: {error}");
+    }
+    let relay = server::Relay::start(server::port()).await;
+    let (folder, port) = (programs(&database).await, relay.port());
+    let through = database.store_with(
+        |config| {
+            config.bin_dir = Some(folder);
+            config.url = config.url.replace(&format!(":{}/", server::port()), &format!(":{port}/"));
+        },
+        &[],
+    );
+    let error = dump_into(&through, &Meanwhile::new("5-rows", || async { relay.cut() })).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    relay.mend();
+    // A repository that is full is the repository's error, and the next attempt is whole.
+    let error = dump_into(&through, &Parts::full_after(6)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::LimitExceeded, "{error}");
+    assert_eq!(dump(&through).await.0.tables, dump(&whole_store).await.0.tables);
+    // Nothing of ours goes on at the server.
+    database.until_sessions(&server::superuser(), "application_name = 'steward'", 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_that_does_not_come_names_its_holder() {
+    if !with_every_case() {
+        return;
+    }
+    let database = database("backup_lock").await;
+    database.admin("CREATE TABLE free (a int); CREATE TABLE held (a int)").await;
+    let folder = programs(&database).await;
+    let store = database.store_with(
+        |config| {
+            config.bin_dir = Some(folder);
+            config.lock_timeout_ms = 200;
+        },
+        &[],
+    );
+    let holder = database.connect_as_superuser().await;
+    holder.batch_execute("SET application_name = 'the migration'; BEGIN; LOCK TABLE held").await.unwrap();
+    let pid: i32 = holder.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
+    let error = dump_into(&store, &Parts::default()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+    let expected = format!(
+        "session {pid} of `{}` (the migration) holds ACCESS EXCLUSIVE on public.held",
+        server::superuser()
+    );
+    assert!(error.to_string().contains(&expected), "{error}");
+    holder.batch_execute("COMMIT").await.unwrap();
+    dump(&store).await;
+}
+
+/// A table is changed between the dump's snapshot and its lock.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_of_the_schema_in_the_middle_loses_no_row() {
+    if !with_every_case() {
+        return;
+    }
+    let database = database("backup_ddl").await;
+    let store = store(&database).await;
+    for (change, tables) in [
+        ("ALTER TABLE changed ALTER a TYPE bigint", vec![("public.changed", 1000), ("public.other", 1)]),
+        (
+            "CREATE TABLE copied AS SELECT * FROM changed; DROP TABLE changed",
+            vec![("public.copied", 1000), ("public.other", 1)],
+        ),
+        (
+            "DELETE FROM changed WHERE a > 10; TRUNCATE other; INSERT INTO other VALUES (2), (3)",
+            vec![("public.changed", 10), ("public.other", 2)],
+        ),
+        ("ALTER TABLE changed ADD c int DEFAULT 5", vec![("public.changed", 1000), ("public.other", 1)]),
+        ("ALTER TABLE changed RENAME TO renamed", vec![("public.other", 1), ("public.renamed", 1000)]),
+    ] {
+        database
+            .admin(
+                "DROP TABLE IF EXISTS changed, copied, renamed, other; CREATE TABLE changed (a int, b text); \
+                 INSERT INTO changed SELECT i, 'x' FROM generate_series(1, 1000) AS i; \
+                 CREATE TABLE other (a int); INSERT INTO other VALUES (1)",
+            )
+            .await;
+        let other = database.connect_as_superuser().await;
+        other.batch_execute(&format!("BEGIN; LOCK TABLE changed, other; {change}")).await.unwrap();
+        let parts = Parts::default();
+        let commit = async {
+            database
+                .until_sessions(
+                    &server::superuser(),
+                    "application_name = 'steward' AND wait_event_type = 'Lock'",
+                    1,
+                )
+                .await;
+            other.batch_execute("COMMIT").await.unwrap();
+        };
+        let (dumped, ()) = tokio::join!(dump_into(&store, &parts), commit);
+        let dumped = dumped.unwrap_or_else(|error| panic!("{change}: {error}"));
+        let rows: Vec<(&str, u64)> =
+            dumped.tables.iter().map(|table| (table.table.as_str(), table.rows)).collect();
+        assert_eq!(rows, tables, "{change}");
+        if !change.contains("ADD c") {
+            continue;
+        }
+        let scratch = Scratch::new();
+        let restored =
+            restore(&store, &dumped, &parts, &Selection::Whole, &scratch.target("a")).await.unwrap();
+        assert_same(&dumped, &parts, &*restored).await;
+    }
+}
+
+/// Programs that print what they are told to, under the names of PostgreSQL's.
+fn fake_programs(version: &str, prints: &str) -> tempfile::TempDir {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["pg_dump", "pg_dumpall", "psql", "initdb", "postgres"] {
+        let path = folder.path().join(name);
+        let script = format!(
+            "#!/bin/sh\nif [ \"$1\" = --version ]; then echo '{name} (PostgreSQL) {version}'; exit; fi\n{prints}\n"
+        );
+        std::fs::write(&path, script).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    folder
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn programs_that_do_not_fit_are_refused() {
+    if !with_every_case() {
+        return;
+    }
+    let database = database("backup_tools").await;
+    let with = |folder: &std::path::Path| {
+        let folder = folder.to_owned();
+        database.store_with(|config| config.bin_dir = Some(folder), &[])
+    };
+    let major = server::version();
+    let scratch = Scratch::new();
+    let nothing = tempfile::tempdir().unwrap();
+    let old = fake_programs("12.22 (Debian 12.22-1)", "exit 0");
+    for (folder, expected) in [
+        (nothing.path(), "there is no `pg_dump` for the server".to_owned()),
+        (old.path(), format!("`pg_dump` 12.22 is older than the server, PostgreSQL {major}.")),
+    ] {
+        let store = with(folder);
+        let preflight = Store::dump(&store).unwrap().preflight(&ctx(), &scratch.options()).await.unwrap();
+        assert!(preflight.refusals[0].contains(&expected), "{preflight:?}");
+        assert!(preflight.refusals[0].contains(&format!("postgresql-client-{major}")), "{preflight:?}");
+        let error = dump_into(&store, &Parts::default()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+        assert!(error.message().contains(&expected), "{error}");
+    }
+    // What ends in the middle of its text, or well without a text, is no dump.
+    for (prints, kind, expected) in [
+        (
+            "echo '-- PostgreSQL database dump'; echo 'CREATE TABLE'; exit 0",
+            ErrorKind::Unavailable,
+            "stopped before its end",
+        ),
+        ("exit 0", ErrorKind::Unavailable, "stopped before its end"),
+        (
+            "echo '-- PostgreSQL database dump complete'; echo 'out of memory' >&2; exit 1",
+            ErrorKind::Unavailable,
+            "out of memory",
+        ),
+        (
+            "echo 'pg_dump: error: permission denied for table t' >&2; exit 1",
+            ErrorKind::Denied,
+            "permission denied",
+        ),
+        ("kill -KILL $$", ErrorKind::Unavailable, "signal: 9"),
+    ] {
+        let folder = fake_programs("99.1", prints);
+        let error = dump_into(&with(folder.path()), &Parts::default()).await.unwrap_err();
+        assert_eq!(error.kind(), kind, "{prints}: {error}");
+        assert!(error.to_string().contains(expected), "{prints}: {error}");
+    }
+    // The password is not in the command.
+    let seen = fake_programs("99.1", "echo \"$@ $PGPASSWORD\" >&2; exit 1");
+    let reading = database.store_with(
+        |config| {
+            config.bin_dir = Some(seen.path().to_owned());
+            config.admin = None;
+        },
+        &[],
+    );
+    let error = dump_into(&reading, &Parts::default()).await.unwrap_err().to_string();
+    let (command, password) = error.split_once("because: ").unwrap().1.trim().rsplit_once(' ').unwrap();
+    assert!(password.contains("pa55word") && !command.contains("pa55word"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn preflight_names_what_the_login_may_not_read() {
+    if !with_every_case() {
+        return;
+    }
+    let database = database("backup_rights").await;
+    database
+        .superuser(&format!(
+            "CREATE TABLE open (a int); CREATE TABLE closed (a int); CREATE TABLE secret (a int); CREATE SEQUENCE counter; \
+             SELECT lo_create(0); ALTER TABLE secret ENABLE ROW LEVEL SECURITY; GRANT SELECT ON open, secret TO {}",
+            database.reader()
+        ))
+        .await;
+    let folder = programs(&database).await;
+    let store = database.store_with(
+        |config| {
+            config.bin_dir = Some(folder);
+            config.admin = None;
+        },
+        &[],
+    );
+    let scratch = Scratch::new();
+    let preflight = Store::dump(&store).unwrap().preflight(&ctx(), &scratch.options()).await.unwrap();
+    let all = preflight.refusals.join("\n");
+    for expected in [
+        "may not read public.closed, public.counter:",
+        "row security hides rows of public.secret",
+        "may not read 1 large objects",
+    ] {
+        assert!(all.contains(expected), "{all}");
+    }
+    assert!(preflight.warnings[0].contains("passwords of roles"), "{:?}", preflight.warnings);
+    assert!(
+        dump_into(&store, &Parts::default()).await.is_err(),
+        "and it fails rather than leaving something out"
+    );
+    // With rights to read everything it works, and says what is missing.
+    database
+        .superuser(&format!(
+            "SELECT lo_unlink(oid) FROM pg_largeobject_metadata; GRANT pg_read_all_data TO {0}; ALTER ROLE {0} BYPASSRLS; INSERT INTO secret VALUES (1)",
+            database.reader()
+        ))
+        .await;
+    let preflight = Store::dump(&store).unwrap().preflight(&ctx(), &scratch.options()).await.unwrap();
+    assert_eq!(preflight.refusals, Vec::<String>::new());
+    let (dumped, parts) = dump(&store).await;
+    assert_eq!(dumped.left_out.len(), 1);
+    assert!(!String::from_utf8(parts.bytes("1-roles.sql")).unwrap().contains("SCRAM-SHA-256"));
+    let restored = restore(&store, &dumped, &parts, &Selection::Whole, &scratch.target("a")).await.unwrap();
+    assert_same(&dumped, &parts, &*restored).await;
+}
+
+/// Loads that must fail leave neither a database nor a server.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_load_that_fails_leaves_nothing() {
+    if !with_every_case() {
+        return;
+    }
+    let database = database("backup_fails").await;
+    database.superuser("CREATE EXTENSION citext; CREATE TABLE t (a citext UNIQUE); INSERT INTO t SELECT generate_series(1, 50)").await;
+    database
+        .superuser(&format!("CREATE ROLE {0}_other; GRANT SELECT ON t TO {0}_other", database.name()))
+        .await;
+    let store = store(&database).await;
+    let (dumped, parts) = dump(&store).await;
+    let name = format!("{}_new", database.name());
+    let beside = LoadTarget::Beside { name: name.clone() };
+    let scratch = Scratch::new();
+    let databases = format!("SELECT count(*)::text FROM pg_database WHERE datname LIKE '{name}%'");
+    let load = Store::load(&store).unwrap();
+    let rows = parts.paths().into_iter().find(|path| is_of_rows(path)).unwrap();
+    // A part that is not what was written, and one that is and does not fit.
+    let mut damaged = parts.given();
+    damaged.damage(&rows, |bytes| bytes[0] ^= 1);
+    let twice = Parts::default();
+    for path in parts.paths() {
+        let mut bytes = parts.bytes(&path);
+        if path == rows {
+            bytes.extend_from_slice(b"1\n");
+        }
+        twice.put(Part { path, body: PartBody::Bytes(bytes.into()) }).await.unwrap();
+    }
+    for target in [&beside, &scratch.target("a")] {
+        let error = load.load(&ctx(), &dumped, &damaged, &Selection::Whole, target).await.err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+        let error =
+            load.load(&ctx(), &dumped, &twice.given(), &Selection::Whole, target).await.err().unwrap();
+        assert!(error.to_string().contains("could not create unique index"), "{error}");
+        assert!(error.to_string().contains("8-after-rows.sql"), "{error}");
+        assert_eq!(database.text(&databases).await, "0");
+        assert!(!scratch.0.path().join("a/server").exists());
+    }
+    // Too little, too old, too new, another's.
+    let mut other = dumped.clone();
+    other.needs.push("extension postgis 3.5.2".into());
+    let mut newer = dumped.clone();
+    newer.detail["version_num"] = 990_001.into();
+    newer.version = "99.1".into();
+    let mut foreign = dumped.clone();
+    foreign.kind = "sqlite".into();
+    let mut roleless = dumped.clone();
+    roleless.needs.push("role nobody_of_this_name".into());
+    for (dumped, target, expected) in [
+        (&other, &beside, "the extension `postgis` is not installed"),
+        (&other, &scratch.target("a"), "the extension `postgis` is not installed"),
+        (&newer, &scratch.target("a"), "is older than the server, PostgreSQL 99.1"),
+        (&foreign, &beside, "of kind `sqlite`"),
+        (&roleless, &beside, "the role `nobody_of_this_name` is missing"),
+    ] {
+        let preflight = load.preflight(&ctx(), dumped, target).await.unwrap();
+        assert!(
+            preflight.refusals.iter().any(|refusal| refusal.contains(expected)),
+            "{expected}: {preflight:?}"
+        );
+        let error = load.load(&ctx(), dumped, &parts.given(), &Selection::Whole, target).await.err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+        assert!(error.message().contains(expected), "{expected}: {error}");
+    }
+    // What is there is not touched.
+    let there = LoadTarget::Beside { name: database.name() };
+    let preflight = load.preflight(&ctx(), &dumped, &there).await.unwrap();
+    assert!(preflight.refusals[0].contains("nothing is overwritten"), "{preflight:?}");
+    let error = load.load(&ctx(), &dumped, &parts.given(), &Selection::Whole, &there).await.err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+    assert_eq!(database.text("SELECT count(*)::text FROM t").await, "50");
+    // What a killed process left is in nobody's way.
+    database.superuser(&format!("CREATE DATABASE {name}_steward_loading")).await;
+    let restored = restore(&store, &dumped, &parts, &Selection::Whole, &beside).await.unwrap();
+    assert_eq!(restored.fingerprint(&ctx(), &dumped).await.unwrap(), dumped.tables);
+    restored.remove().await.unwrap();
+    assert_eq!(database.text(&databases).await, "0");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn single_tables_and_schemas_come_back_alone() {
+    if !with_every_case() {
+        return;
+    }
+    let database = zoo("backup_some").await;
+    let store = store(&database).await;
+    let (dumped, parts) = dump(&store).await;
+    let scratch = Scratch::new();
+    let none: Vec<String> = Vec::new();
+    for (number, (selection, tables, probe)) in [
+        (
+            Selection::Tables(
+                ["public.booking", "public.measure", "public.every_type"].map(String::from).to_vec(),
+            ),
+            vec![
+                "\"Odd Schema\".measure_2025",
+                "public.booking",
+                "public.every_type",
+                "public.measure_2024_odd",
+                "public.measure_2024_rest",
+            ],
+            "SELECT count(*) = 13 AND (SELECT last_value = 20 FROM every_type_id_seq) FROM measure",
+        ),
+        (
+            Selection::Schema("Odd Schema".into()),
+            vec!["\"Odd Schema\".\"Tab\tle \"\"x\"\" /..\"", "\"Odd Schema\".measure_2025"],
+            "SELECT last_value = 77 AND to_regclass('public.customer') IS NULL FROM \"Odd Schema\".\"it's\"",
+        ),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let target = scratch.target(&number.to_string());
+        let restored = restore(&store, &dumped, &parts, &selection, &target).await.unwrap();
+        let now = restored.fingerprint(&ctx(), &dumped).await.unwrap();
+        let names: Vec<&str> = now.iter().map(|table| table.table.as_str()).collect();
+        assert_eq!(names, tables, "{selection:?}");
+        for table in &now {
+            assert!(dumped.tables.contains(table), "{selection:?}: {table:?}");
+        }
+        let differences =
+            restored.schema_differences(&ctx(), &dumped, &parts.given(), &selection).await.unwrap();
+        assert_eq!(differences, none, "{selection:?}");
+        assert!(restored.probe(&ctx(), probe).await.unwrap(), "{probe}");
+        assert_eq!(restored.check(&ctx()).await.unwrap().problems, vec![]);
+    }
+    let wrong = Selection::Tables(vec!["public.nothing".into()]);
+    let error = restore(&store, &dumped, &parts, &wrong, &scratch.target("9")).await.err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_swap_exchanges_two_names() {
+    if !with_every_case() {
+        return;
+    }
+    let database = database("backup_swap").await;
+    database.admin("CREATE TABLE t (a int); INSERT INTO t VALUES (1)").await;
+    let folder = programs(&database).await;
+    let store = database.store_with(
+        |config| {
+            config.bin_dir = Some(folder);
+            config.lock_timeout_ms = 1_500;
+        },
+        &[],
+    );
+    let (dumped, parts) = dump(&store).await;
+    database.admin("UPDATE t SET a = 2").await;
+    let name = format!("{}_copy", database.name());
+    let target = LoadTarget::Beside { name };
+    let mut restored = restore(&store, &dumped, &parts, &Selection::Whole, &target).await.unwrap();
+    // Somebody is connected: nothing happens, and nobody is locked out.
+    let other = database.connect_as_superuser().await;
+    other.batch_execute("SET application_name = 'the shop'").await.unwrap();
+    let error = store.swap(&ctx(), &*restored).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+    assert!(error.to_string().contains("(the shop)"), "{error}");
+    assert_eq!(database.text("SELECT a::text FROM t").await, "2");
+    drop(other);
+    database.until_sessions(&server::superuser(), "pid <> pg_backend_pid()", 0).await;
+    let undo = store.swap(&ctx(), &*restored).await.unwrap();
+    restored.keep();
+    assert_eq!(database.text("SELECT a::text FROM t").await, "1");
+    // The old one is closed until it is brought back, as the words say.
+    let old = database
+        .text(&format!(
+            "SELECT datname::text FROM pg_database WHERE datname LIKE '{}_before_%' AND NOT datallowconn",
+            database.name()
+        ))
+        .await;
+    assert!(undo.contains(&old), "{undo}");
+    let outside = server::connect("postgres").await;
+    database.until_sessions(&server::superuser(), "pid <> pg_backend_pid()", 0).await;
+    let back =
+        undo.split_once("back: ").unwrap().1.replace("\"wrong\"", &format!("\"{}_wrong\"", database.name()));
+    for statement in back.split("; ") {
+        // The last look at it may still be ending.
+        outside.batch_execute(statement).await.unwrap_or_else(|error| panic!("{statement}: {error:?}"));
+    }
+    assert_eq!(database.text("SELECT a::text FROM t").await, "2");
+    outside.batch_execute(&format!("DROP DATABASE {}_wrong", database.name())).await.unwrap();
+    // A scratch server is not swapped.
+    let scratch = Scratch::new();
+    let restored = restore(&store, &dumped, &parts, &Selection::Whole, &scratch.target("a")).await.unwrap();
+    assert_eq!(store.swap(&ctx(), &*restored).await.unwrap_err().kind(), ErrorKind::Unsupported);
+}
+
+/// With `psql` and the script in the backup alone, as somebody who has only `restic` would.
+#[tokio::test(flavor = "multi_thread")]
+async fn people_can_restore_without_us() {
+    let database = zoo("backup_hand").await;
+    let store = store(&database).await;
+    let (dumped, parts) = dump(&store).await;
+    let folder = tempfile::tempdir().unwrap();
+    for path in parts.paths() {
+        let file = folder.path().join(&path);
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(file, parts.bytes(&path)).unwrap();
+    }
+    let name = format!("{}_by_hand", database.name());
+    let path = std::env::join_paths(
+        std::iter::once(programs(&database).await)
+            .chain(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())),
+    );
+    let ran = tokio::process::Command::new("sh")
+        .arg(folder.path().join("restore.sh"))
+        .arg(&name)
+        .env("PATH", path.unwrap())
+        .envs([("PGHOST", "127.0.0.1"), ("PGPORT", &server::port()), ("PGUSER", &server::superuser())])
+        .output()
+        .await
+        .unwrap();
+    let said = String::from_utf8_lossy(&ran.stderr).into_owned();
+    let outside = server::connect("postgres").await;
+    let bin_dir = programs(&database).await;
+    let by_hand = database.store_with(
+        |config| {
+            config.url = format!("{}{name}", config.url.trim_end_matches(&database.name()));
+            config.bin_dir = Some(bin_dir);
+        },
+        &[],
+    );
+    let again = dump_into(&by_hand, &Parts::default()).await;
+    outside.batch_execute(&format!("DROP DATABASE {name} WITH (FORCE)")).await.unwrap();
+    assert!(ran.status.success(), "{said}");
+    let again = again.unwrap();
+    let (tables, schema) = (again.tables, again.schema_sha256);
+    assert_eq!(tables, dumped.tables);
+    assert_eq!(schema, dumped.schema_sha256);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn databases_of_other_encodings_come_back() {
+    for (encoding, text) in
+        [("LATIN1", "'ä' || chr(255)"), ("SQL_ASCII", "convert_from('\\xfffe61'::bytea, 'SQL_ASCII')")]
+    {
+        let name = conformance::namespace("backup_encoding");
+        let options = format!("TEMPLATE template0 ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C'");
+        let database = Database::create_with(&name, &options).await;
+        database.superuser(&format!("CREATE TABLE t (a text); INSERT INTO t SELECT {text}")).await;
+        let store = store(&database).await;
+        let (dumped, parts) = dump(&store).await;
+        let scratch = Scratch::new();
+        let restored =
+            restore(&store, &dumped, &parts, &Selection::Whole, &scratch.target("a")).await.unwrap();
+        assert_same(&dumped, &parts, &*restored).await;
+        let bytes = "SELECT encode(a::bytea, 'hex') || getdatabaseencoding() FROM t";
+        assert_eq!(text_of(&restored.address(), bytes).await, database.text(bytes).await, "{encoding}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_database_is_a_backup_too() {
+    let database = database("backup_empty").await;
+    let store = store(&database).await;
+    let (dumped, parts) = dump(&store).await;
+    assert_eq!(dumped.tables, vec![]);
+    let scratch = Scratch::new();
+    let mut restored =
+        restore(&store, &dumped, &parts, &Selection::Whole, &scratch.target("a")).await.unwrap();
+    let differences =
+        restored.schema_differences(&ctx(), &dumped, &parts.given(), &Selection::Whole).await.unwrap();
+    assert_eq!(differences, Vec::<String>::new());
+    for (sql, expected) in [
+        ("SELECT true", Ok(true)),
+        ("SELECT 1 = 2", Ok(false)),
+        ("SELECT NULL::boolean", Ok(false)),
+        ("SELECT 't'", Ok(false)),
+        ("SELECT true WHERE false", Err(ErrorKind::Invalid)),
+        ("SELECT true FROM generate_series(1, 2)", Err(ErrorKind::Invalid)),
+        ("SELECT true; SELECT true", Err(ErrorKind::Invalid)),
+        ("CREATE TABLE x (a int)", Err(ErrorKind::Invalid)),
+        ("SELECT lo_create(0) > 0", Err(ErrorKind::Denied)),
+    ] {
+        if sql.contains("lo_create") && server::version() < server::LARGE_OBJECTS_REFUSED_SINCE {
+            continue;
+        }
+        assert_eq!(restored.probe(&ctx(), sql).await.map_err(|error| error.kind()), expected, "{sql}");
+    }
+    // Kept, it goes on without us, and ends by the command.
+    let command = restored.keep();
+    let address = restored.address();
+    drop(restored);
+    assert_eq!(text_of(&address, "SELECT 'here'").await, "here");
+    let ended = std::process::Command::new("sh").args(["-c", &command]).status().unwrap();
+    assert!(ended.success(), "{command}");
+    assert!(!scratch.0.path().join("a/server").exists());
+}
+
+/// Set for the process that is killed: the database and the folder of its scratch server.
+const KILLED: &str = "STEWARD_TEST_KILLED";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_process_leaves_no_server() {
+    if !with_every_case() {
+        return;
+    }
+    if let Ok(of_parent) = std::env::var(KILLED) {
+        let (name, folder) = of_parent.split_once(':').unwrap();
+        let store = store(&Database::of_another_process(name)).await;
+        let (dumped, parts) = dump(&store).await;
+        let target = LoadTarget::Scratch { folder: folder.into() };
+        let restored = restore(&store, &dumped, &parts, &Selection::Whole, &target).await.unwrap();
+        std::fs::write(PathBuf::from(folder).join("address"), restored.address()).unwrap();
+        std::future::pending::<()>().await;
+    }
+    let database = database("backup_killed").await;
+    database.admin("CREATE TABLE t (a int)").await;
+    let folder = tempfile::tempdir().unwrap();
+    let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "a_killed_process_leaves_no_server"])
+        .env(KILLED, format!("{}:{}", database.name(), folder.path().display()))
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let begun = Instant::now();
+    let address = loop {
+        match std::fs::read_to_string(folder.path().join("address")) {
+            Ok(address) if !address.is_empty() => break address,
+            _ => {
+                assert!(child.try_wait().unwrap().is_none() && begun.elapsed() < PATIENCE, "no server");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    };
+    assert_eq!(text_of(&address, "SELECT 'here'").await, "here");
+    let number: i32 =
+        std::fs::read_to_string(folder.path().join("server/number")).unwrap().trim().parse().unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let gone =
+        || !folder.path().join("server").exists() && !PathBuf::from(format!("/proc/{number}")).exists();
+    while !gone() {
+        assert!(begun.elapsed() < PATIENCE, "the server goes on");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Rows that no part can hold in memory.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_larger_than_a_part_comes_back() {
+    if std::env::var_os("STEWARD_TEST_FULL").is_none() {
+        return;
+    }
+    let database = database("backup_large").await;
+    database
+        .admin(
+            "CREATE TABLE t (id int, a text); INSERT INTO t SELECT i, repeat(md5(i::text), 2300000) FROM generate_series(1, 3) AS i; \
+             INSERT INTO t SELECT i, repeat(md5(i::text), 300000) FROM generate_series(4, 30) AS i",
+        )
+        .await;
+    let store = store(&database).await;
+    let (dumped, parts) = dump(&store).await;
+    let lengths: Vec<usize> =
+        parts.paths().iter().filter(|path| is_of_rows(path)).map(|path| parts.bytes(path).len()).collect();
+    assert!(
+        lengths.iter().filter(|length| **length > 64 << 20).count() == 3 && lengths.len() > 6,
+        "{lengths:?}"
+    );
+    let scratch = Scratch::new();
+    let restored = restore(&store, &dumped, &parts, &Selection::Whole, &scratch.target("a")).await.unwrap();
+    assert_same(&dumped, &parts, &*restored).await;
 }

@@ -138,13 +138,20 @@ impl Dump for PostgresStore {
         }
         let asked = self.within(ctx, async {
             session.client.batch_execute(SETTINGS).await.map_err(|error| translate(&error))?;
-            let tables = tables(&session.client).await?;
+            let tables = tables(&session.client, false).await?;
+            let size = "SELECT pg_catalog.pg_database_size(pg_catalog.current_database())";
+            let size = session
+                .client
+                .query_one(size, &[])
+                .await
+                .map_err(|error| translate(&error))?
+                .get::<_, i64>(0);
             let sequences = session.client.query(include_str!("../sql/dump_sequences.sql"), &[]).await;
             let objects = session.client.query(include_str!("../sql/dump_large_objects.sql"), &[]).await;
             let failed = |error: tokio_postgres::Error| translate(&error);
-            Ok((tables, sequences.map_err(failed)?, objects.map_err(failed)?))
+            Ok((tables, size, sequences.map_err(failed)?, objects.map_err(failed)?))
         });
-        let (tables, sequences, objects) = asked.await?;
+        let (tables, size, sequences, objects) = asked.await?;
         let closed: Vec<String> = tables
             .iter()
             .filter(|found| !found.is_foreign && !found.readable)
@@ -171,7 +178,7 @@ impl Dump for PostgresStore {
             ));
         }
         preflight.warnings = left_out(&session, &tables);
-        preflight.bytes_expected = Some(tables.iter().map(|found| found.bytes).sum());
+        preflight.bytes_expected = u64::try_from(size).ok();
         Ok(preflight)
     }
 
@@ -212,8 +219,9 @@ fn some(names: &[String]) -> String {
     if more > 0 { format!("{} and {more} more", first.join(", ")) } else { first.join(", ") }
 }
 
-async fn tables(client: &Client) -> Result<Vec<Found>, Error> {
-    let rows = client.query(include_str!("../sql/dump_tables.sql"), &[]).await;
+/// The tables; their sizes only where they are locked already, as asking for them waits for locks.
+async fn tables(client: &Client, locked: bool) -> Result<Vec<Found>, Error> {
+    let rows = client.query(include_str!("../sql/dump_tables.sql"), &[&locked]).await;
     let rows = rows.map_err(|error| translate(&error))?;
     let bytes = |row: &Row, column: &str| u64::try_from(row.get::<_, i64>(column)).unwrap_or(0);
     let found = |(index, row): (usize, &Row)| Found {
@@ -297,7 +305,7 @@ impl PostgresStore {
                 client.batch_execute(begin).await.map_err(|error| translate(&error))?;
                 let name = client.query_one("SELECT pg_catalog.pg_export_snapshot()", &[]).await;
                 let name: String = name.map_err(|error| translate(&error))?.get(0);
-                let before = tables(client).await?;
+                let before = tables(client, false).await?;
                 let lockable: Vec<String> = before
                     .iter()
                     .filter(|found| !found.is_foreign)
@@ -316,7 +324,7 @@ impl PostgresStore {
             }
             // Sizes are asked again: now nobody can put the rows elsewhere.
             let (tables, source) =
-                self.within(ctx, async { Ok((tables(client).await?, source(client).await?)) }).await?;
+                self.within(ctx, async { Ok((tables(client, true).await?, source(client).await?)) }).await?;
             rewritten =
                 tables.iter().filter(|found| found.rewritten).map(|found| found.table.name.clone()).collect();
             if rewritten.is_empty() {
@@ -431,7 +439,8 @@ impl PostgresStore {
             tables.iter().zip(counted).map(|(table, sum)| sum.of_table(&table.name)).collect();
         let mut index = String::new();
         for table in &tables {
-            writeln!(index, "{}\t{}\t{}", table.folder, table.name, table.column_list())
+            let target = format!("{} {}", table.name, table.column_list());
+            writeln!(index, "{}\t{}", table.folder, one_line(&target))
                 .expect("writing to a string does not fail");
         }
         put_text(sink, options, INDEX, index.into_bytes()).await?;
@@ -617,6 +626,34 @@ async fn source(client: &Client) -> Result<Source, Error> {
 fn only(tables: &[String]) -> String {
     let only: Vec<String> = tables.iter().map(|table| format!("ONLY {table}")).collect();
     only.join(", ")
+}
+
+/// Quoted identifiers so that the text is one line: control characters in them as `U&"…"` has them.
+fn one_line(text: &str) -> String {
+    if !text.contains(char::is_control) {
+        return text.to_owned();
+    }
+    let mut line = String::new();
+    let mut quoted = false;
+    let mut letters = text.chars().peekable();
+    while let Some(letter) = letters.next() {
+        match letter {
+            '"' if quoted && letters.peek() == Some(&'"') => {
+                letters.next();
+                line.push_str("\"\"");
+            }
+            '"' => {
+                line.push_str(if quoted { "\"" } else { "U&\"" });
+                quoted = !quoted;
+            }
+            '\\' => line.push_str("\\\\"),
+            control if control.is_control() => {
+                write!(line, "\\{:04x}", u32::from(control)).expect("writing to a string does not fail");
+            }
+            other => line.push(other),
+        }
+    }
+    line
 }
 
 async fn put_text(
@@ -862,6 +899,12 @@ mod tests {
             assert_eq!(setting_value(name, value), expected, "{name} = {value}");
         }
         assert_eq!(setting_name("app.name"), "\"app\".\"name\"");
+    }
+
+    #[test]
+    fn names_stay_on_one_line() {
+        assert_eq!(one_line("public.\"a\\b\" (c)"), "public.\"a\\b\" (c)");
+        assert_eq!(one_line("s.\"a\n\"\"\\\" (c, \"d\te\")"), r#"s.U&"a\000a""\\" (c, U&"d\0009e")"#);
     }
 
     #[test]

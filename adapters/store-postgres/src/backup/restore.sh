@@ -13,10 +13,10 @@ quoted=$(printf '%s' "$new" | sed 's/"/""/g')
 printf 'CREATE DATABASE "%s"%s\n' "$quoted" "$options" | psql -X -q -v ON_ERROR_STOP=1 -d postgres
 run -o /dev/null -f 4-before-rows.sql
 tab=$(printf '\t')
-while IFS="$tab" read -r folder table columns; do
+while IFS="$tab" read -r folder target; do
   for part in 5-rows/"$folder"/*.copy; do
     [ -f "$part" ] || continue
-    printf 'COPY %s %s FROM STDIN;\n' "$table" "$columns" | cat - "$part" | run
+    printf 'COPY %s FROM STDIN;\n' "$target" | cat - "$part" | run
   done
 done <5-rows/index.tsv
 for part in 6-large-objects/*.sql; do

@@ -286,7 +286,13 @@ impl ScratchServer {
             }
             drop(watcher.wait());
         }
-        format!("kill -INT {}; rm -r '{}'", self.number, self.folder.display())
+        let quoted = |path: &Path| format!("'{}'", path.display().to_string().replace('\'', "'\\''"));
+        let number = &self.number;
+        format!(
+            "kill -INT {number}; while kill -0 {number} 2>/dev/null; do sleep 1; done; rm -rf {} {}",
+            quoted(&self.folder),
+            quoted(&self.sockets)
+        )
     }
 
     /// Whether somebody else takes care of its end.

@@ -1,12 +1,13 @@
 -- Tables whose rows belong to this database: ordinary ones, leaves of partitioned ones, and those in which extensions keep
 -- what users configure. Foreign tables are listed to be named.
+-- $1: with sizes, for which the server waits for a lock that others may hold.
 -- `rewritten`: since the snapshot, its rows were put into a new file, where the snapshot would see none of them.
 SELECT c.oid, c.relkind = 'f' AS is_foreign, c.relpersistence = 'u' AS is_unlogged,
        pg_catalog.format('%I.%I', n.nspname, c.relname) AS name, n.nspname::text AS namespace,
        n.nspname || '.' || c.relname AS plain_name,
        coalesce(m.amname = 'heap', false) AS has_pages,
-       coalesce(pg_catalog.pg_relation_size(c.oid), 0) / pg_catalog.current_setting('block_size')::bigint AS pages,
-       coalesce(pg_catalog.pg_total_relation_size(c.oid), 0) AS bytes,
+       CASE WHEN $1 AND c.relkind = 'r' THEN pg_catalog.pg_relation_size(c.oid) ELSE 0 END / pg_catalog.current_setting('block_size')::bigint AS pages,
+       CASE WHEN $1 AND c.relkind = 'r' THEN pg_catalog.pg_total_relation_size(c.oid) ELSE 0 END AS bytes,
        c.relfilenode <> 0 AND c.relfilenode IS DISTINCT FROM pg_catalog.pg_relation_filenode(c.oid) AS rewritten,
        pg_catalog.has_table_privilege(c.oid, 'SELECT') AND pg_catalog.has_schema_privilege(n.oid, 'USAGE') AS readable,
        pg_catalog.row_security_active(c.oid) AS filtered,

@@ -86,7 +86,7 @@ impl Drop for Dropped {
     }
 }
 
-async fn connect(database: &str) -> Client {
+pub(crate) async fn connect(database: &str) -> Client {
     let mut address = url();
     address.set_path(database);
     let (client, connection) = tokio_postgres::connect(address.as_str(), NoTls).await.unwrap();
