@@ -167,6 +167,7 @@ impl Load for PostgresStore {
             parts,
             selection,
             selected: &selected,
+            needs: &dumped.needs,
             programs: &client_programs,
             place: &place,
         };
@@ -415,6 +416,16 @@ fn select<'a>(detail: &'a Detail, selection: &Selection) -> Result<Vec<&'a Table
     Ok(selected)
 }
 
+/// Whether roles are as they must be in spite of this error: the superuser that the server was made with is there already; and
+/// a role that the database has nothing to do with was dropped while the roles were listed, which no snapshot covers.
+fn is_harmless(error: &str, bootstrap: &str, needs: &[String]) -> bool {
+    if error == format!("role \"{bootstrap}\" already exists") {
+        return true;
+    }
+    let gone = error.strip_prefix("role \"").and_then(|rest| rest.strip_suffix("\" does not exist"));
+    gone.is_some_and(|role| !needs.contains(&format!("role {role}")))
+}
+
 /// One load on its way.
 struct Run<'a> {
     ctx: &'a Context,
@@ -422,6 +433,7 @@ struct Run<'a> {
     parts: &'a dyn PartSource,
     selection: &'a Selection,
     selected: &'a [&'a Table],
+    needs: &'a [String],
     programs: &'a Programs,
     place: &'a Place,
 }
@@ -492,8 +504,11 @@ impl Run<'_> {
         }
         let arguments = ["-X", "-q", "-o", "/dev/null", "-f", "-"];
         let ran = self.ctx.run(programs::run(self.programs, "psql", &arguments, &libpq, Some(&text))).await?;
-        let expected = format!("ERROR:  role \"{}\" already exists", self.detail.bootstrap);
-        let unexpected = ran.said.lines().any(|line| line.contains("ERROR:  ") && !line.ends_with(&expected));
+        let unexpected = ran
+            .said
+            .lines()
+            .filter_map(|line| line.split_once("ERROR:  "))
+            .any(|(_, error)| !is_harmless(error, &self.detail.bootstrap, self.needs));
         if !ran.succeeded || unexpected {
             return Err(ran.error(ErrorKind::Other, "psql").with("part", ROLES));
         }
@@ -759,6 +774,20 @@ impl Drop for Spool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_errors_that_change_nothing_are_passed_over() {
+        let needs = ["role shop".to_owned()];
+        for (error, harmless) in [
+            ("role \"postgres\" already exists", true),
+            ("role \"shop\" already exists", false),
+            ("role \"other\" does not exist", true),
+            ("role \"shop\" does not exist", false),
+            ("syntax error at or near \"x\"", false),
+        ] {
+            assert_eq!(is_harmless(error, "postgres", &needs), harmless, "{error}");
+        }
+    }
 
     #[test]
     fn needs_are_read() {
