@@ -854,12 +854,10 @@ fn migration_section(text: &mut String, migration: &MigrationSummary) {
         Value::Array(list) => list.iter().filter_map(Value::as_str).collect::<Vec<_>>().join("; "),
         _ => String::new(),
     };
-    let tables: Vec<&str> = summary["tables"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(|table| table["table"].as_str())
-        .collect();
+    let named =
+        summary["tables"].as_array().into_iter().flatten().filter_map(|table| table["table"].as_str());
+    let others = (summary["tables_unknown"] == true).then_some("others that nobody can name");
+    let tables: Vec<&str> = named.chain(others).collect();
     let mebibytes = summary["size_bytes"].as_f64().unwrap_or_default() / 1_048_576.0;
     let downtime = [words("downtime"), words("downtime_why")].join(": ");
     text.push_str("| | |\n| --- | --- |\n");

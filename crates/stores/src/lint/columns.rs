@@ -490,7 +490,7 @@ impl Judge<'_> {
             TypeChange::Rewrite => {
                 effects.work(name, Work::Rewrite, weight);
                 effects.instead(format!(
-                    "ALTER TABLE {name} ADD COLUMN {column}_new {to}; a trigger writes both; fill it in batches; switch over; drop the old one; `steward migration plan --safe` writes it"
+                    "ALTER TABLE {name} ADD COLUMN {column}_new {to}; a trigger writes both; fill it in batches; switch over; drop the old one; `steward migration plan --safe` names the steps"
                 ));
             }
         }

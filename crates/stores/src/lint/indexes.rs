@@ -4,7 +4,7 @@ use contract::Severity;
 
 use super::judge::{Judge, with_word};
 use super::lock::Lock;
-use super::operation::{Name, Operation, Statement, Target};
+use super::operation::{Name, Operation, Statement, Target, quote};
 use super::verdict::{Effects, Work};
 use super::world::{IndexState, Relation, Shape, World, key};
 
@@ -201,13 +201,14 @@ impl Judge<'_> {
             }
             effects.work(&name, Work::IndexBuild, relation.weight());
         }
+        let object = match target {
+            Target::Table(name) => format!("TABLE CONCURRENTLY {}", name.quoted()),
+            Target::Index(name) => format!("INDEX CONCURRENTLY {}", name.quoted()),
+            Target::Schema(name) => format!("SCHEMA CONCURRENTLY {}", quote(name)),
+            Target::Database => "DATABASE CONCURRENTLY".to_owned(),
+        };
         effects.instead(format!(
-            "{}; in a migration that says `-- steward: no-transaction`; or `steward index rebuild`",
-            with_word(&with_word(&statement.sql, "INDEX", ""), "REINDEX", "").trim().replacen(
-                "TABLE",
-                "TABLE CONCURRENTLY",
-                1
-            )
+            "REINDEX {object}; in a migration that says `-- steward: no-transaction`; or `steward index rebuild`"
         ));
     }
 

@@ -667,6 +667,32 @@ mod tests {
     }
 
     #[test]
+    fn advice_for_a_rebuild_is_a_statement_that_runs() {
+        for (sql, instead) in [
+            ("REINDEX TABLE shop.orders", "REINDEX TABLE CONCURRENTLY shop.orders;"),
+            ("reindex index orders_pkey", "REINDEX INDEX CONCURRENTLY orders_pkey;"),
+        ] {
+            let verdicts = lint_text(sql, None, &[]);
+            let said =
+                verdicts[0].remarks.iter().find_map(|remark| remark.instead.as_deref()).unwrap_or_default();
+            assert!(said.starts_with(instead), "{sql}: {said}");
+        }
+    }
+
+    #[test]
+    fn a_condition_that_always_holds_is_none() {
+        for (sql, of) in [
+            ("UPDATE orders SET a = 1 WHERE true", "all rows of `orders`"),
+            ("UPDATE orders SET a = 1 WHERE b AND true", "some rows of `orders`"),
+            ("UPDATE orders SET a = 1 WHERE false", "some rows of `orders`"),
+        ] {
+            let verdicts = lint_text(sql, None, &[]);
+            let loss = verdicts[0].remarks.iter().find(|remark| remark.rule == "data_loss").unwrap();
+            assert!(loss.message.contains(of), "{sql}: {}", loss.message);
+        }
+    }
+
+    #[test]
     fn a_lock_held_from_before_counts() {
         let text = "ALTER TABLE a ADD COLUMN b int;\nUPDATE c SET d = 1;";
         assert!(rules(text)[1].contains(&"lock_held_during_work"), "{:?}", rules(text));

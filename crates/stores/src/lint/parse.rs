@@ -344,7 +344,12 @@ fn create_table(node: &SyntaxNode) -> Operation {
 /// A data change's reach by its condition: a comparison for equality with a constant names few rows.
 fn reach(condition: Option<&SyntaxNode>) -> Reach {
     let Some(condition) = condition else { return Reach::All };
-    let Some(ast::Expr::BinExpr(comparison)) = node_of::<ast::Expr>(condition) else { return Reach::Some };
+    let comparison = match node_of::<ast::Expr>(condition) {
+        Some(ast::Expr::BinExpr(comparison)) => comparison,
+        // As where the range of a batch will stand.
+        Some(ast::Expr::Literal(literal)) if has(literal.syntax(), K::TRUE_KW) => return Reach::All,
+        _ => return Reach::Some,
+    };
     let sides = (comparison.lhs(), comparison.rhs());
     let equal = has(comparison.syntax(), K::EQ);
     match sides {

@@ -116,7 +116,7 @@ pub const RULES: [Rule; 25] = [
         "rewrite",
         Severity::Critical,
         "the whole table is written anew while readers and writers wait",
-        "add a new column, fill it in batches, switch over, drop the old one; `steward migration plan --safe` writes it",
+        "add a new column, fill it in batches, switch over, drop the old one; `steward migration plan --safe` names the steps",
     ),
     rule(
         "scan_blocks_all",

@@ -201,8 +201,19 @@ pub async fn preview(
         write!(text, "\n\nsafe form, as a file (`steward migration rewrite` puts it there):\n\n{file}")
             .expect(TO_STRING);
     }
+    for form in &safe {
+        for part in form.statements.iter().filter(|part| part.unsafe_still) {
+            write!(text, "\n\nnot made safe: `{}`, line {}: {}", form.migration, part.line, part.note)
+                .expect(TO_STRING);
+        }
+    }
     let holders = holders(ctx, &*inquiry.store, &plan).await;
     let waiting = inquiry.note("lock holders", json!(holders), 0.0);
+    let long = long_transactions(&request.store, &holders, &waiting);
+    for finding in &long {
+        let advice = finding.recommendation.as_deref().unwrap_or_default();
+        write!(text, "\n\nin the way: {}\n  {advice}", finding.title).expect(TO_STRING);
+    }
     let mut outcome = Outcome::new(value, text);
     outcome.findings = risks
         .into_iter()
@@ -229,7 +240,7 @@ pub async fn preview(
             escalate: None,
         })
     }));
-    outcome.findings.extend(long_transactions(&request.store, &holders, &waiting));
+    outcome.findings.extend(long);
     outcome.evidence = inquiry.evidence;
     Ok(outcome)
 }

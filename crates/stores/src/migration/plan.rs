@@ -18,7 +18,7 @@ use super::safe::{self, Rewritten};
 use super::split::words;
 use crate::inquiry::{Inquiry, quoted_literal};
 use crate::lint::operation::{Kind, Operation, Script, Target};
-use crate::lint::{World, read_statement, read_world};
+use crate::lint::{Blocking, World, read_statement, read_world};
 use crate::prestate::Scope;
 use crate::request::{ApplyMigrations, RollbackMigrations, Waits};
 use crate::text;
@@ -309,7 +309,10 @@ struct Builder<'a, 'c> {
     world: Option<World>,
     effects: Vec<Effect>,
     steps: Vec<PlanStep>,
+    /// Tables that may be changed; `None`: nobody can say.
     tables: Option<BTreeSet<String>>,
+    /// Those of them that are known by name.
+    named: BTreeSet<String>,
     new_tables: BTreeSet<String>,
     /// What became of each migration in its safe form.
     forms: Vec<Rewritten>,
@@ -344,6 +347,7 @@ impl<'a, 'c> Builder<'a, 'c> {
             effects: Vec::new(),
             steps: Vec::new(),
             tables: Some(BTreeSet::new()),
+            named: BTreeSet::new(),
             new_tables: BTreeSet::new(),
             forms: Vec::new(),
             begun: false,
@@ -572,17 +576,20 @@ impl<'a, 'c> Builder<'a, 'c> {
             let mut judgement = judge.judge(&sql.readable());
             if let Some(effect) = at.checked_sub(done).and_then(|at| effects.get(at)) {
                 effect.correct(&mut judgement);
-                if judgement.tables.as_ref().is_some_and(BTreeSet::is_empty) {
-                    let parts = |name: &String| name.split('.').map(ToOwned::to_owned).collect::<Vec<_>>();
-                    let there =
-                        effect.relations.iter().filter(|name| resolve(schema, &parts(name)).is_some());
-                    judgement.tables = Some(there.cloned().collect());
+                let parts = |name: &String| name.split('.').map(ToOwned::to_owned).collect::<Vec<_>>();
+                let there = effect.relations.iter().filter(|name| resolve(schema, &parts(name)).is_some());
+                let there: BTreeSet<String> = there.cloned().collect();
+                match &judgement.tables {
+                    Some(tables) if tables.is_empty() => judgement.tables = Some(there),
+                    Some(_) => {}
+                    None => self.named.extend(there),
                 }
             }
             if migration.form.is_some() {
                 judgement.risks.retain(|risk| !safe::is_settled(&risk.rule, before, &sql.text));
             }
             before = &sql.text;
+            self.named.extend(judgement.tables.iter().flatten().cloned());
             match (&mut self.tables, judgement.tables) {
                 (Some(all), Some(tables)) => all.extend(tables),
                 (all, _) => *all = None,
@@ -793,13 +800,16 @@ impl<'a, 'c> Builder<'a, 'c> {
         migrations: &[Migration],
     ) -> Result<Plan, Error> {
         let scope = Scope { tables: self.tables.map(|tables| tables.into_iter().collect()), history: true };
-        let rows: serde_json::Map<String, serde_json::Value> = scope
-            .tables
+        let unknown = scope.tables.is_none()
+            && (self.world.is_none()
+                || self.effects.iter().any(|effect| effect.blocking == Blocking::Unjudged));
+        let rows: serde_json::Map<String, serde_json::Value> = self
+            .named
             .iter()
-            .flatten()
             .filter_map(|name| {
                 let parts: Vec<String> = name.split('.').map(ToOwned::to_owned).collect();
-                Some((name.clone(), json!(text::magnitude(resolve(&self.schema, &parts)?.rows))))
+                let table = resolve(&self.schema, &parts)?;
+                Some((table.name.to_string(), json!(text::magnitude(table.rows))))
             })
             .collect();
         let critical = self.judged.iter().filter(|placed| placed.risk.severity == Severity::Critical).count();
@@ -808,6 +818,7 @@ impl<'a, 'c> Builder<'a, 'c> {
             "migrations": migrations.iter().map(|migration| &migration.name).collect::<Vec<_>>(),
             "versions": migrations.iter().map(|migration| migration.version).collect::<Vec<_>>(),
             "table_rows_at_most": rows,
+            "tables_unknown": unknown,
             "risks": self.judged,
             "risks_critical": critical,
         });

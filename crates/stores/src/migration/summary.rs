@@ -38,6 +38,8 @@ pub(crate) struct Summary {
     #[serde(rename = "type")]
     pub(crate) kind: String,
     pub(crate) tables: Vec<Volume>,
+    /// Whether there may be others that nobody can name.
+    pub(crate) tables_unknown: bool,
     pub(crate) rows: u64,
     pub(crate) size_bytes: u64,
     pub(crate) downtime: Downtime,
@@ -131,6 +133,7 @@ pub(crate) fn of(plan: &Plan, schema: &Schema) -> Summary {
         rows: tables.iter().filter_map(|table| table.rows).sum(),
         size_bytes: tables.iter().filter_map(|table| table.size_bytes).sum(),
         tables,
+        tables_unknown: plan.predicted["tables_unknown"] == true,
         downtime,
         downtime_why: why,
         rollback: rollback.into(),
@@ -199,6 +202,8 @@ impl Summary {
                 }
             })
             .collect();
+        let others = self.tables_unknown.then(|| "others that nobody can name".to_owned());
+        let tables: Vec<String> = tables.into_iter().chain(others).collect();
         let tables = if tables.is_empty() { "none".to_owned() } else { tables.join(", ") };
         let downtime = match self.downtime {
             Downtime::None => "none",

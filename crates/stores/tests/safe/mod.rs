@@ -481,6 +481,43 @@ async fn safe_application_cut_short_is_finished_in_its_form_and_taken_back() {
     assert_eq!(world.count("SELECT count(*) FROM people0 WHERE team >= 200").await, Some(3_000));
 }
 
+/// What the plan says of itself to a person: which tables, what is lost, and what stays as it is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn plan_names_its_tables_its_losses_and_what_stays_unsafe() {
+    let world = World::postgres("safe_said").await;
+    world.run(&format!("{SETUP}CREATE INDEX people_team ON people (team)")).await;
+    let of = async |sql: &str, safe: bool| {
+        let files = files(&[("0001_change.sql".into(), format!("{sql};\n-- steward: irreversible\n"))]);
+        let asked: PlanMigrations = request(json!({"store": "shop", "safe": safe}));
+        stores::migration::preview(&world.ctx(), &world, &files, &asked).await.unwrap()
+    };
+    for (sql, tables, unknown) in [
+        ("REINDEX TABLE people", vec!["people"], false),
+        ("DROP INDEX people_team", vec!["people"], false),
+        ("UPDATE public.people SET team = 1 WHERE id = 1;\nDROP INDEX people_team", vec!["people"], false),
+        ("UPDATE people SET name = 'x'", vec!["people"], false),
+        ("DO $$ BEGIN DELETE FROM people; END $$", vec![], true),
+    ] {
+        let summary = &of(sql, false).await.value["summary"].clone();
+        let named: Vec<&str> =
+            summary["tables"].as_array().unwrap().iter().map(|one| one["table"].as_str().unwrap()).collect();
+        assert_eq!((named, &summary["tables_unknown"]), (tables, &json!(unknown)), "{sql}: {summary:#}");
+    }
+    // In batches or not, each row gets another value.
+    for safe in [false, true] {
+        let outcome = of("UPDATE people SET name = 'x'", safe).await;
+        let loss = "values in all rows of `people` are overwritten";
+        assert!(outcome.text.contains("critical  migrations/shop/0001_change.sql:"), "{}", outcome.text);
+        assert!(outcome.value["summary"]["impact"].to_string().contains(loss), "{}", outcome.text);
+    }
+    let stays = of("ALTER TABLE people ALTER COLUMN team TYPE text", true).await;
+    assert!(
+        stays.text.contains("not made safe: `0001_change`, line 1: writes `people` anew"),
+        "{}",
+        stays.text
+    );
+}
+
 /// Detaching has two transactions. Cut off between them, the partition is no longer read and not yet detached.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn partition_that_is_half_detached_is_detached_to_the_end() {
