@@ -180,8 +180,12 @@ impl Backend {
         let path = path_of(tpe, id);
         let may = match (&self.access, tpe) {
             (Access::Create, FileType::Config) => true,
-            (Access::Backup(run), FileType::Pack | FileType::Index) => {
+            (Access::Backup(run), FileType::Pack) => {
                 run.may_write()?;
+                true
+            }
+            (Access::Backup(run), FileType::Index) => {
+                run.may_index()?;
                 true
             }
             (Access::Backup(run), FileType::Snapshot) => {

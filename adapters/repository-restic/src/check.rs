@@ -13,7 +13,7 @@ use crate::backend::{id_of, read_named};
 use crate::error::{Fault, FaultKind, OrFault};
 use crate::keyfile;
 use crate::place::Place;
-use crate::reading::{Indexed, indexed};
+use crate::reading::{Indexed, indexed, salvaged};
 use crate::run::stopped;
 use crate::seal::Key;
 
@@ -46,6 +46,20 @@ pub(crate) fn check(
     findings.data(depth, &packs)?;
     findings.backups()?;
     Ok(findings.check)
+}
+
+/// Whether backups need what no index names.
+pub(crate) fn lacks_index(ctx: &Context, place: &Place, key: &Key) -> Result<bool, Fault> {
+    let findings = Findings { ctx, place, key, check: RepositoryCheck::default(), bad_packs: HashSet::new() };
+    let records = crate::snapshot::read_all(&*place.objects, key)?;
+    let (_, repository) = indexed(ctx, &place.objects, key)?;
+    let mut seen = HashMap::new();
+    for record in &records.readable {
+        if findings.tree(&repository, record.tree, &mut seen, 0)?.is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 impl Findings<'_> {
@@ -170,16 +184,14 @@ impl Findings<'_> {
             damaged.insert(path.rsplit('/').next().unwrap_or_default().to_owned());
         }
         if !records.readable.is_empty() {
-            match indexed(self.ctx, &self.place.objects, self.key) {
-                Ok((_, repository)) => {
-                    let mut seen = HashMap::new();
-                    for record in &records.readable {
-                        let why = self.tree(&repository, record.tree, &mut seen, 0)?;
-                        if let Some(why) = why {
-                            let id = record.id.to_hex().as_str().to_owned();
-                            self.problem(format_args!("the backup `{id}` cannot be restored whole: {why}"));
-                            damaged.insert(id);
-                        }
+            let trees: Vec<TreeId> = records.readable.iter().map(|record| record.tree).collect();
+            match self.walk(&trees) {
+                Ok(whys) => {
+                    for (record, why) in records.readable.iter().zip(whys) {
+                        let Some(why) = why else { continue };
+                        let id = record.id.to_hex().as_str().to_owned();
+                        self.problem(format_args!("the backup `{id}` cannot be restored whole: {why}"));
+                        damaged.insert(id);
                     }
                 }
                 Err(fault) if fault.kind == FaultKind::Damaged => {
@@ -192,6 +204,29 @@ impl Findings<'_> {
         }
         self.check.damaged.extend(damaged);
         Ok(())
+    }
+
+    /// What is wrong with each of these backups, if anything.
+    fn walk(&mut self, trees: &[TreeId]) -> Result<Vec<Option<String>>, Fault> {
+        let walk = |findings: &Self, repository: &Indexed| -> Result<Vec<Option<String>>, Fault> {
+            let mut seen = HashMap::new();
+            trees.iter().map(|tree| findings.tree(repository, *tree, &mut seen, 0)).collect()
+        };
+        let (_, repository) = indexed(self.ctx, &self.place.objects, self.key)?;
+        let whys = walk(self, &repository)?;
+        if whys.iter().all(Option::is_none) {
+            return Ok(whys);
+        }
+        // Where an index is gone, the packs still say what is in them, and a restore asks them.
+        drop(repository);
+        let (_, repository) = salvaged(self.ctx, &self.place.objects, self.key)?;
+        let salvaged = walk(self, &repository)?;
+        if salvaged.iter().zip(&whys).any(|(with, without)| with.is_none() && without.is_some()) {
+            self.problem(
+                "an index is missing: what it said is in the packs; clean the repository to make it anew",
+            );
+        }
+        Ok(salvaged)
     }
 
     /// What is wrong in a folder and below, if anything; each folder is read once.

@@ -7,6 +7,7 @@ use jiff::SignedDuration;
 use rustic_core::RepairIndexOptions;
 
 use crate::backend::{Access, Backend, id_of, read_named};
+use crate::check;
 use crate::error::{Fault, FaultKind, OrFault};
 use crate::lock::{self, Sharing};
 use crate::place::Place;
@@ -74,20 +75,23 @@ pub(crate) fn clean(ctx: &Context, place: &Place, key: &Arc<Key>) -> Result<Vec<
             }
         }
     }
-    if !indexes.is_empty() {
-        // What an index says is in the packs too, so one that cannot be read costs nothing but reading them.
+    // What an index says is in the packs too, so one that cannot be read costs nothing but reading them.
+    if !indexes.is_empty() || check::lacks_index(ctx, place, key)? {
         let held = Arc::new(place.lock(key, &ctx.clock(), Sharing::Exclusive)?);
         for path in indexes {
             objects.put_aside(&path, &aside(&path, ctx))?;
-            done.push(format!("{folder}: put `{path}` aside, which is damaged, and made a new index"));
+            done.push(format!("{folder}: put `{path}` aside, which is damaged"));
         }
-        let backend = Backend::new(ctx, &place.objects, Access::RepairIndex(held));
-        backend
+        let backend = Backend::new(ctx, &place.objects, Access::RepairIndex(Arc::clone(&held)));
+        let repaired = backend
             .open(key)
             .and_then(|repository| {
                 repository.repair_index(&RepairIndexOptions::default(), false).or_fault("make a new index")
             })
-            .map_err(|fault| backend.explain(fault))?;
+            .map_err(|fault| backend.explain(fault));
+        held.release();
+        repaired?;
+        done.push(format!("{folder}: wrote a new index of what the packs say"));
     }
     Ok(done)
 }

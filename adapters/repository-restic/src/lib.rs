@@ -19,5 +19,9 @@ mod snapshot;
 mod source;
 mod writer;
 
+#[cfg(test)]
+#[path = "../tests/faults/mod.rs"]
+mod faults;
+
 pub use config::Config;
 pub use repository::{KIND, ResticRepository, new_master_key, open};

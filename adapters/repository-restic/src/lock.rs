@@ -48,7 +48,8 @@ impl Default for Timing {
 pub(crate) enum Sharing {
     Shared,
     Exclusive,
-    /// As `Shared`, and not kept out by what a dead process or damage has left: a restore must not wait for that.
+    /// As `Shared`, and kept out by nothing but another program that is at work: a restore must not wait for what a dead
+    /// process or damage has left, and our own pruning harms no reader.
     Reading,
 }
 
@@ -152,11 +153,11 @@ fn look(objects: &dyn Objects, key: &Key, sharing: Sharing, now: Timestamp, mine
             if sharing != Sharing::Reading {
                 objects.remove(&other.path)?;
             }
-        } else if sharing == Sharing::Reading && record.is_stale(now) {
-            tracing::warn!(
-                lock = other.path,
-                "a lock that nobody renews is passed over, because nothing is written"
-            );
+        } else if sharing == Sharing::Reading
+            && (record.is_stale(now) || record.hostname.starts_with(HOST_PREFIX))
+        {
+            // Our own work deletes nothing that was needed within two days; restic's does so at once.
+            tracing::debug!(lock = other.path, "a lock is passed over, because nothing is written");
         } else if record.exclusive || sharing == Sharing::Exclusive {
             let hint = if record.is_stale(now) {
                 "its holder has not renewed it for half an hour; if that process is dead, run `restic unlock`"
@@ -259,7 +260,7 @@ fn lost(why: &str) -> Fault {
 /// A lock that is ours; dropped, it is given back.
 pub(crate) struct Held {
     inner: Arc<Inner>,
-    keeper: Option<JoinHandle<()>>,
+    keeper: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Held {
@@ -290,18 +291,22 @@ impl Held {
         let path = inner.write(now)?;
         inner.state().path.clone_from(&path);
         // From here on dropping it gives the lock back.
-        let mut held = Self { inner, keeper: None };
+        let held = Self { inner, keeper: Mutex::new(None) };
         std::thread::sleep(timing.settle);
         look(&**objects, key, sharing, clock.now(), &path)?;
         let inner = Arc::clone(&held.inner);
         let keeper = std::thread::Builder::new().name("repository-lock".into()).spawn(move || inner.keep());
-        held.keeper = Some(keeper.map_err(|error| Fault::io("start a thread for", "locks", &error))?);
+        let keeper = keeper.map_err(|error| Fault::io("start a thread for", "locks", &error))?;
+        held.keeper.lock().unwrap_or_else(PoisonError::into_inner).replace(keeper);
         Ok(held)
     }
 
     /// Whether the lock still protects, by what this process knows.
     pub(crate) fn check(&self) -> Result<(), Fault> {
         let state = self.inner.state();
+        if state.ended {
+            return Err(lost("it was given back"));
+        }
         let asleep = self.inner.clock.now().duration_since(state.renewed_at).unsigned_abs();
         if state.renewed.elapsed().max(asleep) > self.inner.timing.lost {
             return Err(lost("it could not be renewed for too long"));
@@ -333,11 +338,15 @@ impl Held {
     }
 }
 
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.inner.state().ended = true;
+impl Held {
+    /// Gives the lock back, once. The library's threads may keep what holds it for a moment after the work has ended.
+    pub(crate) fn release(&self) {
+        if std::mem::replace(&mut self.inner.state().ended, true) {
+            return;
+        }
         self.inner.changed.notify_all();
-        if let Some(keeper) = self.keeper.take()
+        let keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(keeper) = keeper
             && keeper.join().is_err()
         {
             tracing::error!("the thread that renews the repository's lock panicked");
@@ -346,5 +355,11 @@ impl Drop for Held {
         if let Err(fault) = self.inner.objects.remove(&path) {
             tracing::warn!(error = %fault, "the repository's lock stays until it is cleaned");
         }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.release();
     }
 }

@@ -64,7 +64,9 @@ pub(crate) fn prune(
         repository.prune(&options, plan).or_fault("prune")?;
         Ok(told)
     };
-    work().map_err(|fault| backend.explain(fault))
+    let done = work().map_err(|fault| backend.explain(fault));
+    held.release();
+    done
 }
 
 /// Refuses where the clock runs behind what the repository has seen: what was marked would be deleted too early later.

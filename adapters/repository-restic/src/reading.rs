@@ -121,7 +121,25 @@ fn all_known(repository: &Indexed, files: &BTreeMap<String, Node>) -> bool {
         .all(|id| repository.get_index_entry(id).is_ok())
 }
 
-/// Opens a backup.
+/// Opens a backup as it should be; what is damaged is an error.
+pub(crate) fn open_sound(
+    ctx: &Context,
+    objects: &Arc<dyn Objects>,
+    key: &Key,
+    kept: &Kept,
+) -> Result<Opened, Fault> {
+    let (tree, store) = found(objects, key, kept)?;
+    let backend = Backend::new(ctx, objects, Access::Read);
+    let opened = backend.open(key).and_then(|repository| {
+        let repository = repository.to_indexed().or_fault("read the index")?;
+        let files = files_in(&repository, tree, store)?;
+        Ok((repository, files))
+    });
+    let (repository, files) = opened.map_err(|fault| backend.explain(fault))?;
+    Ok(Opened { repository, backend, files, _held: None })
+}
+
+/// Opens a backup, if need be past what is damaged.
 pub(crate) fn open(
     ctx: &Context,
     objects: &Arc<dyn Objects>,
@@ -129,30 +147,36 @@ pub(crate) fn open(
     kept: &Kept,
     held: Option<Held>,
 ) -> Result<Opened, Fault> {
+    let (tree, store) = found(objects, key, kept)?;
+    match open_sound(ctx, objects, key, kept) {
+        Ok(opened) if all_known(&opened.repository, &opened.files) => {
+            return Ok(Opened { _held: held, ..opened });
+        }
+        Ok(_) => {}
+        Err(fault) if fault.kind == FaultKind::Damaged => {}
+        Err(fault) => return Err(fault),
+    }
+    let (backend, repository) = salvaged(ctx, objects, key)?;
+    let files = files_in(&repository, tree, store).map_err(|fault| backend.explain(fault))?;
+    Ok(Opened { repository, backend, files, _held: held })
+}
+
+/// The root of a backup and the folder in it that holds the parts.
+fn found<'a>(objects: &Arc<dyn Objects>, key: &Key, kept: &'a Kept) -> Result<(TreeId, &'a str), Fault> {
     let missing = || Fault::new(FaultKind::Missing, format!("there is no backup `{}`", kept.snapshot));
     let path = snapshot::path_of(&kept.snapshot).ok_or_else(missing)?;
     let record = snapshot::read(&**objects, key, &path).map_err(|fault| match fault.kind {
         FaultKind::Missing => missing(),
         _ => fault,
     })?;
-    let Some(store) = &kept.store else {
-        return Err(Fault::new(
+    match &kept.store {
+        Some(store) => Ok((record.tree, store)),
+        None => Err(Fault::new(
             FaultKind::Missing,
             "the backup was not written by Steward, so it has no manifest",
         )
-        .hint(format!("`restic restore {}` gives its files", kept.snapshot)));
-    };
-    let (backend, repository) = indexed(ctx, objects, key)?;
-    if let Ok(files) = files_in(&repository, record.tree, store)
-        && all_known(&repository, &files)
-    {
-        return Ok(Opened { repository, backend, files, _held: held });
+        .hint(format!("`restic restore {}` gives its files", kept.snapshot))),
     }
-    // An index may be missing whole, which nothing else shows.
-    drop(repository);
-    let (backend, repository) = salvaged(ctx, objects, key)?;
-    let files = files_in(&repository, record.tree, store).map_err(|fault| backend.explain(fault))?;
-    Ok(Opened { repository, backend, files, _held: held })
 }
 
 /// Counts and hashes what passes.

@@ -1,5 +1,6 @@
 //! The repository: two of restic's, behind the contract.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use contract::{
 };
 use secrecy::SecretString;
 
+use crate::backend::id_of;
 use crate::config::Config;
 use crate::error::{Fault, FaultKind};
 use crate::keyfile::{KEYS_MAX, KeyFile, key_files};
@@ -268,6 +270,17 @@ impl Repository for ResticRepository {
             })
             .await?;
         let mut whole = RepositoryCheck::default();
+        // A passphrase that opens half of the backups is found out when the other half is needed.
+        let [stream, pages] = self
+            .both(ctx, |_, place, _| {
+                let ids = place.objects.list("keys")?.into_iter().map(|found| found.path);
+                Ok(ids.filter(|path| id_of(path).is_some()).collect::<BTreeSet<_>>())
+            })
+            .await?;
+        for key in stream.symmetric_difference(&pages) {
+            let folder = if stream.contains(key) { Layout::Pages } else { Layout::Stream };
+            whole.problems.push(format!("{}: `{key}` is missing", folder_of(folder)));
+        }
         for one in both {
             whole.problems.extend(one.problems);
             whole.remarks.extend(one.remarks);
@@ -378,7 +391,7 @@ impl Repository for ResticRepository {
 
     async fn remove_key(&self, ctx: &Context, id: &str) -> Result<(), Error> {
         let path = format!("keys/{id}");
-        let there = crate::backend::id_of(&path).is_some() && !id.contains('/');
+        let there = id_of(&path).is_some() && !id.contains('/');
         let removed = if there {
             let path = path.clone();
             self.both(ctx, move |_, place, _| {

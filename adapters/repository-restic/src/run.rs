@@ -39,7 +39,7 @@ struct State {
 /// Shared by the writer, the library's threads and our backend.
 pub(crate) struct Run {
     ctx: Context,
-    held: Mutex<Option<Held>>,
+    held: Held,
     begun: Instant,
     begun_at: Timestamp,
     age_max: Duration,
@@ -54,7 +54,7 @@ impl Run {
         Self {
             begun_at: ctx.now(),
             ctx,
-            held: Mutex::new(Some(held)),
+            held,
             begun: Instant::now(),
             age_max,
             budget: Arc::new(Semaphore::new(BYTES_IN_FLIGHT_MAX / PERMIT_BYTES)),
@@ -137,7 +137,13 @@ impl Run {
     /// Whether anything may be written.
     pub(crate) fn may_write(&self) -> Result<(), Fault> {
         self.fault().map_or(Ok(()), Err)?;
-        self.with_lock(Held::check)
+        self.held.check()
+    }
+
+    /// Whether an index may be written: it must not name packs that somebody pruned after he took our lock away.
+    pub(crate) fn may_index(&self) -> Result<(), Fault> {
+        self.may_write()?;
+        self.held.check_there()
     }
 
     /// Whether the record may be written that makes the backup exist.
@@ -161,20 +167,12 @@ impl Run {
             )
             .hint("make parts of it smaller: a backup for each database or schema"));
         }
-        self.with_lock(Held::check_there)
-    }
-
-    fn with_lock(&self, look: impl FnOnce(&Held) -> Result<(), Fault>) -> Result<(), Fault> {
-        match &*self.held.lock().unwrap_or_else(PoisonError::into_inner) {
-            Some(held) => look(held),
-            None => Err(Fault::new(FaultKind::Locked, "the backup has ended and given its lock back")),
-        }
+        self.held.check_there()
     }
 
     /// Gives the lock back, which takes a moment.
     pub(crate) fn release(&self) {
-        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner).take();
-        drop(held);
+        self.held.release();
     }
 }
 

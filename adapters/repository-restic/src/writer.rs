@@ -72,6 +72,7 @@ pub(crate) fn begin(
     let repository = backend
         .open(&key)
         .and_then(|repository| repository.to_indexed_ids().or_fault("read the index"))
+        .inspect_err(|_| run.release())
         .map_err(|fault| match backend.explain(fault) {
             fault if fault.kind == FaultKind::Damaged => {
                 fault.hint("clean the repository: that makes a damaged index anew from what the packs say")
@@ -172,7 +173,7 @@ fn read_back(
         }
     }
     let kept = snapshot::kept(record, record.id.to_hex().as_str(), label.layout);
-    let opened = reading::open(ctx, &place.objects, key, &kept, None)?;
+    let opened = reading::open_sound(ctx, &place.objects, key, &kept)?;
     let read = opened.manifest()?;
     if manifest.as_deref() != Some(&name_of(&read)) {
         return bad("the manifest was read back with other bytes than were written".into());

@@ -1,101 +1,12 @@
 //! What a repository keeps, and gives back.
-#![allow(clippy::unwrap_used)] // Helpers of tests.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::sync::Arc;
+mod home;
 
-use async_trait::async_trait;
 use bytes::Bytes;
-use contract::{
-    Actor, BackupLabel, CheckDepth, Committed, Context, Error, ErrorKind, Kept, Layout, Part, PartBody,
-    PartRecord, Repository, SecretSource, sha256_hex,
-};
-use repository_restic::{Config, ResticRepository};
-use secrecy::{ExposeSecret, SecretString};
-use tempfile::TempDir;
-
-struct Vault(SecretString);
-
-#[async_trait]
-impl SecretSource for Vault {
-    async fn secret(&self, _ctx: &Context, name: &str) -> Result<SecretString, Error> {
-        assert_eq!(name, "repository/nightly");
-        Ok(self.0.clone())
-    }
-}
-
-fn ctx() -> Context {
-    Context::new("shop", Actor::local())
-}
-
-struct Home {
-    folder: TempDir,
-    key: SecretString,
-}
-
-impl Home {
-    fn new() -> Self {
-        Self { folder: tempfile::tempdir().unwrap(), key: repository_restic::new_master_key().unwrap() }
-    }
-
-    fn open_with(&self, key: &SecretString) -> ResticRepository {
-        let vault = Arc::new(Vault(key.clone()));
-        repository_restic::open("nightly", &Config::new("backups"), self.folder.path(), vault).unwrap()
-    }
-
-    async fn repository(&self) -> ResticRepository {
-        let repository = self.open_with(&self.key);
-        repository.create(&ctx()).await.unwrap();
-        repository
-    }
-}
-
-fn label(id: &str, layout: Layout) -> BackupLabel {
-    BackupLabel {
-        id: id.into(),
-        project: "shop".into(),
-        store: "orders".into(),
-        plan: "nightly".into(),
-        at: jiff::Timestamp::now(),
-        layout,
-    }
-}
-
-/// Bytes that zstd does not make shorter.
-fn noise(length: usize, seed: u64) -> Bytes {
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let mut bytes = Vec::with_capacity(length + 8);
-    while bytes.len() < length {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        bytes.extend_from_slice(&state.to_le_bytes());
-    }
-    bytes.truncate(length);
-    bytes.into()
-}
-
-fn manifest(parts: &[PartRecord]) -> Bytes {
-    serde_json::to_vec(parts).unwrap().into()
-}
-
-async fn write(repository: &ResticRepository, label: &BackupLabel, parts: Vec<Part>) -> Committed {
-    let writer = repository.begin(&ctx(), label).await.unwrap();
-    for part in parts {
-        writer.put(part).await.unwrap();
-    }
-    writer.commit(Box::new(manifest)).await.unwrap()
-}
-
-fn part(path: &str, bytes: Bytes) -> Part {
-    Part { path: path.into(), body: PartBody::Bytes(bytes) }
-}
-
-async fn only(repository: &ResticRepository) -> Kept {
-    let listing = repository.list(&ctx()).await.unwrap();
-    assert_eq!(listing.unreadable, Vec::<String>::new());
-    assert_eq!(listing.kept.len(), 1, "{listing:?}");
-    listing.kept.into_iter().next().unwrap()
-}
+use contract::{CheckDepth, ErrorKind, Layout, Part, PartBody, PartRecord, Repository, sha256_hex};
+use home::{Home, ctx, label, noise, only, part, write};
+use secrecy::ExposeSecret;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn parts_come_back_as_they_were() {
@@ -183,4 +94,15 @@ async fn a_wrong_key_opens_nothing() {
     let broken = home.open_with(&"AAAA".into());
     assert_eq!(broken.list(&ctx).await.unwrap_err().kind(), ErrorKind::Invalid);
     only(&repository).await;
+}
+
+#[test]
+fn the_example_of_the_readme_is_read() {
+    let readme = include_str!("../README.md");
+    let example = readme.split("```yaml\n").nth(1).unwrap().split("```").next().unwrap();
+    let mut fields: serde_json::Map<String, serde_json::Value> = serde_saphyr::from_str(example).unwrap();
+    assert_eq!(fields.remove("kind").unwrap(), repository_restic::KIND);
+    let config: repository_restic::Config = serde_json::from_value(fields.into()).unwrap();
+    config.validate().unwrap();
+    assert_eq!(config, repository_restic::Config::new("backups"));
 }

@@ -1,0 +1,11 @@
+//! What a repository does when something breaks: its files, its place, its clock, its process.
+//!
+//! These tests see the inside of the crate: they put a place between that fails when it is told to.
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test fails by panicking and may print")]
+
+mod damage;
+mod guard;
+mod home;
+mod kill;
+mod prune;
+mod write;

@@ -1,0 +1,103 @@
+//! A place that fails at any moment: the backup is whole or was never one, and those before it stay.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use contract::{CheckDepth, ErrorKind, Repository};
+
+use super::home::{Answer, Call, Home, cases};
+use crate::error::FaultKind;
+
+/// Fails the `nth` call that fits, counted from 0; gives how many fitted.
+fn fail_nth(
+    home: &Home,
+    nth: usize,
+    fits: impl Fn(&Call) -> bool + Send + 'static,
+    after: bool,
+) -> Arc<AtomicUsize> {
+    let seen = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&seen);
+    home.judge(move |call| {
+        if !fits(call) || counter.fetch_add(1, Ordering::SeqCst) != nth {
+            return Answer::Do;
+        }
+        if after { Answer::DoAndFail(FaultKind::Full) } else { Answer::Fail(FaultKind::Full) }
+    });
+    seen
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failure_at_any_call_leaves_all_or_nothing() {
+    let mut runs = 0;
+    let each_max = usize::try_from(cases(3, 1000)).unwrap();
+    for what in ["create", "list", "read", "remove"] {
+        for folder in ["data", "index", "snapshots", "locks", "config"] {
+            for after in [false, true] {
+                for nth in 0..each_max {
+                    let home = Home::new();
+                    let repository = home.created().await;
+                    home.write(&repository, 1).await.unwrap();
+                    let fits = move |call: &Call| call.what == what && call.folder == folder;
+                    let seen = fail_nth(&home, nth, fits, after);
+                    let written = home.write(&repository, 2).await;
+                    let reached = seen.load(Ordering::SeqCst) > nth;
+                    home.calm();
+                    runs += 1;
+                    let case = format!("{what} {folder} {nth}, done before it failed: {after}");
+                    let kept = home.kept(&repository).await;
+                    let ids: Vec<_> = kept.iter().filter_map(|kept| kept.id.as_deref()).collect();
+                    match &written {
+                        Ok(_) => assert_eq!(ids, ["1", "2"], "{case}"),
+                        Err(error) => {
+                            assert_eq!(error.kind(), ErrorKind::LimitExceeded, "{case}: {error}");
+                            // The record may be there although its writer was told that it is not.
+                            let unsure = after && what == "create" && folder == "snapshots";
+                            assert!(ids == ["1"] || unsure, "{case}: {ids:?}");
+                        }
+                    }
+                    for one in &kept {
+                        home.restores(&repository, one)
+                            .await
+                            .unwrap_or_else(|error| panic!("{case}: {error}"));
+                    }
+                    let check = repository.check(&home.ctx(), CheckDepth::Everything).await.unwrap();
+                    assert_eq!(check.problems, Vec::<String>::new(), "{case}");
+                    home.write(&repository, 3).await.unwrap_or_else(|error| panic!("{case}: {error}"));
+                    if !reached {
+                        break;
+                    }
+                }
+            }
+        }
+    }
+    eprintln!("{runs} backups with a failing call");
+    assert!(runs > 60, "only {runs} runs: the calls were not met");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_written_after_a_failed_write() {
+    let home = Home::new();
+    let repository = home.created().await;
+    let created = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&created);
+    home.judge(move |call| {
+        if call.what != "create" || call.folder == "locks" {
+            return Answer::Do;
+        }
+        if counter.fetch_add(1, Ordering::SeqCst) == 0 { Answer::Fail(FaultKind::Full) } else { Answer::Do }
+    });
+    let writer = repository.begin(&home.ctx(), &home.label("1")).await.unwrap();
+    let bytes = super::home::noise(60 << 20, 3);
+    let mut refused = None;
+    for n in 10..40 {
+        let body = contract::PartBody::Bytes(bytes.slice(n..));
+        if let Err(error) = writer.put(contract::Part { path: format!("part-{n}"), body }).await {
+            refused = Some(error);
+            break;
+        }
+    }
+    assert_eq!(refused.expect("a part is refused at last").kind(), ErrorKind::LimitExceeded);
+    let error = writer.commit(Box::new(super::home::manifest)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::LimitExceeded, "{error}");
+    assert_eq!(created.load(Ordering::SeqCst), 1, "writing went on");
+}
