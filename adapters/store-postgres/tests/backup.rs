@@ -425,6 +425,61 @@ async fn a_change_of_the_schema_in_the_middle_loses_no_row() {
     }
 }
 
+/// A change of the schema that waits for the dump does not make the dump wait behind it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_waiting_change_of_the_schema_waits_for_the_end() {
+    if !with_every_case() {
+        return;
+    }
+    let database = database("backup_waits").await;
+    database.admin(ACCOUNTS).await;
+    let folder = programs(&database).await;
+    let store = database.store_with(
+        |config| {
+            config.bin_dir = Some(folder);
+            config.lock_timeout_ms = 2_000;
+        },
+        &[],
+    );
+    let other = Arc::new(database.connect_as_superuser().await);
+    let (change, waiting) = (Arc::new(tokio::sync::Mutex::new(None)), database.clone());
+    let begin = {
+        let (other, change) = (Arc::clone(&other), Arc::clone(&change));
+        || async move {
+            let alter = "SET application_name = 'the migration'; ALTER TABLE account ADD c int";
+            *change.lock().await = Some(tokio::spawn(async move { other.batch_execute(alter).await }));
+            let condition = "application_name = 'the migration' AND wait_event_type = 'Lock'";
+            waiting.until_sessions(&server::superuser(), condition, 1).await;
+        }
+    };
+    let dumped = dump_into(&store, &Meanwhile::new("0-readme", begin)).await.unwrap();
+    assert_eq!(dumped.tables[0].rows, 20_000);
+    change.lock().await.take().unwrap().await.unwrap().unwrap();
+}
+
+/// Of tables that belong to an extension, those rows that it says are the user's.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_users_configure_in_extensions_is_taken() {
+    if !with_every_case() {
+        return;
+    }
+    let database = database("backup_config").await;
+    database
+        .superuser(
+            "CREATE EXTENSION hstore; CREATE TABLE configured (a int); CREATE TABLE its_own (a int); \
+             INSERT INTO configured VALUES (1), (2), (3); INSERT INTO its_own VALUES (1); \
+             ALTER EXTENSION hstore ADD TABLE configured; ALTER EXTENSION hstore ADD TABLE its_own; \
+             UPDATE pg_extension SET extconfig = ARRAY['configured'::regclass::oid], extcondition = ARRAY['WHERE a > 1'] \
+             WHERE extname = 'hstore'",
+        )
+        .await;
+    let (dumped, parts) = dump(&store(&database).await).await;
+    let tables: Vec<(&str, u64)> =
+        dumped.tables.iter().map(|table| (table.table.as_str(), table.rows)).collect();
+    assert_eq!(tables, [("public.configured", 2)]);
+    assert_eq!(parts.bytes("5-rows/00000-public.configured/000000-0000.copy"), b"2\n3\n");
+}
+
 /// Programs that print what they are told to, under the names of PostgreSQL's.
 fn fake_programs(version: &str, prints: &str) -> tempfile::TempDir {
     use std::os::unix::fs::PermissionsExt;

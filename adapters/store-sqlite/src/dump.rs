@@ -76,9 +76,9 @@ impl Dump for SqliteStore {
         let address = self.file.canonical()?.display().to_string();
         let clock = ctx.clock();
         let (staged, at) = on_thread(ctx, &self.closed, None, move |stop| {
-            let source = file.reader(stop)?;
-            // The reader's snapshot has begun; what is committed from here on is not in it.
+            // Whatever was committed before is in the reader's snapshot.
             let at = clock.now();
+            let source = file.reader(stop)?;
             Ok((stage(&file, &source, &path, stop)?, at))
         })
         .await

@@ -27,6 +27,11 @@ use crate::store::{KIND, PostgresStore};
 
 /// Tables that are locked by one statement.
 const LOCKED_AT_ONCE: usize = 50;
+/// Tables up to which every session locks all of them at its beginning. Later it would wait behind a change of the schema
+/// that waits for us; of very many tables the server has no room for so many locks.
+const LOCKED_BY_ALL_MAX: usize = 1_000;
+/// SQLSTATE of a lock that did not come.
+const LOCK_NOT_AVAILABLE: &str = "55P03";
 /// How often a dump begins again when a table was rewritten between its snapshot and its lock.
 const ATTEMPTS: usize = 3;
 /// Bytes of statements that make large objects, per part.
@@ -104,6 +109,8 @@ struct Snapshot {
     name: String,
     tables: Vec<Found>,
     source: Source,
+    /// By our clock, just before it.
+    at: jiff::Timestamp,
 }
 
 /// What must be the same at the beginning and at the end.
@@ -196,13 +203,25 @@ impl Dump for PostgresStore {
         let identity = self.within(ctx, crate::store::identity(&session)).await?;
         let snapshot = self.freeze(ctx, session).await?;
         let stopper = snapshot.session.stopper();
+        let names: Vec<String> = snapshot.tables.iter().map(|found| found.table.name.clone()).collect();
         let run = Box::pin(self.dump_frozen(ctx, options, sink, &programs, snapshot, identity));
         let answer = self.within(ctx, run).await;
-        if answer.is_err() {
-            stopper.stop().await;
+        match answer {
+            Err(error) => {
+                stopper.stop().await;
+                if is_lock_timeout(&error) {
+                    Err(self.with_holders(ctx, error, &names).await)
+                } else {
+                    Err(error)
+                }
+            }
+            answer => answer,
         }
-        answer
     }
+}
+
+fn is_lock_timeout(error: &Error) -> bool {
+    error.context().iter().any(|(name, code)| *name == "code" && code == LOCK_NOT_AVAILABLE)
 }
 
 fn with_hint(error: &Error) -> String {
@@ -301,8 +320,11 @@ impl PostgresStore {
         let mut rewritten = Vec::new();
         for _ in 0..ATTEMPTS {
             let begin = "ROLLBACK; BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+            // Whatever was committed before is in the snapshot.
+            let at = ctx.now();
             let frozen = self.within(ctx, async {
                 client.batch_execute(begin).await.map_err(|error| translate(&error))?;
+                let source = source(client).await?;
                 let name = client.query_one("SELECT pg_catalog.pg_export_snapshot()", &[]).await;
                 let name: String = name.map_err(|error| translate(&error))?.get(0);
                 let before = tables(client, false).await?;
@@ -311,10 +333,10 @@ impl PostgresStore {
                     .filter(|found| !found.is_foreign)
                     .map(|found| found.table.name.clone())
                     .collect();
-                Ok((name, lockable))
+                Ok((name, lockable, source))
             });
-            let (name, lockable) = frozen.await?;
-            match self.lock(ctx, &session, &lockable).await {
+            let (name, lockable, source) = frozen.await?;
+            match self.lock(ctx, &session.client, &lockable).await {
                 // Dropped since the snapshot: there is a newer state without it.
                 Err(error) if error.kind() == ErrorKind::NotFound => {
                     rewritten = vec![error.message().to_owned()];
@@ -323,12 +345,11 @@ impl PostgresStore {
                 other => other?,
             }
             // Sizes are asked again: now nobody can put the rows elsewhere.
-            let (tables, source) =
-                self.within(ctx, async { Ok((tables(client, true).await?, source(client).await?)) }).await?;
+            let tables = self.within(ctx, tables(client, true)).await?;
             rewritten =
                 tables.iter().filter(|found| found.rewritten).map(|found| found.table.name.clone()).collect();
             if rewritten.is_empty() {
-                return Ok(Snapshot { session, name, tables, source });
+                return Ok(Snapshot { session, name, tables, source, at });
             }
         }
         Err(Error::new(ErrorKind::Conflict, format!("tables are being rewritten: {}", some(&rewritten)))
@@ -338,16 +359,13 @@ impl PostgresStore {
 
     /// Locks tables so that they can be read and written and not changed in their definition; a lock that does not come
     /// names who has it.
-    async fn lock(&self, ctx: &Context, session: &Session, tables: &[String]) -> Result<(), Error> {
+    async fn lock(&self, ctx: &Context, client: &Client, tables: &[String]) -> Result<(), Error> {
         for some in tables.chunks(LOCKED_AT_ONCE) {
             let lock = format!("LOCK TABLE {} IN ACCESS SHARE MODE", only(some));
-            let locked = self.within(ctx, async {
-                session.client.batch_execute(&lock).await.map_err(|error| translate(&error))
-            });
+            let locked = self
+                .within(ctx, async { client.batch_execute(&lock).await.map_err(|error| translate(&error)) });
             match locked.await {
-                Err(error)
-                    if error.context().iter().any(|(name, code)| *name == "code" && code == "55P03") =>
-                {
+                Err(error) if is_lock_timeout(&error) => {
                     return Err(self.with_holders(ctx, error, some).await);
                 }
                 other => other?,
@@ -392,7 +410,6 @@ impl PostgresStore {
         snapshot: Snapshot,
         identity: String,
     ) -> Result<Dumped, Error> {
-        let at = ctx.now();
         let client = &snapshot.session.client;
         let failed = |error: tokio_postgres::Error| translate(&error);
         let left_out = left_out(&snapshot.session, &snapshot.tables);
@@ -417,7 +434,8 @@ impl PostgresStore {
         let (create, statements) = database_statements(&database)?;
         // Sessions for the rows first: they and the programs hold the locks that nobody waits for yet.
         let ranges = Arc::new(contents::ranges(&tables, page_bytes));
-        let readers = self.readers(ctx, options, ranges.len(), &snapshot.name, encoding).await?;
+        let names: Vec<String> = tables.iter().map(|table| table.name.clone()).collect();
+        let readers = self.readers(ctx, options, &names, ranges.len(), &snapshot.name, encoding).await?;
         let libpq = self.opener.libpq(ctx, self.dumping(), programs.major).await?;
         let texts = self.definitions(ctx, programs, &libpq, &snapshot, encoding, &name).await?;
         let mut tools: Vec<Tool> = texts.tools;
@@ -499,7 +517,7 @@ impl PostgresStore {
             method: BackupMethod::Logical,
             layout: Layout::Stream,
             point: RecoveryPoint {
-                at,
+                at: snapshot.at,
                 server_at: snapshot.source.server_at.parse().ok(),
                 position: snapshot.source.position.clone(),
                 timeline: snapshot.source.timeline.and_then(|timeline| u32::try_from(timeline).ok()),
@@ -520,6 +538,7 @@ impl PostgresStore {
         &self,
         ctx: &Context,
         options: &DumpOptions,
+        tables: &[String],
         ranges: usize,
         snapshot: &str,
         encoding: &str,
@@ -538,6 +557,9 @@ impl PostgresStore {
                 self.opener.config.lock_timeout_ms
             );
             session.client.batch_execute(&begin).await.map_err(|error| translate(&error))?;
+            if tables.len() <= LOCKED_BY_ALL_MAX {
+                self.lock(ctx, &session.client, tables).await?;
+            }
             readers.push(session.client);
         }
         Ok(readers)
@@ -560,10 +582,9 @@ impl PostgresStore {
             let arguments = [&DUMP_ARGUMENTS[..], &[encoding, section, &lock, &in_snapshot]].concat();
             tools.push(programs.tool("pg_dump", &arguments));
             match programs::dump_text(ctx, programs, "pg_dump", &arguments, libpq).await {
+                // Says it as the server does, so that the holder is named.
                 Err(error) if error.kind() == ErrorKind::TimedOut => {
-                    let names: Vec<String> =
-                        snapshot.tables.iter().map(|found| found.table.name.clone()).collect();
-                    return Err(self.with_holders(ctx, error, &names).await);
+                    return Err(error.with("code", LOCK_NOT_AVAILABLE));
                 }
                 text => sections.push(text?),
             }
