@@ -61,6 +61,7 @@ proptest! {
         if decision.is_permitted() {
             let fresh = facts.verified_backup_minutes.is_some_and(|minutes| minutes <= 60);
             prop_assert!(fresh || (!facts.destructive && facts.reversible), "{action} {facts:?}");
+            prop_assert!(action != "backup.restore" || !facts.destructive, "{facts:?}");
             prop_assert!(facts.budget_left_usd_nanos.is_none_or(|left| facts.cost_usd_nanos <= left));
             prop_assert!(facts.cost_usd_nanos < facts.major_cost_usd_nanos);
             prop_assert!(!facts.cross_project);

@@ -142,6 +142,8 @@ const FAIL: &str = "UPDATE backups SET state = 'failed', finished_us = ?, proble
      AND state = 'running'";
 const PROVE: &str = "UPDATE backups SET level = ?, verified_us = ?, restore_ms = COALESCE(?, restore_ms), problem = ? \
      WHERE project = ? AND id = ? AND state = 'complete'";
+const FORGET: &str =
+    "UPDATE backups SET state = 'forgotten' WHERE project = ? AND id = ? AND state = 'complete'";
 const LIST: &str = "SELECT * FROM backups WHERE project = ? AND (? = '' OR store = ?) ORDER BY begun_us DESC, id DESC LIMIT ?";
 const SHOW: &str = "SELECT * FROM backups WHERE project = ? AND id = ?";
 const RUNNING: &str = "SELECT * FROM backups WHERE project = ? AND state = 'running'";
@@ -313,6 +315,19 @@ pub(crate) async fn prove(
             format!("backup:{id}"),
             json!({ "level": level, "restore_ms": restore_ms, "problem": problem }),
         ));
+    ledger.write(ctx, write).await.map(|_| ())
+}
+
+/// Records that backups were taken off their repository's list.
+pub(crate) async fn forget(ctx: &Context, ledger: &Ledger, ids: &[&str]) -> Result<(), Error> {
+    let mut write = Write::new();
+    for id in ids {
+        write = write.exec(FORGET, vec![ctx.project().into(), (*id).into()]).event(NewEvent::new(
+            "backup.forgotten",
+            format!("backup:{id}"),
+            json!({}),
+        ));
+    }
     ledger.write(ctx, write).await.map(|_| ())
 }
 

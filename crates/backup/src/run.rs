@@ -173,14 +173,14 @@ pub async fn plan_run(
     Ok((made, findings))
 }
 
-fn word(method: BackupMethod) -> &'static str {
+pub(crate) fn word(method: BackupMethod) -> &'static str {
     match method {
         BackupMethod::Logical => "logical",
         BackupMethod::Physical => "physical",
     }
 }
 
-async fn preflight(
+pub(crate) async fn preflight(
     ctx: &Context,
     around: &dyn Surroundings,
     plan: &PlanConfig,
@@ -443,6 +443,25 @@ pub(crate) async fn give_up_dead(ctx: &Context, around: &dyn Surroundings) -> Re
         }
     }
     Ok(given_up)
+}
+
+/// Finds out how far an interrupted change came: nothing but a finished backup is one, and what was restored beside the
+/// store is no part of it.
+///
+/// # Errors
+///
+/// As the ledger's.
+pub async fn left(ctx: &Context, around: &dyn Surroundings, plan: &Plan) -> Result<String, Error> {
+    let given_up = give_up_dead(ctx, around).await?;
+    Ok(match (plan.request.as_str(), given_up.as_slice()) {
+        (RunBackup::NAME, []) => "what it had made is kept; nothing else was begun".to_owned(),
+        (RunBackup::NAME, ids) => format!("{} did not come to its end and is no backup", ids.join(", ")),
+        (_, []) => format!(
+            "nothing says how far `{}` came; the store was not touched before the last step",
+            plan.request
+        ),
+        (_, ids) => format!("{} did not come to its end; the store was not touched", ids.join(", ")),
+    })
 }
 
 fn told(made: &[Made], level: Level) -> Outcome {

@@ -48,6 +48,7 @@ const NOUNS: &[(&str, &str)] = &[
     ("report", "Reports of tasks"),
     ("inbox", "Escalations: what the PM must hear of"),
     ("store", "Databases: check, inspect, query, measure, set up"),
+    ("backup", "Backups: set up, make, prove, restore"),
     ("index", "Indexes: advise, create, drop"),
     ("access", "Who may do what in a store: list, review, grant, revoke"),
     ("session", "Sessions of a database server: end one"),
@@ -488,11 +489,14 @@ fn show(answer: &Answer, asked: bool) {
 
 /// Requests that say whether something is as it should be: what they find decides the exit code. Those that propose, such
 /// as `index.advise` and `migration.plan`, have done what they were asked for, whatever they found on the way.
-pub(crate) const CHECKS: [&str; 17] = [
+pub(crate) const CHECKS: [&str; 20] = [
     "access.review",
     "ai.scan",
     "ai.test",
     "audit.verify",
+    "backup.list",
+    "backup.run",
+    "backup.verify",
     "keys.rotate",
     "migration.lint",
     "migration.status",

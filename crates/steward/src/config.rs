@@ -52,6 +52,9 @@ pub struct Config {
     /// Tables that shall hold the same rows, by name; `store compare` runs them.
     #[serde(default)]
     pub checks: BTreeMap<String, stores::RowCheck>,
+    /// Backups: where they lie, and what is backed up together.
+    #[serde(default)]
+    pub backup: BackupConfig,
     /// What the numbers should be.
     #[serde(default)]
     pub objectives: Objectives,
@@ -140,6 +143,16 @@ impl<'de> Deserialize<'de> for StoreConfig {
         }
         deserializer.deserialize_map(ByKind)
     }
+}
+
+/// Backups of the project's stores.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BackupConfig {
+    /// Where backups lie, by name; restic's format, encrypted. Default: `local`, the folder `backups` beside the state file.
+    pub repositories: BTreeMap<String, repository_restic::Config>,
+    /// What is backed up together, how, where to and how long it is kept, by name.
+    pub plans: BTreeMap<String, backup::PlanConfig>,
 }
 
 /// How `steward up` listens.
@@ -481,6 +494,7 @@ fn validate(config: &Config) -> At<()> {
             );
         }
     }
+    validate_backup(config)?;
     if let Err(error) = config.ai.validate() {
         let key = error.context().iter().find(|(name, _)| *name == "key").map(|(_, key)| key.clone());
         let mut path = vec!["ai".to_owned()];
@@ -490,6 +504,32 @@ fn validate(config: &Config) -> At<()> {
     }
     if config.objectives.query_p95_ms.is_nan() || config.objectives.query_p95_ms <= 0.0 {
         return at(&["objectives", "query_p95_ms"], "this is no time", "use milliseconds above 0");
+    }
+    Ok(())
+}
+
+fn validate_backup(config: &Config) -> At<()> {
+    let wrong = |path: &[&str], error: &Error| {
+        let mut path: Vec<String> = ["backup"].iter().chain(path).map(|part| (*part).to_owned()).collect();
+        let key = error.context().iter().find(|(name, _)| *name == "key").map(|(_, key)| key.clone());
+        path.extend(key.iter().flat_map(|key| key.split('.').map(str::to_owned)));
+        let out = Error::new(error.kind(), error.message());
+        Err((
+            path,
+            out.hint(error.hint_text().unwrap_or("`docs/reference/configuration.md` lists every key")),
+        ))
+    };
+    for (name, repository) in &config.backup.repositories {
+        if let Err(error) = repository.validate() {
+            return wrong(&["repositories", name], &error);
+        }
+    }
+    let stores = config.stores.keys().cloned().collect();
+    let repositories = crate::backups::names(config);
+    for (name, plan) in &config.backup.plans {
+        if let Err(error) = plan.check(&stores, &repositories) {
+            return wrong(&["plans", name], &error);
+        }
     }
     Ok(())
 }

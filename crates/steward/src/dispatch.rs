@@ -12,6 +12,7 @@ use ledger::{Event, EventFilter, Ledger};
 use serde_json::json;
 use stores::migration;
 
+use crate::backups::Room;
 use crate::config::{Objectives, StoreConfig};
 use crate::door::{Options, Steward};
 use crate::project::{POLICIES_DIR, Project};
@@ -196,6 +197,9 @@ pub(crate) async fn read(
         Request::ScheduleAdvise(request) => status::advise_schedules(project, request),
         Request::DocsReference(_) => Ok(reference::show(steward.specs())),
         Request::DocsCapabilities(_) => reference::capabilities(),
+        Request::BackupPlan(request) => backup::show_plans(ctx, &Room::new(steward, project), request).await,
+        Request::BackupList(request) => backup::list(ctx, &Room::new(steward, project), request).await,
+        Request::BackupShow(request) => backup::show(ctx, &Room::new(steward, project), request).await,
         _ => Err(wrong_way(request)),
     }
 }
@@ -399,6 +403,22 @@ pub(crate) async fn plan(
                 planned => planned?.into(),
             }
         }
+        Request::BackupSetup(request) => {
+            backup::plan_setup(ctx, &Room::new(steward, project), request)?.into()
+        }
+        Request::BackupRun(request) => {
+            let (plan, findings) = backup::plan_run(ctx, &Room::new(steward, project), request).await?;
+            Planned { findings, ..plan.into() }
+        }
+        Request::BackupVerify(request) => {
+            backup::plan_verify(ctx, &Room::new(steward, project), request).await?.into()
+        }
+        Request::BackupPrune(request) => {
+            backup::plan_prune(ctx, &Room::new(steward, project), request).await?.into()
+        }
+        Request::BackupRestore(request) => {
+            backup::plan_restore(ctx, &Room::new(steward, project), request).await?.into()
+        }
         Request::AuditErase(erase) => {
             let summary = format!("erase the body of entry {}: {}", erase.seq, erase.reason);
             let mut plan = own_plan(ctx, request, &summary, format!("entry {}", erase.seq));
@@ -442,6 +462,11 @@ pub(crate) async fn perform(
         Request::KeysRegenerate(request) => {
             let (outcome, made) = steward.virtual_keys().regenerate(ctx, permit, plan, request).await?;
             (outcome, Some(made))
+        }
+        Request::BackupSetup(request) => {
+            let room = Room::new(steward, project);
+            room.make_key(ctx, permit, plan, &request.name(&room)?).await?;
+            backup::setup(ctx, &room, permit, plan, request).await?
         }
         _ => (carry_out(steward, ctx, project, request, permit, plan, options).await?, None),
     };
@@ -548,6 +573,23 @@ async fn carry_out(
                     .hint("ask for the change again"));
             }
             files::write(dir, request)
+        }
+        Request::BackupRun(request) => {
+            backup::run(ctx, &Room::new(steward, project), permit, plan, request).await
+        }
+        Request::BackupPrune(request) => {
+            backup::prune(ctx, &Room::new(steward, project), permit, plan, request).await
+        }
+        Request::BackupVerify(request) => {
+            backup::verify(ctx, &Room::new(steward, project), permit, plan, request).await
+        }
+        Request::BackupRestore(request) => {
+            let restored = backup::restore(ctx, &Room::new(steward, project), permit, plan, request).await;
+            if request.to == backup::RestoreTo::InPlace {
+                // Open connections belong to what was there before.
+                project.reconnect().await;
+            }
+            restored
         }
         Request::DocsSchema(request) => write_document(ctx, project, request, plan).await,
         Request::AuditErase(request) => {
@@ -713,6 +755,11 @@ pub(crate) async fn resume(
     if request == <gateway::RotateKeys as contract::Request>::NAME {
         return left_rotation(steward, ctx, project, plan).await;
     }
+    if request.starts_with("backup.") {
+        let room = Room::new(steward, project);
+        let text = backup::left(ctx, &room, plan).await?;
+        return Ok(Resumed { word: "undone", text });
+    }
     if !plan.target.starts_with("store:") {
         return left_state(steward, ctx, request, plan, intent).await;
     }
@@ -723,7 +770,8 @@ pub(crate) async fn resume(
     let parsed = Request::parse(request, &plan.arguments)?;
     let id = intent.body.as_ref().and_then(|body| body["intent"].as_str()).unwrap_or_default();
     let approved = steward.approvals().of_intent(ctx, id).await?;
-    let question = Steward::question(project, &parsed, Some(plan))?;
+    let mut question = Steward::question(project, &parsed, Some(plan))?;
+    question.facts.verified_backup_minutes = steward.verified_backup(ctx, plan).await?;
     let permit = project.authority().permit(ctx, &question, plan, &approved)?;
     let outcome = change_store(steward, ctx, project, &permit, plan).await?;
     let done = states.iter().filter(|state| **state == StepState::Done).count();

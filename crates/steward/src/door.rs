@@ -401,7 +401,8 @@ impl Steward {
                 .with_retry(contract::Retry::Never)
                 .hint("ask for the change again, and read the new plan"));
         }
-        let question = Self::question(project, request, Some(&plan))?;
+        let mut question = Self::question(project, request, Some(&plan))?;
+        question.facts.verified_backup_minutes = self.verified_backup(ctx, &plan).await?;
         let mut planned_outcome = Outcome {
             findings: planned.findings,
             evidence: planned.evidence,
@@ -818,6 +819,22 @@ impl Steward {
             };
             self.raise(ctx, escalation).await?;
         }
+        let tried = !matches!(
+            error.kind(),
+            ErrorKind::Invalid | ErrorKind::NotFound | ErrorKind::Forbidden | ErrorKind::Canceled
+        );
+        if matches!(request, Request::BackupRun(_) | Request::BackupVerify(_)) && tried {
+            let escalation = pm::NewEscalation {
+                trigger: Trigger::BackupFailure,
+                severity: Severity::Critical,
+                title: format!("`{}` of {subject} failed: {}", request.name(), error.message()),
+                detail: self.redact(&error.to_string()),
+                subject: subject.clone(),
+                evidence: Vec::new(),
+                dedup_key: format!("backup:{subject}"),
+            };
+            self.raise(ctx, escalation).await?;
+        }
         if error.kind() == ErrorKind::Corrupt && !request.name().starts_with("audit.") {
             let escalation = pm::NewEscalation {
                 trigger: Trigger::DataCorruption,
@@ -861,6 +878,22 @@ impl Steward {
             facts.path = Some(crate::files::real_relative(&project.loaded().dir, path)?);
         }
         Ok(Question { action: request.action().to_owned(), resource, facts })
+    }
+
+    /// Age of the newest backup of the plan's store that was restored and compared; not looked for where nothing is lost.
+    ///
+    /// # Errors
+    ///
+    /// As the ledger's.
+    pub(crate) async fn verified_backup(&self, ctx: &Context, plan: &Plan) -> Result<Option<u64>, Error> {
+        let Some(store) = plan.target.strip_prefix("store:") else { return Ok(None) };
+        if !plan.destructive() && plan.reversible() {
+            return Ok(None);
+        }
+        let Some(backup) = backup::newest_proven(ctx, &self.ledger, store).await? else { return Ok(None) };
+        let age_s = ctx.now().as_second() - backup.point_at.unwrap_or(backup.begun_at).as_second();
+        // One from the future proves nothing.
+        Ok(u64::try_from(age_s).ok().map(|age_s| age_s.div_ceil(60)))
     }
 
     /// Writes what is queued and the copies of the audit head. Called once before the process ends.

@@ -5,6 +5,7 @@ mod ai;
 mod arguments;
 mod audit;
 mod audit_copy;
+mod backups;
 mod cli;
 mod config;
 mod daemon;

@@ -26,6 +26,11 @@ const TOOLS: &[(&str, &[&str], &str)] = &[
         &["store", "index", "migration", "access", "session"],
         "Databases: inspect, query read-only, measure, check, advise",
     ),
+    (
+        "backup",
+        &["backup"],
+        "Backups: make, list, restore into scratch and compare; none can be deleted here",
+    ),
     ("task", &["task", "report", "inbox"], "Tasks from the PM, their reports, and escalations"),
     (
         "authority",
@@ -53,6 +58,10 @@ pub(crate) const FOR_PEOPLE: &[&str] = &[
     "person.add",
     "person.remove",
     "token.create",
+    // Its recovery key is for whoever keeps it on paper.
+    "backup.setup",
+    // No agent deletes backups.
+    "backup.prune",
 ];
 
 /// The resource that lists open escalations.

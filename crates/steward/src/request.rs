@@ -156,6 +156,14 @@ requests! {
     DocsReference(crate::reference::ShowReference),
     DocsCapabilities(crate::reference::ShowCapabilities),
     DocsSchema(stores::DocumentSchema),
+    BackupSetup(backup::SetupRepository),
+    BackupPlan(backup::ShowPlans),
+    BackupRun(backup::RunBackup),
+    BackupList(backup::ListBackups),
+    BackupShow(backup::ShowBackup),
+    BackupVerify(backup::VerifyBackup),
+    BackupRestore(backup::RestoreBackup),
+    BackupPrune(backup::PruneBackups),
 }
 
 fn read<R: contract::Request>(name: &str, arguments: &Value) -> Result<R, Error> {
@@ -226,6 +234,10 @@ impl Request {
                 .map(|provider| format!("ai:provider/{provider}"))
                 .or_else(|| field("name").map(|name| format!("ai:key/{name}"))),
             "prompts" => field("id").map(|id| format!("ai:prompt/{id}")),
+            "backup" => field("plan")
+                .or_else(|| field("backup"))
+                .or_else(|| field("store"))
+                .map(|name| format!("backup:{name}")),
             "file" => field("path").map(|path| format!("path:{path}")),
             _ => None,
         }

@@ -362,6 +362,25 @@ impl Vault {
         Ok(made)
     }
 
+    /// Stores a new secret for a permitted plan of another room, such as the key of a backup repository.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Vault::execute`]; `Conflict`: it exists.
+    pub async fn make_for(
+        &self,
+        ctx: &Context,
+        permit: &Permit,
+        plan: &Plan,
+        name: &str,
+        value: &SecretString,
+    ) -> Result<(), Error> {
+        permit.covers(ctx, plan)?;
+        self.redactor.add(value);
+        check_length(name, value)?;
+        self.insert(ctx, PutSecret::NAME, name, &[], value).await.map(|_| ())
+    }
+
     /// Adds the version after `newest` to a secret, for a permitted plan of another room, such as a verified rotation.
     /// Returns its number.
     ///

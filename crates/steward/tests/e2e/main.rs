@@ -6,6 +6,7 @@ mod ai;
 mod ai_jobs;
 mod ai_money;
 mod approvals;
+mod backup;
 mod between;
 mod checks;
 mod daemon;

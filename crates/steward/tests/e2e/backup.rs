@@ -1,0 +1,178 @@
+//! Backups through the program: made, proven, damaged, restored; and what restic says of them.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::{Value, json};
+
+use crate::program::{Ended, Project};
+
+const SHOP: &str = "CREATE TABLE orders (id INTEGER PRIMARY KEY, note TEXT NOT NULL, paid REAL); \
+     CREATE INDEX orders_note ON orders (note); \
+     CREATE TABLE teams (name TEXT PRIMARY KEY, size INTEGER) WITHOUT ROWID; \
+     WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000) \
+     INSERT INTO orders SELECT i, 'order ' || i, i / 3.0 FROM n; \
+     INSERT INTO teams VALUES ('red', 3), ('blue', NULL)";
+
+/// A project whose repository is set up, and its recovery key.
+fn shop(yaml: &str) -> (Project, String) {
+    let project = Project::with_sqlite(&format!("project: shop\n{yaml}"), SHOP);
+    let made = project.run(&["backup", "setup", "--json"]).expect(0).json();
+    let key = made["value"]["value"].as_str().unwrap_or_else(|| panic!("{made:#}")).to_owned();
+    (project, key)
+}
+
+fn run(project: &Project) -> Value {
+    project.run(&["backup", "run", "app", "--json"]).expect(0).json()["value"]["backups"][0].clone()
+}
+
+fn id(backup: &Value) -> String {
+    backup["backup"]["id"].as_str().unwrap_or_else(|| panic!("{backup:#}")).to_owned()
+}
+
+fn rows(file: &Path) -> i64 {
+    rusqlite::Connection::open(file).unwrap().query_row("SELECT count(*) FROM orders", [], |row| row.get(0)).unwrap()
+}
+
+fn restic(repository: &Path, key: &str, args: &[&str]) -> Output {
+    Command::new("restic")
+        .args(args)
+        .arg("--no-cache")
+        .env("RESTIC_REPOSITORY", repository)
+        .env("RESTIC_PASSWORD", key)
+        .output()
+        .expect("restic is installed")
+}
+
+/// Everything below a folder that is a file.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).into_iter().flatten() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { found.extend(files(&path)) } else { found.push(path) }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn a_backup_is_made_proven_listed_shown_and_restored() {
+    let (project, _) = shop("");
+    let listed = project.run(&["backup", "list"]).expect(5);
+    assert!(listed.stdout.contains("app: no backup that was restored and compared"), "{}", listed.stdout);
+    let made = project.run(&["backup", "run", "app"]).expect(0);
+    assert!(made.stdout.contains("20,002 rows in 2 tables are equal"), "{}", made.stdout);
+    let again = run(&project);
+    assert_eq!((&again["backup"]["level"], &again["backup"]["rows"]), (&json!("l3"), &json!(20_002)), "{again:#}");
+    let (bytes, added) = (again["backup"]["bytes"].as_u64(), again["backup"]["bytes_added"].as_u64());
+    assert!(added.unwrap() < bytes.unwrap() / 20, "the second adds nearly nothing: {again:#}");
+    let listed = project.run(&["backup", "list"]).expect(0);
+    assert!(listed.stdout.contains(&id(&again)), "{}", listed.stdout);
+    let shown = project.run(&["backup", "show", "app", "--json"]).expect(0).json();
+    assert_eq!(shown["value"]["manifest"]["dumped"]["tables"][0]["rows"], 20_000, "{shown:#}");
+    let restored = project.run(&["backup", "restore", "app", "--json"]).expect(0).json();
+    let address = restored["value"]["address"].as_str().unwrap();
+    assert_eq!(rows(Path::new(address)), 20_000, "{restored:#}");
+    let beside = project.run(&["backup", "restore", "app", "--to", "beside", "--name", "copy.db"]).expect(0);
+    assert_eq!(rows(&project.file("copy.db")), 20_000, "{}", beside.stdout);
+    let twice = project.run(&["backup", "restore", "app", "--to", "beside", "--name", "copy.db"]);
+    assert!(twice.code != 0 && twice.stderr.contains("copy.db"), "{}", twice.stderr);
+    project.run(&["backup", "verify", &id(&again)]).expect(0);
+    project.run(&["backup", "plan"]).expect(0);
+}
+
+#[test]
+fn restic_checks_lists_and_restores_what_steward_wrote() {
+    let (project, key) = shop("");
+    run(&project);
+    project.database().execute_batch("DELETE FROM orders WHERE id > 19000").unwrap();
+    let second = run(&project);
+    let repository = project.file(".steward/backups/shop/pages");
+    let check = restic(&repository, &key, &["check", "--read-data"]);
+    assert!(check.status.success(), "{check:?}");
+    let listed = restic(&repository, &key, &["snapshots", "--json"]);
+    let listed: Value = serde_json::from_slice(&listed.stdout).unwrap();
+    assert_eq!(listed.as_array().unwrap().len(), 2, "{listed:#}");
+    let target = project.file("by-restic");
+    let snapshot = second["backup"]["snapshot"].as_str().unwrap();
+    let restored = restic(&repository, &key, &["restore", snapshot, "--target", target.to_str().unwrap()]);
+    assert!(restored.status.success(), "{restored:?}");
+    let database = files(&target).into_iter().find(|path| path.extension().is_some_and(|it| it == "db"));
+    assert_eq!(rows(&database.expect("a database")), 19_000);
+    let wrong = restic(&repository, "WRONG", &["snapshots"]);
+    assert!(!wrong.status.success());
+}
+
+#[test]
+fn damage_is_found_named_and_escalated_and_other_backups_still_restore() {
+    let (project, _) = shop("");
+    let first = id(&run(&project));
+    // A second one with bytes of its own.
+    project
+        .database()
+        .execute_batch("UPDATE orders SET note = hex(randomblob(40)) WHERE id > 10000")
+        .unwrap();
+    let before = files(&project.file(".steward/backups/shop/pages/data"));
+    let second = id(&run(&project));
+    let of_second: Vec<PathBuf> = files(&project.file(".steward/backups/shop/pages/data"))
+        .into_iter()
+        .filter(|path| !before.contains(path))
+        .collect();
+    let largest = of_second.iter().max_by_key(|path| path.metadata().unwrap().len()).unwrap();
+    let mut bytes = std::fs::read(largest).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::remove_file(largest).unwrap();
+    std::fs::write(largest, bytes).unwrap();
+    let found = project.run(&["backup", "verify", &second]).expect(5);
+    assert!(found.stdout.contains("NOT A BACKUP"), "{}", found.stdout);
+    assert_eq!(project.escalations("backup_failure").len(), 1);
+    project.run(&["backup", "verify", &first]).expect(0);
+    let listed = project.run(&["backup", "list"]).expect(0);
+    assert!(listed.stdout.contains("DAMAGED"), "{}", listed.stdout);
+    let refused = project.run(&["backup", "restore", &second, "--to", "beside", "--name", "bad.db"]);
+    assert!(refused.code != 0 && !project.file("bad.db").exists(), "{}", refused.stderr);
+}
+
+#[test]
+fn in_place_waits_for_the_pm_and_then_brings_the_rows_back() {
+    let (project, _) = shop("");
+    project.add_person("maria", "a long enough passphrase", &["pm"]);
+    run(&project);
+    project.database().execute_batch("DELETE FROM orders").unwrap();
+    let asked = project.run(&["backup", "restore", "app", "--to", "in_place"]).expect(3);
+    let approval = asked.stdout.split_whitespace().find(|word| word.starts_with("ap-")).unwrap().to_owned();
+    assert_eq!(rows(&project.file("app.db")), 0, "nothing has changed yet");
+    let granted = project.run_on_terminal(
+        &["approval", "grant", &approval, "--person", "maria"],
+        &["a long enough passphrase"],
+    );
+    assert_eq!(granted.code, 0, "{}", granted.stdout);
+    let done = project.run(&["backup", "restore", "app", "--to", "in_place", "--json"]).expect(0).json();
+    assert_eq!(rows(&project.file("app.db")), 20_000, "{done:#}");
+    let safety = done["value"]["safety_backup"].as_str().unwrap();
+    let shown = project.run(&["backup", "show", safety, "--json"]).expect(0).json();
+    assert_eq!(shown["value"]["backup"]["rows"], 2, "what was there before is kept: {shown:#}");
+    let emptied = project.escalations("data_loss_risk");
+    assert!(emptied.is_empty(), "a safety backup of what was lost is no news: {emptied:?}");
+}
+
+#[test]
+fn what_cannot_be_backed_up_or_found_is_said_with_what_to_do() {
+    let project = Project::with_sqlite("project: shop", SHOP);
+    let hint = |ended: Ended, code: i32, text: &str| {
+        let ended = ended.expect(code);
+        assert!(ended.stderr.contains(text), "{}", ended.stderr);
+    };
+    hint(project.run(&["backup", "run", "app"]), 1, "steward backup setup local");
+    hint(project.run(&["backup", "run", "ap"]), 1, "there are: app");
+    project.run(&["backup", "setup"]).expect(0);
+    hint(project.run(&["backup", "restore", "app"]), 1, "steward backup run app");
+    hint(project.run(&["backup", "verify", "bk-none"]), 1, "steward backup list");
+    let again = project.run(&["backup", "setup"]).expect(0);
+    assert!(again.stdout.contains("it has a recovery key"), "the key is shown once: {}", again.stdout);
+    let yaml = std::fs::read_to_string(project.file("steward.yaml")).unwrap();
+    project.write("steward.yaml", format!("{yaml}backup:\n  plans:\n    nightly:\n      stores: [app, ap]\n"));
+    let wrong = project.run(&["backup", "plan"]).expect(2);
+    assert!(wrong.stderr.contains("backup.plans.nightly.stores"), "{}", wrong.stderr);
+}
