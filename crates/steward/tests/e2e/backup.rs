@@ -31,7 +31,10 @@ fn id(backup: &Value) -> String {
 }
 
 fn rows(file: &Path) -> i64 {
-    rusqlite::Connection::open(file).unwrap().query_row("SELECT count(*) FROM orders", [], |row| row.get(0)).unwrap()
+    rusqlite::Connection::open(file)
+        .unwrap()
+        .query_row("SELECT count(*) FROM orders", [], |row| row.get(0))
+        .unwrap()
 }
 
 fn restic(repository: &Path, key: &str, args: &[&str]) -> Output {
@@ -63,7 +66,11 @@ fn a_backup_is_made_proven_listed_shown_and_restored() {
     let made = project.run(&["backup", "run", "app"]).expect(0);
     assert!(made.stdout.contains("20,002 rows in 2 tables are equal"), "{}", made.stdout);
     let again = run(&project);
-    assert_eq!((&again["backup"]["level"], &again["backup"]["rows"]), (&json!("l3"), &json!(20_002)), "{again:#}");
+    assert_eq!(
+        (&again["backup"]["level"], &again["backup"]["rows"]),
+        (&json!("l3"), &json!(20_002)),
+        "{again:#}"
+    );
     let (bytes, added) = (again["backup"]["bytes"].as_u64(), again["backup"]["bytes_added"].as_u64());
     assert!(added.unwrap() < bytes.unwrap() / 20, "the second adds nearly nothing: {again:#}");
     let listed = project.run(&["backup", "list"]).expect(0);
@@ -172,7 +179,8 @@ fn what_cannot_be_backed_up_or_found_is_said_with_what_to_do() {
     let again = project.run(&["backup", "setup"]).expect(0);
     assert!(again.stdout.contains("it has a recovery key"), "the key is shown once: {}", again.stdout);
     let yaml = std::fs::read_to_string(project.file("steward.yaml")).unwrap();
-    project.write("steward.yaml", format!("{yaml}backup:\n  plans:\n    nightly:\n      stores: [app, ap]\n"));
+    project
+        .write("steward.yaml", format!("{yaml}backup:\n  plans:\n    nightly:\n      stores: [app, ap]\n"));
     let wrong = project.run(&["backup", "plan"]).expect(2);
     assert!(wrong.stderr.contains("backup.plans.nightly.stores"), "{}", wrong.stderr);
 }
