@@ -5,10 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use base64::Engine as _;
 use contract::{Context, Error, ErrorKind, Permit, Plan, Repository, StoreDirectory};
 use ledger::Ledger;
-use secrecy::SecretString;
 
 use crate::config::Config;
 use crate::door::Steward;
@@ -17,8 +15,6 @@ use crate::project::Project;
 
 /// The repository of a project that names none.
 const LOCAL: &str = "local";
-/// Random bytes of a repository's master key.
-const KEY_BYTES: usize = 64;
 
 /// Names of the project's repositories, the first of which is used where a plan names none.
 pub(crate) fn names(config: &Config) -> Vec<String> {
@@ -109,7 +105,7 @@ impl backup::Surroundings for Room<'_> {
             .hint(format!("steward backup setup {name}")));
         }
         let opened =
-            repository_restic::open(name, config, &self.project.loaded().dir, self.project.secrets())?;
+            repository_restic::open(name, &config, &self.project.loaded().dir, self.project.secrets())?;
         Ok(Arc::new(opened))
     }
 
