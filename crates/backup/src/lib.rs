@@ -11,6 +11,7 @@ mod prune;
 mod restore;
 mod retention;
 mod run;
+mod runbook;
 mod setup;
 mod suspicion;
 mod verify;
@@ -24,6 +25,7 @@ pub use prune::{PruneBackups, plan_prune, prune};
 pub use restore::{RestoreBackup, RestoreTo, plan_restore, restore};
 pub use retention::{Kept, Reason, keep};
 pub use run::{RunBackup, left, plan_run, run};
+pub use runbook::{ExportRunbook, export_runbook};
 pub use setup::{SetupRepository, plan_setup, setup};
 pub use verify::{VerifyBackup, plan_verify, verify};
 

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use contract::quantity::{size, span, thousands};
+use contract::quantity::{count, size, span, thousands};
 use contract::{Context, Effect, Error, Finding, Outcome, Request, Severity, Trigger};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -184,7 +184,7 @@ pub async fn show(ctx: &Context, around: &dyn Surroundings, request: &ShowBackup
             let dumped = &manifest.dumped;
             writeln!(
                 text,
-                "{} {} at {}, {} by {}\n{} rows in {} tables, {} parts, {}",
+                "{} {} at {}, {} by {}\n{} in {}, {}, {}",
                 dumped.kind,
                 dumped.version,
                 dumped.address,
@@ -193,9 +193,9 @@ pub async fn show(ctx: &Context, around: &dyn Surroundings, request: &ShowBackup
                     contract::BackupMethod::Physical => "physical",
                 },
                 manifest.written_by,
-                thousands(manifest.rows()),
-                dumped.tables.len(),
-                manifest.parts.len(),
+                count(manifest.rows(), "row"),
+                count(dumped.tables.len() as u64, "table"),
+                count(manifest.parts.len() as u64, "part"),
                 size(manifest.parts.iter().map(|part| part.bytes).sum()),
             )
             .expect("writing to a string does not fail");

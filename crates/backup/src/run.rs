@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use contract::quantity::{size, thousands};
+use contract::quantity::{count, size};
 use contract::{
     BackupLabel, BackupMethod, Context, DumpOptions, Dumped, Effect, Error, ErrorKind, Finding, Kept,
     Outcome, Permit, Plan, PlanStep, Preflight, Repository, Request, Severity, StepMode, Trigger,
@@ -473,10 +473,10 @@ fn told(made: &[Made], level: Level) -> Outcome {
         let said = proof.said();
         writeln!(
             text,
-            "{}: {} rows in {} tables, {}, {} of it new; {said} ({:.1} s)\n  backup {}",
+            "{}: {} in {}, {}, {} of it new; {said} ({:.1} s)\n  backup {}",
             backup.store,
-            thousands(one.manifest.rows()),
-            one.manifest.dumped.tables.len(),
+            count(one.manifest.rows(), "row"),
+            count(one.manifest.dumped.tables.len() as u64, "table"),
             size(backup.bytes.unwrap_or_default()),
             size(backup.bytes_added.unwrap_or_default()),
             one.seconds,
@@ -485,6 +485,9 @@ fn told(made: &[Made], level: Level) -> Outcome {
         .expect("writing to a string does not fail");
         for left_out in &one.manifest.dumped.left_out {
             writeln!(text, "  not in it: {left_out}").expect("writing to a string does not fail");
+        }
+        for odd in &backup.suspicions {
+            writeln!(text, "  SUSPICIOUS: {odd}").expect("writing to a string does not fail");
         }
         findings.extend(proof.findings(backup, level));
         findings.extend(backup.suspicions.iter().map(|odd| Finding {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use contract::quantity::thousands;
+use contract::quantity::{count, thousands};
 use contract::{
     CheckDepth, Context, Dumped, Effect, Error, ErrorKind, Finding, LoadTarget, Outcome, PartSource, Permit,
     Plan, PlanStep, Repository, Request, Restored, Selection, Severity, StepMode, TableDigest, Trigger,
@@ -112,9 +112,9 @@ impl Proof {
                 #[allow(clippy::cast_precision_loss)] // Tenths of a second are shown.
                 let seconds = ms as f64 / 1e3;
                 format!(
-                    "restored in {seconds:.1} s, {} rows in {} tables are equal{}",
-                    thousands(self.rows),
-                    self.tables,
+                    "restored in {seconds:.1} s, {} in {}: all as dumped{}",
+                    count(self.rows, "row"),
+                    count(self.tables as u64, "table"),
                     if self.level == Level::L4 { ", probes answered" } else { "" }
                 )
             }

@@ -13,6 +13,16 @@ pub fn thousands(n: u64) -> String {
     out
 }
 
+/// `1 row`, `12,000 rows`.
+pub fn count(n: u64, noun: &str) -> String {
+    match n {
+        1 => format!("1 {noun}"),
+        _ if noun.ends_with('y') => format!("{} {}ies", thousands(n), &noun[..noun.len() - 1]),
+        _ if noun.ends_with('x') || noun.ends_with("ch") => format!("{} {noun}es", thousands(n)),
+        _ => format!("{} {noun}s", thousands(n)),
+    }
+}
+
 /// `512 B`, `80.0 KiB`.
 pub fn size(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];

@@ -72,12 +72,8 @@ impl<'a> Room<'a> {
         if !self.steward.vault().versions(ctx, &secret).await?.is_empty() {
             return Ok(());
         }
-        let mut random = zeroize::Zeroizing::new([0_u8; KEY_BYTES]);
-        getrandom::fill(&mut *random).map_err(|cause| {
-            Error::new(ErrorKind::Unavailable, "no randomness").because(cause.to_string())
-        })?;
-        let text = SecretString::from(base64::engine::general_purpose::STANDARD.encode(*random));
-        self.steward.vault().make_for(ctx, permit, plan, &secret, &text).await
+        let key = repository_restic::new_master_key()?;
+        self.steward.vault().make_for(ctx, permit, plan, &secret, &key).await
     }
 }
 

@@ -124,7 +124,10 @@ pub(crate) async fn run(dir: &Path, surroundings: Surroundings) -> Result<(), Er
     chapter(5, "An AI call through the gateway (a simulation: a program on this machine plays the provider)");
     call_a_model(&steward, &ctx).await?;
 
-    chapter(6, "Every number can be traced, and nothing can be edited unseen");
+    chapter(6, "A backup that was restored, a table out of it, and a lost database");
+    back_up_and_recover(&steward, &ctx, dir).await?;
+
+    chapter(7, "Every number can be traced, and nothing can be edited unseen");
     let evidence = answer.value["acceptance"][0]["evidence"][0]
         .as_str()
         .map(str::to_owned)
@@ -137,7 +140,7 @@ pub(crate) async fn run(dir: &Path, surroundings: Surroundings) -> Result<(), Er
     print(&indent(&verified.text));
     steward.close().await?;
 
-    chapter(7, "Try next");
+    chapter(8, "Try next");
     let waiting = actions.iter().find_map(|action| action["approval"].as_str()).unwrap_or_default();
     let cd = dir.display();
     print(&format!(
@@ -153,6 +156,49 @@ pub(crate) async fn run(dir: &Path, surroundings: Surroundings) -> Result<(), Er
 
 async fn submit(steward: &Steward, ctx: &Context, name: &str, arguments: Value) -> Result<Answer, Error> {
     steward.submit_with(ctx, name, arguments, Options::default()).await
+}
+
+/// A backup is made and proven, a table is taken out of it, and then the database is gone.
+async fn back_up_and_recover(steward: &Steward, ctx: &Context, dir: &Path) -> Result<(), Error> {
+    let made = submit(steward, ctx, "backup.setup", json!({})).await?;
+    expect(made.status == AnswerStatus::Done, "the repository is made", &made.text)?;
+    let made = submit(steward, ctx, "backup.run", json!({ "plan": "flights" })).await?;
+    let backup = &made.value["backups"][0];
+    expect(backup["backup"]["level"] == "l3", "the backup is restored and compared", &made.text)?;
+    print(&indent(&made.text));
+    let rows = backup["backup"]["rows"].clone();
+
+    print(
+        "   Say someone has dropped the table `planes`: it comes back in a file of its own, from which its rows can be copied.",
+    );
+    let planes =
+        json!({ "backup": "flights", "tables": ["\"planes\""], "to": "beside", "name": "planes.db" });
+    let table = submit(steward, ctx, "backup.restore", planes).await?;
+    expect(table.status == AnswerStatus::Done, "the table is restored", &table.text)?;
+    print(&indent(&table.text));
+
+    // The file itself and what SQLite keeps beside it.
+    let database = dir.join("data").join("flights.db");
+    for ending in ["", "-wal", "-shm"] {
+        let mut file = database.clone().into_os_string();
+        file.push(ending);
+        drop(std::fs::remove_file(file));
+    }
+    print(
+        "   And now the database itself is gone: data/flights.db was deleted. Nothing is left to be overwritten.",
+    );
+    let whole = json!({ "backup": "flights", "to": "beside", "name": "flights.db" });
+    let restored = submit(steward, ctx, "backup.restore", whole).await?;
+    expect(
+        restored.status == AnswerStatus::Done && database.is_file(),
+        "the database is back",
+        &restored.text,
+    )?;
+    let verified = submit(steward, ctx, "store.check", json!({ "store": "flights" })).await?;
+    expect(verified.status == AnswerStatus::Done, "the store answers again", &verified.text)?;
+    let took = restored.value["restore_ms"].as_u64().unwrap_or_default();
+    print(&format!("   Back after {took} ms with all {rows} rows, every table as it was dumped.\n"));
+    Ok(())
 }
 
 /// What a program of the team does all day: asks a model through the gateway, with a key that is good for one route.

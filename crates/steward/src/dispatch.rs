@@ -198,6 +198,9 @@ pub(crate) async fn read(
         Request::DocsReference(_) => Ok(reference::show(steward.specs())),
         Request::DocsCapabilities(_) => reference::capabilities(),
         Request::BackupPlan(request) => backup::show_plans(ctx, &Room::new(steward, project), request).await,
+        Request::BackupExportRunbook(request) => {
+            backup::export_runbook(ctx, &Room::new(steward, project), request).await
+        }
         Request::BackupList(request) => backup::list(ctx, &Room::new(steward, project), request).await,
         Request::BackupShow(request) => backup::show(ctx, &Room::new(steward, project), request).await,
         _ => Err(wrong_way(request)),
@@ -585,8 +588,8 @@ async fn carry_out(
         }
         Request::BackupRestore(request) => {
             let restored = backup::restore(ctx, &Room::new(steward, project), permit, plan, request).await;
-            if request.to == backup::RestoreTo::InPlace {
-                // Open connections belong to what was there before.
+            if request.to != backup::RestoreTo::Scratch {
+                // Open connections belong to what was there before: a file that was replaced, or lost.
                 project.reconnect().await;
             }
             restored

@@ -164,6 +164,7 @@ requests! {
     BackupVerify(backup::VerifyBackup),
     BackupRestore(backup::RestoreBackup),
     BackupPrune(backup::PruneBackups),
+    BackupExportRunbook(backup::ExportRunbook),
 }
 
 fn read<R: contract::Request>(name: &str, arguments: &Value) -> Result<R, Error> {

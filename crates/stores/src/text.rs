@@ -1,6 +1,6 @@
 //! How counts, sizes and rows are written for people.
 
-pub(crate) use contract::quantity::{size, thousands};
+pub(crate) use contract::quantity::{count, size, thousands};
 use serde_json::Value;
 
 /// Why `write!` to a `String` needs no error.
@@ -12,16 +12,6 @@ const CELL_CHARS_MAX: usize = 80;
 /// The power of ten that is not less, for what changes all the time.
 pub(crate) fn magnitude(count: u64) -> u64 {
     if count == 0 { 0 } else { 10_u64.saturating_pow((count - 1).checked_ilog10().map_or(0, |log| log + 1)) }
-}
-
-/// `1 row`, `12,000 rows`.
-pub(crate) fn count(n: u64, noun: &str) -> String {
-    match n {
-        1 => format!("1 {noun}"),
-        _ if noun.ends_with('y') => format!("{} {}ies", thousands(n), &noun[..noun.len() - 1]),
-        _ if noun.ends_with('x') || noun.ends_with("ch") => format!("{} {noun}es", thousands(n)),
-        _ => format!("{} {noun}s", thousands(n)),
-    }
 }
 
 /// The verb that follows a count.

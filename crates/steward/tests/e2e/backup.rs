@@ -6,6 +6,7 @@ use std::process::{Command, Output};
 use serde_json::{Value, json};
 
 use crate::program::{Ended, Project};
+use crate::runbooks::Shop;
 
 const SHOP: &str = "CREATE TABLE orders (id INTEGER PRIMARY KEY, note TEXT NOT NULL, paid REAL); \
      CREATE INDEX orders_note ON orders (note); \
@@ -64,7 +65,7 @@ fn a_backup_is_made_proven_listed_shown_and_restored() {
     let listed = project.run(&["backup", "list"]).expect(5);
     assert!(listed.stdout.contains("app: no backup that was restored and compared"), "{}", listed.stdout);
     let made = project.run(&["backup", "run", "app"]).expect(0);
-    assert!(made.stdout.contains("20,002 rows in 2 tables are equal"), "{}", made.stdout);
+    assert!(made.stdout.contains("20,002 rows in 2 tables: all as dumped"), "{}", made.stdout);
     let again = run(&project);
     assert_eq!(
         (&again["backup"]["level"], &again["backup"]["rows"]),
@@ -110,6 +111,35 @@ fn restic_checks_lists_and_restores_what_steward_wrote() {
     assert!(!wrong.status.success());
 }
 
+/// Whoever has the runbook, the recovery key and the repository needs neither Steward nor its state.
+#[test]
+fn the_runbook_brings_a_lost_database_back_without_steward() {
+    let (project, key) = shop("");
+    let nothing = project.run(&["backup", "export-runbook"]).expect(0).stdout;
+    assert!(nothing.contains("no backup that was restored and compared"), "{nothing}");
+    run(&project);
+    let runbook = project.run(&["backup", "export-runbook"]).expect(0).stdout;
+    let commands: Vec<&str> = runbook
+        .split_once("Without Steward")
+        .unwrap()
+        .1
+        .lines()
+        .filter_map(|line| line.strip_prefix("$ "))
+        .collect();
+    assert_eq!(commands.len(), 3, "{runbook}");
+    std::fs::remove_file(project.file("app.db")).unwrap();
+    std::fs::remove_file(project.file(".steward/state.db")).unwrap();
+    std::fs::remove_file(project.file(".steward/master.key")).unwrap();
+    let done = Command::new("sh")
+        .args(["-ec", &commands.join("\n")])
+        .current_dir(project.path())
+        .env("RESTIC_PASSWORD", &key)
+        .output()
+        .unwrap();
+    assert!(done.status.success(), "{done:?}");
+    assert_eq!(rows(&project.file("app.db")), 20_000);
+}
+
 #[test]
 fn damage_is_found_named_and_escalated_and_other_backups_still_restore() {
     let (project, _) = shop("");
@@ -148,7 +178,8 @@ fn in_place_waits_for_the_pm_and_then_brings_the_rows_back() {
     run(&project);
     project.database().execute_batch("DELETE FROM orders").unwrap();
     let asked = project.run(&["backup", "restore", "app", "--to", "in_place"]).expect(3);
-    let approval = asked.stdout.split_whitespace().find(|word| word.starts_with("ap-")).unwrap().to_owned();
+    let approval =
+        asked.stdout.split_whitespace().find(|word| word.starts_with("approval-")).unwrap().to_owned();
     assert_eq!(rows(&project.file("app.db")), 0, "nothing has changed yet");
     let granted = project.run_on_terminal(
         &["approval", "grant", &approval, "--person", "maria"],
@@ -183,4 +214,57 @@ fn what_cannot_be_backed_up_or_found_is_said_with_what_to_do() {
         .write("steward.yaml", format!("{yaml}backup:\n  plans:\n    nightly:\n      stores: [app, ap]\n"));
     let wrong = project.run(&["backup", "plan"]).expect(2);
     assert!(wrong.stderr.contains("backup.plans.nightly.stores"), "{}", wrong.stderr);
+}
+
+/// A table is dropped by accident; it comes back beside the database from which it is missing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dropped_table_of_postgres_is_noticed_and_comes_back() {
+    let shop = Shop::new("backups").await;
+    let app = shop.as_app().await;
+    app.batch_execute(
+        "CREATE TABLE customers (id int PRIMARY KEY, name text NOT NULL);
+         CREATE TABLE orders (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, customer int REFERENCES customers,
+             placed timestamptz NOT NULL DEFAULT now(), note text);
+         CREATE INDEX orders_customer ON orders (customer);
+         CREATE VIEW busy AS SELECT customer, count(*) AS orders FROM orders GROUP BY customer;
+         INSERT INTO customers SELECT i, 'customer ' || i FROM generate_series(1, 500) i;
+         INSERT INTO orders (customer, note) SELECT i % 500 + 1, repeat('x', i % 300) FROM generate_series(1, 30000) i",
+    )
+    .await
+    .unwrap();
+    let project = &shop.project;
+    let admin = shop.as_admin().await;
+    let programs: String =
+        admin.query_one("SELECT setting FROM pg_config WHERE name = 'BINDIR'", &[]).await.unwrap().get(0);
+    let yaml = std::fs::read_to_string(project.file("steward.yaml")).unwrap();
+    let admins = "    admin: { user: postgres }\n";
+    assert!(yaml.contains(admins), "{yaml}");
+    project.write("steward.yaml", yaml.replace(admins, &format!("{admins}    bin_dir: {programs}\n")));
+    let run = |args: &[&str], code| tokio::task::block_in_place(|| project.run(args)).expect(code);
+    run(&["backup", "setup"], 0);
+    let made = run(&["backup", "run", "shop", "--json"], 0).json()["value"]["backups"][0].clone();
+    assert_eq!(
+        (&made["backup"]["level"], &made["proof"]["problems"]),
+        (&json!("l3"), &json!([])),
+        "{made:#}"
+    );
+    app.batch_execute("DROP TABLE orders CASCADE").await.unwrap();
+    let noticed = run(&["backup", "run", "shop"], 5);
+    assert!(
+        noticed.stdout.contains("SUSPICIOUS: no longer there: public.orders (had 30,000 rows)"),
+        "{}",
+        noticed.stdout
+    );
+    let lost = tokio::task::block_in_place(|| project.escalations("data_loss_risk"));
+    assert_eq!(lost.len(), 1, "{lost:?}");
+    let back = format!("{}_back", shop.database);
+    let backup = id(&made);
+    run(&["backup", "restore", &backup, "--tables", "public.orders", "--to", "beside", "--name", &back], 0);
+    let copy = shop.connect_to(&back).await;
+    let rows: i64 = copy.query_one("SELECT count(*) FROM orders", &[]).await.unwrap().get(0);
+    assert_eq!(rows, 30_000);
+    drop(copy);
+    admin.batch_execute(&format!("DROP DATABASE {back} WITH (FORCE)")).await.unwrap();
+    drop((app, admin));
+    shop.drop().await;
 }

@@ -13,15 +13,15 @@ const PATIENCE: Duration = Duration::from_mins(2);
 const PASSWORD: &str = "pa55word-of-the-test";
 
 /// A database of its own with an application's role, and a project that has it as the store `shop`.
-struct Shop {
-    project: Project,
+pub(crate) struct Shop {
+    pub(crate) project: Project,
     server: String,
-    database: String,
+    pub(crate) database: String,
     app: String,
 }
 
 impl Shop {
-    async fn new(case: &str) -> Self {
+    pub(crate) async fn new(case: &str) -> Self {
         Self::on(conformance::postgres(), case).await
     }
 
@@ -54,7 +54,7 @@ impl Shop {
         Self { project, server, database, app }
     }
 
-    async fn as_app(&self) -> Client {
+    pub(crate) async fn as_app(&self) -> Client {
         self.try_as_app().await.unwrap()
     }
 
@@ -68,8 +68,13 @@ impl Shop {
         connect(&self.server, &format!("{}_client", self.database), &self.database).await.unwrap()
     }
 
-    async fn as_admin(&self) -> Client {
-        connect(&self.server, "postgres", &self.database).await.unwrap()
+    pub(crate) async fn as_admin(&self) -> Client {
+        self.connect_to(&self.database).await
+    }
+
+    /// Another database of the server, as its administrator.
+    pub(crate) async fn connect_to(&self, database: &str) -> Client {
+        connect(&self.server, "postgres", database).await.unwrap()
     }
 
     /// Runs the task and gives its report; the exit code must be this one.
@@ -81,7 +86,7 @@ impl Shop {
         )
     }
 
-    async fn drop(self) {
+    pub(crate) async fn drop(self) {
         let admin = connect(&self.server, "postgres", "postgres").await.unwrap();
         admin.batch_execute(&format!("DROP DATABASE {} WITH (FORCE)", self.database)).await.unwrap();
         for role in

@@ -34,6 +34,10 @@ fn demo_ends_as_told_and_works_twice() {
     let all: serde_json::Value = serde_json::from_str(&stdout).unwrap();
     let total = &all["value"]["total"];
     assert!(total["requests"] == 1 && total["cost_usd_nanos"].as_i64() > Some(0), "{all}");
+    // The backup was restored before it counted, and the lost database is the one that the rest of the story asks.
+    let chapter = story.split_once("\n6. ").unwrap().1.split_once("\n7. ").unwrap().0;
+    assert!(chapter.contains(": all as dumped"), "{chapter}");
+    assert!(chapter.contains("Back after ") && demo.join("data/planes.db").is_file(), "{chapter}");
     let commands: Vec<&str> = story
         .split_once("Try next")
         .unwrap()
