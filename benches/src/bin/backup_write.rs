@@ -91,9 +91,9 @@ fn rows(bytes: usize, seed: &mut u64) -> Vec<u8> {
         *seed ^= *seed >> 7;
         *seed ^= *seed << 17;
         let (id, city) = (*seed % 1_000_000, *seed >> 40 & 63);
-        write!(
+        writeln!(
             text,
-            "{id}\tcustomer {id}\tcity {city}\t2026-11-{:02}\t{:016x}\t{}.{:02}\n",
+            "{id}\tcustomer {id}\tcity {city}\t2026-11-{:02}\t{:016x}\t{}.{:02}",
             id % 28 + 1,
             *seed,
             id % 997,
@@ -132,7 +132,7 @@ fn measure(command: &mut Command) -> Result<Used, Error> {
     if !status.success() {
         return Err(Error::new(ErrorKind::Other, format!("a program ended with {status}")));
     }
-    Ok(Used { wall: started.elapsed(), cpu: children_cpu()? - before, memory_mib })
+    Ok(Used { wall: started.elapsed(), cpu: children_cpu()?.saturating_sub(before), memory_mib })
 }
 
 /// Processor time of all children that have ended.
