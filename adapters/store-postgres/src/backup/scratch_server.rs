@@ -161,7 +161,8 @@ impl ScratchServer {
         };
         make_folder(&sockets)?;
         if owner.is_some() {
-            for path in [folder, &sockets] {
+            // Also the one above, which is ours alone: the server has to pass through it.
+            for path in [folder.parent().unwrap_or(folder), folder, &sockets] {
                 std::os::unix::fs::chown(path, owner, owner).map_err(cannot("its owner"))?;
             }
         }
