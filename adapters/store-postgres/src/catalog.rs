@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
 use std::pin::pin;
+use std::sync::{Mutex, PoisonError};
 
 use contract::Error;
 use futures::TryStreamExt;
@@ -26,25 +27,30 @@ const COUNTED_AT_ONCE: usize = 100;
 /// Up to this many tables, each one's files are looked at and all small ones are counted. Both open the table, which costs
 /// about 0.1 ms each; with more, the server's own record is told, which the next autovacuum brings up to date.
 const OPENED_TABLES_MAX: i64 = 300;
+/// Tables whose checks are printed by one statement: few, so that two sessions share them evenly.
+const CHECKED_AT_ONCE: usize = 25;
 /// Type `varchar`, whose operator class is that of `text`.
 const VARCHAR: u32 = 1043;
 const TEXT: u32 = 25;
 
 /// What a transaction that inspects begins with. With an empty search path the server prints every name with its schema,
-/// whatever the login's settings are. To start processes that help with a catalog costs more than their help.
-pub(crate) const SETTINGS: &str = "SET LOCAL search_path = ''; SET LOCAL max_parallel_workers_per_gather = 0";
+/// whatever the login's settings are. To start processes that help with a catalog costs more than their help, and so does
+/// compiling a statement that runs once.
+pub(crate) const SETTINGS: &str =
+    "SET LOCAL search_path = ''; SET LOCAL max_parallel_workers_per_gather = 0; SET LOCAL jit = off";
 /// From this size of the catalog's table of columns on, a second session helps more than it costs to connect.
 const SHARED_CATALOG_BYTES_MIN: i64 = 1 << 20;
 
 /// Prepares a transaction that sees one state of the data. Where the catalog is large, a snapshot of that state comes
 /// back, by which a second session can see the same.
 pub(crate) async fn begin(client: &Client) -> Result<Option<String>, Error> {
-    client.batch_execute(SETTINGS).await.map_err(|error| translate(&error))?;
     let shared: [(&(dyn ToSql + Sync), Type); 1] = [(&SHARED_CATALOG_BYTES_MIN, Type::INT8)];
     let sql =
         "SELECT CASE WHEN pg_relation_size('pg_catalog.pg_attribute') >= $1 THEN pg_export_snapshot() END";
-    let answers: Vec<Option<String>> =
-        ask(client, sql, &shared, |row| row.get(0)).await.map_err(|error| translate(&error))?;
+    // Sent together.
+    let ((), answers): ((), Vec<Option<String>>) =
+        tokio::try_join!(client.batch_execute(SETTINGS), ask(client, sql, &shared, |row| row.get(0)))
+            .map_err(|error| translate(&error))?;
     Ok(answers.into_iter().flatten().next())
 }
 
@@ -102,9 +108,9 @@ async fn read(
     };
     let helper = second.as_ref().map_or(client, |second| &second.session().client);
     // Sent one behind the other, so that the server works on the next while this side reads the one before.
-    let (columns, rest) =
-        tokio::join!(Box::pin(tables.read_more(client, helper, &oids)), Box::pin(Rest::read(client)));
-    match (columns, rest) {
+    let (more, rest) =
+        tokio::join!(Box::pin(tables.read_more(client, helper, &oids)), Box::pin(Rest::read(helper)));
+    match (more, rest) {
         (Ok(()), Ok(rest)) => Ok((tables, rest, second)),
         (Err(error), rest) => Err((cause(error, rest.err()), second)),
         (Ok(()), Err(error)) => Err((error, second)),
@@ -167,6 +173,8 @@ struct Tables {
     /// Size, oid.
     countable: Vec<(i64, u32)>,
     partitions: HashMap<u32, Vec<u32>>,
+    /// Those with checks.
+    checked: Vec<u32>,
 }
 
 struct Found {
@@ -208,6 +216,7 @@ struct ColumnRow {
 }
 
 struct ConstraintRow {
+    oid: u32,
     table_oid: u32,
     name: String,
     kind: i8,
@@ -216,6 +225,7 @@ struct ConstraintRow {
     index_oid: u32,
     parent: Option<ParentRow>,
     expression: Option<String>,
+    no_inherit: bool,
     definition: Option<String>,
 }
 
@@ -269,7 +279,12 @@ impl Quoting {
 impl Tables {
     /// The tables and their oids.
     async fn read(client: &Client) -> Result<(Self, Vec<u32>), tokio_postgres::Error> {
-        let mut out = Self { by_oid: HashMap::new(), countable: Vec::new(), partitions: HashMap::new() };
+        let mut out = Self {
+            by_oid: HashMap::new(),
+            countable: Vec::new(),
+            partitions: HashMap::new(),
+            checked: Vec::new(),
+        };
         let sizes: [(&(dyn ToSql + Sync), Type); 2] =
             [(&COUNTED_TABLE_BYTES_MAX, Type::INT8), (&OPENED_TABLES_MAX, Type::INT8)];
         let mut oids: Vec<u32> = Vec::new();
@@ -278,7 +293,7 @@ impl Tables {
         Ok((out, oids))
     }
 
-    /// What belongs to the tables. What `helper` is asked takes about as long as what `client` is.
+    /// What belongs to the tables. Besides what is asked of each session, both take a part of the checks until none is left.
     async fn read_more(
         &mut self,
         client: &Client,
@@ -288,8 +303,10 @@ impl Tables {
         let of_tables: [(&(dyn ToSql + Sync), Type); 1] = [(oids, Type::OID_ARRAY)];
         let of_indexes: [(&(dyn ToSql + Sync), Type); 2] =
             [(oids, Type::OID_ARRAY), (&OPENED_TABLES_MAX, Type::INT8)];
-        let (columns, constraints, indexes, triggers, classes, quoting) = tokio::try_join!(
-            ask(client, include_str!("sql/columns.sql"), &of_tables, column_row),
+        let checked = std::mem::take(&mut self.checked);
+        let parts = Mutex::new(checked.chunks(CHECKED_AT_ONCE));
+        let (columns, constraints, indexes, triggers, classes, quoting, checks) = tokio::try_join!(
+            columns(client, &of_tables),
             ask(helper, include_str!("sql/constraints.sql"), &of_tables, constraint_row),
             ask(client, include_str!("sql/indexes.sql"), &of_indexes, index_row),
             ask(helper, include_str!("sql/triggers.sql"), &of_tables, |row| (row.get(0), row.get(1))),
@@ -298,14 +315,23 @@ impl Tables {
                 reserved: row.get::<_, Vec<String>>(0).into_iter().collect(),
                 always: row.get(1),
             }),
+            // Two of each session: while this side reads one answer, the server works on the next.
+            futures::future::try_join_all(
+                [client, helper, client, helper].map(|of| check_expressions(of, &parts))
+            ),
         )?;
-        self.add_columns(client, columns).await?;
+        self.add_columns(columns);
+        let mut checks: HashMap<u32, Option<String>> = checks.into_iter().flatten().collect();
         let backing: HashSet<u32> = constraints
             .iter()
             .filter(|constraint| constraint.kind != FOREIGN && constraint.kind != CHECK)
             .map(|constraint| constraint.index_oid)
             .collect();
-        for constraint in constraints {
+        for mut constraint in constraints {
+            if constraint.kind == CHECK {
+                constraint.expression =
+                    constraint.expression.or_else(|| checks.remove(&constraint.oid).flatten());
+            }
             self.add_constraint(constraint);
         }
         let classes: HashMap<u32, u32> = classes.into_iter().collect();
@@ -316,34 +342,13 @@ impl Tables {
         Ok(())
     }
 
-    async fn add_columns(
-        &mut self,
-        client: &Client,
-        columns: Vec<ColumnRow>,
-    ) -> Result<(), tokio_postgres::Error> {
-        let mut types: HashMap<(u32, i32, u32), String> = HashMap::new();
-        for row in &columns {
-            types.entry((row.key.type_oid, row.type_modifier, row.key.collation_oid)).or_default();
-        }
-        let (mut kinds, mut modifiers, mut collations) = (Vec::new(), Vec::new(), Vec::new());
-        for (kind, modifier, collation) in types.keys() {
-            kinds.push(*kind);
-            modifiers.push(*modifier);
-            collations.push(*collation);
-        }
-        let wanted: [(&(dyn ToSql + Sync), Type); 3] =
-            [(&kinds, Type::OID_ARRAY), (&modifiers, Type::INT4_ARRAY), (&collations, Type::OID_ARRAY)];
-        ask(client, include_str!("sql/types.sql"), &wanted, |row| {
-            types.insert((row.get(0), row.get(1), row.get(2)), row.get(3));
-        })
-        .await?;
+    fn add_columns(&mut self, (columns, types): (Vec<ColumnRow>, Types)) {
         for ColumnRow { table_oid, key, type_modifier, mut column } in columns {
             column.native_type.clone_from(&types[&(key.type_oid, type_modifier, key.collation_oid)]);
             let found = self.of(table_oid);
             found.columns.push(key);
             found.table.columns.push(column);
         }
-        Ok(())
     }
 
     /// Writes plain indexes itself, exactly as the server would, and has the others printed.
@@ -449,6 +454,9 @@ impl Tables {
         if row.get::<_, Option<bool>>("countable") == Some(true) {
             self.countable.push((size, oid));
         }
+        if row.get("checked") {
+            self.checked.push(oid);
+        }
         let table = Table {
             name: TableName { namespace: row.get("namespace"), name: row.get("name") },
             columns: Vec::new(),
@@ -512,11 +520,13 @@ impl Tables {
                 actions,
                 validated: row.validated,
             }),
-            (CHECK, _) => table.checks.push(Check {
-                name,
-                expression: row.expression.unwrap_or_default(),
-                validated: row.validated,
-            }),
+            (CHECK, _) => {
+                let mut expression = row.expression.unwrap_or_default();
+                if row.no_inherit && !expression.is_empty() {
+                    expression.push_str(" NO INHERIT");
+                }
+                table.checks.push(Check { name, expression, validated: row.validated });
+            }
             _ => {} // An exclusion is told by its definition.
         }
     }
@@ -608,6 +618,51 @@ const UNIQUE: i8 = b'u'.cast_signed();
 const FOREIGN: i8 = b'f'.cast_signed();
 const CHECK: i8 = b'c'.cast_signed();
 
+/// Types as they are written, by oid, modifier and collation.
+type Types = HashMap<(u32, i32, u32), String>;
+
+/// The columns of all tables, and the types that they have.
+async fn columns(
+    client: &Client,
+    of_tables: &[(&(dyn ToSql + Sync), Type)],
+) -> Result<(Vec<ColumnRow>, Types), tokio_postgres::Error> {
+    let columns = ask(client, include_str!("sql/columns.sql"), of_tables, column_row).await?;
+    let mut types = Types::new();
+    for row in &columns {
+        types.entry((row.key.type_oid, row.type_modifier, row.key.collation_oid)).or_default();
+    }
+    let (mut kinds, mut modifiers, mut collations) = (Vec::new(), Vec::new(), Vec::new());
+    for (kind, modifier, collation) in types.keys() {
+        kinds.push(*kind);
+        modifiers.push(*modifier);
+        collations.push(*collation);
+    }
+    let wanted: [(&(dyn ToSql + Sync), Type); 3] =
+        [(&kinds, Type::OID_ARRAY), (&modifiers, Type::INT4_ARRAY), (&collations, Type::OID_ARRAY)];
+    ask(client, include_str!("sql/types.sql"), &wanted, |row| {
+        types.insert((row.get(0), row.get(1), row.get(2)), row.get(3));
+    })
+    .await?;
+    Ok((columns, types))
+}
+
+/// Conditions of checks by their oid, of one part of the tables after the other until none is left.
+async fn check_expressions(
+    client: &Client,
+    parts: &Mutex<std::slice::Chunks<'_, u32>>,
+) -> Result<Vec<(u32, Option<String>)>, tokio_postgres::Error> {
+    let next = || parts.lock().unwrap_or_else(PoisonError::into_inner).next().map(<[u32]>::to_vec);
+    let mut out = Vec::new();
+    while let Some(oids) = next() {
+        let of_tables: [(&(dyn ToSql + Sync), Type); 1] = [(&oids, Type::OID_ARRAY)];
+        let part = ask(client, include_str!("sql/check_expressions.sql"), &of_tables, |row| {
+            (row.get(0), row.get(1))
+        });
+        out.extend(part.await?);
+    }
+    Ok(out)
+}
+
 // Columns by their place: to look for a name among them, for each of ten thousand rows, shows.
 
 fn column_row(row: &Row) -> ColumnRow {
@@ -645,6 +700,8 @@ fn constraint_row(row: &Row) -> ConstraintRow {
         parent,
         expression: row.get(12),
         definition: row.get(13),
+        oid: row.get(14),
+        no_inherit: row.get(15),
     }
 }
 

@@ -8,14 +8,17 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{ClientConfig, DigitallySignedStruct, NamedGroup, RootCertStore, SignatureScheme};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::config::Tls;
 
 /// What opens encrypted connections in this mode. Reads files, so it belongs on a blocking thread.
 pub(crate) fn connector(mode: Tls, ca_file: Option<&Path>) -> Result<MakeRustlsConnect, Error> {
-    let provider = Arc::new(aws_lc_rs::default_provider());
+    let mut provider = aws_lc_rs::default_provider();
+    // What servers before 18 take when nobody set it; to offer another one first costs a round trip.
+    provider.kx_groups.sort_by_key(|group| group.name() != NamedGroup::secp256r1);
+    let provider = Arc::new(provider);
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .map_err(|error| Error::new(ErrorKind::Other, "cannot set up TLS").because(error))?;

@@ -621,6 +621,41 @@ async fn inspect_tells_what_only_postgres_has() {
     );
 }
 
+#[tokio::test]
+async fn checks_are_told_as_the_server_prints_them() {
+    let database = database("checks").await;
+    database
+        .admin(
+            "CREATE TABLE t (a int, b text, CONSTRAINT always CHECK (true), CONSTRAINT fixed CHECK (length('x') > 0) NO INHERIT,
+               CONSTRAINT one CHECK (a > 0) NO INHERIT, CONSTRAINT two CHECK (a > 0 OR b = 'x'), CONSTRAINT whole CHECK (t IS NOT NULL));
+             ALTER TABLE t ADD CONSTRAINT late CHECK (b <> 'é') NOT VALID;
+             CREATE TABLE parted (a int CHECK (a < 9), at date) PARTITION BY RANGE (at);
+             CREATE TABLE parted_1 PARTITION OF parted FOR VALUES FROM ('2026-01-01') TO ('2027-01-01')",
+        )
+        .await;
+    let schema = database.store().relational().unwrap().inspect(&ctx()).await.unwrap();
+    let told: Vec<(String, String, bool)> = schema
+        .tables
+        .iter()
+        .flat_map(|table| &table.checks)
+        .map(|check| (check.name.clone(), check.expression.clone(), check.validated))
+        .collect();
+    let check = |name: &str, expression: &str, validated| (name.to_owned(), expression.to_owned(), validated);
+    assert_eq!(
+        told,
+        [
+            check("parted_a_check", "(a < 9)", true),
+            check("parted_a_check", "(a < 9)", true),
+            check("always", "true", true),
+            check("fixed", "(length('x'::text) > 0) NO INHERIT", true),
+            check("late", "(b <> 'é'::text)", false),
+            check("one", "(a > 0) NO INHERIT", true),
+            check("two", "((a > 0) OR (b = 'x'::text))", true),
+            check("whole", "(t.* IS NOT NULL)", true),
+        ]
+    );
+}
+
 /// With more tables than are worth opening one by one, the server's record is told, and said to be an estimate.
 #[tokio::test]
 async fn thousand_tables_are_told_by_the_servers_record() {
@@ -987,12 +1022,21 @@ async fn second_session_that_is_lost_is_done_without() {
     // Tables that the server has never looked at would be opened by the first.
     database.admin("ANALYZE").await;
     let store = database.store();
-    // To print a check the server opens its table, which waits for who has it locked.
+    // To print a check the server opens its table, which waits for who has it locked. Both sessions print some.
     let holder = database.connect_as_superuser().await;
-    holder.batch_execute("BEGIN; LOCK TABLE t330 IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    holder
+        .batch_execute(
+            "BEGIN; DO $$ BEGIN FOR n IN 1..330 LOOP
+               EXECUTE format('LOCK TABLE t%s IN ACCESS EXCLUSIVE MODE', n);
+             END LOOP; END $$",
+        )
+        .await
+        .unwrap();
     let ending = async {
-        let waiting = "SELECT coalesce(max(pid), 0)::text FROM pg_stat_activity WHERE datname = current_database() \
-                       AND application_name = 'steward' AND wait_event_type = 'Lock'";
+        let waiting = "SELECT CASE WHEN count(*) = 2 THEN max(pid) FILTER (WHERE newest) ELSE 0 END::text FROM (
+                         SELECT pid, backend_start = max(backend_start) OVER () AS newest FROM pg_stat_activity
+                         WHERE datname = current_database() AND application_name = 'steward' AND wait_event_type = 'Lock'
+                       ) AS waiting";
         let helper = loop {
             match database.text(waiting).await.as_str() {
                 "0" => tokio::time::sleep(Duration::from_millis(5)).await,

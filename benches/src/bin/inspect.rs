@@ -47,7 +47,9 @@ fn main() -> Result<(), Error> {
 fn schema() -> String {
     let mut script = String::from("BEGIN;\n");
     for table in 0..TABLES {
-        let columns: Vec<String> = (1..COLUMNS).map(|n| format!("c{n} {}", TYPES[n % TYPES.len()])).collect();
+        let columns: Vec<String> = (1..COLUMNS)
+            .map(|n| format!("c{n} {}", TYPES[n % TYPES.len()].replace('?', &format!("c{n}"))))
+            .collect();
         writeln!(script, "CREATE TABLE t{table} (id bigint PRIMARY KEY, {});", columns.join(", "))
             .expect("writing to a string does not fail");
         writeln!(script, "CREATE INDEX ON t{table} (c1, c2);").expect("writing to a string does not fail");
@@ -61,7 +63,9 @@ fn schema() -> String {
     script
 }
 
-const TYPES: [&str; 4] = ["bigint", "text NOT NULL DEFAULT ''", "timestamptz", "numeric(12,2) CHECK (true)"];
+/// With `?` for the column's name.
+const TYPES: [&str; 4] =
+    ["bigint", "text NOT NULL DEFAULT ''", "timestamptz", "numeric(12,2) CHECK (? >= 0)"];
 
 fn measure(steward: &Path, pg_dump: &Path, url: &str) -> Result<(), Error> {
     let dir = tempfile::tempdir().map_err(other)?;

@@ -30,13 +30,14 @@ SELECT
     CASE WHEN c.condeferrable THEN 'DEFERRABLE' END,
     CASE WHEN c.condeferred THEN 'INITIALLY DEFERRED' END
   ) END AS actions,
-  CASE WHEN c.contype = 'c' THEN
-    pg_get_expr(c.conbin, c.conrelid) || CASE WHEN c.connoinherit THEN ' NO INHERIT' ELSE '' END
-  END AS expression,
+  -- One that names no column is printed without the table, so that the server does not open it; the others are asked for apart.
+  CASE WHEN c.contype = 'c' AND c.conkey IS NULL THEN pg_get_expr(c.conbin, 0) END AS expression,
   -- What the other columns do not say: exclusions, and keys that are checked late.
   CASE WHEN c.contype = 'x' OR c.contype IN ('p', 'u') AND c.condeferrable THEN
     format('CONSTRAINT %I %s', c.conname, pg_get_constraintdef(c.oid))
-  END AS definition
+  END AS definition,
+  c.oid,
+  c.connoinherit
 FROM pg_constraint c
 LEFT JOIN pg_class p ON p.oid = c.confrelid AND NOT c.confrelid = ANY ($1)
 LEFT JOIN pg_namespace pn ON pn.oid = p.relnamespace

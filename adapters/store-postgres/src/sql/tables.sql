@@ -29,7 +29,8 @@ SELECT
   size.bytes AS size_bytes,
   c.relkind = 'r' AND NOT c.relrowsecurity AND size.measured AND size.bytes <= $1
     AND has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT') AS countable,
-  quote_ident(n.nspname) || '.' || quote_ident(c.relname) AS quoted_name
+  quote_ident(n.nspname) || '.' || quote_ident(c.relname) AS quoted_name,
+  c.relchecks > 0 AS checked
 FROM pg_class c
 JOIN pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN pg_class toast ON toast.oid = c.reltoastrelid
