@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use cedar_policy::ffi::DetailedError;
@@ -94,6 +94,12 @@ impl Authority {
     ///
     /// `Other`: the embedded policies do not parse, which a test rules out.
     pub fn built_in() -> Result<Authority, Error> {
+        // Parsed once for all projects.
+        static READ: LazyLock<Result<Authority, Error>> = LazyLock::new(Authority::read_built_in);
+        READ.clone()
+    }
+
+    fn read_built_in() -> Result<Authority, Error> {
         let mut policies = Vec::new();
         let mut texts = BTreeMap::new();
         for (file, source) in BUILT_IN {

@@ -118,7 +118,7 @@ fn a_policy_that_demands_an_approval_can_be_tested() {
 fn every_request_names_an_action_of_the_matrix() {
     use authority::*;
     fn action<R: Request>() -> (&'static str, &'static str, serde_json::Value) {
-        (R::NAME, R::ACTION, RequestSpec::of::<R>().schema)
+        (R::NAME, R::ACTION, RequestSpec::of::<R>().schema.clone())
     }
     let authority = Authority::built_in().unwrap();
     for (name, action, schema) in [

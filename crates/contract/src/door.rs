@@ -1,5 +1,7 @@
 //! The one door, as rooms see it.
 
+use std::sync::LazyLock;
+
 use async_trait::async_trait;
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -38,7 +40,7 @@ pub trait Request: Serialize + DeserializeOwned + JsonSchema + Send + 'static {
 }
 
 /// A request type as data.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug)]
 pub struct RequestSpec {
     /// Noun and verb.
     pub name: &'static str,
@@ -52,14 +54,13 @@ pub struct RequestSpec {
     pub action: &'static str,
     /// Fields taken by position on the command line.
     pub positional: &'static [&'static str],
-    /// JSON Schema (2020-12) of the arguments: an object.
-    pub schema: Value,
+    /// JSON Schema (2020-12) of the arguments: an object. Made when it is first looked at: a command needs few of them.
+    pub schema: LazyLock<Value>,
 }
 
 impl RequestSpec {
     /// The data of request type `R`.
     pub fn of<R: Request>() -> Self {
-        let schema = serde_json::to_value(schemars::schema_for!(R)).expect("a schema is JSON");
         Self {
             name: R::NAME,
             summary: R::SUMMARY,
@@ -67,7 +68,9 @@ impl RequestSpec {
             effect: R::EFFECT,
             action: R::ACTION,
             positional: R::POSITIONAL,
-            schema,
+            schema: LazyLock::new(|| {
+                serde_json::to_value(schemars::schema_for!(R)).expect("a schema is JSON")
+            }),
         }
     }
 }

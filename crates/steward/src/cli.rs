@@ -77,6 +77,12 @@ const EVERYWHERE: &str = "Options of every command";
 
 /// The whole command line.
 pub(crate) fn command(specs: &[RequestSpec]) -> Command {
+    command_of(specs, |_| true)
+}
+
+/// The command line, of which only those nouns and verbs are whole that may be written in it. To make them all takes longer
+/// than much that is asked for.
+fn command_of(specs: &[RequestSpec], written: impl Fn(&str) -> bool) -> Command {
     let mut root = Command::new("steward")
         .version(env!("CARGO_PKG_VERSION"))
         .about("The data engineer that people and agents delegate to")
@@ -130,10 +136,10 @@ pub(crate) fn command(specs: &[RequestSpec]) -> Command {
                 .help("Log lines on standard error: error, warn, info, debug, or a filter such as `stores=debug`"),
         );
     for (noun, about) in NOUNS {
-        let mut command = noun_command(specs, noun, about);
+        let mut command = noun_command(specs, noun, about, &written);
         for (_, inner) in INNER.iter().filter(|(outer, _)| outer == noun) {
             let about = NOUNS.iter().find(|(known, _)| known == inner).map_or("", |(_, about)| *about);
-            command = command.subcommand(noun_command(specs, inner, about));
+            command = command.subcommand(noun_command(specs, inner, about, &written));
         }
         root = root.subcommand(command);
     }
@@ -193,7 +199,21 @@ pub(crate) fn command(specs: &[RequestSpec]) -> Command {
     )
 }
 
-fn noun_command(specs: &[RequestSpec], noun: &'static str, about: &'static str) -> Command {
+/// Reads a command line. Where it is not understood, or help is asked for, the whole of it says so.
+fn parse(specs: &[RequestSpec], args: &[OsString]) -> Result<ArgMatches, clap::Error> {
+    let few = command_of(specs, |word| args.iter().any(|arg| arg == word));
+    few.try_get_matches_from(args).or_else(|_| command(specs).try_get_matches_from(args))
+}
+
+fn noun_command(
+    specs: &[RequestSpec],
+    noun: &'static str,
+    about: &'static str,
+    written: &impl Fn(&str) -> bool,
+) -> Command {
+    if !written(noun) {
+        return Command::new(noun).about(about);
+    }
     let of_noun: Vec<&RequestSpec> = specs.iter().filter(|spec| split(spec.name).0 == noun).collect();
     let mut command = Command::new(noun).about(about);
     if let Some(default) = default_spec(specs, noun) {
@@ -208,7 +228,12 @@ fn noun_command(specs: &[RequestSpec], noun: &'static str, about: &'static str) 
     }
     // Also the default verb can be written out.
     for spec in of_noun {
-        command = command.subcommand(arguments::command(spec, split(spec.name).1.to_owned()));
+        let verb = split(spec.name).1;
+        command = command.subcommand(if written(verb) {
+            arguments::command(spec, verb.to_owned())
+        } else {
+            Command::new(verb).about(spec.summary)
+        });
     }
     command
 }
@@ -233,7 +258,7 @@ async fn obey(args: Vec<OsString>, surroundings: Surroundings) -> u8 {
     let specs = request::specs();
     // Where the arguments cannot be understood, whether JSON is wanted is seen from the words alone.
     let wants_json = args.iter().take_while(|arg| *arg != "--").any(|arg| arg == "--json");
-    let matches = match command(&specs).try_get_matches_from(args) {
+    let matches = match parse(&specs, &args) {
         Ok(matches) => matches,
         Err(error) => {
             // Help and version are answers, the rest is wrong usage.
@@ -682,8 +707,13 @@ mod tests {
         let mut wrong = Vec::new();
         for spec in &specs {
             let example = spec.example.rsplit_once("| ").map_or(spec.example, |(_, command)| command);
-            if let Err(error) = command(&specs).try_get_matches_from(words(example)) {
-                wrong.push(format!("{}: {example}\n{error}", spec.name));
+            let words = words(example);
+            match command(&specs).try_get_matches_from(&words) {
+                Ok(matches) => {
+                    let args: Vec<OsString> = words.into_iter().map(OsString::from).collect();
+                    assert_eq!(parse(&specs, &args).ok(), Some(matches), "{example}");
+                }
+                Err(error) => wrong.push(format!("{}: {example}\n{error}", spec.name)),
             }
         }
         assert!(wrong.is_empty(), "{}", wrong.join("\n"));
@@ -706,10 +736,16 @@ mod tests {
             for line in text.lines().filter_map(|line| line.trim().strip_prefix("$ steward ")) {
                 count += 1;
                 let line = line.split(" #").next().unwrap_or(line).trim_end_matches('\\').trim();
-                if let Err(error) = command(&specs).try_get_matches_from(words(&format!("steward {line}")))
-                    && error.use_stderr()
-                {
-                    wrong.push(format!("{}: steward {line}\n{error}", file.display()));
+                let words = words(&format!("steward {line}"));
+                let args: Vec<OsString> = words.iter().map(OsString::from).collect();
+                match (command(&specs).try_get_matches_from(words), parse(&specs, &args)) {
+                    (Ok(whole), few) => assert_eq!(few.ok(), Some(whole), "{line}"),
+                    (Err(error), few) => {
+                        assert_eq!(few.err().map(|few| few.to_string()), Some(error.to_string()), "{line}");
+                        if error.use_stderr() {
+                            wrong.push(format!("{}: steward {line}\n{error}", file.display()));
+                        }
+                    }
                 }
             }
         }

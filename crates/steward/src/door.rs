@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use authority::{Approvals, Approved, Decision, Facts, People, Question, Tokens, WRONG_PASSPHRASES_MAX};
+use authority::{
+    Approvals, Approved, Authority, Decision, Facts, People, Question, Tokens, WRONG_PASSPHRASES_MAX,
+};
 use contract::{
     Actor, Answer, AnswerStatus, Clock, Context, Decided, Door, Effect, Error, ErrorKind, Evidence, Finding,
     Outcome, Permit, Plan, PlanDigest, RequestSpec, SecretSource, Severity, SystemClock, Trigger,
@@ -117,10 +119,15 @@ impl Steward {
         } else {
             MasterKey::load(&source)?
         };
+        // The policies are parsed while the state is opened; both take a while.
+        let policies = tokio::task::spawn_blocking(|| Authority::built_in().map(drop));
         let keys = ledger::Keys { seal: master.derive("ledger/seal"), sign: master.derive("ledger/sign") };
         let options =
             ledger::Options { clock: Arc::clone(&clock), ..ledger::Options::new(head_file(&state)) };
         let ledger = Ledger::open(&state, keys, options).await?;
+        policies.await.map_err(|cause| {
+            Error::new(ErrorKind::Other, "cannot read the built-in policies").because(cause)
+        })??;
         let vault = Arc::new(Vault::new(ledger.clone(), &master));
         let redactor = vault.redactor().clone();
         let fingerprints = Fingerprints::new(&master.derive("gateway/virtual_keys"));

@@ -176,7 +176,7 @@ fn describe(specs: &[RequestSpec], name: &str) -> Result<CallToolResult, Error> 
     let changes = Request::leads_to_changes(spec.name, spec.effect);
     let effect = if changes { Effect::Change } else { Effect::Read };
     let value =
-        json!({ "request": spec.name, "summary": spec.summary, "effect": effect, "arguments": spec.schema });
+        json!({ "request": spec.name, "summary": spec.summary, "effect": effect, "arguments": *spec.schema });
     let mut result = CallToolResult::success(vec![ContentBlock::text(value.to_string())]);
     result.structured_content = Some(value);
     Ok(result)

@@ -3,7 +3,7 @@
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)] // Each test binary uses its part.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
+use std::sync::{LazyLock, Mutex};
 
 use async_trait::async_trait;
 use contract::{
@@ -157,7 +157,8 @@ pub struct FakeDoor {
 }
 
 fn spec(name: &'static str, effect: Effect) -> RequestSpec {
-    RequestSpec { name, summary: "", example: "", effect, action: "", positional: &[], schema: json!({}) }
+    let schema = LazyLock::new(|| json!({}));
+    RequestSpec { name, summary: "", example: "", effect, action: "", positional: &[], schema }
 }
 
 impl FakeDoor {
