@@ -40,7 +40,7 @@ pub use batch::{BATCH, Batch, BatchPosition, BatchProgress, Batches, ReplicaLag}
 pub use content::Content;
 pub use context::{Clock, Context, SystemClock, TestClock};
 pub use counters::{Share, SharedCounters, Slice, SliceSpent, TakeShare, TakeSlice};
-pub use digest::{canonical_json, sha256_hex};
+pub use digest::{canonical_json, json_sha256_hex, sha256_hex};
 pub use door::{Door, Effect, Request, RequestSpec};
 pub use error::{Error, ErrorKind, Retry};
 pub use escalation::Trigger;

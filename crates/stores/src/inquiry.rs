@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use contract::{
     Context, Error, ErrorKind, Evidence, Limits, Query, Relational, Rows, Store, StoreDirectory,
-    canonical_json, sha256_hex,
+    canonical_json, json_sha256_hex, sha256_hex,
 };
 use schema::{Dialect, Schema, TableName};
 use serde_json::{Value, json};
@@ -135,8 +135,7 @@ pub(crate) fn rows_answer(rows: &Rows, parameters: &[Value]) -> Value {
 /// SHA-256 of the structure, without counts and sizes.
 pub(crate) fn structure_digest(schema: &mut Schema) -> String {
     // Fields in the order of their declaration and lists sorted by the adapter: no canonical form is needed.
-    let json = schema.look_at_structure(|structure| serde_json::to_vec(structure).expect("a schema is JSON"));
-    sha256_hex(&json)
+    schema.look_at_structure(json_sha256_hex)
 }
 
 /// A count, which travels as a string when it is large.
