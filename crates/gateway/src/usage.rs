@@ -27,8 +27,8 @@ use crate::usd::Usd;
 const OUTSTANDING_MAX: usize = 20_000;
 /// The same while the state file cannot be written.
 pub(crate) const OUTSTANDING_WHILE_FAILING_MAX: usize = 4_000;
-/// Requests in one batch.
-const BATCH_MAX: usize = 500;
+/// Notes in one batch, of which a request that is written at once has two. What is written is in memory three times.
+const BATCH_MAX: usize = 256;
 
 const INSERT_ROW: &str = include_str!("sql/insert_usage.sql");
 const ADD_SPENT: &str = "INSERT INTO ai_accounts (project, account, period_us, spent_usd_nanos) VALUES (?, ?, ?, ?) \
@@ -127,21 +127,21 @@ impl UsageRow {
         serde_json::from_str(&self.receipt).unwrap_or_default()
     }
 
-    pub(crate) fn insert(&self, write: Write, batch: &str, hash: &str) -> Write {
+    pub(crate) fn insert(&self, write: Write, batch: &Arc<str>, hash: String) -> Write {
         let tokens = |count: u64| Value::from(count);
         let micro = |value: Option<i64>| value.map_or(Value::Null, Value::Integer);
         write.exec(
             INSERT_ROW,
             vec![
                 (&self.id).into(),
-                (&*self.project).into(),
+                (&self.project).into(),
                 self.at.into(),
-                (&*self.key_id).into(),
-                (&*self.key_name).into(),
-                (&*self.person).into(),
-                (&*self.route).into(),
-                (&*self.provider).into(),
-                (&*self.model).into(),
+                (&self.key_id).into(),
+                (&self.key_name).into(),
+                (&self.person).into(),
+                (&self.route).into(),
+                (&self.provider).into(),
+                (&self.model).into(),
                 self.operation.into(),
                 self.streaming.into(),
                 self.tier.as_str().into(),
@@ -156,13 +156,13 @@ impl UsageRow {
                 self.estimated.into(),
                 self.cost.nanos().into(),
                 (&self.price_row).into(),
-                (&*self.price_table).into(),
+                (&self.price_table).into(),
                 self.ending.into(),
                 i64::from(self.status).into(),
                 self.cache.into(),
                 micro(self.first_byte_us),
                 self.took_us.into(),
-                (&*self.receipt).into(),
+                (&self.receipt).into(),
                 batch.into(),
                 hash.into(),
             ],
@@ -576,9 +576,13 @@ impl Outbox {
 
     fn take(&self) -> Vec<Note> {
         let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = notes.len().min(BATCH_MAX);
-        self.writing.store(count > 0, Ordering::Release);
-        notes.drain(..count).collect()
+        self.writing.store(!notes.is_empty(), Ordering::Release);
+        if notes.len() <= BATCH_MAX {
+            // With its room: that of the most that ever waited would be held for good.
+            return std::mem::take(&mut *notes);
+        }
+        let rest = notes.split_off(BATCH_MAX);
+        std::mem::replace(&mut *notes, rest)
     }
 
     fn put_back(&self, mut unwritten: Vec<Note>) {
@@ -754,13 +758,13 @@ pub(crate) fn write_rows(mut write: Write, project: &str, rows: &[UsageRow]) -> 
     let mut buffer = Vec::new();
     let hashes: Vec<String> = rows.iter().map(|row| row.hash(&mut buffer)).collect();
     let root = root(hashes.iter().map(String::as_str));
-    let batch = format!("ub_{}_{}", rows[0].id.trim_start_matches("req_"), &root[..8]);
-    for (row, hash) in rows.iter().zip(&hashes) {
+    let batch: Arc<str> = format!("ub_{}_{}", rows[0].id.trim_start_matches("req_"), &root[..8]).into();
+    for (row, hash) in rows.iter().zip(hashes) {
         write = row.insert(write, &batch, hash);
     }
     let cost: i128 = rows.iter().map(|row| i128::from(row.cost.nanos())).sum();
     let body = json!({
-        "batch": batch, "root": root, "rows": rows.len(), "first": rows[0].id, "last": rows[rows.len() - 1].id,
+        "batch": &*batch, "root": root, "rows": rows.len(), "first": rows[0].id, "last": rows[rows.len() - 1].id,
         "cost_usd_nanos": i64::try_from(cost).unwrap_or(i64::MAX),
     });
     write.event(NewEvent::new("ai.usage", format!("project:{project}"), body))

@@ -379,6 +379,7 @@ impl rusqlite::ToSql for Bound<'_> {
             Value::Integer(value) => ValueRef::Integer(*value),
             Value::Real(value) => ValueRef::Real(*value),
             Value::Text(value) => ValueRef::Text(value.as_bytes()),
+            Value::Shared(value) => ValueRef::Text(value.as_bytes()),
             Value::Blob(value) => ValueRef::Blob(value),
         }))
     }

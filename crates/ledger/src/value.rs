@@ -16,6 +16,8 @@ pub enum Value {
     Real(f64),
     /// Text.
     Text(String),
+    /// Text that something else keeps too: it is not copied on its way into a statement.
+    Shared(Arc<str>),
     /// Bytes.
     Blob(Vec<u8>),
 }
@@ -26,7 +28,7 @@ impl Value {
             Value::Null => "null",
             Value::Integer(_) => "integer",
             Value::Real(_) => "real",
-            Value::Text(_) => "text",
+            Value::Text(_) | Value::Shared(_) => "text",
             Value::Blob(_) => "blob",
         }
     }
@@ -84,6 +86,12 @@ impl From<String> for Value {
 impl From<&String> for Value {
     fn from(value: &String) -> Self {
         Value::Text(value.clone())
+    }
+}
+
+impl From<&Arc<str>> for Value {
+    fn from(value: &Arc<str>) -> Self {
+        Value::Shared(Arc::clone(value))
     }
 }
 
@@ -191,6 +199,7 @@ impl Row {
         match self.get(name)? {
             Value::Null => Ok(None),
             Value::Text(value) => Ok(Some(value)),
+            Value::Shared(value) => Ok(Some(value)),
             other => Err(wrong_type(name, "text", other.type_name())),
         }
     }

@@ -44,6 +44,7 @@ impl Job {
             .flat_map(|statement| &statement.parameters)
             .map(|value| match value {
                 Value::Text(text) => text.len(),
+                Value::Shared(text) => text.len(),
                 Value::Blob(bytes) => bytes.len(),
                 _ => 8,
             })
