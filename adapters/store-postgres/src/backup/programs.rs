@@ -11,6 +11,8 @@ use tokio::process::Command;
 const DEBIAN: &str = "/usr/lib/postgresql";
 /// Debian's script in PATH that starts one of several versions; those are looked at themselves.
 const DEBIAN_WRAPPER: &str = "pg_wrapper";
+/// Where programs find others. They are given nothing of our environment, which may hold keys.
+pub(crate) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Most of what a program says that goes into an error.
 const SAID_BYTES_MAX: usize = 2_000;
 
@@ -47,8 +49,7 @@ pub(crate) async fn all(bin_dir: Option<&Path>, program: &str) -> Vec<Programs> 
     if let Some(folder) = bin_dir {
         folders.push(folder.to_owned());
     } else {
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        folders.extend(std::env::split_paths(&path));
+        folders.extend(in_path(program).await);
         if let Ok(versions) = std::fs::read_dir(DEBIAN) {
             folders.extend(versions.flatten().map(|version| version.path().join("bin")));
         }
@@ -67,6 +68,16 @@ pub(crate) async fn all(bin_dir: Option<&Path>, program: &str) -> Vec<Programs> 
     }
     found.sort_by_key(|programs| std::cmp::Reverse((programs.major, minor(&programs.version))));
     found
+}
+
+/// The folders of PATH that have the program.
+async fn in_path(program: &str) -> Vec<PathBuf> {
+    const LIST: &str =
+        r#"IFS=:; for folder in $PATH; do [ ! -x "$folder/$1" ] || printf '%s\n' "$folder"; done"#;
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", LIST, "sh", program]).stdin(Stdio::null()).kill_on_drop(true);
+    let listed = command.output().await.map(|output| output.stdout).unwrap_or_default();
+    String::from_utf8_lossy(&listed).lines().map(PathBuf::from).collect()
 }
 
 fn minor(version: &str) -> u32 {
@@ -140,7 +151,7 @@ pub(crate) async fn run(
         .args(arguments)
         .env_clear()
         .env("LC_ALL", "C")
-        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+        .env("PATH", PATH)
         .envs(libpq.0.iter().map(|(name, value)| (name, value)))
         .stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() })
         .stdout(Stdio::piped())

@@ -13,7 +13,7 @@ use std::time::Duration;
 use contract::{Context, Error, ErrorKind};
 use tokio_postgres::{Client, NoTls};
 
-use super::programs::{Libpq, Programs};
+use super::programs::{Libpq, PATH, Programs};
 use crate::error::translate;
 
 /// Longest path of a socket, below the operating system's 107 bytes.
@@ -172,7 +172,7 @@ impl ScratchServer {
             words.push(program.into());
             let mut command = Command::new(&words[0]);
             command.args(&words[1..]);
-            command.env_clear().env("LC_ALL", "C").env("PATH", std::env::var_os("PATH").unwrap_or_default());
+            command.env_clear().env("LC_ALL", "C").env("PATH", PATH);
             command.current_dir("/");
             command
         };
