@@ -231,3 +231,15 @@ pub(crate) async fn dump_text(
     }
     Ok(ran.printed)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn path_is_searched() {
+        let found = in_path("sh").await;
+        assert!(!found.is_empty() && found.iter().all(|folder| folder.join("sh").exists()), "{found:?}");
+        assert_eq!(in_path("no-program-of-this-name").await, Vec::<PathBuf>::new());
+    }
+}
