@@ -23,7 +23,7 @@ pub(crate) fn open(
     Ok(match config {
         StoreConfig::Sqlite(config) => Arc::new(store_sqlite::open(name, config, project_dir)?),
         StoreConfig::Postgres(config) => {
-            Arc::new(store_postgres::open(name, config.clone(), project_dir, secrets)?)
+            Arc::new(store_postgres::open(name, (**config).clone(), project_dir, secrets)?)
         }
     })
 }

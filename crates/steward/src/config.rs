@@ -97,7 +97,7 @@ pub enum StoreConfig {
     /// A SQLite file.
     Sqlite(store_sqlite::Config),
     /// A PostgreSQL server.
-    Postgres(store_postgres::Config),
+    Postgres(Box<store_postgres::Config>),
 }
 
 impl StoreConfig {
@@ -135,7 +135,7 @@ impl<'de> Deserialize<'de> for StoreConfig {
                         Deserialize::deserialize(MapAccessDeserializer::new(map)).map(StoreConfig::Sqlite)
                     }
                     "postgres" => {
-                        Deserialize::deserialize(MapAccessDeserializer::new(map)).map(StoreConfig::Postgres)
+                        Box::deserialize(MapAccessDeserializer::new(map)).map(StoreConfig::Postgres)
                     }
                     other => Err(A::Error::unknown_variant(other, StoreConfig::KINDS)),
                 }
