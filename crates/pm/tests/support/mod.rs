@@ -157,7 +157,7 @@ pub struct FakeDoor {
 }
 
 fn spec(name: &'static str, effect: Effect) -> RequestSpec {
-    let schema = LazyLock::new(|| json!({}));
+    let schema: LazyLock<Value> = LazyLock::new(|| json!({}));
     RequestSpec { name, summary: "", example: "", effect, action: "", positional: &[], schema }
 }
 
