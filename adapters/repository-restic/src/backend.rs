@@ -10,7 +10,7 @@ use rustic_core::{
 
 use crate::error::{Fault, FaultKind, OrFault};
 use crate::lock::Held;
-use crate::objects::Objects;
+use crate::objects::{Found, Objects};
 use crate::run::{Run, stopped};
 use crate::seal::{Key, name_of};
 
@@ -25,6 +25,8 @@ pub(crate) enum Access {
     Salvage {
         /// A config for a repository whose own cannot be read.
         config: Option<Bytes>,
+        /// Tells packs that say what is in them from those that do not.
+        key: Key,
     },
     /// Make the repository.
     Create,
@@ -33,7 +35,7 @@ pub(crate) enum Access {
     /// Write and remove indexes and packs under an exclusive lock.
     Prune(Arc<Held>),
     /// Write and remove indexes, beside others.
-    RepairIndex(Arc<Held>),
+    RepairIndex(Arc<Held>, Key),
 }
 
 /// One piece of work on a repository.
@@ -130,7 +132,7 @@ impl Backend {
         self.go_on()?;
         let salvages = matches!(self.access, Access::Salvage { .. });
         if tpe == FileType::Config {
-            if let Access::Salvage { config: Some(config) } = &self.access {
+            if let Access::Salvage { config: Some(config), .. } = &self.access {
                 return Ok(vec![(Id::default(), u32::try_from(config.len()).unwrap_or(u32::MAX))]);
             }
             return match self.objects.read("config") {
@@ -142,12 +144,12 @@ impl Backend {
         let mut listed = Vec::new();
         for found in self.objects.list(tpe.dirname())? {
             let Some(id) = id_of(&found.path) else { continue };
-            // The library computes with the length of a pack and fails on one that cannot be.
+            // One such pack would end the whole reading, by an error or a panic of the library.
             let leave_out = match (&self.access, tpe) {
                 (Access::Salvage { .. }, FileType::Index) => read_named(&*self.objects, &found.path)
                     .is_err_and(|fault| fault.kind == FaultKind::Damaged),
-                (Access::Salvage { .. } | Access::RepairIndex(_), FileType::Pack) => {
-                    found.bytes < PACK_BYTES_MIN
+                (Access::Salvage { key, .. } | Access::RepairIndex(_, key), FileType::Pack) => {
+                    !self.has_header(key, &found)?
                 }
                 _ => false,
             };
@@ -164,11 +166,35 @@ impl Backend {
         Ok(listed)
     }
 
+    /// Whether a pack ends with a list of what is in it: sealed, and its length behind it.
+    fn has_header(&self, key: &Key, pack: &Found) -> Result<bool, Fault> {
+        const LENGTH_BYTES: u64 = 4;
+        if pack.bytes < PACK_BYTES_MIN {
+            return Ok(false);
+        }
+        let end = pack.bytes - LENGTH_BYTES;
+        let read = || {
+            let length = self.objects.read_range(&pack.path, end, LENGTH_BYTES)?;
+            let length = u64::from(u32::from_le_bytes([length[0], length[1], length[2], length[3]]));
+            match end.checked_sub(length) {
+                Some(start) => self
+                    .objects
+                    .read_range(&pack.path, start, length)
+                    .map(|sealed| key.open(&sealed).is_some()),
+                None => Ok(false),
+            }
+        };
+        match read() {
+            Err(fault) if matches!(fault.kind, FaultKind::Damaged | FaultKind::Missing) => Ok(false),
+            other => other,
+        }
+    }
+
     fn read(&self, tpe: FileType, id: &Id) -> Result<Bytes, Fault> {
         self.go_on()?;
         let path = path_of(tpe, id);
         match (tpe, &self.access) {
-            (FileType::Config, Access::Salvage { config: Some(config) }) => Ok(config.clone()),
+            (FileType::Config, Access::Salvage { config: Some(config), .. }) => Ok(config.clone()),
             (FileType::Config | FileType::Pack, _) => self.objects.read(&path),
             _ => read_named(&*self.objects, &path),
         }
@@ -193,7 +219,7 @@ impl Backend {
                 true
             }
             (Access::Prune(held), FileType::Pack | FileType::Index)
-            | (Access::RepairIndex(held), FileType::Index) => {
+            | (Access::RepairIndex(held, _), FileType::Index) => {
                 held.check()?;
                 true
             }
@@ -214,7 +240,7 @@ impl Backend {
         let path = path_of(tpe, id);
         match (&self.access, tpe) {
             (Access::Prune(held), FileType::Pack | FileType::Index)
-            | (Access::RepairIndex(held), FileType::Index) => held.check()?,
+            | (Access::RepairIndex(held, _), FileType::Index) => held.check()?,
             _ => return Err(Fault::new(FaultKind::Denied, format!("this work may not remove `{path}`"))),
         }
         self.objects.remove(&path)

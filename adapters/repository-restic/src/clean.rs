@@ -82,7 +82,7 @@ pub(crate) fn clean(ctx: &Context, place: &Place, key: &Arc<Key>) -> Result<Vec<
             objects.put_aside(&path, &aside(&path, ctx))?;
             done.push(format!("{folder}: put `{path}` aside, which is damaged"));
         }
-        let backend = Backend::new(ctx, &place.objects, Access::RepairIndex(Arc::clone(&held)));
+        let backend = Backend::new(ctx, &place.objects, Access::RepairIndex(Arc::clone(&held), key.copy()));
         let repaired = backend
             .open(key)
             .and_then(|repository| {

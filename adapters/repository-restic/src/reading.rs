@@ -77,7 +77,7 @@ pub(crate) fn salvaged(
             .into(),
         ),
     };
-    let backend = Backend::new(ctx, objects, Access::Salvage { config });
+    let backend = Backend::new(ctx, objects, Access::Salvage { config, key: key.copy() });
     let opened = backend
         .open(key)
         .and_then(|repository| repository.to_indexed_checked().or_fault("read the index and the packs"));

@@ -30,6 +30,11 @@ impl Key {
         Self(bytes)
     }
 
+    /// The same once more, for work that outlives the caller's.
+    pub(crate) fn copy(&self) -> Self {
+        Self(self.0.clone())
+    }
+
     /// A new random one.
     pub(crate) fn random() -> Result<Self, Fault> {
         let mut bytes = Zeroizing::new([0; KEY_BYTES]);
