@@ -100,9 +100,7 @@ async fn a_wrong_key_opens_nothing() {
 fn the_example_of_the_readme_is_read() {
     let readme = include_str!("../README.md");
     let example = readme.split("```yaml\n").nth(1).unwrap().split("```").next().unwrap();
-    let mut fields: serde_json::Map<String, serde_json::Value> = serde_saphyr::from_str(example).unwrap();
-    assert_eq!(fields.remove("kind").unwrap(), repository_restic::KIND);
-    let config: repository_restic::Config = serde_json::from_value(fields.into()).unwrap();
+    let config: repository_restic::Config = serde_saphyr::from_str(example).unwrap();
     config.validate().unwrap();
     assert_eq!(config, repository_restic::Config::new("backups"));
 }
