@@ -23,13 +23,8 @@ use crate::request::Request;
 const TOOLS: &[(&str, &[&str], &str)] = &[
     (
         "store",
-        &["store", "index", "migration", "access", "session"],
-        "Databases: inspect, query read-only, measure, check, advise",
-    ),
-    (
-        "backup",
-        &["backup"],
-        "Backups: make, list, restore into scratch and compare; none can be deleted here",
+        &["store", "index", "migration", "access", "session", "backup"],
+        "Databases: inspect, query read-only, measure, check, advise; backups: make, prove, restore, never delete",
     ),
     ("task", &["task", "report", "inbox"], "Tasks from the PM, their reports, and escalations"),
     (

@@ -179,7 +179,7 @@ fn in_place_waits_for_the_pm_and_then_brings_the_rows_back() {
     project.database().execute_batch("DELETE FROM orders").unwrap();
     let asked = project.run(&["backup", "restore", "app", "--to", "in_place"]).expect(3);
     let approval =
-        asked.stdout.split_whitespace().find(|word| word.starts_with("approval-")).unwrap().to_owned();
+        asked.stderr.split_whitespace().find(|word| word.starts_with("approval-")).unwrap().to_owned();
     assert_eq!(rows(&project.file("app.db")), 0, "nothing has changed yet");
     let granted = project.run_on_terminal(
         &["approval", "grant", &approval, "--person", "maria"],

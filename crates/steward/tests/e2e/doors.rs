@@ -145,7 +145,15 @@ async fn tools_are_few_and_describe_explains_each_operation() {
     {
         assert!(seen.contains(name), "{name} is in no tool");
     }
-    for name in ["approval.grant", "approval.deny", "person.add", "secret.put", "token.create"] {
+    for name in [
+        "approval.grant",
+        "approval.deny",
+        "person.add",
+        "secret.put",
+        "token.create",
+        "backup.setup",
+        "backup.prune",
+    ] {
         assert!(!seen.contains(name), "{name} is offered to agents");
     }
 
