@@ -11,7 +11,7 @@ use crate::sealed::seal_old_rows;
 use crate::sqlite::Connection;
 
 /// One script for each version; never edited once shipped.
-const MIGRATIONS: [&str; 11] = [
+const MIGRATIONS: [&str; 12] = [
     include_str!("../sql/0001_state.sql"),
     include_str!("../sql/0002_ai.sql"),
     include_str!("../sql/0003_ai_keys.sql"),
@@ -23,6 +23,7 @@ const MIGRATIONS: [&str; 11] = [
     include_str!("../sql/0009_ai_cache_checks.sql"),
     include_str!("../sql/0010_ai_things_by_id.sql"),
     include_str!("../sql/0011_backups.sql"),
+    include_str!("../sql/0012_backup_origin_and_drills.sql"),
 ];
 /// After this one, what lies in the clear is sealed.
 const SEALING: usize = 4;
