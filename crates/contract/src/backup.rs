@@ -14,7 +14,7 @@ use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::{Context, Error, IntegrityReport};
+use crate::{Context, Error, ErrorKind, IntegrityReport, LogStart, Logs, Recovery};
 
 /// Most bytes of a part that is held in memory; what is larger is a file.
 pub const PART_BYTES_MAX: usize = 64 << 20;
@@ -326,6 +326,32 @@ pub trait Load: Send + Sync {
         target: &LoadTarget,
     ) -> Result<Box<dyn Restored>, Error>;
 
+    /// From where on a log can be applied to this backup; `None` where it cannot be brought forward.
+    fn log_start(&self, dumped: &Dumped) -> Option<LogStart> {
+        let _ = dumped;
+        None
+    }
+
+    /// Loads it whole into scratch and brings it forward. After an error nothing is left of the target.
+    ///
+    /// # Errors
+    ///
+    /// As `load`; `NotFound`: the log that was given does not come to the target.
+    async fn recover(
+        &self,
+        ctx: &Context,
+        dumped: &Dumped,
+        parts: &dyn PartSource,
+        recovery: &Recovery,
+        target: &LoadTarget,
+    ) -> Result<Box<dyn Restored>, Error> {
+        let _ = (ctx, parts, recovery, target);
+        Err(Error::new(
+            ErrorKind::Unsupported,
+            format!("a backup of a store of kind `{}` cannot be brought forward", dumped.kind),
+        ))
+    }
+
     /// Puts a verified copy that lies beside into the place of the store's own database, which is kept under another name or
     /// in the copy's place; gives what undoes it, in words.
     ///
@@ -374,6 +400,21 @@ pub trait Restored: Send + Sync {
     ///
     /// `Invalid`: not one statement, or not one row. `Unavailable`, `TimedOut`.
     async fn probe(&self, ctx: &Context, sql: &str) -> Result<bool, Error>;
+
+    /// Where in the history of its source it stands, for one that was brought forward.
+    fn reached(&self) -> Option<RecoveryPoint> {
+        None
+    }
+
+    /// What was done to prove it, where its manifest lists no rows to compare; one line each.
+    fn proven_by(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// How it takes the place of its source, for one that cannot be swapped in: commands, one line each.
+    fn take_over(&self) -> Vec<String> {
+        Vec::new()
+    }
 
     /// Leaves it there when the handle is dropped; a scratch server goes on running until it is stopped by hand. Gives the
     /// command that does so.
@@ -536,6 +577,11 @@ pub trait Repository: Send + Sync {
     ///
     /// `Conflict`: there is one with another key. `Unavailable`, `Denied`.
     async fn create(&self, ctx: &Context) -> Result<(), Error>;
+
+    /// The role that keeps logs behind the backups.
+    fn logs(&self) -> Option<&dyn Logs> {
+        None
+    }
 
     /// Begins a backup.
     ///

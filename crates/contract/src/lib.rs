@@ -15,6 +15,7 @@ mod error;
 mod escalation;
 mod health;
 mod lock;
+mod log;
 mod operate;
 mod permit;
 mod plan;
@@ -46,6 +47,10 @@ pub use error::{Error, ErrorKind, Retry};
 pub use escalation::Trigger;
 pub use health::{Health, HealthArea, HealthCheck, HealthFinding, HealthScope, Seen};
 pub use lock::LockHolder;
+pub use log::{
+    FollowLog, FollowOptions, LogGap, LogListing, LogPiece, LogPosition, LogSink, LogSpan, LogStart,
+    LogState, Logs, Recovery, RecoveryTarget, check_marker,
+};
 pub use operate::{
     Activity, EndHow, LockOn, Operate, Operation, Prepared, SessionCount, SessionInfo, SettingLevel,
 };

@@ -250,6 +250,11 @@ pub trait Store: Send + Sync {
         None
     }
 
+    /// The role that follows its log.
+    fn follow_log(&self) -> Option<&dyn crate::FollowLog> {
+        None
+    }
+
     /// Closes all connections; calls in flight end with `Canceled`.
     async fn close(&self);
 
