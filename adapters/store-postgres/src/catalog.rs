@@ -161,7 +161,9 @@ impl Rest {
                 &[],
                 |row| Extension { name: row.get("name"), version: row.get("version") },
             ),
-            ask(client, "SELECT pg_database_size(current_database())", &[], |row| unsigned(row.get(0))),
+            ask(client, include_str!("sql/database_size.sql"), &[(&OPENED_TABLES_MAX, Type::INT8)], |row| {
+                unsigned(row.get("bytes"))
+            }),
         )?;
         Ok(Self { views, others, extensions, size_bytes: size.first().copied() })
     }

@@ -671,6 +671,8 @@ async fn thousand_tables_are_told_by_the_servers_record() {
     database.admin("ANALYZE").await;
     let schema = database.store().relational().unwrap().inspect(&ctx()).await.unwrap();
     assert_eq!(schema.tables.len(), 1000);
+    let of_tables: u64 = schema.tables.iter().filter_map(|table| table.size_bytes).sum();
+    assert!((of_tables..100 << 20).contains(&schema.size_bytes.unwrap()), "{:?}", schema.size_bytes);
     for table in &schema.tables {
         assert_eq!((table.rows, table.rows_estimated, table.indexes.len()), (1, true, 1), "{table:?}");
         // A page each of rows and of the index of the toast table, which is empty, and two of the key.

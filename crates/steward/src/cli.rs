@@ -410,11 +410,11 @@ async fn submit(
     });
     let result = ask_and_submit(steward, &ctx, spec, sub, arguments).await;
     interrupt.abort();
-    let (answer, asked) = result?;
+    let answer = result?;
     if matches.get_flag("json") {
         terminal::print_json(&answer);
     } else {
-        show(&answer, asked);
+        show(&answer);
     }
     let code = exit_code(&answer);
     // The process ends in a moment, which gives the memory back faster than freeing it piece by piece.
@@ -428,30 +428,27 @@ async fn ask_and_submit(
     spec: &RequestSpec,
     sub: &ArgMatches,
     arguments: Value,
-) -> Result<(Answer, bool), Error> {
+) -> Result<Answer, Error> {
     let changes = spec.effect == Effect::Change;
     let dry_run = changes && sub.get_flag("dry_run");
     let mut options = Options { dry_run, terminal: terminal::can_ask(), reveal: true, ..Options::default() };
     if !dry_run {
         (options.secret, options.voucher) = secrets_for(steward, ctx, spec.name, &arguments).await?;
     }
-    let mut asked = false;
     let by_secret = options.secret.is_some();
     if changes && !dry_run && !sub.get_flag("yes") && !by_secret && terminal::can_ask() {
         let preview = Options { dry_run: true, ..options.clone() };
         let plan = steward.submit_with(ctx, spec.name, arguments.clone(), preview).await?;
         if plan.status != AnswerStatus::Planned {
-            return Ok((plan, false));
+            return Ok(plan);
         }
         terminal::note(&plan.text);
-        asked = true;
         options.shown = plan.plan;
         if !terminal::confirm("Do this?") {
             return Err(Error::new(ErrorKind::Canceled, "nothing has changed"));
         }
     }
-    let answer = steward.submit_with(ctx, spec.name, arguments, options).await?;
-    Ok((answer, asked))
+    steward.submit_with(ctx, spec.name, arguments, options).await
 }
 
 /// The secret or passphrase that goes with a request, and that of whoever vouches, typed or piped in.
@@ -496,15 +493,13 @@ async fn secrets_for(
     })
 }
 
-fn show(answer: &Answer, asked: bool) {
+fn show(answer: &Answer) {
     let to_stderr = !matches!(answer.status, AnswerStatus::Done | AnswerStatus::Planned);
     let text = if answer.text.is_empty() && !answer.value.is_null() {
         serde_json::to_string_pretty(&answer.value).expect("answers are JSON")
     } else {
         answer.text.clone()
     };
-    // The plan was shown before the question; the outcome follows it.
-    let _ = asked;
     if to_stderr {
         terminal::note(&text);
     } else {
