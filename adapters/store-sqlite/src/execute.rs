@@ -25,7 +25,7 @@ use crate::store::{SqliteStore, bind};
 use crate::text::{quote_text, words};
 
 /// Ends the name of the file whose lock says that an execution runs; it stays, empty of meaning, when none does.
-const LOCK_SUFFIX: &str = "-steward-lock";
+pub(crate) const LOCK_SUFFIX: &str = "-steward-lock";
 
 /// The writing connection and the lock, given up together.
 struct Session {
@@ -54,7 +54,7 @@ pub(crate) struct Ready {
 
 impl SqliteStore {
     /// Refuses a permit for anything but this plan, and a plan for another store.
-    fn covers(&self, ctx: &Context, permit: &Permit, plan: &Plan) -> Result<(), Error> {
+    pub(crate) fn covers(&self, ctx: &Context, permit: &Permit, plan: &Plan) -> Result<(), Error> {
         permit.covers(ctx, plan)?;
         let own = format!("store:{}", self.name);
         if plan.target != own {
@@ -129,7 +129,7 @@ impl Execute for SqliteStore {
 }
 
 /// Takes the lock or says who has it. The operating system gives it back when its holder dies, however that happens.
-fn lock(path: &Path) -> Result<std::fs::File, Error> {
+pub(crate) fn lock(path: &Path) -> Result<std::fs::File, Error> {
     let denied = |error: std::io::Error| {
         Error::new(ErrorKind::Denied, "cannot take the store's change lock")
             .with("file", path.display())

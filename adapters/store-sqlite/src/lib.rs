@@ -3,6 +3,7 @@
 mod batch;
 mod canonical;
 mod catalog;
+mod cold;
 mod config;
 mod contents;
 mod dump;

@@ -167,6 +167,10 @@ impl Store for SqliteStore {
         Some(self)
     }
 
+    fn cold_rows(&self) -> Option<&dyn contract::cold::ColdRows> {
+        Some(self)
+    }
+
     async fn close(&self) {
         self.closed.cancel();
     }

@@ -6,6 +6,8 @@ pub mod ai;
 mod answer;
 mod backup;
 mod batch;
+pub mod cold;
+pub mod columnar;
 mod content;
 mod context;
 mod counters;

@@ -255,6 +255,11 @@ pub trait Store: Send + Sync {
         None
     }
 
+    /// The role that moves rows by rule.
+    fn cold_rows(&self) -> Option<&dyn crate::cold::ColdRows> {
+        None
+    }
+
     /// Closes all connections; calls in flight end with `Canceled`.
     async fn close(&self);
 

@@ -6,7 +6,7 @@ use crate::Crate;
 
 /// What the folder of a family's adapter holds; the first fitting line counts. A path that ends with `/` stands for at
 /// least one `.rs` file in it.
-const SHAPES: [(&str, &[&str]); 5] = [
+const SHAPES: [(&str, &[&str]); 6] = [
     // The reference store has no server: nothing to configure and no codes to translate.
     ("store-memory", &["Cargo.toml", "README.md", "src/lib.rs", "tests/"]),
     (
@@ -23,6 +23,19 @@ const SHAPES: [(&str, &[&str]); 5] = [
             "src/lib.rs",
             "src/config.rs",
             "src/counters.rs",
+            "src/error.rs",
+            "tests/",
+        ],
+    ),
+    // A format of files has nothing to configure.
+    (
+        "columnar-",
+        &[
+            "Cargo.toml",
+            "README.md",
+            "src/lib.rs",
+            "src/reader.rs",
+            "src/writer.rs",
             "src/error.rs",
             "tests/",
         ],

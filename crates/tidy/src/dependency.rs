@@ -23,17 +23,18 @@ const REPAIRED: [(&str, [u64; 3]); 5] = [
 ];
 
 /// Packages that belong to some of our crates alone.
-const OWNED: [(&str, &[&str]); 18] = [
+const OWNED: [(&str, &[&str]); 19] = [
     ("rusqlite", &["store-sqlite", "ledger"]),
     ("libsqlite3-sys", &["store-sqlite", "ledger"]),
     ("tokio-postgres", &["store-postgres", "ledger"]),
     ("tokio-postgres-rustls", &["store-postgres", "ledger"]),
     ("rustic_core", &["repository-restic"]),
     ("aes256ctr_poly1305aes", &["repository-restic"]),
+    ("parquet", &["columnar-parquet"]),
     ("reqwest", &["outbound"]),
     ("keyring", &["vault"]),
     ("cedar-policy", &["authority"]),
-    ("sqlparser", &["stores"]),
+    ("sqlparser", &["stores", "backup"]),
     ("axum", &["steward"]),
     ("hyper", &["steward", "outbound"]),
     ("hyper-util", &["steward", "outbound"]),

@@ -7,7 +7,7 @@ const ROOMS: [&str; 9] =
     ["stores", "gateway", "pipelines", "backup", "pm", "memory", "slo", "compliance", "docgen"];
 
 /// Families of adapters with the words that their data is made of.
-const ADAPTERS: [(&str, &[&str]); 9] = [
+const ADAPTERS: [(&str, &[&str]); 10] = [
     ("store-", &["contract", "outbound", "schema"]),
     ("ai-", &["contract", "outbound", "wire"]),
     ("objects-", &["contract", "outbound"]),
@@ -17,17 +17,19 @@ const ADAPTERS: [(&str, &[&str]); 9] = [
     ("orchestrator-", &["contract", "outbound"]),
     ("monitor-", &["contract", "outbound"]),
     ("repository-", &["contract", "outbound"]),
+    ("columnar-", &["contract"]),
 ];
 
 /// The only adapters that import another: dialects of it.
 const DIALECTS: [(&str, &str); 2] = [("store-redshift", "store-postgres"), ("ai-azure-openai", "ai-openai")];
 
 /// What any crate may import for its tests.
-const FOR_TESTS: [&str; 11] = [
+const FOR_TESTS: [&str; 12] = [
     "ai-anthropic",
     "ai-azure-openai",
     "ai-gemini",
     "ai-openai",
+    "columnar-parquet",
     "conformance",
     "counters-redis",
     "fake-ai",
