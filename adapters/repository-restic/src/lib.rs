@@ -17,6 +17,7 @@ mod run;
 mod seal;
 mod snapshot;
 mod source;
+mod unlock;
 mod writer;
 
 #[cfg(test)]

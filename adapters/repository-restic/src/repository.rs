@@ -113,6 +113,12 @@ impl ResticRepository {
         }
     }
 
+    /// Where the files of both lie.
+    pub(crate) fn objects(&self) -> [Arc<dyn Objects>; 2] {
+        let [stream, pages] = &self.places;
+        [Arc::clone(&stream.objects), Arc::clone(&pages.objects)]
+    }
+
     fn named(&self, error: Error) -> Error {
         error.with("repository", &self.name)
     }

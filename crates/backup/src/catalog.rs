@@ -144,6 +144,14 @@ const PROVE: &str = "UPDATE backups SET level = ?, verified_us = ?, restore_ms =
      WHERE project = ? AND id = ? AND state = 'complete'";
 const FORGET: &str =
     "UPDATE backups SET state = 'forgotten' WHERE project = ? AND id = ? AND state = 'complete'";
+const TAKE_IN: &str = "INSERT INTO backups (project, id, plan, store, repository, snapshot, method, state, holder, begun_us, \
+     point_us, finished_us, bytes, rows, level, suspicions, origin) \
+     VALUES (?, ?, ?, ?, ?, ?, ?, 'complete', 'gone', ?, ?, ?, ?, ?, 'l0', '[]', 'found') \
+     ON CONFLICT (project, id) DO UPDATE SET snapshot = excluded.snapshot, state = 'complete', level = 'l0', \
+     repository = excluded.repository, point_us = excluded.point_us, finished_us = excluded.finished_us, \
+     bytes = excluded.bytes, rows = excluded.rows, problem = NULL \
+     WHERE backups.state IN ('running', 'failed')";
+const DOUBT: &str = "UPDATE backups SET problem = ? WHERE project = ? AND id = ? AND state = 'complete'";
 const LIST: &str = "SELECT * FROM backups WHERE project = ? AND (? = '' OR store = ?) ORDER BY begun_us DESC, id DESC LIMIT ?";
 const SHOW: &str = "SELECT * FROM backups WHERE project = ? AND id = ?";
 const RUNNING: &str = "SELECT * FROM backups WHERE project = ? AND state = 'running'";
@@ -357,6 +365,57 @@ pub(crate) async fn show(ctx: &Context, ledger: &Ledger, id: &str) -> Result<Opt
 pub async fn newest_proven(ctx: &Context, ledger: &Ledger, store: &str) -> Result<Option<Recorded>, Error> {
     let rows = ledger.query(NEWEST_PROVEN, vec![ctx.project().into(), store.into()]).await?;
     rows.first().map(Recorded::read).transpose()
+}
+
+/// A backup as its repository has it, for a ledger that does not know it.
+pub(crate) struct Found<'a> {
+    pub(crate) id: &'a str,
+    pub(crate) plan: &'a str,
+    pub(crate) store: &'a str,
+    pub(crate) repository: &'a str,
+    pub(crate) snapshot: &'a str,
+    pub(crate) method: BackupMethod,
+    pub(crate) begun_at: Timestamp,
+    pub(crate) point_at: Timestamp,
+    pub(crate) ended_at: Timestamp,
+    pub(crate) bytes: u64,
+    pub(crate) rows: u64,
+}
+
+/// Takes a backup in, or completes the record of one whose run never said that it came to its end.
+pub(crate) async fn take_in(ctx: &Context, ledger: &Ledger, found: &Found<'_>) -> Result<(), Error> {
+    let write = Write::new()
+        .exec(
+            TAKE_IN,
+            vec![
+                ctx.project().into(),
+                found.id.into(),
+                found.plan.into(),
+                found.store.into(),
+                found.repository.into(),
+                found.snapshot.into(),
+                method(found.method).into(),
+                found.begun_at.as_microsecond().into(),
+                found.point_at.as_microsecond().into(),
+                found.ended_at.as_microsecond().into(),
+                found.bytes.into(),
+                found.rows.into(),
+            ],
+        )
+        .event(NewEvent::new(
+            "backup.found",
+            format!("backup:{}", found.id),
+            json!({ "store": found.store, "repository": found.repository, "snapshot": found.snapshot }),
+        ));
+    ledger.write(ctx, write).await.map(|_| ())
+}
+
+/// Records what is wrong with a backup without having looked at its bytes.
+pub(crate) async fn doubt(ctx: &Context, ledger: &Ledger, id: &str, problem: &str) -> Result<(), Error> {
+    let write = Write::new()
+        .exec(DOUBT, vec![problem.into(), ctx.project().into(), id.into()])
+        .event(NewEvent::new("backup.doubted", format!("backup:{id}"), json!({ "problem": problem })));
+    ledger.write(ctx, write).await.map(|_| ())
 }
 
 /// Backups that are being made, also by processes that are gone.

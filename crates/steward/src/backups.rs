@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use contract::{Context, Error, ErrorKind, Permit, Plan, Repository, StoreDirectory};
+use contract::{Context, Error, ErrorKind, Permit, Plan, Repository, Store, StoreDirectory};
 use ledger::Ledger;
 
 use crate::config::Config;
 use crate::door::Steward;
-use crate::holder;
 use crate::project::Project;
+use crate::{holder, own_state};
 
 /// The repository of a project that names none.
 const LOCAL: &str = "local";
@@ -28,12 +28,52 @@ pub(crate) fn names(config: &Config) -> Vec<String> {
 pub(crate) struct Room<'a> {
     steward: &'a Steward,
     project: &'a Arc<Project>,
+    offered: Offered,
+}
+
+/// The stores of the project, and Steward's own state.
+struct Offered {
+    project: Arc<Project>,
+    state: PathBuf,
+    ledger: Ledger,
+    key: Arc<vault::KeySource>,
+}
+
+#[async_trait]
+impl StoreDirectory for Offered {
+    fn list(&self, ctx: &Context) -> Vec<(String, String)> {
+        let mut stores = self.project.list(ctx);
+        stores.push((own_state::NAME.to_owned(), own_state::KIND.to_owned()));
+        stores
+    }
+
+    async fn open(&self, ctx: &Context, name: &str) -> Result<Arc<dyn Store>, Error> {
+        if name != own_state::NAME || ctx.project() != self.project.name() {
+            return self.project.open(ctx, name).await;
+        }
+        let loaded = self.project.loaded();
+        let own = own_state::Own {
+            dir: loaded.dir.clone(),
+            file: loaded.file.clone(),
+            state: self.state.clone(),
+            ledger: self.ledger.clone(),
+            key: Arc::clone(&self.key),
+            project: self.project.name().to_owned(),
+        };
+        Ok(Arc::new(own_state::OwnState::of(own)?))
+    }
 }
 
 impl<'a> Room<'a> {
     /// A view of this project.
     pub(crate) fn new(steward: &'a Steward, project: &'a Arc<Project>) -> Self {
-        Self { steward, project }
+        let offered = Offered {
+            project: Arc::clone(project),
+            state: steward.state().to_owned(),
+            ledger: steward.ledger().clone(),
+            key: steward.key_source(),
+        };
+        Self { steward, project, offered }
     }
 
     /// The folder of the state file.
@@ -80,7 +120,7 @@ impl<'a> Room<'a> {
 #[async_trait]
 impl backup::Surroundings for Room<'_> {
     fn stores(&self) -> &dyn StoreDirectory {
-        &**self.project
+        &self.offered
     }
 
     fn plans(&self) -> &BTreeMap<String, backup::PlanConfig> {

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::config::{self, Loaded};
 use crate::door::{Options, Steward, Surroundings};
 use crate::mcp::Caller;
-use crate::{arguments, daemon, demo, init, mcp, request, terminal};
+use crate::{arguments, daemon, demo, init, mcp, recover, request, terminal};
 
 /// What ends a process: the code of STYLE.md.
 pub(crate) mod exit {
@@ -153,6 +153,40 @@ fn command_of(specs: &[RequestSpec], written: impl Fn(&str) -> bool) -> Command 
                     .value_name("NAME")
                     .help("The project's name [default: the folder's]"),
             ),
+    )
+    .subcommand(
+        Command::new("recover")
+            .about("Brings Steward itself back into an empty folder, from a repository and its recovery key")
+            .before_help("Example: steward recover --repository /mnt/usb/backups/shop --dir /srv/shop")
+            .arg(
+                Arg::new("repository")
+                    .long("repository")
+                    .value_name("URL")
+                    .required(true)
+                    .help("Where the backup repository is, as in `backup.repositories.NAME.url`"),
+            )
+            .arg(
+                Arg::new("dir")
+                    .long("dir")
+                    .value_name("DIR")
+                    .default_value(".")
+                    .help("The folder that becomes the project's; it must be empty"),
+            )
+            .arg(
+                Arg::new("project")
+                    .long("project")
+                    .value_name("NAME")
+                    .help("The project, where the repository holds several"),
+            )
+            .arg(
+                Arg::new("backup")
+                    .long("backup")
+                    .value_name("ID")
+                    .help("Another backup of Steward's own state than the newest"),
+            )
+            .arg(Arg::new("recovery_key_file").long("recovery-key-file").value_name("FILE").help(
+                "File that holds the recovery key [default: it is asked for, or read from standard input]",
+            )),
     )
     .subcommand(
         Command::new("demo")
@@ -317,9 +351,43 @@ async fn obey(args: Vec<OsString>, surroundings: Surroundings) -> u8 {
                 Err(error) => fail(&error, json, std::borrow::ToOwned::to_owned),
             }
         }
+        Some(("recover", sub)) => match Box::pin(recover(sub, &surroundings)).await {
+            Ok((value, _)) if json => {
+                terminal::print_json(&json!({ "request": "recover", "status": "done", "value": value }));
+                exit::DONE
+            }
+            Ok((_, text)) => {
+                terminal::print(&text);
+                exit::DONE
+            }
+            Err(error) => fail(&error, json, std::borrow::ToOwned::to_owned),
+        },
         Some((noun, sub)) => Box::pin(in_project(&specs, &matches, noun, sub, surroundings)).await,
         None => exit::USAGE,
     }
+}
+
+/// The recovery key comes from the terminal, standard input or a file, never from the command line, which others can see.
+async fn recover(sub: &ArgMatches, surroundings: &Surroundings) -> Result<(Value, String), Error> {
+    let text = |name: &str| sub.get_one::<String>(name).cloned();
+    let recovery = recover::Recovery {
+        repository: text("repository").expect("the argument is required"),
+        dir: PathBuf::from(text("dir").expect("the argument has a default")),
+        project: text("project"),
+        backup: text("backup"),
+    };
+    let key = match text("recovery_key_file") {
+        None => terminal::secret("recovery key")?,
+        Some(file) => {
+            let read = zeroize::Zeroizing::new(std::fs::read_to_string(&file).map_err(|cause| {
+                Error::new(ErrorKind::Invalid, "cannot read the recovery key")
+                    .with("file", &file)
+                    .because(cause)
+            })?);
+            SecretString::from(read.trim().to_owned())
+        }
+    };
+    recover::run(&recovery, &key, surroundings).await
 }
 
 async fn in_project(
@@ -509,12 +577,13 @@ fn show(answer: &Answer) {
 
 /// Requests that say whether something is as it should be: what they find decides the exit code. Those that propose, such
 /// as `index.advise` and `migration.plan`, have done what they were asked for, whatever they found on the way.
-pub(crate) const CHECKS: [&str; 20] = [
+pub(crate) const CHECKS: [&str; 21] = [
     "access.review",
     "ai.scan",
     "ai.test",
     "audit.verify",
     "backup.list",
+    "backup.rebuild",
     "backup.run",
     "backup.verify",
     "keys.rotate",

@@ -1,6 +1,6 @@
 //! The project file, `steward.yaml`, turned into types once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Component, Path, PathBuf};
 
@@ -401,6 +401,13 @@ fn validate(config: &Config) -> At<()> {
                 "use lower-case letters, digits, `-` and `_`",
             );
         }
+        if name == crate::own_state::NAME {
+            return at(
+                &["stores", name],
+                "`steward` is the name of Steward's own state",
+                "choose another; `steward backup run steward` backs the state up",
+            );
+        }
         let checked = match store {
             StoreConfig::Sqlite(store) => store.validate(),
             StoreConfig::Postgres(store) => store.validate(),
@@ -524,7 +531,8 @@ fn validate_backup(config: &Config) -> At<()> {
             return wrong(&["repositories", name], &error);
         }
     }
-    let stores = config.stores.keys().cloned().collect();
+    let mut stores: BTreeSet<String> = config.stores.keys().cloned().collect();
+    stores.insert(crate::own_state::NAME.to_owned());
     let repositories = crate::backups::names(config);
     for (name, plan) in &config.backup.plans {
         if let Err(error) = plan.check(&stores, &repositories) {

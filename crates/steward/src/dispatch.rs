@@ -419,6 +419,9 @@ pub(crate) async fn plan(
         Request::BackupPrune(request) => {
             backup::plan_prune(ctx, &Room::new(steward, project), request).await?.into()
         }
+        Request::BackupRebuild(request) => {
+            backup::plan_rebuild(ctx, &Room::new(steward, project), request)?.into()
+        }
         Request::BackupRestore(request) => {
             backup::plan_restore(ctx, &Room::new(steward, project), request).await?.into()
         }
@@ -582,6 +585,9 @@ async fn carry_out(
         }
         Request::BackupPrune(request) => {
             backup::prune(ctx, &Room::new(steward, project), permit, plan, request).await
+        }
+        Request::BackupRebuild(request) => {
+            backup::rebuild(ctx, &Room::new(steward, project), permit, plan, request).await
         }
         Request::BackupVerify(request) => {
             backup::verify(ctx, &Room::new(steward, project), permit, plan, request).await

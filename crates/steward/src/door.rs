@@ -67,6 +67,7 @@ pub struct Steward {
     holder: String,
     clock: Arc<dyn Clock>,
     state: PathBuf,
+    key: Arc<KeySource>,
     /// Itself, for changes that outlive whoever asked for them.
     this: Weak<Steward>,
     /// Changes that run to their end whatever becomes of the caller.
@@ -152,6 +153,7 @@ impl Steward {
             holder: holder::this_process(),
             clock,
             state,
+            key: Arc::new(source),
             this: Weak::clone(this),
             changes: TaskTracker::new(),
             under_way: Arc::default(),
@@ -207,6 +209,11 @@ impl Steward {
     /// The state file.
     pub fn state(&self) -> &Path {
         &self.state
+    }
+
+    /// Where the master key lies.
+    pub(crate) fn key_source(&self) -> Arc<KeySource> {
+        Arc::clone(&self.key)
     }
 
     /// This process, as leases and intents name it.

@@ -57,6 +57,7 @@ pub(crate) const FOR_PEOPLE: &[&str] = &[
     "backup.setup",
     // No agent deletes backups.
     "backup.prune",
+    "backup.rebuild",
 ];
 
 /// The resource that lists open escalations.

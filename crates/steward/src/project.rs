@@ -14,7 +14,7 @@ use crate::config::{Loaded, StoreConfig, WebhookConfig};
 use crate::{adapters, files};
 
 /// Folder of the migrations, with one folder for each store.
-const MIGRATIONS_DIR: &str = "migrations";
+pub(crate) const MIGRATIONS_DIR: &str = "migrations";
 
 /// Folder of the team's own policies.
 pub(crate) const POLICIES_DIR: &str = "policies";

@@ -164,6 +164,7 @@ requests! {
     BackupVerify(backup::VerifyBackup),
     BackupRestore(backup::RestoreBackup),
     BackupPrune(backup::PruneBackups),
+    BackupRebuild(backup::RebuildCatalog),
     BackupExportRunbook(backup::ExportRunbook),
 }
 

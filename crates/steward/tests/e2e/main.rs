@@ -20,6 +20,7 @@ mod migrations;
 mod openapi;
 mod program;
 mod project_file;
+mod recover;
 mod red;
 mod reference;
 mod runbooks;

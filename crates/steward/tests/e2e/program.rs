@@ -46,6 +46,11 @@ impl Project {
         Self { dir }
     }
 
+    /// A folder with nothing in it.
+    pub(crate) fn empty() -> Self {
+        Self { dir: tempfile::tempdir().unwrap() }
+    }
+
     /// A folder with one SQLite store `app` made by these statements.
     pub(crate) fn with_sqlite(yaml: &str, sql: &str) -> Self {
         let project = Self::new(&format!("{yaml}\nstores:\n  app:\n    kind: sqlite\n    path: app.db\n"));

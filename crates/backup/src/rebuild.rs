@@ -1,0 +1,275 @@
+//! The ledger's table of backups made anew from the manifests in the repositories.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+
+use contract::quantity::count;
+use contract::{
+    Context, Effect, Error, ErrorKind, Finding, Kept, Outcome, Permit, Plan, PlanStep, Request, Severity,
+    StepMode,
+};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::Surroundings;
+use crate::catalog::{self, Found, State};
+use crate::manifest::Manifest;
+
+/// Makes the list of backups anew from what lies in the repositories: after the state was lost, or came from an older copy.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RebuildCatalog {
+    /// Only this repository. Default: all of the project file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repository: Option<String>,
+}
+
+impl Request for RebuildCatalog {
+    const NAME: &'static str = "backup.rebuild";
+    const SUMMARY: &'static str = "Make the list of backups anew from the manifests in the repositories";
+    const EXAMPLE: &'static str = "steward backup rebuild";
+    const EFFECT: Effect = Effect::Change;
+    const ACTION: &'static str = "backup.configure";
+    const POSITIONAL: &'static [&'static str] = &["repository"];
+}
+
+impl RebuildCatalog {
+    fn names(&self, around: &dyn Surroundings) -> Result<Vec<String>, Error> {
+        let known = around.repositories();
+        match &self.repository {
+            None => Ok(known),
+            Some(name) if known.contains(name) => Ok(vec![name.clone()]),
+            Some(name) => Err(Error::new(ErrorKind::NotFound, format!("there is no repository `{name}`"))
+                .hint(format!("there are: {}", known.join(", ")))),
+        }
+    }
+}
+
+/// Plans one step for each repository; nothing but the ledger's list is touched.
+///
+/// # Errors
+///
+/// `NotFound`: no such repository.
+pub fn plan_rebuild(
+    ctx: &Context,
+    around: &dyn Surroundings,
+    request: &RebuildCatalog,
+) -> Result<Plan, Error> {
+    let steps = request.names(around)?.into_iter().map(|name| {
+        let title =
+            format!("read the manifests in {name} and take in the backups that the list does not have");
+        PlanStep {
+            reversible: true,
+            ..PlanStep::new(format!("read {name}"), title, StepMode::Transaction, Vec::new())
+        }
+    });
+    Ok(Plan {
+        request: RebuildCatalog::NAME.to_owned(),
+        arguments: serde_json::to_value(request).expect("arguments are JSON"),
+        project: ctx.project().to_owned(),
+        target: format!("project:{}", ctx.project()),
+        summary: "make the list of backups anew from the repositories".to_owned(),
+        steps: steps.collect(),
+        pre_state: String::new(),
+        predicted: json!({}),
+        cost_usd_nanos: 0,
+    })
+}
+
+/// What reading the repositories came to.
+#[derive(Debug, Default)]
+struct Tally {
+    taken_in: Vec<String>,
+    known: u64,
+    foreign: u64,
+    forgotten: u64,
+    unreadable: Vec<String>,
+    missing: Vec<String>,
+}
+
+/// Takes in every backup of this project that the ledger does not know, and says which of those that it knows are no longer
+/// there. What was proven before is not known of what is taken in: it is at `l0` until it is verified.
+///
+/// Findings: `backup_unreadable`, `backup_not_in_repository`, `repository_unreadable`.
+///
+/// # Errors
+///
+/// `NotFound`: no such repository. As the ledger's; a repository that cannot be read is a finding, and the others are read.
+pub async fn rebuild(
+    ctx: &Context,
+    around: &dyn Surroundings,
+    permit: &Permit,
+    plan: &Plan,
+    request: &RebuildCatalog,
+) -> Result<Outcome, Error> {
+    permit.covers(ctx, plan)?;
+    let mut tally = Tally::default();
+    let mut findings = Vec::new();
+    let mut text = String::new();
+    for name in request.names(around)? {
+        let before = tally.taken_in.len();
+        match one(ctx, around, &name, &mut tally).await {
+            Ok(found) => writeln!(
+                text,
+                "{name}: {}, {} taken in",
+                count(found, "backup"),
+                count((tally.taken_in.len() - before) as u64, "backup")
+            )
+            .expect("writing to a string does not fail"),
+            // The ledger's own errors end the request.
+            Err(error) if error.kind() == ErrorKind::Other => return Err(error),
+            Err(error) => {
+                writeln!(text, "{name}: cannot be read: {}", error.message())
+                    .expect("writing to a string does not fail");
+                findings.push(finding(
+                    "repository_unreadable",
+                    &name,
+                    format!("the repository {name} cannot be read: {error}"),
+                    error
+                        .hint_text()
+                        .unwrap_or("see whether its storage answers, and whether the key is its own"),
+                ));
+            }
+        }
+    }
+    if tally.foreign > 0 {
+        writeln!(text, "{} of other projects or programs are left alone", count(tally.foreign, "backup"))
+            .expect("writing to a string does not fail");
+    }
+    for line in &tally.unreadable {
+        writeln!(text, "UNREADABLE: {line}").expect("writing to a string does not fail");
+        findings.push(finding(
+            "backup_unreadable",
+            "backups",
+            format!("a backup cannot be taken in: {line}"),
+            "its bytes are damaged; `restic` may tell more. The others are not touched by it",
+        ));
+    }
+    for id in &tally.missing {
+        writeln!(text, "MISSING: {id} is not in its repository").expect("writing to a string does not fail");
+        findings.push(finding(
+            "backup_not_in_repository",
+            id,
+            format!("the backup {id} is on the list and not in its repository"),
+            "someone has deleted it, or the repository is an older copy",
+        ));
+    }
+    let value = json!({
+        "taken_in": tally.taken_in, "known": tally.known, "foreign": tally.foreign,
+        "forgotten": tally.forgotten, "unreadable": tally.unreadable, "missing": tally.missing,
+    });
+    if !tally.taken_in.is_empty() {
+        text.push_str("what was taken in counts once it was restored: steward backup verify ID\n");
+    }
+    Ok(Outcome { findings, ..Outcome::new(value, text) })
+}
+
+fn finding(code: &str, object: &str, title: String, recommendation: &str) -> Finding {
+    Finding {
+        code: code.into(),
+        severity: Severity::Warning,
+        title,
+        object: object.to_owned(),
+        recommendation: Some(recommendation.to_owned()),
+        evidence: Vec::new(),
+        escalate: None,
+    }
+}
+
+/// Reads one repository; gives how many backups of this project it holds.
+async fn one(ctx: &Context, around: &dyn Surroundings, name: &str, tally: &mut Tally) -> Result<u64, Error> {
+    let ledger = around.ledger();
+    let repository = around.repository(ctx, name).await?;
+    let listing = repository.list(ctx).await?;
+    // Ledger errors are told apart from the repository's by the caller.
+    let of_ledger =
+        |error: Error| Error::new(ErrorKind::Other, "the list of backups cannot be read").because(error);
+    let all = catalog::list(ctx, ledger, None, u32::MAX).await.map_err(of_ledger)?;
+    let known: BTreeMap<&str, &catalog::Recorded> = all.iter().map(|one| (one.id.as_str(), one)).collect();
+    let (mut ours, mut there) = (0, BTreeSet::new());
+    for kept in &listing.kept {
+        if kept.project.as_deref() != Some(ctx.project()) {
+            tally.foreign += 1;
+            continue;
+        }
+        ours += 1;
+        there.insert(kept.snapshot.as_str());
+        let record = kept.id.as_deref().and_then(|id| known.get(id));
+        match record.map(|record| record.state) {
+            Some(State::Complete) => {
+                tally.known += 1;
+                continue;
+            }
+            Some(State::Forgotten) => {
+                tally.forgotten += 1;
+                continue;
+            }
+            Some(State::Running) if record.is_some_and(|it| !is_over(around, &it.holder)) => continue,
+            _ => {}
+        }
+        match read(ctx, &repository, kept).await {
+            Ok(manifest) => {
+                take_in(ctx, around, name, kept, &manifest).await.map_err(of_ledger)?;
+                tally.taken_in.push(manifest.id);
+            }
+            Err(error) if matches!(error.kind(), ErrorKind::Canceled | ErrorKind::TimedOut) => {
+                return Err(error);
+            }
+            Err(error) => tally.unreadable.push(format!("{name}, {}: {}", kept.snapshot, error.message())),
+        }
+    }
+    tally.unreadable.extend(listing.unreadable.iter().map(|line| format!("{name}: {line}")));
+    if listing.unreadable.is_empty() {
+        let gone = all.iter().filter(|one| {
+            one.state == State::Complete && one.repository == name && !there.contains(one.snapshot.as_str())
+        });
+        for one in gone {
+            catalog::doubt(ctx, ledger, &one.id, "it is not in its repository").await.map_err(of_ledger)?;
+            tally.missing.push(one.id.clone());
+        }
+    }
+    Ok(ours)
+}
+
+/// Whether the run that was making a backup can no longer say what became of it.
+fn is_over(around: &dyn Surroundings, holder: &str) -> bool {
+    holder != around.holder() && around.is_gone(holder)
+}
+
+async fn read(
+    ctx: &Context,
+    repository: &std::sync::Arc<dyn contract::Repository>,
+    kept: &Kept,
+) -> Result<Manifest, Error> {
+    let manifest = Manifest::read(&repository.manifest(ctx, kept).await?)?;
+    // The label beside it can be written by whoever has the key; the manifest says what the parts are.
+    if manifest.project != ctx.project() || kept.id.as_ref().is_some_and(|id| *id != manifest.id) {
+        return Err(Error::new(ErrorKind::Corrupt, "its manifest is that of another backup")
+            .with("manifest_of", &manifest.id));
+    }
+    Ok(manifest)
+}
+
+async fn take_in(
+    ctx: &Context,
+    around: &dyn Surroundings,
+    repository: &str,
+    kept: &Kept,
+    manifest: &Manifest,
+) -> Result<(), Error> {
+    let found = Found {
+        id: &manifest.id,
+        plan: &manifest.plan,
+        store: &manifest.store,
+        repository,
+        snapshot: &kept.snapshot,
+        method: manifest.dumped.method,
+        begun_at: manifest.begun_at,
+        point_at: manifest.dumped.point.at,
+        ended_at: manifest.ended_at,
+        bytes: manifest.parts.iter().map(|part| part.bytes).sum(),
+        rows: manifest.rows(),
+    };
+    catalog::take_in(ctx, around.ledger(), &found).await
+}
