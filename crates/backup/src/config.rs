@@ -20,6 +20,9 @@ pub struct PlanConfig {
     /// `logical` or `physical`. Default: the best that the store offers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method: Option<BackupMethod>,
+    /// When `steward up` makes it by itself. Default: only when it is asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<PlanSchedule>,
     /// How a backup is proven.
     #[serde(default)]
     pub verify: Verification,
@@ -38,6 +41,7 @@ impl PlanConfig {
             stores: vec![store.to_owned()],
             repository: None,
             method: None,
+            schedule: None,
             verify: Verification::default(),
             keep: Retention::default(),
             objectives: Objectives::default(),
@@ -83,6 +87,29 @@ impl PlanConfig {
         }
         Ok(())
     }
+}
+
+/// When a plan is due. A time that passed while nothing ran is made up for once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PlanSchedule {
+    /// Five fields: minute, hour, day of month, month, day of week.
+    pub cron: String,
+    /// IANA time zone in which the fields and the hours are read. Default: UTC.
+    #[serde(default = "utc")]
+    pub zone: String,
+    /// A run begins up to this many minutes later, always the same for the same time, so that not everything begins at
+    /// once. Default: 0.
+    #[serde(default)]
+    pub jitter_minutes: u32,
+    /// Runs begin only in these hours, such as `22:00-06:00`; what is due at other times waits for them. A run by hand does
+    /// not wait. Default: at any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hours: Option<String>,
+}
+
+fn utc() -> String {
+    "UTC".into()
 }
 
 /// How a backup is proven.

@@ -18,7 +18,7 @@ mod suspicion;
 mod verify;
 
 pub use catalog::{Level, Recorded, State, newest_proven};
-pub use config::{Objectives, PlanConfig, Probe, Retention, Verification};
+pub use config::{Objectives, PlanConfig, PlanSchedule, Probe, Retention, Verification};
 pub use list::{ListBackups, ShowBackup, list, show};
 pub use manifest::{MANIFEST_VERSION, Manifest};
 pub use plan::{ShowPlans, show_plans};

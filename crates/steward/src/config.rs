@@ -225,6 +225,14 @@ pub struct ScheduleConfig {
     /// What to do with times that passed while the daemon was down. Default: run once.
     #[serde(default)]
     pub catch_up: CatchUp,
+    /// A run begins up to this many minutes later, always the same for the same time, so that not everything begins at
+    /// once. Default: 0.
+    #[serde(default)]
+    pub jitter_minutes: u32,
+    /// Runs begin only in these hours of the zone, such as `22:00-06:00`; what is due at other times waits for them.
+    /// Default: at any.
+    #[serde(default)]
+    pub hours: Option<String>,
 }
 
 /// What to do with due times that were missed.
@@ -490,8 +498,7 @@ fn validate(config: &Config) -> At<()> {
     }
     for (name, schedule) in &config.schedules {
         if let Err(error) = crate::schedule::check(schedule) {
-            let key = if error.context().iter().any(|(_, key)| key == "zone") { "zone" } else { "cron" };
-            return Err((vec!["schedules".into(), name.clone(), key.into()], error));
+            return Err((vec!["schedules".into(), name.clone(), key_of_schedule(&error)], error));
         }
         if !crate::request::specs().iter().any(|spec| spec.name == schedule.request) {
             return at(
@@ -513,6 +520,15 @@ fn validate(config: &Config) -> At<()> {
         return at(&["objectives", "query_p95_ms"], "this is no time", "use milliseconds above 0");
     }
     Ok(())
+}
+
+/// The key of a schedule that an error is about.
+fn key_of_schedule(error: &Error) -> String {
+    error
+        .context()
+        .iter()
+        .find(|(name, _)| *name == "key")
+        .map_or_else(|| "cron".to_owned(), |(_, key)| key.clone())
 }
 
 fn validate_backup(config: &Config) -> At<()> {
@@ -537,6 +553,14 @@ fn validate_backup(config: &Config) -> At<()> {
     for (name, plan) in &config.backup.plans {
         if let Err(error) = plan.check(&stores, &repositories) {
             return wrong(&["plans", name], &error);
+        }
+    }
+    for (name, schedule) in crate::schedule::all(config) {
+        let Some(plan) = name.strip_prefix("backup:") else { continue };
+        if let Err(error) = crate::schedule::check(&schedule) {
+            let key = key_of_schedule(&error);
+            let path = ["backup", "plans", plan, "schedule", &key];
+            return Err((path.iter().map(|part| (*part).to_owned()).collect(), error));
         }
     }
     Ok(())
@@ -625,7 +649,7 @@ mod tests {
 
     #[test]
     fn errors_name_line_key_and_what_to_do() {
-        let cases: [(&str, &str, &str, &str); 20] = [
+        let cases: [(&str, &str, &str, &str); 21] = [
             (
                 "project: shop\nai:\n  providers:\n    p:\n      kind: openai\n      url: http://169.254.169.254/v1\n",
                 "cloud's metadata",
@@ -679,6 +703,12 @@ mod tests {
                 "beyond loopback Steward listens only with TLS",
                 "3",
                 "http.listen",
+            ),
+            (
+                "project: shop\nstores:\n  a:\n    kind: sqlite\n    path: x\nbackup:\n  plans:\n    p:\n      stores: [a]\n      schedule:\n        cron: \"10 2 * * *\"\n        hours: 22-6\n",
+                "`22-6` names no hours of the day",
+                "12",
+                "backup.plans.p.schedule.hours",
             ),
             (
                 "project: shop\nschedules:\n  n:\n    cron: \"61 * * * *\"\n    request: status.show\n",

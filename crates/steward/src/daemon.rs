@@ -300,21 +300,23 @@ async fn run_due(
     project: &Arc<Project>,
     tracker: &TaskTracker,
 ) -> Result<(), Error> {
-    for (name, schedule) in &project.loaded().config.schedules {
+    for (name, schedule) in &schedule::all(&project.loaded().config) {
+        // One whose times were changed in the project file begins anew.
         let rows = steward
             .ledger()
             .query(
-                "SELECT next_us FROM jobs WHERE project = ? AND name = ?",
-                vec![ctx.project().into(), name.clone().into()],
+                "SELECT next_us FROM jobs WHERE project = ? AND name = ? AND timing IN ('', ?)",
+                vec![ctx.project().into(), name.clone().into(), schedule::timing(schedule).into()],
             )
             .await?;
         let known = rows.first().map(|row| row.get_opt_time("next_us")).transpose()?.flatten();
         let now = ctx.now();
+        let seed = schedule::seed(ctx, name);
         let due = match known {
             Some(due) => due,
-            None => schedule::next_after(schedule, now)?,
+            None => schedule::next_after(schedule, &seed, now)?,
         };
-        let plan = schedule::due(schedule, due, now, LATE_S)?;
+        let plan = schedule::due(schedule, &seed, due, now, LATE_S)?;
         if known.is_some() && plan.run.is_none() && plan.next == due {
             continue;
         }
@@ -372,15 +374,16 @@ async fn set_next(
 ) -> Result<(), Error> {
     let arguments = Value::Object(schedule.arguments.clone()).to_string();
     let write = ledger::Write::new().exec(
-        "INSERT INTO jobs (project, name, request, arguments, next_us) VALUES (?, ?, ?, ?, ?) \
+        "INSERT INTO jobs (project, name, request, arguments, next_us, timing) VALUES (?, ?, ?, ?, ?, ?) \
          ON CONFLICT (project, name) DO UPDATE SET request = excluded.request, arguments = excluded.arguments, \
-         next_us = excluded.next_us",
+         next_us = excluded.next_us, timing = excluded.timing",
         vec![
             ctx.project().into(),
             name.into(),
             schedule.request.clone().into(),
             arguments.into(),
             next.as_microsecond().into(),
+            schedule::timing(schedule).into(),
         ],
     );
     steward.ledger().write(ctx, write).await.map(|_| ())

@@ -300,7 +300,7 @@ pub(crate) async fn schedules(ctx: &Context, steward: &Steward, project: &Projec
         .await?;
     let mut text = String::new();
     let mut values = Vec::new();
-    for (name, schedule) in &project.loaded().config.schedules {
+    for (name, schedule) in &crate::schedule::all(&project.loaded().config) {
         let mut job = None;
         for row in &rows {
             if row.get_text("name")? == name.as_str() {
@@ -309,7 +309,7 @@ pub(crate) async fn schedules(ctx: &Context, steward: &Steward, project: &Projec
         }
         let next = match job.map(|row| row.get_opt_time("next_us")).transpose()?.flatten() {
             Some(next) => next,
-            None => crate::schedule::next_after(schedule, ctx.now())?,
+            None => crate::schedule::next_after(schedule, &crate::schedule::seed(ctx, name), ctx.now())?,
         };
         let last = job.map(|row| row.get_opt_time("last_us")).transpose()?.flatten();
         let status = job
