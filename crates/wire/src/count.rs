@@ -12,6 +12,34 @@ const COUNTED_BY_ANTHROPIC: [&str; 6] = ["model", "messages", "system", "tools",
 const COUNTED_BY_OPENAI: [&str; 8] =
     ["model", "input", "instructions", "tools", "tool_choice", "text", "reasoning", "parallel_tool_calls"];
 
+/// What says how an answer is made, and no part of what is counted: not every format can say it.
+const ABOUT_THE_ANSWER: [&str; 23] = [
+    "max_tokens",
+    "metadata",
+    "service_tier",
+    "stop_sequences",
+    "stream",
+    "temperature",
+    "top_k",
+    "top_p",
+    "safetySettings",
+    "labels",
+    // In Gemini's `generationConfig`.
+    "stopSequences",
+    "topP",
+    "topK",
+    "maxOutputTokens",
+    "candidateCount",
+    "seed",
+    "presencePenalty",
+    "frequencyPenalty",
+    "responseLogprobs",
+    "logprobs",
+    "max_output_tokens",
+    "candidate_count",
+    "safety_settings",
+];
+
 /// Says a request to count tokens in another format. Chat has no such request: estimate there.
 ///
 /// # Errors
@@ -26,15 +54,26 @@ pub fn convert_count_request(
     if to == Format::Chat {
         return Err(no_equivalent("count_tokens"));
     }
-    let parsed = json::parse(body)?;
+    let Value::Object(mut asked) = json::parse(body)? else {
+        return Err(BadRequest::new("the body is not a JSON object"));
+    };
     // Gemini's may hold the whole request one level deeper.
-    let inner =
-        (from == Format::Gemini).then(|| parsed.get("generateContentRequest")).flatten().map(Value::to_json);
-    let body = inner.as_deref().map_or(body, str::as_bytes);
-    let mut converted = convert_request(from, to, body, target)?;
+    let inner = (from == Format::Gemini).then(|| asked.take("generateContentRequest")).flatten();
     if from == to && inner.is_none() {
-        return Ok(converted);
+        return convert_request(from, to, body, target);
     }
+    if let Some(Value::Object(inner)) = inner {
+        asked = inner;
+    }
+    for config in ["generationConfig", "generation_config"] {
+        if let Some(Value::Object(mut config_of)) = asked.take(config) {
+            about_the_prompt(&mut config_of);
+            asked = asked.with(config, config_of);
+        }
+    }
+    about_the_prompt(&mut asked);
+    let body = asked.into_bytes();
+    let mut converted = convert_request(from, to, &body, target)?;
     let Value::Object(mut object) = json::parse(&converted.body)? else {
         return Err(BadRequest::new("the body is not a JSON object"));
     };
@@ -61,6 +100,11 @@ pub fn convert_count_request(
     // The default limit is no part of what is counted.
     converted.changed.retain(|field| !field.starts_with("max_tokens"));
     Ok(converted)
+}
+
+/// Leaves out what is no part of what is counted.
+fn about_the_prompt(object: &mut Object<'_>) {
+    object.0.retain(|(name, _)| !ABOUT_THE_ANSWER.contains(&name.as_ref()));
 }
 
 /// The answer to a client who asked for a count.

@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use wire::sse::Splitter;
-use wire::{End, Format, Shown, StreamConverter, StreamOptions, Target};
+use wire::{Embedding, End, Format, Shown, StreamConverter, StreamOptions, Target};
 
 const SHOWN: Shown<'static> = Shown { model: "fast", created_s: 1_760_000_001, seed: 7 };
 
@@ -16,20 +16,25 @@ fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
 }
 
-/// The inputs: `<format>-<case>.<ending>`, without the outputs, which have `.to-` in their name.
+/// The inputs of all formats.
 fn inputs(name: &str) -> Vec<(String, Format, Vec<u8>)> {
+    inputs_of(name, &Format::ALL.map(|format| (format.name(), format)))
+}
+
+/// The inputs: `<kind>-<case>.<ending>`, without the outputs, which have `.to-` in their name. There are some of each kind.
+fn inputs_of<K: Copy + PartialEq>(name: &str, kinds: &[(&str, K)]) -> Vec<(String, K, Vec<u8>)> {
     let mut found: Vec<_> = std::fs::read_dir(folder(name))
         .unwrap()
         .map(|entry| entry.unwrap().path())
         .filter(|path| !path.to_string_lossy().contains(".to-"))
         .map(|path| {
             let stem = path.file_stem().unwrap().to_string_lossy().into_owned();
-            let format = Format::ALL.into_iter().find(|format| stem.starts_with(format.name())).unwrap();
-            (stem, format, std::fs::read(&path).unwrap())
+            let (_, kind) = *kinds.iter().find(|(kind, _)| stem.starts_with(kind)).unwrap();
+            (stem, kind, std::fs::read(&path).unwrap())
         })
         .collect();
     found.sort_by(|one, other| one.0.cmp(&other.0));
-    assert!(Format::ALL.iter().all(|format| found.iter().any(|(_, from, _)| from == format)), "{name}");
+    assert!(kinds.iter().all(|(_, kind)| found.iter().any(|(_, from, _)| from == kind)), "{name}");
     found
 }
 
@@ -92,6 +97,35 @@ fn check(folder_name: &str, file: &str, now: &str, problems: &mut Vec<String>) {
     }
 }
 
+/// A request as it goes to the provider, with what of it is lost.
+fn request(converted: Result<wire::Converted, wire::BadRequest>) -> String {
+    match converted {
+        Ok(converted) => {
+            serde_json::from_slice::<serde_json::Value>(&converted.body).unwrap();
+            let mut text = readable(&converted.body);
+            for field in converted.dropped {
+                writeln!(text, "dropped: {field}").unwrap();
+            }
+            for field in converted.changed {
+                writeln!(text, "changed: {field}").unwrap();
+            }
+            text
+        }
+        Err(error) => format!("refused: {error} ({:?})\n", error.field),
+    }
+}
+
+/// A reply as the client gets it.
+fn reply(converted: Result<Vec<u8>, wire::BadReply>) -> String {
+    match converted {
+        Ok(body) => {
+            serde_json::from_slice::<serde_json::Value>(&body).unwrap();
+            readable(&body)
+        }
+        Err(error) => format!("bad: {error}\n"),
+    }
+}
+
 fn others(from: Format) -> impl Iterator<Item = Format> {
     Format::ALL.into_iter().filter(move |to| *to != from)
 }
@@ -107,20 +141,7 @@ fn requests() {
             } else {
                 "model-1"
             };
-            let now = match wire::convert_request(from, to, &body, &Target::new(model)) {
-                Ok(converted) => {
-                    serde_json::from_slice::<serde_json::Value>(&converted.body).unwrap();
-                    let mut text = readable(&converted.body);
-                    for field in converted.dropped {
-                        writeln!(text, "dropped: {field}").unwrap();
-                    }
-                    for field in converted.changed {
-                        writeln!(text, "changed: {field}").unwrap();
-                    }
-                    text
-                }
-                Err(error) => format!("refused: {error} ({:?})\n", error.field),
-            };
+            let now = request(wire::convert_request(from, to, &body, &Target::new(model)));
             check("requests", &format!("{stem}.to-{to}.txt"), &now, &mut problems);
         }
     }
@@ -132,14 +153,84 @@ fn replies() {
     let mut problems = Vec::new();
     for (stem, from, body) in inputs("replies") {
         for to in others(from) {
-            let now = match wire::convert_reply(from, to, &body, &SHOWN) {
-                Ok(body) => {
-                    serde_json::from_slice::<serde_json::Value>(&body).unwrap();
-                    readable(&body)
-                }
-                Err(error) => format!("bad: {error}\n"),
-            };
+            let now = reply(wire::convert_reply(from, to, &body, &SHOWN));
             check("replies", &format!("{stem}.to-{to}.txt"), &now, &mut problems);
+        }
+    }
+    assert!(problems.is_empty(), "{}", problems.join("\n"));
+}
+
+/// The forms of embeddings by name.
+const EMBEDDINGS: [(&str, Embedding); 3] = [
+    ("openai", Embedding::OpenAi),
+    ("gemini-one", Embedding::GeminiOne),
+    ("gemini-batch", Embedding::GeminiBatch),
+];
+
+#[test]
+fn embedding_requests() {
+    let mut problems = Vec::new();
+    for (stem, from, body) in inputs_of("embeddings", &EMBEDDINGS) {
+        for (name, to) in EMBEDDINGS.into_iter().filter(|(_, to)| to.format() != from.format()) {
+            let mut now = request(wire::convert_embedding_request(from, to, &body, "embed-1"));
+            if from == Embedding::OpenAi && wire::wants_base64(&body) {
+                now.push_str("wanted back: base64\n");
+            }
+            check("embeddings", &format!("{stem}.to-{name}.txt"), &now, &mut problems);
+        }
+    }
+    assert!(problems.is_empty(), "{}", problems.join("\n"));
+}
+
+#[test]
+fn embedding_replies() {
+    let mut problems = Vec::new();
+    for (stem, from, body) in inputs_of("embedding-replies", &EMBEDDINGS) {
+        for (name, to) in EMBEDDINGS.into_iter().filter(|(_, to)| to.format() != from.format()) {
+            let mut say = |name: &str, base64| {
+                let now = reply(wire::convert_embedding_reply(from, to, &body, &SHOWN, base64));
+                check("embedding-replies", &format!("{stem}.to-{name}.txt"), &now, &mut problems);
+            };
+            say(name, false);
+            if to == Embedding::OpenAi {
+                say("openai-base64", true);
+            }
+        }
+    }
+    assert!(problems.is_empty(), "{}", problems.join("\n"));
+}
+
+/// The formats in which a client may ask for a count.
+const COUNTING: [(&str, Format); 2] = [("messages", Format::Messages), ("gemini", Format::Gemini)];
+
+#[test]
+fn count_requests() {
+    let mut problems = Vec::new();
+    for (stem, from, body) in inputs_of("counts", &COUNTING) {
+        for to in others(from) {
+            let mut now = request(wire::convert_count_request(from, to, &body, &Target::new("model-1")));
+            if to == Format::Chat {
+                // Nobody else counts for it.
+                let input = wire::input_tokens(from, &body);
+                writeln!(now, "estimated: {} tokens, at most {}", input.estimate, input.bound).unwrap();
+            }
+            check("counts", &format!("{stem}.to-{to}.txt"), &now, &mut problems);
+        }
+    }
+    assert!(problems.is_empty(), "{}", problems.join("\n"));
+}
+
+#[test]
+fn count_replies() {
+    let mut problems = Vec::new();
+    let kinds = [COUNTING[0], COUNTING[1], ("responses", Format::Responses)];
+    for (stem, from, body) in inputs_of("count-replies", &kinds) {
+        for (name, to) in COUNTING {
+            let now = match wire::read_count_tokens(from, &body) {
+                Some(count) => readable(&wire::count_tokens_reply(to, count)),
+                None => "no count\n".to_owned(),
+            };
+            check("count-replies", &format!("{stem}.to-{name}.txt"), &now, &mut problems);
         }
     }
     assert!(problems.is_empty(), "{}", problems.join("\n"));
