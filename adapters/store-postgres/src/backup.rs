@@ -2,14 +2,15 @@
 
 mod contents;
 mod dump;
-mod load;
+pub(crate) mod load;
 mod place;
-mod programs;
-mod restored;
+pub(crate) mod programs;
+pub(crate) mod restored;
 mod schema_text;
-mod scratch_server;
+pub(crate) mod scratch_server;
 
-pub(crate) use programs::Libpq;
+pub(crate) use programs::{Libpq, Programs};
+pub(crate) use scratch_server::ScratchServer;
 
 /// Parts of a backup, in their order.
 const README: &str = "0-readme.txt";

@@ -15,6 +15,7 @@ mod explain;
 mod health;
 mod integrity;
 mod operate;
+mod physical;
 mod rebuild;
 mod rowset;
 mod scram;

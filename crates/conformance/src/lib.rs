@@ -5,11 +5,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a suite fails by panicking")]
 
+mod cluster;
 mod faulty;
 mod parts;
 mod server;
 pub mod store;
 
+pub use cluster::{Cluster, programs};
 pub use faulty::{Fault, Faulty};
 pub use parts::{Given, Parts};
 pub use server::{namespace, namespace_age, postgres, server};

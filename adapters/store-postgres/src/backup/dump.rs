@@ -127,16 +127,16 @@ struct Source {
 #[async_trait]
 impl Dump for PostgresStore {
     fn methods(&self) -> Vec<BackupMethod> {
-        vec![BackupMethod::Logical]
+        vec![BackupMethod::Logical, BackupMethod::Physical]
     }
 
     async fn preflight(&self, ctx: &Context, options: &DumpOptions) -> Result<Preflight, Error> {
+        if options.method == BackupMethod::Physical {
+            return self.physical_preflight(ctx, options).await;
+        }
         let session = self.dumping_session(ctx).await?;
         let user = session.rights.login.user.clone();
         let mut preflight = Preflight::default();
-        if options.method != BackupMethod::Logical {
-            preflight.refusals.push("only the method `logical` is offered: take that one".to_owned());
-        }
         match self.dump_programs(&session).await {
             Ok(programs) => {
                 preflight.tools = ["pg_dump", "pg_dumpall"].map(|name| programs.tool(name, &[])).to_vec();
@@ -190,12 +190,8 @@ impl Dump for PostgresStore {
     }
 
     async fn dump(&self, ctx: &Context, options: &DumpOptions, sink: &dyn PartSink) -> Result<Dumped, Error> {
-        if options.method != BackupMethod::Logical {
-            return Err(self.unsupported(
-                "a physical backup",
-                "it is not offered",
-                "take the method `logical`",
-            ));
+        if options.method == BackupMethod::Physical {
+            return self.physical_dump(ctx, options, sink).await;
         }
         let session = self.dumping_session(ctx).await?;
         let programs =
@@ -294,7 +290,7 @@ fn left_out(session: &Session, tables: &[Found]) -> Vec<String> {
 
 impl PostgresStore {
     /// A session of the login that dumps, which is ours alone.
-    async fn dumping_session(&self, ctx: &Context) -> Result<Session, Error> {
+    pub(crate) async fn dumping_session(&self, ctx: &Context) -> Result<Session, Error> {
         let session = self.within(ctx, self.opener.open(ctx, self.dumping())).await?;
         self.refuse_shared(&session).map_err(|error| error.with("store", self.name()))?;
         Ok(session)

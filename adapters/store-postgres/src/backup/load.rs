@@ -8,8 +8,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use contract::{
-    Context, Dumped, Error, ErrorKind, Load, LoadTarget, PART_BYTES_MAX, PartRecord, PartSource, Preflight,
-    Restored, Selection, Store,
+    BackupMethod, Context, Dumped, Error, ErrorKind, Load, LoadTarget, LogStart, PART_BYTES_MAX, PartRecord,
+    PartSource, Preflight, Recovery, Restored, Selection, Store,
 };
 use futures::SinkExt;
 use tokio::io::AsyncReadExt;
@@ -34,7 +34,7 @@ const SENT_BYTES: usize = 128 << 10;
 /// A restored database needs about as much disk as its source, and room to build indexes.
 const DISK_PERCENT: u64 = 130;
 /// Disk that a server needs for itself.
-const SERVER_BYTES: u64 = 256 << 20;
+pub(crate) const SERVER_BYTES: u64 = 256 << 20;
 /// Settings of `psql` and of sessions that load.
 const LOADING_SETTINGS: &str = "SET statement_timeout = 0; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0; \
      SET datestyle = 'ISO, YMD'; SET intervalstyle = 'postgres'; SET xmloption = 'content'; SET row_security = off; \
@@ -62,6 +62,9 @@ impl Load for PostgresStore {
         dumped: &Dumped,
         target: &LoadTarget,
     ) -> Result<Preflight, Error> {
+        if dumped.method == BackupMethod::Physical {
+            return self.physical_load_preflight(dumped, target).await;
+        }
         let mut preflight = Preflight::default();
         let detail = match Detail::of(dumped) {
             Ok(detail) => detail,
@@ -127,6 +130,9 @@ impl Load for PostgresStore {
         selection: &Selection,
         target: &LoadTarget,
     ) -> Result<Box<dyn Restored>, Error> {
+        if dumped.method == BackupMethod::Physical {
+            return Box::pin(self.physical_load(ctx, dumped, parts, selection, target)).await;
+        }
         let detail = Detail::of(dumped)?;
         let selected = select(&detail, selection)?;
         let bin_dir = self.opener.config.bin_dir.as_deref();
@@ -185,6 +191,21 @@ impl Load for PostgresStore {
         }
         let selected = selected.into_iter().cloned().collect();
         Ok(Box::new(RestoredDatabase::new(place, detail, selection.clone(), selected, client_programs)))
+    }
+
+    fn log_start(&self, dumped: &Dumped) -> Option<LogStart> {
+        crate::physical::log_start(dumped)
+    }
+
+    async fn recover(
+        &self,
+        ctx: &Context,
+        dumped: &Dumped,
+        parts: &dyn PartSource,
+        recovery: &Recovery,
+        target: &LoadTarget,
+    ) -> Result<Box<dyn Restored>, Error> {
+        Box::pin(self.physical_recover(ctx, dumped, parts, recovery, target)).await
     }
 
     async fn swap(&self, ctx: &Context, restored: &dyn Restored) -> Result<String, Error> {

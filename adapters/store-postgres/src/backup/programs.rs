@@ -33,6 +33,18 @@ impl Programs {
         self.folder.join(program)
     }
 
+    /// A program that is given nothing of our environment, and is killed with its handle.
+    pub(crate) fn command(&self, program: &str, libpq: &Libpq) -> Command {
+        let mut command = Command::new(self.path(program));
+        command
+            .env_clear()
+            .env("LC_ALL", "C")
+            .env("PATH", PATH)
+            .envs(libpq.0.iter().map(|(name, value)| (name, value)))
+            .kill_on_drop(true);
+        command
+    }
+
     /// For the manifest: the command as one could type it.
     pub(crate) fn tool(&self, program: &str, arguments: &[&str]) -> Tool {
         Tool {
@@ -98,15 +110,25 @@ async fn version_of(program: &Path) -> Option<(u32, String)> {
 ///
 /// A program that is older than the server does not understand its catalog.
 pub(crate) async fn to_dump(bin_dir: Option<&Path>, server: u32, version: &str) -> Result<Programs, Error> {
-    let all = all(bin_dir, "pg_dump").await;
+    to_stream(bin_dir, "pg_dump", server, version).await
+}
+
+/// The same for any of the programs that ask a server.
+pub(crate) async fn to_stream(
+    bin_dir: Option<&Path>,
+    program: &str,
+    server: u32,
+    version: &str,
+) -> Result<Programs, Error> {
+    let all = all(bin_dir, program).await;
     let fitting = all.iter().find(|programs| programs.major == server);
     let fitting = fitting.or_else(|| all.first().filter(|programs| programs.major > server));
     if let Some(programs) = fitting {
         return Ok(programs.clone());
     }
     let what = match all.first() {
-        Some(old) => format!("`pg_dump` {} is older than the server, PostgreSQL {version}", old.version),
-        None => format!("there is no `pg_dump` for the server, PostgreSQL {version}"),
+        Some(old) => format!("`{program}` {} is older than the server, PostgreSQL {version}", old.version),
+        None => format!("there is no `{program}` for the server, PostgreSQL {version}"),
     };
     Err(not_there(what, bin_dir, &format!("postgresql-client-{server}")))
 }
@@ -146,17 +168,12 @@ pub(crate) async fn run(
     libpq: &Libpq,
     input: Option<&[u8]>,
 ) -> Result<Ran, Error> {
-    let mut command = Command::new(programs.path(program));
+    let mut command = programs.command(program, libpq);
     command
         .args(arguments)
-        .env_clear()
-        .env("LC_ALL", "C")
-        .env("PATH", PATH)
-        .envs(libpq.0.iter().map(|(name, value)| (name, value)))
         .stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() })
         .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true);
+        .stderr(Stdio::piped());
     let failed = |error: std::io::Error| {
         Error::new(ErrorKind::Unavailable, format!("`{program}` cannot be run"))
             .with("program", programs.path(program).display())

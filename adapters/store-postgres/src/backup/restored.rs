@@ -105,72 +105,13 @@ impl Restored for RestoredDatabase {
     async fn check(&self, ctx: &Context) -> Result<IntegrityReport, Error> {
         ctx.run(async {
             let client = self.place.connect(ctx).await?;
-            let failed = |error: tokio_postgres::Error| translate(&error);
-            client.batch_execute("SET idle_in_transaction_session_timeout = 0").await.map_err(failed)?;
-            let has = "SELECT EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = 'amcheck')";
-            let had: bool = client.query_one(has, &[]).await.map_err(failed)?.get(0);
-            let made =
-                had || client.batch_execute("CREATE EXTENSION amcheck SCHEMA pg_catalog").await.is_ok();
-            let mut report = if made {
-                let report = crate::integrity::check(&client, self.detail.version_num, CHECK_TIMEOUT).await;
-                client.batch_execute("SET statement_timeout = 0").await.map_err(failed)?;
-                if !had {
-                    client.batch_execute("DROP EXTENSION amcheck").await.map_err(failed)?;
-                }
-                report?
-            } else {
-                let problem = "the extension `amcheck` is not available here".to_owned();
-                IntegrityReport {
-                    unchecked: vec![IntegrityProblem { object: "indexes and tables".to_owned(), problem }],
-                    ..IntegrityReport::default()
-                }
-            };
-            let invalid = client
-                .query(
-                    "SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) FROM pg_catalog.pg_index i \
-                     JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid \
-                     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-                     WHERE c.relkind = 'i' AND NOT (i.indisvalid AND i.indisready) ORDER BY 1",
-                    &[],
-                )
-                .await
-                .map_err(failed)?;
-            report.problems.extend(invalid.iter().map(|row| IntegrityProblem {
-                object: row.get(0),
-                problem: "the index is not valid".to_owned(),
-            }));
-            Ok(report)
+            check_database(&client, self.detail.version_num, CHECK_TIMEOUT).await
         })
         .await
     }
 
     async fn probe(&self, ctx: &Context, sql: &str) -> Result<bool, Error> {
-        check_text(sql)?;
-        ctx.run(async {
-            let client = self.place.connect(ctx).await?;
-            let failed = |error: tokio_postgres::Error| translate(&error);
-            client.batch_execute("BEGIN READ ONLY").await.map_err(failed)?;
-            // The extended protocol takes exactly one statement.
-            let prepared = client.prepare(sql).await.map_err(failed)?;
-            if prepared.columns().is_empty() || !prepared.params().is_empty() {
-                return Err(Error::new(
-                    ErrorKind::Invalid,
-                    "the question must be one statement that gives a row",
-                ));
-            }
-            let is_truth = *prepared.columns()[0].type_() == tokio_postgres::types::Type::BOOL;
-            let mut rows = client.simple_query(sql).await.map_err(failed)?.into_iter().filter_map(
-                |message| match message {
-                    SimpleQueryMessage::Row(row) => Some(row),
-                    _ => None,
-                },
-            );
-            match (rows.next(), rows.next()) {
-                (Some(row), None) => Ok(is_truth && row.get(0) == Some("t")),
-                _ => Err(Error::new(ErrorKind::Invalid, "the question must give one row")),
-            }
-        })
-        .await
+        ctx.run(async { probe(&self.place.connect(ctx).await?, sql).await }).await
     }
 
     fn keep(&mut self) -> String {
@@ -179,6 +120,71 @@ impl Restored for RestoredDatabase {
 
     async fn remove(self: Box<Self>) -> Result<(), Error> {
         self.place.remove().await
+    }
+}
+
+/// Runs the engine's own check in one database, and looks for indexes that are not valid.
+pub(crate) async fn check_database(
+    client: &Client,
+    version_num: i32,
+    limit: Duration,
+) -> Result<IntegrityReport, Error> {
+    let failed = |error: tokio_postgres::Error| translate(&error);
+    client.batch_execute("SET idle_in_transaction_session_timeout = 0").await.map_err(failed)?;
+    let has = "SELECT EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = 'amcheck')";
+    let had: bool = client.query_one(has, &[]).await.map_err(failed)?.get(0);
+    let made = had || client.batch_execute("CREATE EXTENSION amcheck SCHEMA pg_catalog").await.is_ok();
+    let mut report = if made {
+        let report = crate::integrity::check(client, version_num, limit).await;
+        client.batch_execute("SET statement_timeout = 0").await.map_err(failed)?;
+        if !had {
+            client.batch_execute("DROP EXTENSION amcheck").await.map_err(failed)?;
+        }
+        report?
+    } else {
+        let problem = "the extension `amcheck` is not available here".to_owned();
+        IntegrityReport {
+            unchecked: vec![IntegrityProblem { object: "indexes and tables".to_owned(), problem }],
+            ..IntegrityReport::default()
+        }
+    };
+    let invalid = client
+        .query(
+            "SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) FROM pg_catalog.pg_index i \
+             JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid \
+             JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+             WHERE c.relkind = 'i' AND NOT (i.indisvalid AND i.indisready) ORDER BY 1",
+            &[],
+        )
+        .await
+        .map_err(failed)?;
+    report.problems.extend(
+        invalid
+            .iter()
+            .map(|row| IntegrityProblem { object: row.get(0), problem: "the index is not valid".to_owned() }),
+    );
+    Ok(report)
+}
+
+/// Asks a question of the user's that one row answers, in a transaction that cannot write.
+pub(crate) async fn probe(client: &Client, sql: &str) -> Result<bool, Error> {
+    check_text(sql)?;
+    let failed = |error: tokio_postgres::Error| translate(&error);
+    client.batch_execute("BEGIN READ ONLY").await.map_err(failed)?;
+    // The extended protocol takes exactly one statement.
+    let prepared = client.prepare(sql).await.map_err(failed)?;
+    if prepared.columns().is_empty() || !prepared.params().is_empty() {
+        return Err(Error::new(ErrorKind::Invalid, "the question must be one statement that gives a row"));
+    }
+    let is_truth = *prepared.columns()[0].type_() == tokio_postgres::types::Type::BOOL;
+    let mut rows =
+        client.simple_query(sql).await.map_err(failed)?.into_iter().filter_map(|message| match message {
+            SimpleQueryMessage::Row(row) => Some(row),
+            _ => None,
+        });
+    match (rows.next(), rows.next()) {
+        (Some(row), None) => Ok(is_truth && row.get(0) == Some("t")),
+        _ => Err(Error::new(ErrorKind::Invalid, "the question must give one row")),
     }
 }
 

@@ -26,14 +26,22 @@ const NOBODY: u32 = 65_534;
 const PORT: u16 = 5_432;
 
 /// Arguments: the folder, the socket's folder, the file for the server's number, the command. What is written to the pipe
-/// besides its end is `keep`.
+/// besides its end is `keep`, `stop` and `start`.
 const WATCH: &str = r#"
 folder=$1 sockets=$2 number=$3; shift 3
-"$@" </dev/null >"$folder/log" 2>&1 &
-server=$!
-echo "$server" >"$number"
-read -r word
-[ "$word" = keep ] && exit 0
+run() {
+  "$@" </dev/null >"$folder/log" 2>&1 &
+  server=$!
+  echo "$server" >"$number"
+}
+run "$@"
+while read -r word; do
+  case $word in
+  keep) exit 0 ;;
+  stop) kill -INT "$server" 2>/dev/null; wait "$server"; echo "$?" >"$folder/stopped" ;;
+  start) rm -f "$folder/stopped"; run "$@"; : >"$folder/started" ;;
+  esac
+done
 kill -QUIT "$server" 2>/dev/null
 wait "$server"
 rm -rf -- "$folder" "$sockets"
@@ -116,6 +124,17 @@ fn cannot(what: &str) -> impl Fn(std::io::Error) -> Error {
     }
 }
 
+/// A command that is given nothing of our environment.
+fn plain_command(somebody: &[String], program: &Path) -> Command {
+    let mut words: Vec<std::ffi::OsString> = somebody.iter().map(Into::into).collect();
+    words.push(program.into());
+    let mut command = Command::new(&words[0]);
+    command.args(&words[1..]);
+    command.env_clear().env("LC_ALL", "C").env("PATH", PATH);
+    command.current_dir("/");
+    command
+}
+
 fn make_folder(path: &Path) -> Result<(), Error> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(cannot("its folder"))
 }
@@ -134,31 +153,155 @@ impl ScratchServer {
         let made = tokio::task::spawn_blocking(move || Self::make(&programs, &folder, &user));
         let server =
             made.await.map_err(|_| Error::new(ErrorKind::Canceled, "the runtime is shutting down"))??;
-        server.wait(ctx).await?;
+        server.wait(ctx, Some(START_TIMEOUT)).await?;
         Ok(server)
     }
 
-    fn make(programs: &Programs, folder: &Path, user: &str) -> Result<Self, Error> {
+    /// Makes the folder of a server whose data directory somebody else fills, below `folder`, which is ours alone.
+    /// `launch` starts it.
+    pub(crate) fn prepare(folder: &Path, user: &str) -> Result<Self, Error> {
+        let folder = std::path::absolute(folder).map_err(cannot("its folder"))?.join("server");
+        let server = Self::claim(&folder, user)?;
+        make_folder(&server.folder)?;
+        make_folder(&server.sockets)?;
+        make_folder(&server.data())?;
+        Ok(server)
+    }
+
+    /// Its data directory.
+    pub(crate) fn data(&self) -> PathBuf {
+        self.folder.join("data")
+    }
+
+    /// Its folder, which is removed with it.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Starts it on its data directory with a configuration file of its own, and waits until it answers. `others` are
+    /// folders beside its own that it reads.
+    pub(crate) async fn launch(
+        &mut self,
+        ctx: &Context,
+        programs: &Programs,
+        configuration: &str,
+        others: &[PathBuf],
+    ) -> Result<(), Error> {
         let (somebody, owner) = as_somebody()?;
+        let (file, rules) = (self.folder.join("scratch.conf"), self.folder.join("scratch_hba.conf"));
+        std::fs::write(&rules, "local all all trust\n").map_err(cannot("its rules"))?;
+        self.configure(configuration)?;
+        if let Some(owner) = owner {
+            for path in [&self.folder, &self.sockets].into_iter().chain(others) {
+                let all = Command::new("chown").arg("-R").arg(format!("{owner}:{owner}")).arg(path).status();
+                if !all.map_err(cannot("its owner"))?.success() {
+                    return Err(Error::new(
+                        ErrorKind::Denied,
+                        "the scratch server's files cannot be given to who runs it",
+                    ));
+                }
+            }
+            let above = self.folder.parent().unwrap_or(&self.folder);
+            std::os::unix::fs::chown(above, Some(owner), Some(owner)).map_err(cannot("its owner"))?;
+        }
+        let mut watch = plain_command(&somebody, Path::new("/bin/sh"));
+        watch
+            .args(["-c", WATCH, "steward-scratch"])
+            .arg(&self.folder)
+            .arg(&self.sockets)
+            .arg(self.folder.join("number"));
+        watch.arg(programs.path("postgres")).arg("-D").arg(self.data());
+        watch.arg("-c").arg(format!("config_file={}", file.display()));
+        watch.arg("-c").arg(format!("hba_file={}", rules.display()));
+        watch.arg("-c").arg(format!("unix_socket_directories={}", self.sockets.display()));
+        watch.arg("-p").arg(PORT.to_string());
+        watch.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
+        self.watcher = Some(watch.spawn().map_err(cannot("it cannot be started"))?);
+        self.wait(ctx, None).await
+    }
+
+    /// What its configuration file says from its next start on.
+    pub(crate) fn configure(&self, configuration: &str) -> Result<(), Error> {
+        std::fs::write(self.folder.join("scratch.conf"), configuration).map_err(cannot("its configuration"))
+    }
+
+    /// Stops it in good order; it goes on with `again`.
+    pub(crate) async fn pause(&mut self, ctx: &Context) -> Result<(), Error> {
+        self.tell("stop\n")?;
+        self.until(ctx, "stopped").await
+    }
+
+    /// Starts it anew after `pause`.
+    pub(crate) async fn again(&mut self, ctx: &Context) -> Result<(), Error> {
+        self.tell("start\n")?;
+        // Before that, the log is still that of the server that was stopped.
+        self.until(ctx, "started").await?;
+        self.wait(ctx, None).await
+    }
+
+    fn tell(&mut self, word: &str) -> Result<(), Error> {
+        let pipe = self.watcher.as_mut().and_then(|watcher| watcher.stdin.as_mut());
+        let pipe = pipe.ok_or_else(|| Error::new(ErrorKind::Other, "nobody watches the scratch server"))?;
+        pipe.write_all(word.as_bytes()).and_then(|()| pipe.flush()).map_err(cannot("its watcher is gone"))
+    }
+
+    async fn until(&self, ctx: &Context, name: &str) -> Result<(), Error> {
+        let file = self.folder.join(name);
+        ctx.run(async {
+            while !file.exists() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            Ok(())
+        })
+        .await?;
+        std::fs::remove_file(&file).map_err(cannot("its folder"))
+    }
+
+    /// Runs one of the server's programs as who runs the server, in our folder.
+    pub(crate) fn run(
+        programs: &Programs,
+        program: &str,
+        arguments: &[&str],
+    ) -> Result<std::process::Output, Error> {
+        let (somebody, _) = as_somebody()?;
+        plain_command(&somebody, &programs.path(program))
+            .args(arguments)
+            .stdin(Stdio::null())
+            .output()
+            .map_err(cannot("a program cannot be run"))
+    }
+
+    /// What the server wrote down since its last start.
+    pub(crate) fn log(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(self.folder.join("log")).unwrap_or_default()).into_owned()
+    }
+
+    /// A handle that removes everything if we come no further.
+    fn claim(folder: &Path, user: &str) -> Result<Self, Error> {
         if folder.exists() {
             return Err(Error::new(ErrorKind::Conflict, "there is a server in the folder already")
                 .with("folder", folder.display()));
         }
-        make_folder(folder)?;
         let inside = folder.join("sockets");
         let sockets = if inside.as_os_str().len() + "/.s.PGSQL.5432".len() > SOCKET_PATH_MAX {
             std::env::temp_dir().join(format!("steward-{}", uuid::Uuid::new_v4()))
         } else {
             inside
         };
-        // Removes everything if we come no further.
-        let mut server = Self {
+        Ok(Self {
             watcher: None,
             folder: folder.to_owned(),
-            sockets: sockets.clone(),
+            sockets,
             user: user.to_owned(),
             number: String::new(),
-        };
+        })
+    }
+
+    fn make(programs: &Programs, folder: &Path, user: &str) -> Result<Self, Error> {
+        let (somebody, owner) = as_somebody()?;
+        let mut server = Self::claim(folder, user)?;
+        let sockets = server.sockets.clone();
+        make_folder(folder)?;
         make_folder(&sockets)?;
         if owner.is_some() {
             // Also the one above, which is ours alone: the server has to pass through it.
@@ -167,15 +310,7 @@ impl ScratchServer {
             }
         }
         let data = folder.join("data");
-        let command = |program: &Path| {
-            let mut words: Vec<std::ffi::OsString> = somebody.iter().map(Into::into).collect();
-            words.push(program.into());
-            let mut command = Command::new(&words[0]);
-            command.args(&words[1..]);
-            command.env_clear().env("LC_ALL", "C").env("PATH", PATH);
-            command.current_dir("/");
-            command
-        };
+        let command = |program: &Path| plain_command(&somebody, program);
         let made = command(&programs.path("initdb"))
             .arg("-D")
             .arg(&data)
@@ -205,21 +340,25 @@ impl ScratchServer {
         Ok(server)
     }
 
-    async fn wait(&self, ctx: &Context) -> Result<(), Error> {
-        let until = tokio::time::Instant::now() + START_TIMEOUT;
+    /// Waits until it answers; for as long as the caller has time where a log is to be read first.
+    async fn wait(&self, ctx: &Context, limit: Option<Duration>) -> Result<(), Error> {
+        let until = limit.map(|limit| tokio::time::Instant::now() + limit);
         loop {
             let Err(error) = self.connect(ctx, "template1").await else { return Ok(()) };
             if matches!(error.kind(), ErrorKind::Canceled) || ctx.remaining() == Some(Duration::ZERO) {
                 return Err(error);
             }
-            let log = std::fs::read_to_string(self.folder.join("log")).unwrap_or_default();
-            if let Some(fatal) =
-                log.lines().find(|line| line.contains("FATAL:") && !line.contains("starting up"))
-            {
+            let log = self.log();
+            let ended = |line: &&str| {
+                line.contains("FATAL:")
+                    && !line.contains("starting up")
+                    && !line.contains("accepting connections")
+            };
+            if let Some(fatal) = log.lines().find(ended) {
                 return Err(Error::new(ErrorKind::Unavailable, "the scratch server does not start")
                     .because(fatal.to_owned()));
             }
-            if tokio::time::Instant::now() >= until {
+            if until.is_some_and(|until| tokio::time::Instant::now() >= until) {
                 return Err(
                     Error::new(ErrorKind::TimedOut, "the scratch server does not start").because(error)
                 );
