@@ -264,8 +264,9 @@ pub async fn restore(
     let started = std::time::Instant::now();
     let mut restored = load.load(ctx, &manifest.dumped, &*source, &selection, &target).await?;
     let ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-    let problems = match verify::compare(ctx, &*restored, &manifest.dumped, &*source, &selection).await {
-        Ok(problems) => problems,
+    let compared = verify::compare_and_count(ctx, &*restored, &manifest.dumped, &*source, &selection).await;
+    let (problems, counted) = match compared {
+        Ok(compared) => compared,
         Err(error) => {
             drop(restored.remove().await);
             return Err(error);
@@ -281,15 +282,19 @@ pub async fn restore(
         return Err(error);
     }
     let address = restored.address();
+    let by = restored.proven_by();
     let said = format!(
-        "{} of {} as of {}: {} rows, every table is as it was dumped ({ms} ms)",
+        "{} of {} as of {}: {} rows, {} ({ms} ms)",
         backup.id,
         backup.store,
         point(&backup).strftime("%Y-%m-%d %H:%M:%SZ"),
-        thousands(manifest.rows()),
+        thousands(counted.iter().map(|table| table.rows).sum()),
+        if by.is_empty() { "every table is as it was dumped".to_owned() } else { by.join("; ") },
     );
-    let mut value =
-        json!({ "backup": backup.id, "to": request.to, "restore_ms": ms, "safety_backup": safety });
+    let mut value = json!({
+        "backup": backup.id, "to": request.to, "restore_ms": ms, "safety_backup": safety, "proven_by": by,
+        "take_over": restored.take_over(),
+    });
     let text = match request.to {
         RestoreTo::Scratch | RestoreTo::Beside => {
             let end = restored.keep();

@@ -280,7 +280,7 @@ pub(crate) async fn run_one(
             return Err(error.with("backup", &id));
         }
     };
-    let before = previous(ctx, around, repository, store, &id).await;
+    let before = previous(ctx, around, repository, store, &id, method).await;
     let odd = suspicions(&manifest, before.as_ref());
     let completed = Completed {
         id: &id,
@@ -372,17 +372,21 @@ fn layout(method: BackupMethod) -> contract::Layout {
     }
 }
 
-/// The manifest of the newest complete backup of the store before this one, if it can be read.
+/// The manifest of the newest complete backup of the store by the same method before this one, if it can be read.
 async fn previous(
     ctx: &Context,
     around: &dyn Surroundings,
     repository: &Arc<dyn Repository>,
     store: &str,
     id: &str,
+    method: BackupMethod,
 ) -> Option<Manifest> {
     let known = catalog::list(ctx, around.ledger(), Some(store), 50).await.ok()?;
     let before = known.into_iter().find(|backup| {
-        backup.id != id && backup.state == State::Complete && backup.repository == repository.name()
+        backup.id != id
+            && backup.method == method
+            && backup.state == State::Complete
+            && backup.repository == repository.name()
     })?;
     match read_manifest(ctx, repository, &before).await {
         Ok(manifest) => Some(manifest),
@@ -473,10 +477,9 @@ fn told(made: &[Made], level: Level) -> Outcome {
         let said = proof.said();
         writeln!(
             text,
-            "{}: {} in {}, {}, {} of it new; {said} ({:.1} s)\n  backup {}",
+            "{}: {}, {}, {} of it new; {said} ({:.1} s)\n  backup {}",
             backup.store,
-            count(one.manifest.rows(), "row"),
-            count(one.manifest.dumped.tables.len() as u64, "table"),
+            holds(&one.manifest),
             size(backup.bytes.unwrap_or_default()),
             size(backup.bytes_added.unwrap_or_default()),
             one.seconds,
@@ -507,6 +510,15 @@ fn told(made: &[Made], level: Level) -> Outcome {
         }));
     }
     Outcome { findings, ..Outcome::new(json!({ "backups": values }), text) }
+}
+
+/// How much is in a backup: rows where the dump saw them, parts where it saw files.
+pub(crate) fn holds(manifest: &Manifest) -> String {
+    let tables = manifest.dumped.tables.len() as u64;
+    if tables == 0 && manifest.dumped.method == BackupMethod::Physical {
+        return count(manifest.parts.len() as u64, "part");
+    }
+    format!("{} in {}", count(manifest.rows(), "row"), count(tables, "table"))
 }
 
 /// Milliseconds are enough.

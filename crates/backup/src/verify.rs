@@ -92,6 +92,9 @@ pub(crate) struct Proof {
     pub tables: usize,
     /// Rows in them.
     pub rows: u64,
+    /// What was done instead, where the dump saw files and no rows.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub by: Vec<String>,
     /// Time of the restore until the copy answered.
     pub restore_ms: Option<u64>,
     /// What is wrong with the backup; empty when it is sound.
@@ -108,6 +111,12 @@ impl Proof {
         }
         match (&self.unproven, self.restore_ms) {
             (Some(why), _) => format!("restorable: unproven ({why})"),
+            (None, Some(ms)) if !self.by.is_empty() => {
+                #[allow(clippy::cast_precision_loss)] // Tenths of a second are shown.
+                let seconds = ms as f64 / 1e3;
+                let probes = if self.level == Level::L4 { "; probes answered" } else { "" };
+                format!("restored in {seconds:.1} s: {}{probes}", self.by.join("; "))
+            }
             (None, Some(ms)) if self.rows > 0 || self.tables > 0 => {
                 #[allow(clippy::cast_precision_loss)] // Tenths of a second are shown.
                 let seconds = ms as f64 / 1e3;
@@ -264,16 +273,18 @@ async fn restore_and_compare(
         Err(error) => return Err(error),
     };
     proof.restore_ms = Some(u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX));
-    let compared = compare(ctx, &*restored, &manifest.dumped, source, &Selection::Whole).await;
-    let problems = match compared {
-        Ok(problems) => problems,
+    let compared = compare_and_count(ctx, &*restored, &manifest.dumped, source, &Selection::Whole).await;
+    let (problems, found) = match compared {
+        Ok(compared) => compared,
         Err(error) => {
             drop(restored.remove().await);
             return Err(error);
         }
     };
-    proof.tables = manifest.dumped.tables.len();
-    proof.rows = manifest.rows();
+    let counted = if manifest.dumped.tables.is_empty() { &found } else { &manifest.dumped.tables };
+    proof.tables = counted.len();
+    proof.rows = counted.iter().map(|table| table.rows).sum();
+    proof.by = restored.proven_by();
     proof.problems = problems;
     proof.level = Level::L3;
     if asked >= Level::L4 && proof.problems.is_empty() {
@@ -306,6 +317,18 @@ pub(crate) async fn compare(
     source: &dyn PartSource,
     selection: &Selection,
 ) -> Result<Vec<String>, Error> {
+    Ok(compare_and_count(ctx, restored, dumped, source, selection).await?.0)
+}
+
+/// The same, and the tables of the copy with their rows. Of a dump that saw no rows these are all there is to say of them:
+/// they were read, and nothing tells how many there should be.
+pub(crate) async fn compare_and_count(
+    ctx: &Context,
+    restored: &dyn Restored,
+    dumped: &Dumped,
+    source: &dyn PartSource,
+    selection: &Selection,
+) -> Result<(Vec<String>, Vec<TableDigest>), Error> {
     let mut problems = Vec::new();
     let found = restored.fingerprint(ctx, dumped).await?;
     for expected in dumped.tables.iter().filter(|table| is_selected(&table.table, selection)) {
@@ -322,7 +345,7 @@ pub(crate) async fn compare(
         problems.truncate(SAID_MAX);
         problems.push(format!("and {more} more differences"));
     }
-    Ok(problems)
+    Ok((problems, found))
 }
 
 /// Whether a table is part of what is restored; schemas are the part of the name before the last dot.
