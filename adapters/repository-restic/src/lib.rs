@@ -8,6 +8,7 @@ mod error;
 mod keyfile;
 mod local;
 mod lock;
+mod logs;
 mod objects;
 mod place;
 mod prune;

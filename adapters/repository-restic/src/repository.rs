@@ -8,8 +8,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use contract::{
-    BackupLabel, BackupWriter, CheckDepth, Context, Error, ErrorKind, Kept, Layout, Listing, PartRecord,
-    PartSource, Pruned, Repository, RepositoryCheck, RepositoryKey, SecretSource,
+    BackupLabel, BackupWriter, CheckDepth, Context, Error, ErrorKind, Kept, Layout, Listing, Logs,
+    PartRecord, PartSource, Pruned, Repository, RepositoryCheck, RepositoryKey, SecretSource,
 };
 use secrecy::SecretString;
 
@@ -131,6 +131,16 @@ impl ResticRepository {
         })
     }
 
+    /// What keeps logs: the files of the repository for pages, and the key.
+    pub(crate) async fn for_logs(&self, ctx: &Context) -> Result<(Arc<dyn Objects>, Arc<Key>), Error> {
+        let key = self.key(ctx).await?;
+        Ok((self.place(Layout::Pages).objects, key))
+    }
+
+    pub(crate) fn keep_marked_hours(&self) -> i64 {
+        self.limits.keep_marked_hours
+    }
+
     /// Does the same in both repositories, one after the other.
     async fn both<T: Send + 'static>(
         &self,
@@ -245,6 +255,10 @@ impl Repository for ResticRepository {
         }
         whole.kept.sort_by(|a, b| a.at.cmp(&b.at).then_with(|| a.snapshot.cmp(&b.snapshot)));
         Ok(whole)
+    }
+
+    fn logs(&self) -> Option<&dyn Logs> {
+        Some(self)
     }
 
     async fn manifest(&self, ctx: &Context, kept: &Kept) -> Result<Bytes, Error> {

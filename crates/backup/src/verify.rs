@@ -305,23 +305,12 @@ async fn restore_and_compare(
     Ok(None)
 }
 
-/// What the restored copy has other than was dumped; empty when nothing.
+/// What the restored copy has other than was dumped, empty when nothing; and the tables of the copy with their rows. Of a
+/// dump that saw no rows these are all there is to say of them: they were read, and nothing tells how many there should be.
 ///
 /// # Errors
 ///
 /// As the copy's.
-pub(crate) async fn compare(
-    ctx: &Context,
-    restored: &dyn Restored,
-    dumped: &Dumped,
-    source: &dyn PartSource,
-    selection: &Selection,
-) -> Result<Vec<String>, Error> {
-    Ok(compare_and_count(ctx, restored, dumped, source, selection).await?.0)
-}
-
-/// The same, and the tables of the copy with their rows. Of a dump that saw no rows these are all there is to say of them:
-/// they were read, and nothing tells how many there should be.
 pub(crate) async fn compare_and_count(
     ctx: &Context,
     restored: &dyn Restored,

@@ -185,7 +185,7 @@ pub struct LogListing {
 /// Keeps logs, encrypted with the key of the backups, in files that are written once.
 #[async_trait]
 pub trait Logs: Send + Sync {
-    /// Keeps a stretch; durable once this returns. The same stretch a second time is kept once.
+    /// Keeps a stretch; durable once this returns. The same stretch a second time may be kept twice.
     ///
     /// # Errors
     ///
