@@ -4,6 +4,8 @@
 
 mod catalog;
 mod config;
+mod drill;
+mod forecast;
 mod list;
 mod manifest;
 mod plan;
@@ -19,6 +21,10 @@ mod verify;
 
 pub use catalog::{Level, Recorded, State, newest_proven};
 pub use config::{Objectives, PlanConfig, PlanSchedule, Probe, Retention, Verification};
+pub use drill::{
+    DrillBackup, DrillResult, DrillStep, Drilled, Loss, RecoveredMachine, StoreBack, drill, drills,
+    plan_drill,
+};
 pub use list::{ListBackups, ShowBackup, list, show};
 pub use manifest::{MANIFEST_VERSION, Manifest};
 pub use plan::{ShowPlans, show_plans};
@@ -56,6 +62,40 @@ pub trait Surroundings: Send + Sync {
     ///
     /// `NotFound`: no such name. `Invalid`: a setting. `NotFound` with the hint of its set-up: it has no key yet.
     async fn repository(&self, ctx: &Context, name: &str) -> Result<Arc<dyn Repository>, Error>;
+
+    /// Opens a repository with its recovery key alone, as one would who has no vault.
+    ///
+    /// # Errors
+    ///
+    /// `Denied`: the key does not open it. As `repository`.
+    async fn unlock(
+        &self,
+        ctx: &Context,
+        name: &str,
+        key: &secrecy::SecretString,
+    ) -> Result<Arc<dyn Repository>, Error> {
+        let _ = (ctx, key);
+        Err(Error::new(contract::ErrorKind::Unsupported, format!("`{name}` has no keys of its own")))
+    }
+
+    /// Recovers Steward from this repository into the empty folder, which the caller removes, and restores and compares the
+    /// stores from there. With `key` the repository is opened with that alone.
+    ///
+    /// # Errors
+    ///
+    /// As `unlock`; `NotFound`: the repository holds no backup of Steward's own state. `Corrupt`: what came back is not what was
+    /// backed up.
+    async fn recover_into(
+        &self,
+        ctx: &Context,
+        repository: &str,
+        key: Option<&secrecy::SecretString>,
+        folder: &std::path::Path,
+        stores: &[String],
+    ) -> Result<RecoveredMachine, Error> {
+        let _ = (ctx, repository, key, folder, stores);
+        Err(Error::new(contract::ErrorKind::Unsupported, "Steward cannot be recovered here"))
+    }
 
     /// The folder for scratch copies.
     fn scratch(&self) -> PathBuf;

@@ -11,11 +11,15 @@ use serde_json::json;
 use crate::Surroundings;
 use crate::catalog::{self, Recorded, State, age_s};
 use crate::config::PlanConfig;
+use crate::drill;
 use crate::run::{point, read_manifest};
 use crate::verify::backup_named;
 
 /// Backups that are listed, unless told otherwise.
 const LISTED: u32 = 50;
+
+/// Drills whose times are looked at.
+const DRILLS: u32 = 100;
 
 /// Lists backups, the newest first, with how far each is proven.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -61,8 +65,8 @@ impl Request for ShowBackup {
 const OWN_STATE: &str = "steward";
 
 /// Answers `backup.list`. `value`: `backups[]`, `stores[] {store, rpo_s, proven, restore_ms, rpo_objective_s,
-/// rto_objective_s}`; `rpo_s` is the age of the newest backup that was restored and compared, null where there is none.
-/// Findings: `backup_missing`, `backup_too_old`, `recovery_too_slow`.
+/// rto_objective_s, forecast_ms, drill_median_ms, drill_p95_ms, last_drill}`; `rpo_s` is the age of the newest backup that was restored and compared, null where there is none.
+/// Findings: `backup_missing`, `backup_too_old`, `recovery_too_slow`, `recovery_forecast_too_slow`.
 ///
 /// # Errors
 ///
@@ -106,6 +110,44 @@ pub async fn list(ctx: &Context, around: &dyn Surroundings, request: &ListBackup
             _ => writeln!(text, "{store}: no backup that was restored and compared"),
         }
         .expect("writing to a string does not fail");
+        let drills = drill::drills(ctx, around.ledger(), Some(&store), DRILLS).await?;
+        let (median_ms, p95_ms) = drill::measured(&drills);
+        let bytes = proven.as_ref().and_then(|backup| backup.bytes);
+        let forecast_ms = match bytes {
+            Some(bytes) => drill::forecast(ctx, around.ledger(), &store, bytes).await?,
+            None => None,
+        };
+        if let Some(last) = drills.first() {
+            write!(text, "  last drill: {}", last.said()).expect("writing to a string does not fail");
+            if let (Some(median), Some(p95)) = (median_ms, p95_ms) {
+                write!(
+                    text,
+                    "; of {} half took at most {}, 95 of 100 at most {}",
+                    count(drills.len() as u64, "drill"),
+                    seconds(median),
+                    seconds(p95)
+                )
+                .expect("writing to a string does not fail");
+            }
+            text.push('\n');
+        }
+        if let Some(forecast) = forecast_ms.filter(|ms| ms / 1_000 > restore_max_s) {
+            findings.push(Finding {
+                code: "recovery_forecast_too_slow".into(),
+                severity: Severity::Warning,
+                title: format!(
+                    "a restore of {store} is expected to take {}; the objective is {}",
+                    span(forecast / 1_000),
+                    span(restore_max_s)
+                ),
+                object: store.clone(),
+                recommendation: Some(
+                    "use physical backups, or a faster place for scratch and repository".into(),
+                ),
+                evidence: Vec::new(),
+                escalate: None,
+            });
+        }
         let mut judged = judged(&store, rpo_s, restore_ms, age_max_s, restore_max_s);
         if kind == OWN_STATE {
             // No data of the user is lost with it: the recovery key opens the other backups without Steward.
@@ -117,6 +159,8 @@ pub async fn list(ctx: &Context, around: &dyn Surroundings, request: &ListBackup
         stores.push(json!({
             "store": store, "rpo_s": rpo_s, "proven": proven.as_ref().map(|backup| &backup.id),
             "restore_ms": restore_ms, "rpo_objective_s": age_max_s, "rto_objective_s": restore_max_s,
+            "forecast_ms": forecast_ms, "drill_median_ms": median_ms, "drill_p95_ms": p95_ms,
+            "last_drill": drills.first(),
         }));
     }
     let value = json!({ "backups": backups, "stores": stores });

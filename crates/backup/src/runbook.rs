@@ -10,8 +10,16 @@ use serde_json::json;
 
 use crate::Surroundings;
 use crate::catalog::{self, Recorded, age_s};
+use crate::drill::{self, Drilled};
 use crate::manifest::Manifest;
 use crate::run::{point, read_manifest};
+
+/// Steward's own state as a store.
+const OWN_STATE: &str = "steward";
+/// Drills whose times are looked at.
+const DRILLS: u32 = 100;
+/// Of which so many are listed.
+const DRILLS_SHOWN: usize = 5;
 
 /// Writes the recovery runbook: commands with Steward and without, and the times of the last restores.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -48,6 +56,9 @@ pub async fn export_runbook(
         ctx.project(),
         now.strftime("%Y-%m-%d %H:%M UTC"),
     );
+    if request.store.is_none() {
+        whole_machine(ctx, around, &mut text).await?;
+    }
     let mut values = Vec::new();
     for (store, _) in around.stores().list(ctx) {
         if request.store.as_ref().is_some_and(|only| *only != store) {
@@ -65,6 +76,7 @@ pub async fn export_runbook(
         };
         let repository = around.repository(ctx, &backup.repository).await?;
         match read_manifest(ctx, &repository, &backup).await {
+            Ok(manifest) if store == OWN_STATE => own_state(&mut text, now, &backup, &manifest),
             Ok(manifest) => one_store(&mut text, now, &backup, &manifest, &repository.address()),
             Err(error) => {
                 writeln!(
@@ -75,6 +87,7 @@ pub async fn export_runbook(
                 .expect("writing to a string does not fail");
             }
         }
+        drilled(&mut text, &drill::drills(ctx, around.ledger(), Some(&store), DRILLS).await?);
         values.push(json!({ "store": store, "backup": backup.id, "restore_ms": backup.restore_ms }));
     }
     Ok(Outcome::new(json!({ "markdown": text, "stores": values }), text))
@@ -128,6 +141,75 @@ fn one_store(text: &mut String, now: jiff::Timestamp, backup: &Recorded, manifes
     }
     for left_out in &dumped.left_out {
         writeln!(text, "\nNot in the backup: {left_out}").expect("writing to a string does not fail");
+    }
+}
+
+/// What to do when the machine is gone with Steward on it.
+async fn whole_machine(ctx: &Context, around: &dyn Surroundings, text: &mut String) -> Result<(), Error> {
+    text.push_str("\n## The machine is gone\n\n");
+    let Some(own) = catalog::newest_proven(ctx, around.ledger(), OWN_STATE).await? else {
+        text.push_str(
+            "**Steward's own state has no backup that counts**, so it is set up anew; the data comes back without Steward, as \
+             each store's section says. Make one: `steward backup run steward`.\n",
+        );
+        return Ok(());
+    };
+    let address = match around.repository(ctx, &own.repository).await {
+        Ok(repository) => shell(&repository.address()),
+        Err(_) => "WHERE_THE_REPOSITORY_IS".to_owned(),
+    };
+    write!(
+        text,
+        "On an empty machine, with the `steward` program, a copy of the repository and the recovery key, which it asks for:\n\n\
+         ```console\n$ steward recover --repository {address} --dir {project}\n$ cd {project}\n$ steward backup list\n```\n\n\
+         Then restore each store as below.\n",
+        project = ctx.project(),
+    )
+    .expect("writing to a string does not fail");
+    Ok(())
+}
+
+/// Steward's own state does not come back by copying a file.
+fn own_state(text: &mut String, now: jiff::Timestamp, backup: &Recorded, manifest: &Manifest) {
+    writeln!(
+        text,
+        "Steward's own state, secrets and settings. Newest backup that counts: `{}`, as of {}, {} old, {} in {}. It comes back as \
+         the first section says.",
+        backup.id,
+        point(backup).strftime("%Y-%m-%d %H:%M:%SZ"),
+        span(age_s(now, point(backup))),
+        count(manifest.rows(), "row"),
+        size(manifest.parts.iter().map(|part| part.bytes).sum()),
+    )
+    .expect("writing to a string does not fail");
+}
+
+/// What was measured when the loss was played.
+fn drilled(text: &mut String, drills: &[Drilled]) {
+    if drills.is_empty() {
+        return;
+    }
+    text.push_str("\nWhen its loss was played:\n\n| when | what was lost | came to |\n| --- | --- | --- |\n");
+    for drill in drills.iter().take(DRILLS_SHOWN) {
+        let said = drill.said();
+        let (_, came) = said.split_once(": ").unwrap_or(("", &said));
+        writeln!(
+            text,
+            "| {} | {} | {came} |",
+            drill.begun_at.strftime("%Y-%m-%d %H:%MZ"),
+            drill.lose.as_str()
+        )
+        .expect("writing to a string does not fail");
+    }
+    if let (Some(median), Some(p95)) = drill::measured(drills) {
+        writeln!(
+            text,
+            "\nHalf of {} took at most {}, 95 of 100 at most {}.",
+            count(drills.len() as u64, "drill"),
+            drill::seconds(median),
+            drill::seconds(p95)
+        )
+        .expect("writing to a string does not fail");
     }
 }
 

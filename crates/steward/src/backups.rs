@@ -3,15 +3,20 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use async_trait::async_trait;
-use contract::{Context, Error, ErrorKind, Permit, Plan, Repository, Store, StoreDirectory};
+use backup::{DrillStep, RecoveredMachine, StoreBack};
+use contract::{AnswerStatus, Context, Error, ErrorKind, Permit, Plan, Repository, Store, StoreDirectory};
 use ledger::Ledger;
+use secrecy::SecretString;
+use serde_json::json;
 
 use crate::config::Config;
-use crate::door::Steward;
+use crate::door::{Options, Steward, Surroundings as Environment};
 use crate::project::Project;
-use crate::{holder, own_state};
+use crate::recover::StatePlace;
+use crate::{holder, own_state, recover};
 
 /// The repository of a project that names none.
 const LOCAL: &str = "local";
@@ -117,6 +122,10 @@ impl<'a> Room<'a> {
     }
 }
 
+fn step(what: &str, since: Instant) -> DrillStep {
+    DrillStep { step: what.to_owned(), ms: u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX) }
+}
+
 #[async_trait]
 impl backup::Surroundings for Room<'_> {
     fn stores(&self) -> &dyn StoreDirectory {
@@ -143,6 +152,80 @@ impl backup::Surroundings for Room<'_> {
         let opened =
             repository_restic::open(name, &config, &self.project.loaded().dir, self.project.secrets())?;
         Ok(Arc::new(opened))
+    }
+
+    async fn unlock(
+        &self,
+        ctx: &Context,
+        name: &str,
+        key: &SecretString,
+    ) -> Result<Arc<dyn Repository>, Error> {
+        let config = self.config(name)?;
+        let dir = &self.project.loaded().dir;
+        Ok(Arc::new(recover::unlock(ctx, &config, dir, key).await?))
+    }
+
+    async fn recover_into(
+        &self,
+        ctx: &Context,
+        repository: &str,
+        key: Option<&SecretString>,
+        folder: &Path,
+        stores: &[String],
+    ) -> Result<RecoveredMachine, Error> {
+        let since = Instant::now();
+        let opened = match key {
+            Some(key) => self.unlock(ctx, repository, key).await?,
+            None => self.repository(ctx, repository).await?,
+        };
+        let mut steps = vec![step("open the repository", since)];
+        let recovery = recover::Recovery {
+            dir: folder.to_owned(),
+            project: Some(self.project.name().to_owned()),
+            backup: None,
+        };
+        let recovered = recover::recover(ctx, &*opened, &recovery, StatePlace::Inside).await?;
+        steps
+            .extend(recovered.steps.iter().map(|(what, ms)| DrillStep { step: (*what).to_owned(), ms: *ms }));
+        let since = Instant::now();
+        let (there, notes) = recover::settle(&recovered, &Environment::default()).await?;
+        steps.push(step("start Steward and make the list of backups whole", since));
+        let there_ctx = Context::new(self.project.name(), ctx.actor().clone()).with_clock(ctx.clock());
+        let mut back = Vec::new();
+        for store in stores {
+            let since = Instant::now();
+            let arguments = json!({ "backup": store, "level": "l3" });
+            let verified =
+                ctx.run(there.submit_with(&there_ctx, "backup.verify", arguments, Options::default())).await;
+            let mut one = StoreBack { store: store.clone(), ..StoreBack::default() };
+            match verified {
+                Err(error) if matches!(error.kind(), ErrorKind::Canceled | ErrorKind::TimedOut) => {
+                    return Err(error);
+                }
+                Err(error) => one.problem = Some(error.to_string()),
+                Ok(answer) => {
+                    let (backup, proof) = (&answer.value["backup"], &answer.value["proof"]);
+                    one.bytes = backup["bytes"].as_u64().unwrap_or_default();
+                    one.rows = proof["rows"].as_u64().unwrap_or_default();
+                    let problem = answer.findings.first().map(|finding| finding.title.clone());
+                    let is_back = answer.status == AnswerStatus::Done && problem.is_none();
+                    one.problem = (!is_back).then(|| problem.unwrap_or_else(|| answer.text.clone()));
+                }
+            }
+            one.ms = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
+            back.push(one);
+        }
+        there.close().await?;
+        // What leads the scratch copy to the repository is no concern of whoever reads of the drill.
+        let notes = notes.into_iter().filter(|note| !note.contains("a link there leads to")).collect();
+        Ok(RecoveredMachine {
+            steps,
+            backup: recovered.backup,
+            bytes: recovered.bytes,
+            rows: recovered.rows,
+            stores: back,
+            notes,
+        })
     }
 
     fn scratch(&self) -> PathBuf {

@@ -370,8 +370,8 @@ async fn obey(args: Vec<OsString>, surroundings: Surroundings) -> u8 {
 /// The recovery key comes from the terminal, standard input or a file, never from the command line, which others can see.
 async fn recover(sub: &ArgMatches, surroundings: &Surroundings) -> Result<(Value, String), Error> {
     let text = |name: &str| sub.get_one::<String>(name).cloned();
+    let url = text("repository").expect("the argument is required");
     let recovery = recover::Recovery {
-        repository: text("repository").expect("the argument is required"),
         dir: PathBuf::from(text("dir").expect("the argument has a default")),
         project: text("project"),
         backup: text("backup"),
@@ -387,7 +387,7 @@ async fn recover(sub: &ArgMatches, surroundings: &Surroundings) -> Result<(Value
             SecretString::from(read.trim().to_owned())
         }
     };
-    recover::run(&recovery, &key, surroundings).await
+    recover::run(&url, &recovery, &key, surroundings).await
 }
 
 async fn in_project(
@@ -549,6 +549,13 @@ async fn secrets_for(
             let prompt = format!("new passphrase of {}", field("name").unwrap_or_default());
             (Some(terminal::new_passphrase(&prompt)?), voucher)
         }
+        "backup.drill" => {
+            let loses = |what: &str| field("lose") == Some(what);
+            let wanted = loses("key")
+                || (loses("machine") && arguments.get("with_recovery_key") == Some(&Value::Bool(true)));
+            // Without one the drill says that it was not tried.
+            (if wanted { terminal::secret_if_any("recovery key")? } else { None }, None)
+        }
         "person.remove" => (ask(field("vouched_by").unwrap_or_default())?, None),
         "approval.grant" | "approval.deny" => {
             let person = match (field("person"), name) {
@@ -577,11 +584,12 @@ fn show(answer: &Answer) {
 
 /// Requests that say whether something is as it should be: what they find decides the exit code. Those that propose, such
 /// as `index.advise` and `migration.plan`, have done what they were asked for, whatever they found on the way.
-pub(crate) const CHECKS: [&str; 21] = [
+pub(crate) const CHECKS: [&str; 22] = [
     "access.review",
     "ai.scan",
     "ai.test",
     "audit.verify",
+    "backup.drill",
     "backup.list",
     "backup.rebuild",
     "backup.run",

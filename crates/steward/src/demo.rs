@@ -124,7 +124,7 @@ pub(crate) async fn run(dir: &Path, surroundings: Surroundings) -> Result<(), Er
     chapter(5, "An AI call through the gateway (a simulation: a program on this machine plays the provider)");
     call_a_model(&steward, &ctx).await?;
 
-    chapter(6, "A backup that was restored, a table out of it, and a lost database");
+    chapter(6, "A backup that was restored, a table out of it, a drill, and a lost database");
     back_up_and_recover(&steward, &ctx, dir).await?;
 
     chapter(7, "Every number can be traced, and nothing can be edited unseen");
@@ -176,6 +176,14 @@ async fn back_up_and_recover(steward: &Steward, ctx: &Context, dir: &Path) -> Re
     let table = submit(steward, ctx, "backup.restore", planes).await?;
     expect(table.status == AnswerStatus::Done, "the table is restored", &table.text)?;
     print(&indent(&table.text));
+
+    print(
+        "   A drill plays the loss of the whole database on a scratch copy, and leaves a receipt with the times.",
+    );
+    let drill = json!({ "subject": "flights", "lose": "database" });
+    let drill = submit(steward, ctx, "backup.drill", drill).await?;
+    expect(drill.value["drills"][0]["result"] == "passed", "the drill brings all of it back", &drill.text)?;
+    print(&indent(&drill.text));
 
     // The file itself and what SQLite keeps beside it.
     let database = dir.join("data").join("flights.db");

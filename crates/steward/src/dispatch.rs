@@ -419,6 +419,9 @@ pub(crate) async fn plan(
         Request::BackupPrune(request) => {
             backup::plan_prune(ctx, &Room::new(steward, project), request).await?.into()
         }
+        Request::BackupDrill(request) => {
+            backup::plan_drill(ctx, &Room::new(steward, project), request)?.into()
+        }
         Request::BackupRebuild(request) => {
             backup::plan_rebuild(ctx, &Room::new(steward, project), request)?.into()
         }
@@ -585,6 +588,10 @@ async fn carry_out(
         }
         Request::BackupPrune(request) => {
             backup::prune(ctx, &Room::new(steward, project), permit, plan, request).await
+        }
+        Request::BackupDrill(request) => {
+            let key = options.secret.as_ref().filter(|_| request.takes_key());
+            backup::drill(ctx, &Room::new(steward, project), permit, plan, request, key).await
         }
         Request::BackupRebuild(request) => {
             backup::rebuild(ctx, &Room::new(steward, project), permit, plan, request).await

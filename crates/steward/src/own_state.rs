@@ -147,8 +147,11 @@ async fn others(own: &Own) -> Result<Vec<String>, Error> {
     rows.iter().map(|row| row.get_text("project").map(str::to_owned)).collect()
 }
 
-/// The project's files: path, bytes; and what is left out, with the reason.
-fn project_files(own: &Own) -> Result<(Vec<(String, Vec<u8>)>, Vec<String>), Error> {
+/// The path of a file from the project's folder, and its bytes.
+type Read = (String, Vec<u8>);
+
+/// The project's files; and what is left out, with the reason.
+fn project_files(own: &Own) -> Result<(Vec<Read>, Vec<String>), Error> {
     let unreadable = |path: &Path, cause: std::io::Error| {
         Error::new(ErrorKind::Unavailable, "a file of the project cannot be read")
             .with("file", path.display())

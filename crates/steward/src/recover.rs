@@ -40,8 +40,6 @@ const KEY: &str = "master.key";
 /// What is recovered, and where to.
 #[derive(Debug, Clone)]
 pub(crate) struct Recovery {
-    /// Where the repository is, as in `backup.repositories.NAME.url`.
-    pub(crate) repository: String,
     /// The folder that becomes the project's.
     pub(crate) dir: PathBuf,
     /// The project, where the repository holds several.
@@ -60,7 +58,6 @@ pub(crate) enum StatePlace {
 }
 
 /// What came back.
-#[derive(Debug, Clone)]
 pub(crate) struct Recovered {
     pub(crate) project: String,
     pub(crate) backup: String,
@@ -73,6 +70,8 @@ pub(crate) struct Recovered {
     pub(crate) steps: Vec<(&'static str, u64)>,
     /// The project file as it is to be opened.
     pub(crate) loaded: Loaded,
+    /// The master key, if it was read; it is where the project file says otherwise.
+    key: Option<SecretString>,
     /// What the person must know.
     pub(crate) notes: Vec<String>,
 }
@@ -94,61 +93,55 @@ impl SecretSource for OnlyKey {
 /// `NotFound`: no repository is there. `Denied`: the key does not open it. `Invalid`: the address.
 pub(crate) async fn unlock(
     ctx: &Context,
-    url: &str,
+    config: &repository_restic::Config,
     base: &Path,
     key: &SecretString,
 ) -> Result<ResticRepository, Error> {
-    let config = repository_restic::Config::new(url);
-    let open = |secrets: SecretString| {
-        repository_restic::open("recovery", &config, base, Arc::new(OnlyKey(secrets)))
-    };
+    let open =
+        |secrets: SecretString| repository_restic::open("recovery", config, base, Arc::new(OnlyKey(secrets)));
     let locked = open(SecretString::from(String::new()))?;
     let master = locked.unlock(ctx, key).await?;
     open(master)
 }
 
-/// Recovers into the folder. Steward is not started yet.
+/// Recovers from an open repository into the folder. Steward is not started yet.
 ///
 /// # Errors
 ///
-/// `AlreadyExists`: the folder holds something. `NotFound`: no backup of Steward's own state is in the repository. `Denied`: the
-/// key does not open it. `Corrupt`: what came back is not what was backed up. After an error the folder is as it was.
+/// `AlreadyExists`: the folder holds something. `NotFound`: no backup of Steward's own state is in the repository. `Corrupt`: what
+/// came back is not what was backed up. After an error the folder is as it was.
 pub(crate) async fn recover(
     ctx: &Context,
+    repository: &dyn Repository,
     recovery: &Recovery,
-    key: &SecretString,
     place: StatePlace,
 ) -> Result<Recovered, Error> {
     let dir = make_dir(&recovery.dir)?;
     let finished = begin_again(&dir)?;
-    let started = Instant::now();
     let mut steps = Vec::new();
     let mut step = |name: &'static str, since: Instant| {
         steps.push((name, u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)));
     };
-    let here = std::env::current_dir()
-        .map_err(|cause| Error::new(ErrorKind::Other, "cannot find the current folder").because(cause))?;
-    let repository = unlock(ctx, &recovery.repository, &here, key).await?;
-    step("open the repository", started);
     let since = Instant::now();
-    let (kept, manifest, mut notes) = newest(ctx, &repository, recovery).await?;
+    let (kept, manifest, mut notes) = newest(ctx, repository, recovery).await?;
     step("find the backup of Steward's own state", since);
     let staging = dir.join(STAGING);
     let made = async {
-        if finished {
-            return Ok(config::load(&dir.join(FILE_NAME))?);
-        }
         let since = Instant::now();
-        let copy = stage(ctx, &repository, &kept, &manifest, &staging).await?;
+        if finished {
+            let loaded = config::load(&dir.join(FILE_NAME))?;
+            return Ok((std::fs::read_to_string(key_file(&loaded)).map(SecretString::from).ok(), loaded));
+        }
+        let copy = stage(ctx, repository, &kept, &manifest, &staging).await?;
         step("load and compare it", since);
         let since = Instant::now();
         let loaded = ready(&dir, &staging, &copy, place)?;
-        put_in_place(&dir, &staging, &loaded, &mut |_| Ok(()))?;
+        put_in_place(&dir, &staging, &loaded, place, &mut |_| Ok(()))?;
         step("put it in place", since);
-        Ok(loaded)
+        Ok((Some(copy.key().clone()), loaded))
     };
-    let loaded = match made.await {
-        Ok(loaded) => loaded,
+    let (key, loaded) = match made.await {
+        Ok(made) => made,
         Err(error) => {
             if let Err(left) = begin_again(&dir) {
                 tracing::warn!(error = %left, "what was begun cannot be taken away");
@@ -156,23 +149,9 @@ pub(crate) async fn recover(
             return Err(error);
         }
     };
-    let loaded = match place {
-        StatePlace::AsWritten => loaded,
-        StatePlace::Inside => inside(loaded),
-    };
-    notes.extend(match &loaded.config.master_key {
-        MasterKeyConfig::Environment(name) => Some(format!(
-            "the project file takes the master key from the environment variable `{name}`: set it to what is in {}, \
-             then delete that file",
-            key_file(&loaded).display()
-        )),
-        MasterKeyConfig::Keyring(service) => Some(format!(
-            "the project file takes the master key from the keyring, service `{service}`: put what is in {} there, \
-             then delete that file",
-            key_file(&loaded).display()
-        )),
-        _ => None,
-    });
+    if place == StatePlace::AsWritten {
+        notes.extend(moved_key(&loaded));
+    }
     Ok(Recovered {
         project: manifest.project.clone(),
         backup: manifest.id.clone(),
@@ -183,8 +162,23 @@ pub(crate) async fn recover(
         rows: manifest.rows(),
         steps,
         loaded,
+        key,
         notes,
     })
+}
+
+/// What to do with the key where the project file wants it elsewhere than in a file.
+fn moved_key(loaded: &Loaded) -> Option<String> {
+    let (place, there) = match &loaded.config.master_key {
+        MasterKeyConfig::Environment(name) => (format!("the environment variable `{name}`"), "set it to"),
+        MasterKeyConfig::Keyring(service) => (format!("the keyring, service `{service}`"), "put there"),
+        MasterKeyConfig::Default | MasterKeyConfig::File(_) => return None,
+    };
+    let file = key_file(loaded);
+    Some(format!(
+        "the project file takes the master key from {place}: {there} what is in {}, then delete that file",
+        file.display()
+    ))
 }
 
 /// The folder, made if it is not there.
@@ -243,7 +237,7 @@ fn begin_again(dir: &Path) -> Result<bool, Error> {
 /// The backup of the state that is meant, with what was passed over on the way to it.
 async fn newest(
     ctx: &Context,
-    repository: &ResticRepository,
+    repository: &dyn Repository,
     recovery: &Recovery,
 ) -> Result<(Kept, Manifest, Vec<String>), Error> {
     let listing = repository.list(ctx).await?;
@@ -297,7 +291,7 @@ async fn newest(
 /// Loads the backup into the staging folder and compares it with what was dumped.
 async fn stage(
     ctx: &Context,
-    repository: &ResticRepository,
+    repository: &dyn Repository,
     kept: &Kept,
     manifest: &Manifest,
     staging: &Path,
@@ -338,7 +332,6 @@ async fn stage(
 /// The project as it is written, with the state below its folder.
 fn inside(mut loaded: Loaded) -> Loaded {
     loaded.config.state = PathBuf::from(".steward").join(STATE);
-    loaded.config.master_key = MasterKeyConfig::Default;
     loaded.config.webhooks.clear();
     loaded.config.audit = config::AuditConfig::default();
     loaded
@@ -365,7 +358,11 @@ fn ready(dir: &Path, staging: &Path, copy: &Copy, place: StatePlace) -> Result<L
     let loaded = Loaded { dir: dir.to_owned(), file: dir.join(FILE_NAME), ..loaded };
     let loaded = if place == StatePlace::Inside { inside(loaded) } else { loaded };
     let mut names = BTreeSet::new();
-    for path in [loaded.state_path(), key_file(&loaded)] {
+    let mut paths = vec![loaded.state_path()];
+    if place == StatePlace::AsWritten {
+        paths.push(key_file(&loaded));
+    }
+    for path in paths {
         if path.symlink_metadata().is_ok() {
             return Err(Error::new(ErrorKind::AlreadyExists, "there is a state of Steward already")
                 .with("file", path.display())
@@ -382,8 +379,10 @@ fn ready(dir: &Path, staging: &Path, copy: &Copy, place: StatePlace) -> Result<L
     }
     let list: String = names.iter().fold(String::new(), |list, name| list + name + "\n");
     write_new(&staging.join(PLACING), list.as_bytes())?;
-    let master = MasterKey::load(&KeySource::Environment { value: copy.key().clone() })?;
-    write_new(&staging.join(KEY), format!("{}\n", master.text().expose_secret()).as_bytes())?;
+    if place == StatePlace::AsWritten {
+        let master = MasterKey::load(&KeySource::Environment { value: copy.key().clone() })?;
+        write_new(&staging.join(KEY), format!("{}\n", master.text().expose_secret()).as_bytes())?;
+    }
     Ok(loaded)
 }
 
@@ -393,6 +392,7 @@ fn put_in_place(
     dir: &Path,
     staging: &Path,
     loaded: &Loaded,
+    place: StatePlace,
     at: &mut dyn FnMut(&str) -> Result<(), Error>,
 ) -> Result<(), Error> {
     use std::os::unix::fs::DirBuilderExt as _;
@@ -411,7 +411,11 @@ fn put_in_place(
             .and_then(|folder| folder.sync_all())
             .map_err(|cause| failed(folder, cause))
     };
-    for (name, to) in [(STATE, loaded.state_path()), (KEY, key_file(loaded))] {
+    let mut first = vec![(STATE, loaded.state_path())];
+    if place == StatePlace::AsWritten {
+        first.push((KEY, key_file(loaded)));
+    }
+    for (name, to) in first {
         at(name)?;
         let folder = to.parent().unwrap_or(dir).to_owned();
         std::fs::DirBuilder::new()
@@ -458,10 +462,13 @@ pub(crate) async fn settle(
     recovered: &Recovered,
     surroundings: &Surroundings,
 ) -> Result<(Arc<Steward>, Vec<String>), Error> {
-    let mut loaded = recovered.loaded.clone();
-    // The key lies in this file whatever the project file says; where that is elsewhere, a note tells.
-    loaded.config.master_key = MasterKeyConfig::File(key_file(&loaded));
-    let steward = Steward::open(vec![loaded], surroundings).await?;
+    let (mut loaded, mut surroundings) = (recovered.loaded.clone(), surroundings.clone());
+    if let Some(key) = &recovered.key {
+        // For this once it is taken from memory, wherever the project file says that it lies.
+        loaded.config.master_key = MasterKeyConfig::Environment(KEY.to_owned());
+        surroundings.variables.insert(KEY.to_owned(), key.expose_secret().to_owned());
+    }
+    let steward = Steward::open(vec![loaded], &surroundings).await?;
     let ctx = Context::new(&recovered.project, Actor::local()).with_clock(Arc::clone(steward.clock()));
     // Whoever worked on the original does not work on this copy, also where it is on the same machine and lives.
     let gone = ledger::Write::new()
@@ -541,13 +548,17 @@ pub(crate) fn end(dir: &Path) -> Result<(), Error> {
 ///
 /// As [`recover`] and [`settle`].
 pub(crate) async fn run(
+    url: &str,
     recovery: &Recovery,
     key: &SecretString,
     surroundings: &Surroundings,
 ) -> Result<(Value, String), Error> {
     let started = Instant::now();
     let ctx = Context::new("recovery", Actor::local());
-    let recovered = recover(&ctx, recovery, key, StatePlace::AsWritten).await?;
+    let here = std::env::current_dir()
+        .map_err(|cause| Error::new(ErrorKind::Other, "cannot find the current folder").because(cause))?;
+    let repository = unlock(&ctx, &repository_restic::Config::new(url), &here, key).await?;
+    let recovered = recover(&ctx, &repository, recovery, StatePlace::AsWritten).await?;
     let (steward, more) = settle(&recovered, surroundings).await?;
     let known = known(&steward, &recovered.project).await?;
     steward.close().await?;
@@ -588,4 +599,81 @@ pub(crate) async fn known(steward: &Steward, project: &str) -> Result<BTreeMap<S
     let sql = "SELECT store, count(*) AS backups FROM backups WHERE project = ? AND state = 'complete' GROUP BY store";
     let rows = steward.ledger().query(sql, vec![project.into()]).await?;
     rows.iter().map(|row| Ok((row.get_text("store")?.to_owned(), row.get_i64("backups")?))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A staging folder as `ready` leaves it, with a state outside of the target where `outside` says so.
+    fn staged(outside: Option<&Path>) -> (tempfile::TempDir, PathBuf, Loaded) {
+        let root = tempfile::tempdir().expect("a folder");
+        let dir = make_dir(root.path()).expect("a folder");
+        let staging = dir.join(STAGING);
+        let state = outside.map_or(String::new(), |state| format!("state: {}\n", state.display()));
+        let yaml = format!("project: shop\n{state}");
+        write_new(&staging.join(TREE).join(FILE_NAME), yaml.as_bytes()).expect("a file");
+        write_new(&staging.join(TREE).join("policies/own.cedar"), b"").expect("a file");
+        write_new(&staging.join(STATE), b"state").expect("a file");
+        write_new(&staging.join(KEY), b"key").expect("a file");
+        let top = if outside.is_some() { "" } else { ".steward\n" };
+        write_new(&staging.join(PLACING), format!("{top}policies\n{FILE_NAME}\n").as_bytes())
+            .expect("a file");
+        let loaded = config::load(&staging.join(TREE).join(FILE_NAME)).expect("a project file");
+        let loaded = Loaded { file: dir.join(FILE_NAME), dir: dir.clone(), ..loaded };
+        (root, dir, loaded)
+    }
+
+    fn names(dir: &Path) -> Vec<String> {
+        let entries = dir.read_dir().expect("a folder").flatten();
+        let mut names: Vec<String> =
+            entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn killed_at_any_point_it_can_be_done_again_and_removes_nothing_of_others() {
+        const POINTS: [&str; 5] = [STATE, KEY, "policies", FILE_NAME, "end"];
+        for stop in POINTS {
+            let (_root, dir, loaded) = staged(None);
+            let mut passed = Vec::new();
+            let stopped =
+                put_in_place(&dir, &dir.join(STAGING), &loaded, StatePlace::AsWritten, &mut |point| {
+                    passed.push(point.to_owned());
+                    if point == stop { Err(Error::new(ErrorKind::Other, "killed")) } else { Ok(()) }
+                });
+            assert_eq!(stopped.expect_err("killed").message(), "killed");
+            assert_eq!(passed, POINTS[..passed.len()], "the project file comes last");
+            // What a person has put there meanwhile stops everything, and is left.
+            std::fs::write(dir.join("precious"), "x").expect("a file");
+            let before = names(&dir);
+            assert_eq!(begin_again(&dir).expect_err("foreign").kind(), ErrorKind::AlreadyExists, "{stop}");
+            assert_eq!(names(&dir), before, "{stop}");
+            std::fs::remove_file(dir.join("precious")).expect("a file");
+            let finished = begin_again(&dir).expect("ours alone");
+            assert_eq!(finished, stop == "end", "{stop}");
+            if finished {
+                assert_eq!(names(&dir), [".steward", STAGING, "policies", FILE_NAME]);
+                end(&dir).expect("tidied");
+                assert_eq!(begin_again(&dir).expect_err("a project").kind(), ErrorKind::AlreadyExists);
+            } else {
+                assert_eq!(names(&dir), Vec::<String>::new(), "{stop}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_state_that_is_elsewhere_is_never_overwritten() {
+        let elsewhere = tempfile::tempdir().expect("a folder");
+        let state = elsewhere.path().join("deep/state.db");
+        let (_root, dir, loaded) = staged(Some(&state));
+        put_in_place(&dir, &dir.join(STAGING), &loaded, StatePlace::AsWritten, &mut |_| Ok(()))
+            .expect("placed");
+        assert_eq!(std::fs::read(&state).expect("there"), b"state");
+        assert_eq!(names(state.parent().expect("a folder")), [KEY, STATE]);
+        // For a drill the same project file leads to no other place.
+        let inside = inside(loaded);
+        assert!(inside.state_path().starts_with(&dir), "{}", inside.state_path().display());
+    }
 }

@@ -162,6 +162,7 @@ requests! {
     BackupList(backup::ListBackups),
     BackupShow(backup::ShowBackup),
     BackupVerify(backup::VerifyBackup),
+    BackupDrill(backup::DrillBackup),
     BackupRestore(backup::RestoreBackup),
     BackupPrune(backup::PruneBackups),
     BackupRebuild(backup::RebuildCatalog),
@@ -239,6 +240,7 @@ impl Request {
             "backup" => field("plan")
                 .or_else(|| field("backup"))
                 .or_else(|| field("store"))
+                .or_else(|| field("subject"))
                 .map(|name| format!("backup:{name}")),
             "file" => field("path").map(|path| format!("path:{path}")),
             _ => None,

@@ -7,6 +7,8 @@ use secrecy::SecretString;
 
 /// Longest secret that is read from standard input, in bytes.
 const SECRET_BYTES_MAX: u64 = 64 << 10;
+/// What is said when there was none.
+const NO_SECRET: &str = "no secret was given";
 /// JSON on its way to standard output.
 const JSON_BUFFER_BYTES: usize = 64 << 10;
 
@@ -69,7 +71,7 @@ pub fn secret(prompt: &str) -> Result<SecretString, Error> {
     };
     let text = text.strip_suffix('\n').map_or(text.as_str(), |text| text.strip_suffix('\r').unwrap_or(text));
     if text.is_empty() {
-        return Err(Error::new(ErrorKind::Invalid, "no secret was given")
+        return Err(Error::new(ErrorKind::Invalid, NO_SECRET)
             .hint("type it at the prompt, or pipe it in: `printf %s \"$VALUE\" | steward …`"));
     }
     if text.len() as u64 > SECRET_BYTES_MAX {
@@ -77,6 +79,19 @@ pub fn secret(prompt: &str) -> Result<SecretString, Error> {
             .hint(format!("at most {SECRET_BYTES_MAX} bytes are kept")));
     }
     Ok(SecretString::from(text.to_owned()))
+}
+
+/// As [`secret`]; `None` when nothing was typed or piped in.
+///
+/// # Errors
+///
+/// `Invalid`: too much.
+pub fn secret_if_any(prompt: &str) -> Result<Option<SecretString>, Error> {
+    match secret(prompt) {
+        Ok(secret) => Ok(Some(secret)),
+        Err(error) if error.message() == NO_SECRET => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// A new passphrase, typed twice on a terminal.

@@ -11,6 +11,7 @@ mod between;
 mod checks;
 mod daemon;
 mod doors;
+mod drill;
 mod exit_code;
 mod faults;
 mod isolation;
