@@ -8,6 +8,7 @@ mod drill;
 mod forecast;
 mod list;
 mod manifest;
+mod meter;
 mod plan;
 mod prune;
 mod rebuild;

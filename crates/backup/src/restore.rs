@@ -1,8 +1,8 @@
 //! Restoring: plan, approve, load beside, compare, and only then put in the place of what was there.
 
 use contract::{
-    Context, Effect, Error, ErrorKind, LoadTarget, Outcome, Permit, Plan, PlanStep, Request, Selection,
-    StepMode,
+    Context, Effect, Error, ErrorKind, LoadTarget, Outcome, PartSource, Permit, Plan, PlanStep, Request,
+    Selection, StepMode,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -11,6 +11,7 @@ use serde_json::json;
 use crate::Surroundings;
 use crate::catalog::{Level, Recorded};
 use crate::config::PlanConfig;
+use crate::meter::MeteredSource;
 use crate::run::{self, Scratch, kept, plan_named, point, read_manifest, repository_of};
 use crate::verify::{self, backup_named};
 use contract::quantity::{size, thousands};
@@ -240,6 +241,8 @@ pub async fn restore(
     let load = store.load().ok_or_else(|| Error::new(ErrorKind::Unsupported, "it cannot be restored"))?;
     let repository = around.repository(ctx, &backup.repository).await?;
     let source = repository.open(ctx, &kept(&backup), manifest.parts.clone()).await?;
+    let stage = format!("{}: restore", backup.store);
+    let source: Box<dyn PartSource> = Box::new(MeteredSource::new(ctx, stage, source));
     let mut safety = None;
     if request.to == RestoreTo::InPlace {
         let identity = store.probe(ctx).await?.identity;

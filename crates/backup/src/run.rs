@@ -20,6 +20,7 @@ use crate::Surroundings;
 use crate::catalog::{self, Begun, Completed, Level, Recorded, State};
 use crate::config::PlanConfig;
 use crate::manifest::{MANIFEST_VERSION, Manifest};
+use crate::meter::MeteredSink;
 use crate::suspicion::suspicions;
 use crate::verify::{self, Proof};
 
@@ -263,14 +264,15 @@ pub(crate) async fn run_one(
 ) -> Result<Made, Error> {
     let started = Instant::now();
     let id = format!("bk-{}", uuid::Uuid::now_v7().simple());
-    let (method, refused) = preflight(ctx, around, config, store).await?;
-    if let Some(refusal) = refused.refusals.into_iter().next() {
+    let (method, found) = preflight(ctx, around, config, store).await?;
+    let expected = found.bytes_expected;
+    if let Some(refusal) = found.refusals.into_iter().next() {
         return Err(Error::new(ErrorKind::Unsupported, refusal).with("store", store));
     }
     let begun =
         Begun { id: &id, plan, store, repository: repository.name(), method, holder: around.holder() };
     catalog::begin(ctx, around.ledger(), &begun).await?;
-    let written = write(ctx, around, repository, plan, store, &id, method).await;
+    let written = write(ctx, around, repository, plan, store, &id, (method, expected)).await;
     let (manifest, committed) = match written {
         Ok(written) => written,
         Err(error) => {
@@ -313,7 +315,7 @@ async fn write(
     plan: &str,
     store: &str,
     id: &str,
-    method: BackupMethod,
+    (method, expected): (BackupMethod, Option<u64>),
 ) -> Result<(Manifest, contract::Committed), Error> {
     let opened = around.stores().open(ctx, store).await?;
     let dump = opened.dump().ok_or_else(|| Error::new(ErrorKind::Unsupported, "it cannot be backed up"))?;
@@ -329,7 +331,11 @@ async fn write(
     };
     let writer = repository.begin(ctx, &label).await?;
     let options = DumpOptions { method, scratch: scratch.path().to_owned(), parallel: PARALLEL };
-    let dumped: Dumped = match dump.dump(ctx, &options, &*writer).await {
+    let dumped = {
+        let sink = MeteredSink::new(ctx, format!("{store}: backup"), expected, &*writer);
+        dump.dump(ctx, &options, &sink).await
+    };
+    let dumped: Dumped = match dumped {
         Ok(dumped) => dumped,
         Err(error) => {
             writer.abandon().await;

@@ -16,6 +16,7 @@ use crate::Surroundings;
 use crate::catalog::{self, Level, Recorded, State};
 use crate::config::PlanConfig;
 use crate::manifest::Manifest;
+use crate::meter::MeteredSource;
 use crate::run::{Scratch, kept, plan_named, read_manifest};
 
 /// Differences that are said of one backup.
@@ -214,6 +215,9 @@ async fn look(
         return Ok(());
     }
     let source = repository.open(ctx, &kept(backup), manifest.parts.clone()).await?;
+    let stage =
+        format!("{}: {}", backup.store, if asked >= Level::L3 { "test restore" } else { "reading back" });
+    let source: Box<dyn PartSource> = Box::new(MeteredSource::new(ctx, stage, source));
     if asked >= Level::L3 {
         match restore_and_compare(ctx, around, backup, &manifest, &*source, probes, asked, proof).await? {
             None => return Ok(()),

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Actor, Error, ErrorKind};
+use crate::{Actor, Error, ErrorKind, Progress, Watch};
 
 /// Where wall-clock time comes from, so that tests can set it.
 pub trait Clock: Send + Sync {
@@ -58,6 +58,7 @@ pub struct Context {
     deadline: Option<Instant>,
     cancellation: CancellationToken,
     clock: Arc<dyn Clock>,
+    watch: Option<Arc<dyn Watch>>,
 }
 
 impl Context {
@@ -70,6 +71,7 @@ impl Context {
             deadline: None,
             cancellation: CancellationToken::new(),
             clock: Arc::new(SystemClock),
+            watch: None,
         }
     }
 
@@ -109,6 +111,20 @@ impl Context {
     pub fn with_cancellation(mut self, token: CancellationToken) -> Self {
         self.cancellation = token;
         self
+    }
+
+    /// The same, with someone who is told how far it has come.
+    #[must_use]
+    pub fn with_watch(mut self, watch: Arc<dyn Watch>) -> Self {
+        self.watch = Some(watch);
+        self
+    }
+
+    /// Tells whoever watches how far it has come; `progress` is made only if someone does.
+    pub fn report(&self, progress: impl FnOnce() -> Progress) {
+        if let Some(watch) = &self.watch {
+            watch.progress(progress());
+        }
     }
 
     /// Who asks.

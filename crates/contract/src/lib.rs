@@ -21,6 +21,7 @@ mod log;
 mod operate;
 mod permit;
 mod plan;
+mod progress;
 pub mod quantity;
 mod rowset;
 mod secret;
@@ -58,6 +59,7 @@ pub use operate::{
 };
 pub use permit::Permit;
 pub use plan::{Plan, PlanDigest, PlanStep, Statement, StepMode};
+pub use progress::{Progress, Watch};
 pub use rowset::{
     Affinity, ColumnKind, Form, KeyRange, RangeDigest, RowChoice, RowEntry, RowHash, RowKey, RowSet,
     RowSetColumn, RowSetField, RowSetSpec, RowSetTable, RowSets, RowTraffic, form, key_form,

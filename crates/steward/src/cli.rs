@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
-use contract::{Actor, Answer, AnswerStatus, Context, Effect, Error, ErrorKind, RequestSpec, Severity};
+use contract::{
+    Actor, Answer, AnswerStatus, Context, Effect, Error, ErrorKind, RequestSpec, Severity, Watch,
+};
 use futures::future::BoxFuture;
 use secrecy::SecretString;
 use serde_json::{Value, json};
@@ -13,6 +15,7 @@ use serde_json::{Value, json};
 use crate::config::{self, Loaded};
 use crate::door::{Options, Steward, Surroundings};
 use crate::mcp::Caller;
+use crate::progress::Bar;
 use crate::{arguments, daemon, demo, init, mcp, recover, request, terminal};
 
 /// What ends a process: the code of STYLE.md.
@@ -476,7 +479,10 @@ async fn submit(
             cancellation.cancel();
         }
     });
+    let bar = Arc::new(Bar::new());
+    let ctx = ctx.with_watch(Arc::clone(&bar) as Arc<dyn Watch>);
     let result = ask_and_submit(steward, &ctx, spec, sub, arguments).await;
+    bar.clear();
     interrupt.abort();
     let answer = result?;
     if matches.get_flag("json") {

@@ -1,7 +1,10 @@
 //! The door for programs: HTTP with JSON, and MCP under `/mcp`.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -11,20 +14,26 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use contract::{AnswerStatus, Context, Effect, Error, ErrorKind};
+use contract::{AnswerStatus, Context, Effect, Error, ErrorKind, Progress};
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
 use rmcp::transport::streamable_http_server::{StreamableHttpServerConfig, StreamableHttpService};
 use secrecy::SecretString;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::watch;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::ai::Ai;
 use crate::door::{Options, Steward};
 use crate::mcp::{Caller, Server};
+use crate::progress::{Newest, TOLD_EVERY};
 
 /// Largest body that is read, in bytes.
 const BODY_BYTES_MAX: usize = 16 << 20;
+
+const EVENTS_TYPE: &str = "text/event-stream";
+/// Longest time without a word in a stream of events.
+const SILENT_MAX: Duration = Duration::from_secs(15);
 
 const METRICS_TYPE: &str = "application/openmetrics-text";
 
@@ -169,7 +178,7 @@ async fn submit(
         );
     let cancel = CancellationToken::new();
     // Dropped when the client goes away: the request then ends at its next await.
-    let _guard = cancel.clone().drop_guard();
+    let guard = cancel.clone().drop_guard();
     let mut ctx = Context::new(&caller.project, caller.actor.clone()).with_cancellation(cancel);
     if let Some(timeout_ms) =
         headers.get("steward-timeout-ms").and_then(|value| value.to_str().ok()?.parse().ok())
@@ -177,7 +186,83 @@ async fn submit(
         ctx = ctx.with_timeout(std::time::Duration::from_millis(timeout_ms));
     }
     let options = Options { dry_run: query.dry_run, secret, reveal: true, ..Options::default() };
-    match steward.submit_with(&ctx, &format!("{noun}.{verb}"), arguments, options).await {
+    let name = format!("{noun}.{verb}");
+    if accepts_events(&headers) {
+        return told_meanwhile(steward, ctx, name, arguments, options, guard);
+    }
+    answered(&steward, steward.submit_with(&ctx, &name, arguments, options).await)
+}
+
+/// Whether the client asks for events.
+fn accepts_events(headers: &HeaderMap) -> bool {
+    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    accept.split(',').any(|kind| kind.split(';').next().is_some_and(|kind| kind.trim() == EVENTS_TYPE))
+}
+
+/// The answer as the last of a stream of events, before it how far the request has come.
+fn told_meanwhile(
+    steward: Arc<Steward>,
+    ctx: Context,
+    name: String,
+    arguments: Value,
+    options: Options,
+    guard: DropGuard,
+) -> Response {
+    struct Stream<F> {
+        work: Pin<Box<F>>,
+        newest: watch::Receiver<Option<Progress>>,
+        pause: Duration,
+        _guard: DropGuard,
+    }
+    let (told, newest) = Newest::new();
+    let ctx = ctx.with_watch(Arc::new(told));
+    let work = Box::pin(async move {
+        match steward.submit_with(&ctx, &name, arguments, options).await {
+            Ok(answer) => event("answer", &serde_json::to_string(&answer).expect("answers are JSON")),
+            Err(error) => {
+                let status = status_of(error.kind());
+                event("problem", &problem_body(status, &error, |text| steward.redact(text)).to_string())
+            }
+        }
+    });
+    let stream = futures::stream::unfold(
+        Some(Stream { work, newest, pause: Duration::ZERO, _guard: guard }),
+        |state| async {
+            let mut state = state?;
+            let sent = tokio::select! {
+                biased;
+                last = &mut state.work => return Some((Ok::<_, Infallible>(last), None)),
+                () = next(&mut state.newest, state.pause) => {
+                    let progress = state.newest.borrow_and_update().clone();
+                    progress.map_or_else(
+                        // So that nobody between takes the connection for dead.
+                        || ": at work\n\n".to_owned(),
+                        |progress| event("progress", &json!(progress).to_string()),
+                    )
+                }
+            };
+            state.pause = TOLD_EVERY;
+            Some((Ok(sent), Some(state)))
+        },
+    );
+    let kind = [(header::CONTENT_TYPE, EVENTS_TYPE), (header::CACHE_CONTROL, "no-store")];
+    (kind, Body::from_stream(stream)).into_response()
+}
+
+/// Waits until there is something to tell after a pause; at most as long as a connection may be silent.
+async fn next(newest: &mut watch::Receiver<Option<Progress>>, pause: Duration) {
+    tokio::time::sleep(pause).await;
+    // The sender lives as long as the request; then nothing is left to wait for.
+    drop(tokio::time::timeout(SILENT_MAX, newest.changed()).await);
+}
+
+/// One server-sent event; JSON has no line breaks.
+fn event(name: &str, data: &str) -> String {
+    format!("event: {name}\ndata: {data}\n\n")
+}
+
+fn answered(steward: &Steward, result: Result<contract::Answer, Error>) -> Response {
+    match result {
         Ok(answer) => {
             let status = match answer.status {
                 AnswerStatus::Done | AnswerStatus::Planned => StatusCode::OK,
@@ -187,7 +272,7 @@ async fn submit(
             let text = serde_json::to_string(&answer).expect("answers are JSON");
             (status, [(header::CONTENT_TYPE, "application/json")], text).into_response()
         }
-        Err(error) => problem(status_of(error.kind()), &error, redact),
+        Err(error) => problem(status_of(error.kind()), &error, |text| steward.redact(text)),
     }
 }
 
@@ -226,27 +311,31 @@ fn status_of(kind: ErrorKind) -> StatusCode {
     }
 }
 
-/// Problem details (RFC 9457).
 fn problem(status: StatusCode, error: &Error, redact: impl Fn(&str) -> String) -> Response {
+    let body = problem_body(status, error, redact);
+    let mut response = Response::new(Body::from(body.to_string()));
+    *response.status_mut() = status;
+    let json = header::HeaderValue::from_static("application/problem+json");
+    response.headers_mut().insert(header::CONTENT_TYPE, json);
+    response
+}
+
+/// Problem details (RFC 9457).
+fn problem_body(status: StatusCode, error: &Error, redact: impl Fn(&str) -> String) -> Value {
     let context: serde_json::Map<String, Value> = error
         .context()
         .iter()
         .map(|(name, value)| ((*name).to_owned(), Value::String(redact(value))))
         .collect();
     let causes: Vec<String> = error.causes().iter().map(|cause| redact(cause)).collect();
-    let body = json!({
+    json!({
         "title": redact(error.message()),
         "status": status.as_u16(),
         "kind": format!("{:?}", error.kind()),
         "context": context,
         "causes": causes,
         "hint": error.hint_text().map(redact),
-    });
-    let mut response = Response::new(Body::from(body.to_string()));
-    *response.status_mut() = status;
-    let json = header::HeaderValue::from_static("application/problem+json");
-    response.headers_mut().insert(header::CONTENT_TYPE, json);
-    response
+    })
 }
 
 async fn openapi(State(steward): State<Arc<Steward>>) -> Response {
@@ -275,7 +364,12 @@ pub(crate) fn document(steward: &Steward) -> Value {
         }
         let answer = json!({ "application/json": { "schema": { "$ref": "#/components/schemas/Answer" } } });
         let mut responses = problems(&[400, 401, 403, 404, 409, 413, 422, 500, 501, 502, 503, 504]);
-        responses["200"] = json!({ "description": "Done", "content": answer });
+        let mut done = answer.clone();
+        done[EVENTS_TYPE] = json!({ "schema": {
+            "type": "string",
+            "description": "Where the client accepts it: events `progress` (stage, bytes, expected), at last one `answer` or `problem`",
+        } });
+        responses["200"] = json!({ "description": "Done", "content": done });
         responses["202"] =
             json!({ "description": "Waits for an approval; nothing has changed", "content": answer });
         responses["403"]["description"] = json!("Forbidden or escalated; nothing has changed");

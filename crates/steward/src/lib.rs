@@ -20,6 +20,7 @@ mod init;
 mod logging;
 mod mcp;
 mod own_state;
+mod progress;
 mod project;
 mod reconcile;
 mod recover;

@@ -5,18 +5,20 @@
 
 use std::sync::Arc;
 
-use contract::{Actor, AnswerStatus, Context, Effect, Error, ErrorKind, RequestSpec};
+use contract::{Actor, AnswerStatus, Context, Effect, Error, ErrorKind, Progress, RequestSpec};
 use rmcp::model::{
     CallToolRequestParams, CallToolResponse, CallToolResult, ContentBlock, Implementation, JsonObject,
-    ListResourcesResult, ListToolsResult, PaginatedRequestParams, ReadResourceRequestParams,
-    ReadResourceResponse, ReadResourceResult, Resource, ResourceContents, ServerCapabilities, ServerConfig,
-    Tool, ToolAnnotations,
+    ListResourcesResult, ListToolsResult, PaginatedRequestParams, ProgressNotificationParam, ProgressToken,
+    ReadResourceRequestParams, ReadResourceResponse, ReadResourceResult, Resource, ResourceContents,
+    ServerCapabilities, ServerConfig, Tool, ToolAnnotations,
 };
-use rmcp::service::RequestContext;
+use rmcp::service::{Peer, RequestContext};
 use rmcp::{ErrorData, RoleServer, ServerHandler, ServiceExt};
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use crate::door::{Options, Steward};
+use crate::progress::{Newest, TOLD_EVERY};
 use crate::request::Request;
 
 /// Which tool serves which nouns, with the tool's own sentence.
@@ -252,6 +254,28 @@ pub(crate) fn tools(specs: &[RequestSpec]) -> Vec<Tool> {
     tools
 }
 
+/// Tells a client that asked for it how far its call has come.
+async fn tell(client: Peer<RoleServer>, token: ProgressToken, mut newest: watch::Receiver<Option<Progress>>) {
+    // The protocol wants a number that only grows; each stage counts from nothing.
+    let (mut stage, mut before, mut bytes) = (String::new(), 0, 0);
+    while newest.changed().await.is_ok() {
+        let Some(progress) = newest.borrow_and_update().clone() else { continue };
+        if progress.stage != stage {
+            (stage, before) = (progress.stage.clone(), before + bytes);
+        }
+        bytes = progress.bytes;
+        #[allow(clippy::cast_precision_loss)] // A share is shown.
+        let number = |bytes: u64| (before + bytes) as f64;
+        let mut told =
+            ProgressNotificationParam::new(token.clone(), number(bytes)).with_message(progress.stage);
+        told.total = progress.expected.filter(|expected| *expected >= bytes).map(number);
+        if client.notify_progress(told).await.is_err() {
+            return;
+        }
+        tokio::time::sleep(TOLD_EVERY).await;
+    }
+}
+
 impl ServerHandler for Server {
     fn get_info(&self) -> ServerConfig {
         let capabilities = ServerCapabilities::builder().enable_tools().enable_resources().build();
@@ -278,8 +302,14 @@ impl ServerHandler for Server {
         request: CallToolRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Result<CallToolResponse, ErrorData> {
-        let ctx = self.context(&context)?;
+        let mut ctx = self.context(&context)?;
         let arguments = request.arguments.unwrap_or_default();
+        if let Some(token) = context.meta.get_progress_token() {
+            let (told, newest) = Newest::new();
+            ctx = ctx.with_watch(Arc::new(told));
+            // Ends with the request, which holds the other end.
+            tokio::spawn(tell(context.peer.clone(), token, newest));
+        }
         if !tools(self.steward.specs()).iter().any(|tool| tool.name == request.name) {
             return Err(ErrorData::invalid_params(format!("there is no tool `{}`", request.name), None));
         }
