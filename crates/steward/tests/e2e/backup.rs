@@ -268,3 +268,84 @@ async fn a_dropped_table_of_postgres_is_noticed_and_comes_back() {
     drop((app, admin));
     shop.drop().await;
 }
+
+/// Each event of a stream: its name and its data.
+fn events(text: &str) -> Vec<(String, Value)> {
+    text.split("\n\n")
+        .filter(|event| !event.is_empty() && !event.starts_with(':'))
+        .map(|event| {
+            let (name, data) = event.split_once('\n').unwrap_or_else(|| panic!("{event}"));
+            let data = serde_json::from_str(data.strip_prefix("data: ").unwrap()).unwrap();
+            (name.strip_prefix("event: ").unwrap().to_owned(), data)
+        })
+        .collect()
+}
+
+#[test]
+fn how_far_a_backup_has_come_is_told_over_http() {
+    let (project, _) = shop("");
+    let token = project.token("ci", "pm");
+    let daemon = project.daemon(&[]);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let ask = |path: &str, body: Value| {
+        runtime.block_on(async {
+            let request = crate::program::client().post(daemon.api(path)).bearer_auth(&token).json(&body);
+            let response = request.header("accept", "text/event-stream").send().await.unwrap();
+            assert_eq!(response.status(), 200);
+            assert_eq!(response.headers()["content-type"], "text/event-stream");
+            events(&response.text().await.unwrap())
+        })
+    };
+    let told = ask("backup/run", json!({ "plan": "app" }));
+    let (last, before) = told.split_last().unwrap();
+    assert_eq!((last.0.as_str(), &last.1["status"]), ("answer", &json!("done")), "{told:?}");
+    assert!(!before.is_empty() && before.iter().all(|(name, _)| name == "progress"), "{told:?}");
+    assert_eq!(before[0].1["stage"], "app: backup", "{told:?}");
+    // What fails says so in the same stream.
+    let told = ask("backup/run", json!({ "plan": "nothing" }));
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!((told[0].0.as_str(), &told[0].1["status"]), ("problem", &json!(404)), "{told:?}");
+    assert_eq!(daemon.stop(), 0);
+}
+
+#[test]
+fn a_terminal_shows_a_bar_and_takes_it_away() {
+    let (project, _) = shop("");
+    let ended = project.run_on_terminal(&["backup", "run", "app", "--yes"], &[]).expect(0);
+    assert!(ended.stdout.contains("\r\x1b[2Kapp: backup ["), "{:?}", ended.stdout);
+    // Nothing is written behind a bar that still stands there.
+    let (_, after) = ended.stdout.rsplit_once("\x1b[2K").unwrap();
+    assert!(after.starts_with("app: 20,002 rows"), "{:?}", ended.stdout);
+}
+
+/// A plan's schedule is kept by the daemon, as one under `schedules` is.
+#[test]
+fn a_plan_is_due_by_its_own_schedule() {
+    let plan = |cron: &str| {
+        format!(
+            "backup:\n  plans:\n    nightly:\n      stores: [app]\n      schedule: {{ cron: \"{cron}\", zone: Europe/Berlin, jitter_minutes: 20 }}\n"
+        )
+    };
+    let (project, _) = shop(&plan("10 2 29 2 *"));
+    let listed = |project: &Project| {
+        let listed = project.answer(&["schedule", "list"]);
+        listed["value"]["schedules"][0].clone()
+    };
+    let far = listed(&project);
+    assert_eq!((&far["name"], &far["request"]), (&json!("backup:nightly"), &json!("backup.run")), "{far}");
+    let daemon = project.daemon(&[]);
+    let due = || -> Option<i64> {
+        let sql = "SELECT next_us FROM jobs WHERE name = 'backup:nightly'";
+        project.state().query_row(sql, [], |row| row.get(0)).ok()
+    };
+    crate::program::eventually("the daemon knows the schedule", || due().is_some());
+    let leap_day = due().unwrap();
+    // Changed while it runs, it is due by its new times, and not only after the old one has come.
+    let yaml = std::fs::read_to_string(project.file("steward.yaml")).unwrap();
+    project.write("steward.yaml", yaml.replace("10 2 29 2 *", "10 2 * * *"));
+    crate::program::eventually("the schedule has its new time", || due().unwrap() < leap_day);
+    project.state().execute("UPDATE jobs SET next_us = 1 WHERE name = 'backup:nightly'", []).unwrap();
+    let proven = || project.run(&["backup", "list"]).code == 0;
+    crate::program::eventually("the daemon made a backup and proved it", proven);
+    assert_eq!(daemon.stop(), 0);
+}
