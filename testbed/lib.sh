@@ -115,3 +115,15 @@ node_modules() {
   npm install --prefix "$d" --no-audit --no-fund --ignore-scripts --loglevel=error "${@:2}" >&2
   echo "$spec" >"$d/.spec"
 }
+
+# go_program NAME PACKAGE@VERSION: a program that Go builds, into $H/go/NAME/bin; what it was built from is not kept.
+go_program() {
+  local d=$H/go/$1 spec=$2
+  fresh "$d" "$spec" && return
+  say "install $1 ($spec) into $d: this builds it, for some minutes"
+  command -v go >/dev/null || die "Go is missing, which builds $1: apt-get install golang-go (1.24 or later)"
+  rm -rf "$d"; mkdir -p "$d/build"
+  env GOBIN="$d/bin" GOPATH="$d/build/path" GOCACHE="$d/build/cache" GOFLAGS=-modcacherw CGO_ENABLED=0 go install "$spec" >&2
+  rm -rf "$d/build"
+  echo "$spec" >"$d/.spec"
+}

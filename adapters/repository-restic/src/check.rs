@@ -108,7 +108,7 @@ impl Findings<'_> {
                         named.insert(id(pack.id), u64::from(pack.pack_size()));
                     }
                 }
-                Err(fault) if matches!(fault.kind, FaultKind::Damaged | FaultKind::Denied) => {
+                Err(fault) if matches!(fault.kind, FaultKind::Damaged | FaultKind::Foreign) => {
                     unreadable += 1;
                     self.problem(fault);
                 }
@@ -145,10 +145,9 @@ impl Findings<'_> {
 
     fn index(&self, path: &str) -> Result<IndexFile, Fault> {
         let sealed = read_named(&*self.place.objects, path)?;
-        let json = self
-            .key
-            .open_record(&sealed)
-            .ok_or_else(|| Fault::new(FaultKind::Denied, format!("`{path}` was written with another key")))?;
+        let json = self.key.open_record(&sealed).ok_or_else(|| {
+            Fault::new(FaultKind::Foreign, format!("`{path}` was written with another key"))
+        })?;
         serde_json::from_slice(&json)
             .map_err(|error| Fault::damaged(path, &format!("it is no index: {error}")))
     }

@@ -15,8 +15,10 @@ pub(crate) enum FaultKind {
     Damaged,
     /// There is no room.
     Full,
-    /// The system or the key refused.
+    /// The system refused.
     Denied,
+    /// It was written with another key.
+    Foreign,
     /// Somebody else holds the repository.
     Locked,
     /// The caller canceled.
@@ -35,7 +37,7 @@ impl FaultKind {
             Self::Missing => ErrorKind::NotFound,
             Self::Damaged => ErrorKind::Corrupt,
             Self::Full => ErrorKind::LimitExceeded,
-            Self::Denied => ErrorKind::Denied,
+            Self::Denied | Self::Foreign => ErrorKind::Denied,
             Self::Locked => ErrorKind::Conflict,
             Self::Canceled => ErrorKind::Canceled,
             Self::TimedOut => ErrorKind::TimedOut,

@@ -15,6 +15,7 @@ mod prune;
 mod reading;
 mod repository;
 mod run;
+mod s3;
 mod seal;
 mod snapshot;
 mod source;
@@ -25,5 +26,5 @@ mod writer;
 #[path = "../tests/faults/mod.rs"]
 mod faults;
 
-pub use config::Config;
+pub use config::{Config, LockMode, ObjectLock};
 pub use repository::{KIND, ResticRepository, new_master_key, open};

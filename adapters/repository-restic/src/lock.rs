@@ -135,6 +135,18 @@ pub(crate) fn seen(objects: &dyn Objects, key: &Key) -> Result<Vec<Seen>, Fault>
     Ok(seen)
 }
 
+/// Whether a lock is there; a listing may be older than the lock.
+fn is_there(objects: &dyn Objects, path: &str) -> Result<bool, Fault> {
+    if objects.list("locks")?.iter().any(|found| found.path == path) {
+        return Ok(true);
+    }
+    match objects.read(path) {
+        Ok(_) => Ok(true),
+        Err(fault) if fault.kind == FaultKind::Missing => Ok(false),
+        Err(fault) => Err(fault),
+    }
+}
+
 /// Refuses if somebody's lock stands against ours.
 fn look(objects: &dyn Objects, key: &Key, sharing: Sharing, now: Timestamp, mine: &str) -> Result<(), Fault> {
     for other in seen(objects, key)?.into_iter().filter(|other| other.path != mine) {
@@ -212,7 +224,7 @@ impl Inner {
         let begun = Instant::now();
         let old = self.state().path.clone();
         // Somebody took it away, with `restic unlock --remove-all`: what we had protected may have changed since.
-        if !self.objects.list("locks")?.iter().any(|found| found.path == old) {
+        if !is_there(&*self.objects, &old)? {
             return Err(lost("somebody removed our lock"));
         }
         let new = self.write(now)?;
@@ -320,8 +332,7 @@ impl Held {
         // A renewal between the two looks changes the name; once more is enough, renewals are minutes apart.
         for attempt in 0..2 {
             let path = self.inner.state().path.clone();
-            let there = self.inner.objects.list("locks")?.iter().any(|found| found.path == path);
-            if there {
+            if is_there(&*self.inner.objects, &path)? {
                 return look(
                     &*self.inner.objects,
                     &self.inner.key,

@@ -238,7 +238,7 @@ impl Logs for ResticRepository {
     }
 
     async fn prune(&self, ctx: &Context, store: &str, unneeded: &[LogPiece]) -> Result<Pruned, Error> {
-        let (objects, _) = self.for_logs(ctx).await?;
+        let objects = self.for_pruning_logs(ctx).await?;
         let (now, hours) = (ctx.now(), self.keep_marked_hours());
         let (store, unneeded) = (store.to_owned(), unneeded.to_vec());
         let answer = blocking(ctx, move || prune(&*objects, now, hours, &store, &unneeded)).await;

@@ -41,6 +41,24 @@ pub(crate) trait Objects: Send + Sync + 'static {
     /// Moves a file to where the repository does not look.
     fn put_aside(&self, path: &str, to: &str) -> Result<(), Fault>;
 
-    /// What `create` has left where it was interrupted.
+    /// What `create` has left where it was interrupted; `remove` takes it away.
     fn unfinished(&self) -> Result<Vec<Found>, Fault>;
+
+    /// Why what is written can be changed or deleted; `None` where the storage itself forbids it.
+    fn changeable(&self) -> Result<Option<String>, Fault> {
+        Ok(Some(format!(
+            "whoever may write to the folder `{}` can change and delete what is in it",
+            self.address()
+        )))
+    }
+
+    /// Makes the storage's own protection last longer for what is still there; gives for how many files.
+    fn prolong(&self) -> Result<u64, Fault> {
+        Ok(0)
+    }
+
+    /// Takes away for good what was removed and whose protection has ended; gives how many bytes.
+    fn sweep(&self) -> Result<u64, Fault> {
+        Ok(0)
+    }
 }

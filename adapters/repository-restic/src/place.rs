@@ -116,7 +116,7 @@ impl Place {
                     .hint("clean the repository: that writes a new one")
             } else {
                 Fault::new(
-                    FaultKind::Denied,
+                    FaultKind::Foreign,
                     format!("the key does not open the repository at `{}`", self.objects.address()),
                 )
                 .hint("was it made with another master key?")
@@ -160,7 +160,7 @@ impl Place {
         match self.look(key) {
             Ok(_) => return Ok(()),
             Err(fault) if fault.kind == FaultKind::Missing => {}
-            Err(fault) if fault.kind == FaultKind::Denied => {
+            Err(fault) if fault.kind == FaultKind::Foreign => {
                 return Err(Fault::new(
                     FaultKind::Locked,
                     format!("another repository is at `{}`", self.objects.address()),

@@ -64,7 +64,11 @@ pub(crate) fn prune(
         repository.prune(&options, plan).or_fault("prune")?;
         Ok(told)
     };
-    let done = work().map_err(|fault| backend.explain(fault));
+    let done = work().map_err(|fault| backend.explain(fault)).and_then(|told| {
+        // Where the storage keeps what is removed until its protection ends, it goes now.
+        let swept = place.objects.sweep()?;
+        Ok(Pruned { bytes_deleted: told.bytes_deleted + swept, ..told })
+    });
     held.release();
     done
 }

@@ -9,18 +9,19 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use contract::{
     BackupLabel, BackupWriter, CheckDepth, Context, Error, ErrorKind, Kept, Layout, Listing, Logs,
-    PartRecord, PartSource, Pruned, Repository, RepositoryCheck, RepositoryKey, SecretSource,
+    PartRecord, PartSource, Pruned, Repository, RepositoryCheck, RepositoryKey, SecretSource, SystemClock,
 };
 use secrecy::SecretString;
 
 use crate::backend::id_of;
-use crate::config::Config;
+use crate::config::{Config, Location, ObjectLock};
 use crate::error::{Fault, FaultKind};
 use crate::keyfile::{KEYS_MAX, KeyFile, key_files};
 use crate::local::Local;
 use crate::lock::{Held, Sharing, Timing};
 use crate::objects::Objects;
 use crate::place::{Place, blocking, folder_of};
+use crate::s3::{Bucket, Client, Identity, Pace, RealNap, Settings};
 use crate::seal::Key;
 use crate::{check, clean, prune, reading, run, snapshot, writer};
 
@@ -33,9 +34,21 @@ pub struct ResticRepository {
     address: String,
     key_secret: String,
     secrets: Arc<dyn SecretSource>,
+    /// Whose credentials are fetched before the work; none for a folder.
+    identities: Vec<Arc<Identity>>,
     /// That for rows first.
     places: [Place; 2],
+    /// The same for whoever deletes; in a folder those who write do.
+    prunes: Prunes,
     limits: Limits,
+}
+
+/// With which rights backups are deleted.
+enum Prunes {
+    /// Those who write.
+    AsWriter,
+    /// Others, if there are any.
+    Apart(Option<[Place; 2]>),
 }
 
 /// What tests shorten.
@@ -67,12 +80,75 @@ pub fn open(
     project_dir: &Path,
     secrets: Arc<dyn SecretSource>,
 ) -> Result<ResticRepository, Error> {
-    config.validate().map_err(|error| error.with("repository", name))?;
-    let root = config.folder(project_dir).map_err(|error| error.with("repository", name))?;
-    let local = |layout| -> Arc<dyn Objects> { Arc::new(Local::new(root.join(folder_of(layout)))) };
-    let objects = [local(Layout::Stream), local(Layout::Pages)];
-    let address = root.display().to_string();
-    Ok(ResticRepository::over(name, &address, &config.key_secret(name), secrets, objects, Limits::default()))
+    let named = |error: Error| error.with("repository", name);
+    config.validate().map_err(named)?;
+    let key_secret = config.key_secret(name);
+    let (bucket, prefix) = match config.location(project_dir).map_err(named)? {
+        Location::Folder(root) => {
+            let local = |layout| -> Arc<dyn Objects> { Arc::new(Local::new(root.join(folder_of(layout)))) };
+            let objects = [local(Layout::Stream), local(Layout::Pages)];
+            let address = root.display().to_string();
+            return Ok(ResticRepository::over(
+                name,
+                &address,
+                &key_secret,
+                secrets,
+                objects,
+                Limits::default(),
+            ));
+        }
+        Location::Bucket { bucket, prefix } => (bucket, prefix),
+    };
+    let endpoint = config.endpoint().map_err(named)?;
+    let certificates = config.certificates.as_ref().map(|file| {
+        std::fs::read(project_dir.join(file)).map_err(|cause| {
+            named(Error::new(ErrorKind::Invalid, "`certificates` cannot be read").with("key", "certificates"))
+                .because(cause)
+        })
+    });
+    let settings = Settings {
+        path_style: config.path_style.unwrap_or(config.endpoint.is_some()),
+        endpoint,
+        bucket,
+        region: config.region().to_owned(),
+        timeout: Duration::from_secs(u64::from(config.timeout_s.unwrap_or(TIMEOUT_S))),
+        attempts_max: config.attempts_max.unwrap_or(ATTEMPTS_MAX),
+        extra_roots_pem: certificates.transpose()?,
+    };
+    let pace = config.upload_bytes_per_second.map(|bytes| Arc::new(Pace::new(bytes)));
+    let client = Arc::new(Client::new(settings, pace, Arc::new(RealNap), Arc::new(SystemClock)));
+    let identity = |secret: &String| Arc::new(Identity::new(secret, Arc::clone(&secrets)));
+    let writer = identity(config.credentials.as_ref().expect("`validate` asks for them"));
+    let pruner = config.prune_credentials.as_ref().map(identity);
+    Ok(ResticRepository::in_bucket(
+        name,
+        &key_secret,
+        Arc::clone(&secrets),
+        &InBucket { client, writer, pruner, prefix, lock: config.object_lock },
+        Limits::default(),
+    ))
+}
+
+/// Longest time without an answer, in seconds.
+const TIMEOUT_S: u32 = 60;
+/// How often a request is tried.
+const ATTEMPTS_MAX: u32 = 8;
+
+/// A repository's place in a bucket, and who does what there.
+pub(crate) struct InBucket {
+    pub(crate) client: Arc<Client>,
+    pub(crate) writer: Arc<Identity>,
+    pub(crate) pruner: Option<Arc<Identity>>,
+    pub(crate) prefix: String,
+    pub(crate) lock: Option<ObjectLock>,
+}
+
+impl InBucket {
+    /// The objects of a folder, for one of both.
+    fn objects(&self, folder: &str, who: &Arc<Identity>) -> Arc<dyn Objects> {
+        let root = format!("{}/{folder}", self.prefix);
+        Arc::new(Bucket::new(Arc::clone(&self.client), Arc::clone(who), &root, self.lock))
+    }
 }
 
 /// A new random master key, in the form in which the vault keeps it.
@@ -93,16 +169,61 @@ impl ResticRepository {
         objects: [Arc<dyn Objects>; 2],
         limits: Limits,
     ) -> Self {
-        let [stream, pages] = objects;
-        let place = |layout, objects| Place { layout, objects, timing: limits.timing };
         Self {
             name: name.to_owned(),
             address: address.to_owned(),
             key_secret: key_secret.to_owned(),
             secrets,
-            places: [place(Layout::Stream, stream), place(Layout::Pages, pages)],
+            identities: Vec::new(),
+            places: places(objects, limits),
+            prunes: Prunes::AsWriter,
             limits,
         }
+    }
+
+    pub(crate) fn in_bucket(
+        name: &str,
+        key_secret: &str,
+        secrets: Arc<dyn SecretSource>,
+        place: &InBucket,
+        limits: Limits,
+    ) -> Self {
+        let both = |who: &Arc<Identity>| {
+            [Layout::Stream, Layout::Pages].map(|layout| place.objects(folder_of(layout), who))
+        };
+        let settings = &place.client.settings;
+        let host = settings.endpoint.host_str().unwrap_or_default();
+        let address = format!("s3://{}/{} at {host}", settings.bucket, place.prefix);
+        let identities = [Some(&place.writer), place.pruner.as_ref()];
+        Self {
+            identities: identities.into_iter().flatten().cloned().collect(),
+            prunes: Prunes::Apart(place.pruner.as_ref().map(|who| self::places(both(who), limits))),
+            ..Self::over(name, &address, key_secret, secrets, both(&place.writer), limits)
+        }
+    }
+
+    /// The same with the rights to delete.
+    ///
+    /// # Errors
+    ///
+    /// `Denied`: nobody was given any.
+    fn pruning(&self) -> Result<[Place; 2], Error> {
+        match &self.prunes {
+            Prunes::AsWriter => Ok(self.places.clone()),
+            Prunes::Apart(Some(places)) => Ok(places.clone()),
+            Prunes::Apart(None) => Err(self.named(
+                Error::new(
+                    ErrorKind::Denied,
+                    "the repository has no `prune_credentials`, and who writes deletes nothing",
+                )
+                .hint("store credentials that may delete, and name the secret in `prune_credentials`"),
+            )),
+        }
+    }
+
+    /// The same with the rights to delete, if anybody was given them.
+    fn tidying(&self) -> [Place; 2] {
+        self.pruning().unwrap_or_else(|_| self.places.clone())
     }
 
     fn place(&self, layout: Layout) -> Place {
@@ -124,6 +245,7 @@ impl ResticRepository {
     }
 
     async fn key(&self, ctx: &Context) -> Result<Arc<Key>, Error> {
+        self.fetch_credentials(ctx).await?;
         let text = self.secrets.secret(ctx, &self.key_secret).await?;
         Key::from_text(&text).map(Arc::new).ok_or_else(|| {
             Error::new(ErrorKind::Invalid, "the master key is not 64 bytes in base64")
@@ -137,6 +259,21 @@ impl ResticRepository {
         Ok((self.place(Layout::Pages).objects, key))
     }
 
+    /// The same with the rights to delete.
+    pub(crate) async fn for_pruning_logs(&self, ctx: &Context) -> Result<Arc<dyn Objects>, Error> {
+        self.key(ctx).await?;
+        let [_, pages] = self.pruning()?;
+        Ok(pages.objects)
+    }
+
+    /// Fetches the credentials of the storage, where it has any.
+    pub(crate) async fn fetch_credentials(&self, ctx: &Context) -> Result<(), Error> {
+        for identity in &self.identities {
+            identity.fetch(ctx).await.map_err(|error| self.named(error))?;
+        }
+        Ok(())
+    }
+
     pub(crate) fn keep_marked_hours(&self) -> i64 {
         self.limits.keep_marked_hours
     }
@@ -147,8 +284,16 @@ impl ResticRepository {
         ctx: &Context,
         work: impl Fn(&Context, &Place, &Arc<Key>) -> Result<T, Fault> + Send + 'static,
     ) -> Result<[T; 2], Error> {
+        self.each(ctx, self.places.clone(), work).await
+    }
+
+    async fn each<T: Send + 'static>(
+        &self,
+        ctx: &Context,
+        [stream, pages]: [Place; 2],
+        work: impl Fn(&Context, &Place, &Arc<Key>) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<[T; 2], Error> {
         let key = self.key(ctx).await?;
-        let [stream, pages] = self.places.clone();
         let inner = ctx.clone();
         let answer = blocking(ctx, move || Ok([work(&inner, &stream, &key)?, work(&inner, &pages, &key)?]));
         answer.await.map_err(|error| self.named(error))
@@ -179,6 +324,11 @@ fn reading_lock(place: &Place, key: &Arc<Key>, ctx: &Context) -> Result<Option<H
     }
 }
 
+fn places([stream, pages]: [Arc<dyn Objects>; 2], limits: Limits) -> [Place; 2] {
+    let place = |layout, objects| Place { layout, objects, timing: limits.timing };
+    [place(Layout::Stream, stream), place(Layout::Pages, pages)]
+}
+
 fn key_of(id: &str, file: &KeyFile) -> RepositoryKey {
     RepositoryKey { id: id.to_owned(), label: file.username.clone(), created: file.created }
 }
@@ -193,15 +343,21 @@ impl Repository for ResticRepository {
         self.address.clone()
     }
 
-    async fn changeable(&self, _ctx: &Context) -> Option<String> {
-        Some(format!(
-            "whoever may write to the folder `{}` can change and delete what is in it",
-            self.address
-        ))
+    async fn changeable(&self, ctx: &Context) -> Option<String> {
+        let both = self.both(ctx, |_, place, _| place.objects.changeable()).await;
+        match both {
+            Ok([stream, pages]) => stream.or(pages),
+            Err(error) => Some(format!("whether anybody can change it is not known: {error}")),
+        }
     }
 
     async fn create(&self, ctx: &Context) -> Result<(), Error> {
-        self.both(ctx, |ctx, place, key| place.create(ctx, key)).await.map(|_| ())
+        self.both(ctx, |ctx, place, key| {
+            place.objects.prepare()?;
+            place.create(ctx, key)
+        })
+        .await
+        .map(|_| ())
     }
 
     async fn begin(&self, ctx: &Context, label: &BackupLabel) -> Result<Box<dyn BackupWriter>, Error> {
@@ -312,7 +468,7 @@ impl Repository for ResticRepository {
 
     async fn forget(&self, ctx: &Context, kept: &[Kept]) -> Result<(), Error> {
         let kept = kept.to_vec();
-        self.both(ctx, move |ctx, place, key| {
+        self.each(ctx, self.pruning()?, move |ctx, place, key| {
             let here: Vec<Kept> = kept.iter().filter(|one| one.layout == place.layout).cloned().collect();
             if here.is_empty() { Ok(()) } else { prune::forget(ctx, place, key, &here) }
         })
@@ -327,11 +483,13 @@ impl Repository for ResticRepository {
 
     async fn prune(&self, ctx: &Context) -> Result<Pruned, Error> {
         let hours = self.limits.keep_marked_hours;
-        self.both(ctx, move |ctx, place, key| prune::prune(ctx, place, key, hours)).await.map(sum)
+        self.each(ctx, self.pruning()?, move |ctx, place, key| prune::prune(ctx, place, key, hours))
+            .await
+            .map(sum)
     }
 
     async fn clean(&self, ctx: &Context) -> Result<Vec<String>, Error> {
-        self.both(ctx, clean::clean).await.map(|both| both.concat())
+        self.each(ctx, self.tidying(), clean::clean).await.map(|both| both.concat())
     }
 
     async fn keys(&self, ctx: &Context) -> Result<Vec<RepositoryKey>, Error> {
@@ -414,7 +572,7 @@ impl Repository for ResticRepository {
         let there = id_of(&path).is_some() && !id.contains('/');
         let removed = if there {
             let path = path.clone();
-            self.both(ctx, move |_, place, _| {
+            self.each(ctx, self.tidying(), move |_, place, _| {
                 let found = place.objects.list("keys")?.iter().any(|found| found.path == path);
                 place.objects.remove(&path).map(|()| found)
             })

@@ -58,7 +58,7 @@ pub(crate) fn read(objects: &dyn Objects, key: &Key, path: &str) -> Result<Snaps
     let sealed = read_named(objects, path)?;
     let json = key
         .open_record(&sealed)
-        .ok_or_else(|| Fault::new(FaultKind::Denied, format!("`{path}` was written with another key")))?;
+        .ok_or_else(|| Fault::new(FaultKind::Foreign, format!("`{path}` was written with another key")))?;
     let mut record: SnapshotFile = serde_json::from_slice(&json)
         .map_err(|error| Fault::damaged(path, &format!("it is no record of a backup: {error}")))?;
     record.id = SnapshotId::from(id_of(path).expect("a file whose name is the hash of its bytes has an id"));

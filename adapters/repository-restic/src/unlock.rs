@@ -17,6 +17,7 @@ impl ResticRepository {
     /// `NotFound`: no repository is there. `Denied`: none of its keys opens with this one. `Corrupt`: its keys cannot be read.
     /// `Unavailable`.
     pub async fn unlock(&self, ctx: &Context, passphrase: &SecretString) -> Result<SecretString, Error> {
+        self.fetch_credentials(ctx).await?;
         let objects = self.objects();
         let passphrase = passphrase.clone();
         let address = contract::Repository::address(self);

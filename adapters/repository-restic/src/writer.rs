@@ -141,6 +141,12 @@ impl Work {
                 ),
             });
         }
+        // What was written long ago and is still needed must stay protected as long as what is new.
+        match place.objects.prolong() {
+            Ok(0) => {}
+            Ok(files) => tracing::info!(files, "the storage's locks were prolonged"),
+            Err(fault) => tracing::warn!(error = %fault, "the storage's locks could not be prolonged"),
+        }
         let (parts, _) = run.given();
         Ok(Committed {
             snapshot,

@@ -3,9 +3,13 @@
 //! These tests see the inside of the crate: they put a place between that fails when it is told to.
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test fails by panicking and may print")]
 
+mod bucket;
 mod damage;
+mod fake_s3;
 mod guard;
 mod home;
 mod kill;
 mod prune;
+mod s3;
+mod s3_faults;
 mod write;
