@@ -131,11 +131,11 @@ impl Config {
                 "name a secret that holds ACCESS_KEY:SECRET_KEY, and store it: steward secret put NAME",
             ));
         }
-        self.endpoint()?;
         let region = self.region();
         if region.is_empty() || !region.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
             return Err(invalid("region", "`region` is none").hint("write a name such as `eu-central-1`"));
         }
+        self.endpoint()?;
         for (key, value) in [("timeout_s", self.timeout_s), ("attempts_max", self.attempts_max)] {
             if value == Some(0) {
                 return Err(invalid(key, format!("`{key}` is 0")).hint("write 1 or more, or remove the line"));

@@ -8,8 +8,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use contract::{
-    BackupLabel, BackupWriter, CheckDepth, Context, Error, ErrorKind, Kept, Layout, Listing, Logs,
+    BackupLabel, BackupWriter, CheckDepth, Context, Error, ErrorKind, Kept, Layout, Listing, Logs, Medium,
     PartRecord, PartSource, Pruned, Repository, RepositoryCheck, RepositoryKey, SecretSource, SystemClock,
+    Whereabouts,
 };
 use secrecy::SecretString;
 
@@ -40,6 +41,7 @@ pub struct ResticRepository {
     places: [Place; 2],
     /// The same for whoever deletes; in a folder those who write do.
     prunes: Prunes,
+    whereabouts: Whereabouts,
     limits: Limits,
 }
 
@@ -177,6 +179,7 @@ impl ResticRepository {
             identities: Vec::new(),
             places: places(objects, limits),
             prunes: Prunes::AsWriter,
+            whereabouts: Whereabouts::default(),
             limits,
         }
     }
@@ -194,9 +197,11 @@ impl ResticRepository {
         let settings = &place.client.settings;
         let host = settings.endpoint.host_str().unwrap_or_default();
         let address = format!("s3://{}/{} at {host}", settings.bucket, place.prefix);
+        let whereabouts = Whereabouts::on(Medium::ObjectStorage, host);
         let identities = [Some(&place.writer), place.pruner.as_ref()];
         Self {
             identities: identities.into_iter().flatten().cloned().collect(),
+            whereabouts,
             prunes: Prunes::Apart(place.pruner.as_ref().map(|who| self::places(both(who), limits))),
             ..Self::over(name, &address, key_secret, secrets, both(&place.writer), limits)
         }
@@ -341,6 +346,10 @@ impl Repository for ResticRepository {
 
     fn address(&self) -> String {
         self.address.clone()
+    }
+
+    fn whereabouts(&self) -> Whereabouts {
+        self.whereabouts.clone()
     }
 
     async fn changeable(&self, ctx: &Context) -> Option<String> {

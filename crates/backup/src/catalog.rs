@@ -8,6 +8,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use crate::copies::{self, Copied};
+
 /// How far a backup is proven.
 #[derive(
     Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
@@ -132,6 +134,9 @@ pub struct Recorded {
     pub problem: Option<String>,
     /// What is odd about it beside the one before.
     pub suspicions: Vec<String>,
+    /// Where else it lies.
+    #[serde(default)]
+    pub copies: Vec<Copied>,
 }
 
 const INSERT: &str = "INSERT INTO backups (project, id, plan, store, repository, snapshot, method, state, holder, begun_us, \
@@ -185,6 +190,7 @@ impl Recorded {
             restore_ms: number("restore_ms")?,
             problem: row.get_opt_text("problem")?.map(str::to_owned),
             suspicions: row.get_json("suspicions")?,
+            copies: Vec::new(),
         })
     }
 
@@ -199,8 +205,15 @@ impl Recorded {
             (State::Forgotten, _) => "forgotten".to_owned(),
         };
         let suspicious = if self.suspicions.is_empty() { "" } else { "; SUSPICIOUS" };
+        let whole: Vec<&str> = self
+            .copies
+            .iter()
+            .filter(|copied| copied.problem.is_none())
+            .map(|copied| copied.repository.as_str())
+            .collect();
+        let copies = if whole.is_empty() { String::new() } else { format!("; also in {}", whole.join(", ")) };
         format!(
-            "{}  {}  {}  {:>9}  {} ago  {state}{suspicious}",
+            "{}  {}  {}  {:>9}  {} ago  {state}{copies}{suspicious}",
             self.id,
             self.store,
             at.strftime("%Y-%m-%d %H:%M:%SZ"),
@@ -348,13 +361,24 @@ pub(crate) async fn list(
 ) -> Result<Vec<Recorded>, Error> {
     let store = store.unwrap_or_default();
     let parameters = vec![ctx.project().into(), store.into(), store.into(), i64::from(limit).into()];
-    ledger.query(LIST, parameters).await?.iter().map(Recorded::read).collect()
+    let rows = ledger.query(LIST, parameters).await?;
+    let mut backups = rows.iter().map(Recorded::read).collect::<Result<Vec<_>, _>>()?;
+    copies::fill(ctx, ledger, &mut backups).await?;
+    Ok(backups)
+}
+
+async fn with_copies(ctx: &Context, ledger: &Ledger, row: Option<&Row>) -> Result<Option<Recorded>, Error> {
+    let Some(row) = row else { return Ok(None) };
+    let mut one = [Recorded::read(row)?];
+    copies::fill(ctx, ledger, &mut one).await?;
+    let [one] = one;
+    Ok(Some(one))
 }
 
 /// One backup by its id.
 pub(crate) async fn show(ctx: &Context, ledger: &Ledger, id: &str) -> Result<Option<Recorded>, Error> {
     let rows = ledger.query(SHOW, vec![ctx.project().into(), id.into()]).await?;
-    rows.first().map(Recorded::read).transpose()
+    with_copies(ctx, ledger, rows.first()).await
 }
 
 /// The newest backup of a store that was restored and compared.
@@ -364,7 +388,7 @@ pub(crate) async fn show(ctx: &Context, ledger: &Ledger, id: &str) -> Result<Opt
 /// As the ledger's.
 pub async fn newest_proven(ctx: &Context, ledger: &Ledger, store: &str) -> Result<Option<Recorded>, Error> {
     let rows = ledger.query(NEWEST_PROVEN, vec![ctx.project().into(), store.into()]).await?;
-    rows.first().map(Recorded::read).transpose()
+    with_copies(ctx, ledger, rows.first()).await
 }
 
 /// A backup as its repository has it, for a ledger that does not know it.

@@ -17,6 +17,9 @@ pub struct PlanConfig {
     /// Where to. Default: the first repository.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repository: Option<String>,
+    /// Further repositories, into which each backup is copied once it was restored and compared. Default: none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub copies: Vec<String>,
     /// `logical` or `physical`. Default: the best that the store offers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method: Option<BackupMethod>,
@@ -40,6 +43,7 @@ impl PlanConfig {
         Self {
             stores: vec![store.to_owned()],
             repository: None,
+            copies: Vec::new(),
             method: None,
             schedule: None,
             verify: Verification::default(),
@@ -69,6 +73,13 @@ impl PlanConfig {
         }
         if let Some(repository) = self.repository.as_ref().filter(|name| !repositories.contains(name)) {
             return invalid("repository", format!("there is no repository `{repository}`"));
+        }
+        if let Some(unknown) = self.copies.iter().find(|name| !repositories.contains(name)) {
+            return invalid("copies", format!("there is no repository `{unknown}`"));
+        }
+        let first = self.repository.as_ref().or(repositories.first());
+        if self.copies.iter().any(|name| Some(name) == first) {
+            return invalid("copies", "a backup is copied to other repositories than its own".into());
         }
         if self.verify.level == Level::None {
             return invalid(

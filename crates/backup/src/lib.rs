@@ -4,11 +4,15 @@
 
 mod catalog;
 mod config;
+mod copies;
+mod copy;
 mod drill;
 mod forecast;
+mod lamps;
 mod list;
 mod manifest;
 mod meter;
+mod places;
 mod plan;
 mod prune;
 mod rebuild;
@@ -22,6 +26,8 @@ mod verify;
 
 pub use catalog::{Level, Recorded, State, newest_proven};
 pub use config::{Objectives, PlanConfig, PlanSchedule, Probe, Retention, Verification};
+pub use copies::Copied;
+pub use copy::{CopyBackup, copy, plan_copy};
 pub use drill::{
     DrillBackup, DrillResult, DrillStep, Drilled, Loss, RecoveredMachine, StoreBack, drill, drills,
     plan_drill,

@@ -12,6 +12,7 @@ use crate::Surroundings;
 use crate::catalog::{self, Recorded, State, age_s};
 use crate::config::PlanConfig;
 use crate::drill;
+use crate::lamps::{Repositories, lamps, lit};
 use crate::run::{point, read_manifest};
 use crate::verify::backup_named;
 
@@ -65,7 +66,7 @@ impl Request for ShowBackup {
 const OWN_STATE: &str = "steward";
 
 /// Answers `backup.list`. `value`: `backups[]`, `stores[] {store, rpo_s, proven, restore_ms, rpo_objective_s,
-/// rto_objective_s, forecast_ms, drill_median_ms, drill_p95_ms, last_drill}`; `rpo_s` is the age of the newest backup that was restored and compared, null where there is none.
+/// rto_objective_s, forecast_ms, drill_median_ms, drill_p95_ms, last_drill, lamps[] {lamp, on, why, todo}}`; `rpo_s` is the age of the newest backup that was restored and compared, null where there is none.
 /// Findings: `backup_missing`, `backup_too_old`, `recovery_too_slow`, `recovery_forecast_too_slow`.
 ///
 /// # Errors
@@ -83,6 +84,7 @@ pub async fn list(ctx: &Context, around: &dyn Surroundings, request: &ListBackup
         text.push_str("no backups\n");
     }
     let (mut stores, mut findings) = (Vec::new(), Vec::new());
+    let mut repositories = Repositories::default();
     for (store, kind) in around.stores().list(ctx) {
         if request.store.as_ref().is_some_and(|only| *only != store) {
             continue;
@@ -110,6 +112,13 @@ pub async fn list(ctx: &Context, around: &dyn Surroundings, request: &ListBackup
             _ => writeln!(text, "{store}: no backup that was restored and compared"),
         }
         .expect("writing to a string does not fail");
+        let lamps = lamps(ctx, around, &plan, &store, &mut repositories).await?;
+        writeln!(text, "  lamps: {}", lit(&lamps)).expect("writing to a string does not fail");
+        for lamp in lamps.iter().filter(|lamp| !lamp.on && proven.is_some()) {
+            let todo = lamp.todo.as_deref().unwrap_or_default();
+            writeln!(text, "    {}-: {}; {todo}", lamp.name, lamp.why)
+                .expect("writing to a string does not fail");
+        }
         let drills = drill::drills(ctx, around.ledger(), Some(&store), DRILLS).await?;
         let (median_ms, p95_ms) = drill::measured(&drills);
         let bytes = proven.as_ref().and_then(|backup| backup.bytes);
@@ -160,7 +169,7 @@ pub async fn list(ctx: &Context, around: &dyn Surroundings, request: &ListBackup
             "store": store, "rpo_s": rpo_s, "proven": proven.as_ref().map(|backup| &backup.id),
             "restore_ms": restore_ms, "rpo_objective_s": age_max_s, "rto_objective_s": restore_max_s,
             "forecast_ms": forecast_ms, "drill_median_ms": median_ms, "drill_p95_ms": p95_ms,
-            "last_drill": drills.first(),
+            "last_drill": drills.first(), "lamps": lamps,
         }));
     }
     let value = json!({ "backups": backups, "stores": stores });

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use crate::Surroundings;
 use crate::catalog::{self, age_s};
 use crate::config::PlanConfig;
+use crate::lamps::{Repositories, lamps, lit};
 use crate::run::{plan_named, point, preflight, repository_of, word};
 
 /// Shows what is backed up, how, where to, and what stands in the way; with five lamps per store.
@@ -32,19 +33,8 @@ impl Request for ShowPlans {
     const POSITIONAL: &'static [&'static str] = &["plan"];
 }
 
-/// One lamp of 3-2-1-1-0: three copies, on two media, one elsewhere, one that nobody can change, no errors.
-///
-/// Source of the rule: Veeam, "3-2-1-1-0".
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-struct Lamp {
-    #[serde(rename = "lamp")]
-    name: &'static str,
-    on: bool,
-    why: String,
-}
-
-/// Answers `backup.plan`. `value`: `plans[] {plan, declared, repository, address, stores[] {store, method, bytes_expected,
-/// tools, refusals, warnings, lamps[] {lamp, on, why}, proven, age_s}}`. Findings: `backup_impossible`, `backup_is_partial`.
+/// Answers `backup.plan`. `value`: `plans[] {plan, declared, repository, address, copies, stores[] {store, method, bytes_expected,
+/// tools, refusals, warnings, lamps[] {lamp, on, why, todo}, proven, age_s}}`. Findings: `backup_impossible`, `backup_is_partial`.
 ///
 /// # Errors
 ///
@@ -67,12 +57,13 @@ pub async fn show_plans(
         }
     }
     let (mut text, mut values, mut findings) = (String::new(), Vec::new(), Vec::new());
+    let mut repositories = Repositories::default();
     for (name, plan) in &plans {
         let repository = repository_of(around, plan)?;
         let opened = around.repository(ctx, &repository).await;
-        let (address, changeable) = match &opened {
-            Ok(repository) => (repository.address(), repository.changeable(ctx).await),
-            Err(error) => (error.message().to_owned(), Some(error.message().to_owned())),
+        let address = match &opened {
+            Ok(repository) => repository.address(),
+            Err(error) => error.message().to_owned(),
         };
         writeln!(
             text,
@@ -89,11 +80,12 @@ pub async fn show_plans(
         let mut stores = Vec::new();
         for store in &plan.stores {
             let told =
-                one_store(ctx, around, plan, store, changeable.as_deref(), &mut text, &mut findings).await?;
+                one_store(ctx, around, plan, store, &mut repositories, &mut text, &mut findings).await?;
             stores.push(told);
         }
         values.push(json!({
             "plan": name, "declared": around.plans().contains_key(name), "repository": repository, "address": address,
+            "copies": plan.copies,
             "stores": stores,
         }));
     }
@@ -108,15 +100,13 @@ async fn one_store(
     around: &dyn Surroundings,
     plan: &PlanConfig,
     store: &str,
-    changeable: Option<&str>,
+    repositories: &mut Repositories,
     text: &mut String,
     findings: &mut Vec<Finding>,
 ) -> Result<Value, Error> {
     let proven = catalog::newest_proven(ctx, around.ledger(), store).await?;
     let age = proven.as_ref().map(|backup| age_s(ctx.now(), point(backup)));
-    let lamps = lamps(age.is_some(), changeable);
-    let lit: Vec<String> =
-        lamps.iter().map(|lamp| format!("{}{}", lamp.name, if lamp.on { "+" } else { "-" })).collect();
+    let lamps = lamps(ctx, around, plan, store, repositories).await?;
     let looked = preflight(ctx, around, plan, store).await;
     let mut say = |severity, code: &str, title: String| {
         findings.push(Finding {
@@ -141,7 +131,7 @@ async fn one_store(
         "  {store}: {}{}; lamps: {}",
         method.unwrap_or("impossible"),
         before.bytes_expected.map_or_else(String::new, |bytes| format!(", about {}", size(bytes))),
-        lit.join(", "),
+        lit(&lamps),
     )
     .expect("writing to a string does not fail");
     for refusal in &before.refusals {
@@ -153,30 +143,13 @@ async fn one_store(
         say(Severity::Warning, "backup_is_partial", format!("{store}: {warning}"));
     }
     for lamp in lamps.iter().filter(|lamp| !lamp.on) {
-        writeln!(text, "    {}-: {}", lamp.name, lamp.why).expect("writing to a string does not fail");
+        let todo = lamp.todo.as_deref().unwrap_or_default();
+        writeln!(text, "    {}-: {}; {todo}", lamp.name, lamp.why)
+            .expect("writing to a string does not fail");
     }
     Ok(json!({
         "store": store, "method": method, "bytes_expected": before.bytes_expected, "tools": before.tools,
         "refusals": before.refusals, "warnings": before.warnings, "lamps": lamps,
         "proven": proven.map(|backup| backup.id), "age_s": age,
     }))
-}
-
-fn lamps(proven: bool, changeable: Option<&str>) -> [Lamp; 5] {
-    let lamp = |name, on, why: &str| Lamp { name, on, why: why.to_owned() };
-    [
-        lamp("3 copies", false, "the data and one backup are two; no copies to a second repository are made"),
-        lamp("2 media", false, "data and backup may lie on one disk"),
-        lamp("1 elsewhere", false, "the repository is not known to be at another place"),
-        lamp("1 immutable", changeable.is_none(), changeable.unwrap_or("the storage forbids changes")),
-        lamp(
-            "0 errors",
-            proven,
-            if proven {
-                "the newest backup was restored and compared"
-            } else {
-                "no backup was restored and compared"
-            },
-        ),
-    ]
 }

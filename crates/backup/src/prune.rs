@@ -15,6 +15,7 @@ use serde_json::json;
 use crate::Surroundings;
 use crate::catalog::{self, Recorded, State};
 use crate::config::PlanConfig;
+use crate::copies;
 use crate::retention::keep;
 use crate::run::{give_up_dead, kept, plan_named, point};
 
@@ -156,6 +157,7 @@ pub async fn prune(
         repository.forget(ctx, &entries).await?;
         let ids: Vec<&str> = backups.iter().map(|backup| backup.id.as_str()).collect();
         catalog::forget(ctx, around.ledger(), &ids).await?;
+        text.push_str(&forget_copies(ctx, around, &backups).await?);
         let pruned = repository.prune(ctx).await?;
         writeln!(
             text,
@@ -169,4 +171,30 @@ pub async fn prune(
         values.push(json!({ "repository": name, "deleted": ids, "pruned": pruned }));
     }
     Ok(Outcome::new(json!({ "repositories": values }), text))
+}
+
+/// Takes the copies of forgotten backups off the lists too; a repository that cannot be asked keeps its own until the next time.
+async fn forget_copies(
+    ctx: &Context,
+    around: &dyn Surroundings,
+    backups: &[&Recorded],
+) -> Result<String, Error> {
+    let mut said = String::new();
+    for backup in backups {
+        for copied in &backup.copies {
+            let there = Entry { snapshot: copied.snapshot.clone(), ..kept(backup) };
+            let forgotten = async {
+                let repository = around.repository(ctx, &copied.repository).await?;
+                repository.forget(ctx, &[there]).await
+            };
+            match forgotten.await {
+                Ok(()) => copies::forget(ctx, around.ledger(), &backup.id, &copied.repository).await?,
+                Err(error) => {
+                    writeln!(said, "{}: the copy of {} stays: {error}", copied.repository, backup.id)
+                        .expect("writing to a string does not fail")
+                }
+            }
+        }
+    }
+    Ok(said)
 }

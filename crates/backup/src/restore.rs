@@ -12,7 +12,8 @@ use crate::Surroundings;
 use crate::catalog::{Level, Recorded};
 use crate::config::PlanConfig;
 use crate::meter::MeteredSource;
-use crate::run::{self, Scratch, kept, plan_named, point, read_manifest, repository_of};
+use crate::places::{Place, Places, is_the_place};
+use crate::run::{self, Scratch, kept, plan_named, point, repository_of};
 use crate::verify::{self, backup_named};
 use contract::quantity::{size, thousands};
 
@@ -47,6 +48,9 @@ pub struct RestoreBackup {
     /// Only these tables, by the names that `backup show` gives.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tables: Vec<String>,
+    /// The repository to read from. Default: where it was made, and a copy where that is gone or damaged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
 }
 
 impl Request for RestoreBackup {
@@ -94,16 +98,18 @@ impl RestoreBackup {
 /// What a restore is about.
 struct Meant {
     backup: Recorded,
-    manifest: crate::manifest::Manifest,
     selection: Selection,
+    places: Places,
+    place: Place,
 }
 
 async fn meant(ctx: &Context, around: &dyn Surroundings, request: &RestoreBackup) -> Result<Meant, Error> {
     let selection = request.selection()?;
     request.check(&selection)?;
     let backup = backup_named(ctx, around, &request.backup).await?;
-    let repository = around.repository(ctx, &backup.repository).await?;
-    let manifest = read_manifest(ctx, &repository, &backup).await?;
+    let mut places = Places::of(&backup, request.from.as_deref())?;
+    let place = places.next(ctx, around, None).await?;
+    let manifest = &place.manifest;
     if let Selection::Tables(tables) = &selection
         && let Some(unknown) =
             tables.iter().find(|name| !manifest.dumped.tables.iter().any(|it| it.table == **name))
@@ -113,7 +119,7 @@ async fn meant(ctx: &Context, around: &dyn Surroundings, request: &RestoreBackup
             .with("backup", &backup.id)
             .hint(format!("it holds: {}", known.join(", "))));
     }
-    Ok(Meant { backup, manifest, selection })
+    Ok(Meant { backup, selection, places, place })
 }
 
 fn target(request: &RestoreBackup, backup: &Recorded, scratch: Option<&Scratch>) -> LoadTarget {
@@ -136,7 +142,8 @@ pub async fn plan_restore(
     around: &dyn Surroundings,
     request: &RestoreBackup,
 ) -> Result<Plan, Error> {
-    let Meant { backup, manifest, selection } = meant(ctx, around, request).await?;
+    let Meant { backup, selection, places, place } = meant(ctx, around, request).await?;
+    let manifest = &place.manifest;
     let store = around.stores().open(ctx, &backup.store).await?;
     let load = store.load().ok_or_else(|| {
         store.unsupported(
@@ -209,7 +216,7 @@ pub async fn plan_restore(
             "backup": backup.id, "as_of": as_of, "proven": backup.level, "rows": manifest.rows(),
             "bytes": manifest.parts.iter().map(|part| part.bytes).sum::<u64>(),
             "last_restore_ms": backup.restore_ms, "scratch_bytes": preflight.scratch_bytes,
-            "warnings": preflight.warnings,
+            "warnings": preflight.warnings, "from": place.backup.repository, "passed_by": places.passed,
         }),
         cost_usd_nanos: 0,
     })
@@ -229,7 +236,7 @@ pub async fn restore(
     request: &RestoreBackup,
 ) -> Result<Outcome, Error> {
     permit.covers(ctx, plan)?;
-    let Meant { backup, manifest, selection } = meant(ctx, around, request).await?;
+    let Meant { backup, selection, mut places, mut place } = meant(ctx, around, request).await?;
     // The plan names one backup; "the newest" may be another by now.
     if plan.predicted["backup"] != json!(backup.id) {
         return Err(Error::new(ErrorKind::Conflict, "another backup is the newest now")
@@ -239,10 +246,6 @@ pub async fn restore(
     }
     let store = around.stores().open(ctx, &backup.store).await?;
     let load = store.load().ok_or_else(|| Error::new(ErrorKind::Unsupported, "it cannot be restored"))?;
-    let repository = around.repository(ctx, &backup.repository).await?;
-    let source = repository.open(ctx, &kept(&backup), manifest.parts.clone()).await?;
-    let stage = format!("{}: restore", backup.store);
-    let source: Box<dyn PartSource> = Box::new(MeteredSource::new(ctx, stage, source));
     let mut safety = None;
     if request.to == RestoreTo::InPlace {
         let identity = store.probe(ctx).await?.identity;
@@ -265,7 +268,26 @@ pub async fn restore(
     };
     let target = target(request, &backup, scratch.as_ref());
     let started = std::time::Instant::now();
-    let mut restored = load.load(ctx, &manifest.dumped, &*source, &selection, &target).await?;
+    let (source, mut restored) = loop {
+        let loaded = async {
+            let parts = place.manifest.parts.clone();
+            let source = place.repository.open(ctx, &kept(&place.backup), parts).await?;
+            let stage = format!("{}: restore", backup.store);
+            let source: Box<dyn PartSource> = Box::new(MeteredSource::new(ctx, stage, source));
+            let restored = load.load(ctx, &place.manifest.dumped, &*source, &selection, &target).await?;
+            Ok::<_, Error>((source, restored))
+        };
+        match loaded.await {
+            Ok(loaded) => break loaded,
+            // Nothing is left of it, and a copy may have what this place could not give.
+            Err(error) if places.has_more() && is_the_place(&error) => {
+                places.pass(&place.backup, &error);
+                place = places.next(ctx, around, Some(error)).await?;
+            }
+            Err(error) => return Err(error),
+        }
+    };
+    let manifest = &place.manifest;
     let ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     let compared = verify::compare_and_count(ctx, &*restored, &manifest.dumped, &*source, &selection).await;
     let (problems, counted) = match compared {
@@ -287,7 +309,8 @@ pub async fn restore(
     let address = restored.address();
     let by = restored.proven_by();
     let said = format!(
-        "{} of {} as of {}: {} rows, {} ({ms} ms)",
+        "{}{} of {} as of {}: {} rows, {} ({ms} ms)",
+        places.said(&backup.repository, &place.backup.repository),
         backup.id,
         backup.store,
         point(&backup).strftime("%Y-%m-%d %H:%M:%SZ"),
@@ -296,7 +319,7 @@ pub async fn restore(
     );
     let mut value = json!({
         "backup": backup.id, "to": request.to, "restore_ms": ms, "safety_backup": safety, "proven_by": by,
-        "take_over": restored.take_over(),
+        "take_over": restored.take_over(), "from": place.backup.repository, "passed_by": places.passed,
     });
     let text = match request.to {
         RestoreTo::Scratch | RestoreTo::Beside => {

@@ -143,6 +143,7 @@ mod tests {
             restore_ms: None,
             problem: None,
             suspicions: Vec::new(),
+            copies: Vec::new(),
         }
     }
 

@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use crate::Surroundings;
 use crate::catalog::{self, Begun, Completed, Level, Recorded, State};
 use crate::config::PlanConfig;
+use crate::copy::copy_as_planned;
 use crate::manifest::{MANIFEST_VERSION, Manifest};
 use crate::meter::MeteredSink;
 use crate::suspicion::suspicions;
@@ -218,6 +219,8 @@ pub(crate) struct Made {
     manifest: Manifest,
     proof: Proof,
     seconds: f64,
+    /// What is said of its copies, and which failed.
+    copied: (Vec<String>, Vec<Finding>),
 }
 
 /// Makes the backups of a permitted plan, one store after the other.
@@ -241,7 +244,14 @@ pub async fn run(
     let (mut made, mut failed) = (Vec::new(), Vec::new());
     for store in &config.stores {
         match run_one(ctx, around, &repository, &config, &request.plan, store, level).await {
-            Ok(one) => made.push(one),
+            Ok(mut one) => {
+                // Only what was restored and compared is worth a copy.
+                if one.recorded.level.is_proven() && one.recorded.problem.is_none() {
+                    one.copied = copy_as_planned(ctx, around, &config, &one.recorded).await;
+                    one.recorded = recorded(ctx, around, &one.recorded.id).await?;
+                }
+                made.push(one);
+            }
             Err(error) => failed.push((store.clone(), error)),
         }
     }
@@ -299,7 +309,8 @@ pub(crate) async fn run_one(
     let probes = verify::probes_of(config, store);
     let proof = verify::prove(ctx, around, repository, &recorded, level, &probes).await?;
     let recorded = self::recorded(ctx, around, &id).await?;
-    Ok(Made { recorded, manifest, proof, seconds: started.elapsed().as_secs_f64() })
+    let seconds = started.elapsed().as_secs_f64();
+    Ok(Made { recorded, manifest, proof, seconds, copied: Default::default() })
 }
 
 async fn recorded(ctx: &Context, around: &dyn Surroundings, id: &str) -> Result<Recorded, Error> {
@@ -371,7 +382,7 @@ async fn write(
     Ok((manifest, committed))
 }
 
-fn layout(method: BackupMethod) -> contract::Layout {
+pub(crate) fn layout(method: BackupMethod) -> contract::Layout {
     match method {
         BackupMethod::Logical => contract::Layout::Stream,
         BackupMethod::Physical => contract::Layout::Pages,
@@ -495,6 +506,10 @@ fn told(made: &[Made], level: Level) -> Outcome {
         for left_out in &one.manifest.dumped.left_out {
             writeln!(text, "  not in it: {left_out}").expect("writing to a string does not fail");
         }
+        for copied in &one.copied.0 {
+            writeln!(text, "  {copied}").expect("writing to a string does not fail");
+        }
+        findings.extend(one.copied.1.iter().cloned());
         for odd in &backup.suspicions {
             writeln!(text, "  SUSPICIOUS: {odd}").expect("writing to a string does not fail");
         }

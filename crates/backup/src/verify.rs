@@ -1,5 +1,6 @@
 //! Proving a backup: its records, its bytes, a real restore whose rows are compared, the user's own questions.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -15,8 +16,10 @@ use serde_json::json;
 use crate::Surroundings;
 use crate::catalog::{self, Level, Recorded, State};
 use crate::config::PlanConfig;
+use crate::copies;
 use crate::manifest::Manifest;
 use crate::meter::MeteredSource;
+use crate::places::{is_the_place, places};
 use crate::run::{Scratch, kept, plan_named, read_manifest};
 
 /// Differences that are said of one backup.
@@ -28,6 +31,9 @@ const SAID_MAX: usize = 10;
 pub struct VerifyBackup {
     /// The backup's id, or a store, whose newest backup is meant.
     pub backup: String,
+    /// The repository to read from. Default: where it was made, and the copies too where that is gone or damaged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
     /// How far: `l1`, `l2`, `l3` or `l4`. Default: `l3`, or `l4` where the plan has probes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub level: Option<Level>,
@@ -413,10 +419,84 @@ pub async fn verify(
     let probes = probes_of(&config, &backup.store);
     let usual = if probes.is_empty() { Level::L3 } else { Level::L4 };
     let asked = request.level.unwrap_or(usual).max(Level::L1);
-    let repository = around.repository(ctx, &backup.repository).await?;
-    let proof = prove(ctx, around, &repository, &backup, asked, &probes).await?;
-    let text = format!("{} of {}: {}\n", backup.id, backup.store, proof.said());
-    let findings = proof.findings(&backup, asked);
+    let made_in = backup.repository.clone();
+    let mut text = String::new();
+    let mut findings = Vec::new();
+    let mut proofs = Vec::new();
+    let mut first = None;
+    for place in places(&backup, request.from.as_deref())? {
+        let opened = around.repository(ctx, &place.repository).await;
+        let proven = match &opened {
+            Ok(repository) if place.repository == made_in => {
+                prove(ctx, around, repository, &place, asked, &probes).await
+            }
+            Ok(repository) => prove_copy(ctx, around, repository, &place, asked, &probes).await,
+            Err(error) => Err(Error::new(error.kind(), error.message().to_owned())),
+        };
+        let whose = if place.repository == made_in {
+            String::new()
+        } else {
+            format!(" (the copy in {})", place.repository)
+        };
+        match proven {
+            Ok(proof) => {
+                writeln!(text, "{} of {}{whose}: {}", backup.id, backup.store, proof.said())
+                    .expect("writing to a string does not fail");
+                findings.extend(proof.findings(&backup, asked));
+                let is_sound = proof.problems.is_empty();
+                proofs.push((place.repository, proof));
+                if is_sound {
+                    break;
+                }
+            }
+            Err(error) if is_the_place(&error) => {
+                writeln!(text, "{} of {}: not from {}: {error}", backup.id, backup.store, place.repository)
+                    .expect("writing to a string does not fail");
+                findings.push(unreachable_finding(&backup, &place.repository, &error));
+                first.get_or_insert(error);
+            }
+            Err(error) => return Err(error),
+        }
+    }
     let now = catalog::show(ctx, around.ledger(), &backup.id).await?;
-    Ok(Outcome { findings, ..Outcome::new(json!({ "backup": now, "proof": proof }), text) })
+    let Some((from, proof)) = proofs.pop() else {
+        return Err(first.unwrap_or_else(|| Error::new(ErrorKind::NotFound, "the backup lies nowhere")));
+    };
+    Ok(Outcome { findings, ..Outcome::new(json!({ "backup": now, "proof": proof, "from": from }), text) })
+}
+
+fn unreachable_finding(backup: &Recorded, repository: &str, error: &Error) -> Finding {
+    Finding {
+        code: "backup_repository_away".into(),
+        severity: Severity::Critical,
+        title: format!("{} of {} cannot be read from {repository}: {error}", backup.id, backup.store),
+        object: backup.store.clone(),
+        recommendation: Some(
+            "bring the repository back, or copy the backups elsewhere: steward backup copy --all".into(),
+        ),
+        evidence: Vec::new(),
+        escalate: Some(Trigger::BackupFailure),
+    }
+}
+
+/// Proves a copy and records what was found with it; the backup's own record stays.
+async fn prove_copy(
+    ctx: &Context,
+    around: &dyn Surroundings,
+    repository: &Arc<dyn Repository>,
+    place: &Recorded,
+    asked: Level,
+    probes: &[String],
+) -> Result<Proof, Error> {
+    let mut proof = Proof { asked, level: Level::L0, ..Proof::default() };
+    match look(ctx, around, repository, place, asked, probes, &mut proof).await {
+        Ok(()) => {}
+        Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NotFound) => {
+            proof.problems.push(error.to_string());
+        }
+        Err(error) => return Err(error),
+    }
+    let problem = proof.problems.first().map(String::as_str);
+    copies::verified(ctx, around.ledger(), &place.id, &place.repository, problem).await?;
+    Ok(proof)
 }

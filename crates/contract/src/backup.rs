@@ -559,6 +559,38 @@ pub struct Pruned {
     pub bytes_kept: u64,
 }
 
+/// On what kind of storage something lies.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Medium {
+    /// Files of a file system.
+    #[default]
+    Disk,
+    /// Objects of a bucket.
+    ObjectStorage,
+}
+
+/// Where something lies, as far as it decides what is lost together.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+pub struct Whereabouts {
+    /// On what kind of storage.
+    pub medium: Medium,
+    /// On which host; `None` is this machine.
+    pub host: Option<String>,
+}
+
+impl Whereabouts {
+    /// A host by its name; this machine's own addresses are this machine.
+    pub fn on(medium: Medium, host: &str) -> Self {
+        let host = host.trim_matches(['[', ']']).to_ascii_lowercase();
+        let loopback = host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
+        let here = loopback || matches!(host.as_str(), "" | "localhost") || host.ends_with(".localhost");
+        Self { medium, host: (!here).then_some(host) }
+    }
+}
+
 /// A place where backups lie, encrypted.
 #[async_trait]
 pub trait Repository: Send + Sync {
@@ -567,6 +599,11 @@ pub trait Repository: Send + Sync {
 
     /// Where it is, without credentials.
     fn address(&self) -> String;
+
+    /// Where it lies.
+    fn whereabouts(&self) -> Whereabouts {
+        Whereabouts::default()
+    }
 
     /// Why what is written can be changed or deleted by whoever has our credentials; `None` where the storage itself forbids it.
     async fn changeable(&self, ctx: &Context) -> Option<String>;

@@ -36,9 +36,9 @@ pub use actor::{Actor, ActorKind, Role};
 pub use answer::{Answer, AnswerStatus, Decided, Evidence, Finding, Outcome, Severity};
 pub use backup::{
     BackupLabel, BackupMethod, BackupWriter, CheckDepth, Committed, Dump, DumpOptions, Dumped, Kept, Layout,
-    Listing, Load, LoadTarget, MakeManifest, PART_BYTES_MAX, Part, PartBody, PartRecord, PartSink,
+    Listing, Load, LoadTarget, MakeManifest, Medium, PART_BYTES_MAX, Part, PartBody, PartRecord, PartSink,
     PartSource, Preflight, Pruned, RecoveryPoint, Repository, RepositoryCheck, RepositoryKey, Restored,
-    RowSum, Selection, TableDigest, Tool,
+    RowSum, Selection, TableDigest, Tool, Whereabouts,
 };
 pub use batch::{BATCH, Batch, BatchPosition, BatchProgress, Batches, ReplicaLag};
 pub use content::Content;

@@ -595,6 +595,7 @@ pub(crate) const CHECKS: [&str; 22] = [
     "ai.scan",
     "ai.test",
     "audit.verify",
+    "backup.copy",
     "backup.drill",
     "backup.list",
     "backup.rebuild",

@@ -419,6 +419,9 @@ pub(crate) async fn plan(
         Request::BackupPrune(request) => {
             backup::plan_prune(ctx, &Room::new(steward, project), request).await?.into()
         }
+        Request::BackupCopy(request) => {
+            backup::plan_copy(ctx, &Room::new(steward, project), request).await?.into()
+        }
         Request::BackupDrill(request) => {
             backup::plan_drill(ctx, &Room::new(steward, project), request)?.into()
         }
@@ -588,6 +591,9 @@ async fn carry_out(
         }
         Request::BackupPrune(request) => {
             backup::prune(ctx, &Room::new(steward, project), permit, plan, request).await
+        }
+        Request::BackupCopy(request) => {
+            backup::copy(ctx, &Room::new(steward, project), permit, plan, request).await
         }
         Request::BackupDrill(request) => {
             let key = options.secret.as_ref().filter(|_| request.takes_key());

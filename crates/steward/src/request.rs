@@ -165,6 +165,7 @@ requests! {
     BackupDrill(backup::DrillBackup),
     BackupRestore(backup::RestoreBackup),
     BackupPrune(backup::PruneBackups),
+    BackupCopy(backup::CopyBackup),
     BackupRebuild(backup::RebuildCatalog),
     BackupExportRunbook(backup::ExportRunbook),
 }

@@ -209,6 +209,7 @@ async fn the_bucket_is_asked_whether_anybody_can_change_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn pruning_has_credentials_of_its_own_and_waits_for_the_lock() {
     let mut place = real(Some(LOCK)).await;
+    place.home.limits.keep_marked_hours = 0;
     let repository = place.created().await;
     place.home.write(&repository, 1).await.unwrap();
     place.home.write(&repository, 2).await.unwrap();

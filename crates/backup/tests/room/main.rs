@@ -1,6 +1,7 @@
 //! What the room promises when dumps, repositories, copies and processes fail.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod copies;
 mod world;
 
 use backup::{
@@ -19,7 +20,7 @@ async fn run(world: &World, plan: &str) -> Result<Outcome, Error> {
 }
 
 async fn verify(world: &World, backup: &str, level: Option<Level>) -> Result<Outcome, Error> {
-    let request = VerifyBackup { backup: backup.into(), level };
+    let request = VerifyBackup { backup: backup.into(), level, from: None };
     let plan = backup::plan_verify(&world.ctx(), world, &request).await?;
     let permit = world.permit("backup.verify", &plan);
     backup::verify(&world.ctx(), world, &permit, &plan, &request).await
@@ -33,7 +34,7 @@ async fn restore(world: &World, request: RestoreBackup) -> Result<Outcome, Error
 
 fn whole(to: RestoreTo) -> RestoreBackup {
     let name = (to == RestoreTo::Beside).then(|| "copy".to_owned());
-    RestoreBackup { backup: "shop".into(), to, name, schema: None, tables: Vec::new() }
+    RestoreBackup { backup: "shop".into(), to, name, schema: None, tables: Vec::new(), from: None }
 }
 
 async fn recorded(world: &World) -> Vec<Recorded> {
@@ -204,7 +205,7 @@ async fn plans_say_what_stands_in_the_way() {
     run(&world, "shop").await.unwrap();
     let shown = backup::show_plans(&world.ctx(), &world, &ShowPlans::default()).await.unwrap();
     assert_eq!(shown.value["plans"][0]["stores"][0]["lamps"][4]["on"], true, "{}", shown.text);
-    assert_eq!(shown.value["plans"][0]["stores"][0]["lamps"][3]["why"], "it is a test");
+    assert_eq!(shown.value["plans"][0]["stores"][0]["lamps"][3]["why"], "local: it is a test");
 }
 
 #[tokio::test]

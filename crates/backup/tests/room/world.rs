@@ -11,9 +11,9 @@ use bytes::Bytes;
 use contract::{
     Actor, BackupLabel, BackupMethod, BackupWriter, Capabilities, CheckDepth, Committed, Context, Dump,
     DumpOptions, Dumped, Error, ErrorKind, IntegrityReport, Kept, Layout, Listing, Load, LoadTarget, Login,
-    Part, PartBody, PartRecord, PartSink, PartSource, Permit, Plan, Preflight, Probe, Pruned, RecoveryPoint,
-    Repository, RepositoryCheck, RepositoryKey, Restored, Selection, Store, StoreDirectory, TableDigest,
-    TestClock, sha256_hex,
+    Medium, Part, PartBody, PartRecord, PartSink, PartSource, Permit, Plan, Preflight, Probe, Pruned,
+    RecoveryPoint, Repository, RepositoryCheck, RepositoryKey, Restored, Selection, Store, StoreDirectory,
+    TableDigest, TestClock, Whereabouts, sha256_hex,
 };
 use ledger::{Keys, Ledger, Options};
 use secrecy::{SecretBox, SecretString};
@@ -43,6 +43,14 @@ pub(crate) enum Fault {
     NoTool,
     /// The copy cannot be put in place.
     Swap,
+    /// The repository `local` cannot be opened.
+    Gone,
+    /// The repository `far` takes no second part.
+    FarPut,
+    /// The repository `far` cannot write the record that makes a backup exist.
+    FarCommit,
+    /// Bytes that come from `far` are others than were written.
+    FarPart,
 }
 
 /// Rows by table.
@@ -53,6 +61,9 @@ struct Shared {
     tables: Mutex<Tables>,
     beside: Mutex<BTreeMap<String, Tables>>,
     kept: Mutex<BTreeMap<String, Snapshot>>,
+    far: Mutex<BTreeMap<String, Snapshot>>,
+    /// Whether what lies in `far` can be changed.
+    firm: Mutex<bool>,
     faults: Mutex<BTreeSet<Fault>>,
     abandoned: Mutex<u32>,
     identity: Mutex<String>,
@@ -61,6 +72,11 @@ struct Shared {
 impl Shared {
     fn fails(&self, fault: Fault) -> bool {
         self.faults.lock().unwrap().contains(&fault)
+    }
+
+    /// What lies in a repository.
+    fn of(&self, repository: &str) -> &Mutex<BTreeMap<String, Snapshot>> {
+        if repository == "far" { &self.far } else { &self.kept }
     }
 }
 
@@ -289,10 +305,11 @@ impl Restored for FakeCopy {
     }
 }
 
-struct FakeRepository(Arc<Shared>);
+struct FakeRepository(Arc<Shared>, &'static str);
 
 struct FakeWriter {
     shared: Arc<Shared>,
+    repository: &'static str,
     label: BackupLabel,
     parts: Mutex<BTreeMap<String, Bytes>>,
 }
@@ -301,8 +318,9 @@ struct FakeWriter {
 impl PartSink for FakeWriter {
     async fn put(&self, part: Part) -> Result<(), Error> {
         let mut parts = self.parts.lock().unwrap();
-        if parts.len() == 1 && self.shared.fails(Fault::Put) {
-            return Err(told(Fault::Put));
+        let fault = if self.repository == "far" { Fault::FarPut } else { Fault::Put };
+        if parts.len() == 1 && self.shared.fails(fault) {
+            return Err(told(fault));
         }
         let PartBody::Bytes(bytes) = part.body else { panic!("only bytes here") };
         parts.insert(part.path, bytes);
@@ -324,13 +342,14 @@ impl BackupWriter for FakeWriter {
     async fn commit(self: Box<Self>, manifest: contract::MakeManifest) -> Result<Committed, Error> {
         let parts = self.parts.lock().unwrap().clone();
         let manifest = manifest(&records(&parts));
-        if self.shared.fails(Fault::Commit) {
-            return Err(told(Fault::Commit));
+        let fault = if self.repository == "far" { Fault::FarCommit } else { Fault::Commit };
+        if self.shared.fails(fault) {
+            return Err(told(fault));
         }
         let bytes = parts.values().map(|bytes| bytes.len() as u64).sum();
         let snapshot = Snapshot { label: self.label.clone(), parts, manifest };
         let id = format!("snap-{}", self.label.id);
-        self.shared.kept.lock().unwrap().insert(id.clone(), snapshot);
+        self.shared.of(self.repository).lock().unwrap().insert(id.clone(), snapshot);
         Ok(Committed { snapshot: id, bytes, bytes_added: bytes })
     }
 
@@ -341,6 +360,7 @@ impl BackupWriter for FakeWriter {
 
 struct FakeSource {
     shared: Arc<Shared>,
+    repository: &'static str,
     parts: Vec<PartRecord>,
     bytes: BTreeMap<String, Bytes>,
 }
@@ -352,7 +372,8 @@ impl PartSource for FakeSource {
     }
 
     async fn read(&self, path: &str) -> Result<Bytes, Error> {
-        if self.shared.fails(Fault::Part) {
+        let fault = if self.repository == "far" { Fault::FarPart } else { Fault::Part };
+        if self.shared.fails(fault) {
             return Err(Error::new(ErrorKind::Corrupt, "other bytes than were written").with("part", path));
         }
         Ok(self.bytes[path].clone())
@@ -366,15 +387,23 @@ impl PartSource for FakeSource {
 #[async_trait]
 impl Repository for FakeRepository {
     fn name(&self) -> &'static str {
-        "local"
+        self.1
     }
 
     fn address(&self) -> String {
         "memory".into()
     }
 
+    fn whereabouts(&self) -> Whereabouts {
+        match self.1 {
+            "far" => Whereabouts::on(Medium::ObjectStorage, "s3.example.net"),
+            _ => Whereabouts::default(),
+        }
+    }
+
     async fn changeable(&self, _ctx: &Context) -> Option<String> {
-        Some("it is a test".into())
+        let firm = self.1 == "far" && *self.0.firm.lock().unwrap();
+        (!firm).then(|| "it is a test".into())
     }
 
     async fn create(&self, _ctx: &Context) -> Result<(), Error> {
@@ -384,13 +413,14 @@ impl Repository for FakeRepository {
     async fn begin(&self, _ctx: &Context, label: &BackupLabel) -> Result<Box<dyn BackupWriter>, Error> {
         Ok(Box::new(FakeWriter {
             shared: Arc::clone(&self.0),
+            repository: self.1,
             label: label.clone(),
             parts: Mutex::default(),
         }))
     }
 
     async fn list(&self, _ctx: &Context) -> Result<Listing, Error> {
-        let kept = self.0.kept.lock().unwrap();
+        let kept = self.0.of(self.1).lock().unwrap();
         let entry = |(id, snapshot): (&String, &Snapshot)| Kept {
             snapshot: id.clone(),
             id: Some(snapshot.label.id.clone()),
@@ -404,7 +434,7 @@ impl Repository for FakeRepository {
     }
 
     async fn manifest(&self, _ctx: &Context, kept: &Kept) -> Result<Bytes, Error> {
-        let all = self.0.kept.lock().unwrap();
+        let all = self.0.of(self.1).lock().unwrap();
         let fault = self.0.fails(Fault::Manifest);
         let wanted = all.iter().find(|(id, _)| (**id == kept.snapshot) != fault);
         let none = || Error::new(ErrorKind::NotFound, "no such backup");
@@ -417,8 +447,8 @@ impl Repository for FakeRepository {
         kept: &Kept,
         parts: Vec<PartRecord>,
     ) -> Result<Box<dyn PartSource>, Error> {
-        let bytes = self.0.kept.lock().unwrap()[&kept.snapshot].parts.clone();
-        Ok(Box::new(FakeSource { shared: Arc::clone(&self.0), parts, bytes }))
+        let bytes = self.0.of(self.1).lock().unwrap()[&kept.snapshot].parts.clone();
+        Ok(Box::new(FakeSource { shared: Arc::clone(&self.0), repository: self.1, parts, bytes }))
     }
 
     async fn check(&self, _ctx: &Context, _depth: CheckDepth) -> Result<RepositoryCheck, Error> {
@@ -426,7 +456,7 @@ impl Repository for FakeRepository {
     }
 
     async fn forget(&self, _ctx: &Context, kept: &[Kept]) -> Result<(), Error> {
-        let mut all = self.0.kept.lock().unwrap();
+        let mut all = self.0.of(self.1).lock().unwrap();
         for it in kept {
             all.remove(&it.snapshot);
         }
@@ -542,6 +572,16 @@ impl World {
         self.shared.kept.lock().unwrap().len()
     }
 
+    /// Backups in the repository `far`.
+    pub(crate) fn far(&self) -> usize {
+        self.shared.far.lock().unwrap().len()
+    }
+
+    /// From now on nobody can change what lies in `far`.
+    pub(crate) fn make_firm(&self) {
+        *self.shared.firm.lock().unwrap() = true;
+    }
+
     pub(crate) fn abandoned(&self) -> u32 {
         *self.shared.abandoned.lock().unwrap()
     }
@@ -580,12 +620,17 @@ impl Surroundings for World {
     }
 
     fn repositories(&self) -> Vec<String> {
-        vec!["local".into()]
+        vec!["local".into(), "far".into()]
     }
 
     async fn repository(&self, _ctx: &Context, name: &str) -> Result<Arc<dyn Repository>, Error> {
-        assert_eq!(name, "local");
-        Ok(Arc::new(FakeRepository(Arc::clone(&self.shared))))
+        let name = match name {
+            "far" => "far",
+            "local" if self.shared.fails(Fault::Gone) => return Err(told(Fault::Gone)),
+            "local" => "local",
+            _ => return Err(Error::new(ErrorKind::NotFound, "there is no such repository")),
+        };
+        Ok(Arc::new(FakeRepository(Arc::clone(&self.shared), name)))
     }
 
     fn scratch(&self) -> PathBuf {
