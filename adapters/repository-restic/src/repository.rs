@@ -196,7 +196,7 @@ impl ResticRepository {
         };
         let settings = &place.client.settings;
         let host = settings.endpoint.host_str().unwrap_or_default();
-        let address = format!("s3://{}/{} at {host}", settings.bucket, place.prefix);
+        let address = settings.address(&place.prefix);
         let whereabouts = Whereabouts::on(Medium::ObjectStorage, host);
         let identities = [Some(&place.writer), place.pruner.as_ref()];
         Self {

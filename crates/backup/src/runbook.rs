@@ -136,6 +136,20 @@ fn one_store(text: &mut String, now: jiff::Timestamp, backup: &Recorded, manifes
         backup.snapshot,
     )
     .expect("writing to a string does not fail");
+    if address.starts_with("s3:") {
+        text.push_str(
+            "\nBefore them set `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY` to credentials that may read the bucket and write \
+             locks in it.\n",
+        );
+    }
+    for copied in backup.copies.iter().filter(|copied| copied.problem.is_none()) {
+        writeln!(
+            text,
+            "\nA copy is in {}, there `{}`: `steward backup restore {} --from {}`",
+            copied.repository, copied.snapshot, backup.id, copied.repository
+        )
+        .expect("writing to a string does not fail");
+    }
     for need in &dumped.needs {
         writeln!(text, "\nThe target needs: {need}").expect("writing to a string does not fail");
     }

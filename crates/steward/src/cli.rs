@@ -590,7 +590,7 @@ fn show(answer: &Answer) {
 
 /// Requests that say whether something is as it should be: what they find decides the exit code. Those that propose, such
 /// as `index.advise` and `migration.plan`, have done what they were asked for, whatever they found on the way.
-pub(crate) const CHECKS: [&str; 22] = [
+pub(crate) const CHECKS: [&str; 23] = [
     "access.review",
     "ai.scan",
     "ai.test",

@@ -46,6 +46,13 @@ pub(crate) struct Settings {
     pub(crate) extra_roots_pem: Option<Vec<u8>>,
 }
 
+impl Settings {
+    /// What lies below a prefix, as restic names it.
+    pub(crate) fn address(&self, prefix: &str) -> String {
+        format!("s3:{}{}/{prefix}", self.endpoint, self.bucket).trim_end_matches('/').to_owned()
+    }
+}
+
 /// One request.
 #[derive(Default, Clone)]
 pub(crate) struct Call<'a> {

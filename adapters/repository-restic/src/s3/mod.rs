@@ -514,8 +514,7 @@ impl Bucket {
 
 impl Objects for Bucket {
     fn address(&self) -> String {
-        let Settings { endpoint, bucket, .. } = &self.client.settings;
-        format!("s3://{bucket}/{} at {}", self.root, endpoint.host_str().unwrap_or_default())
+        self.client.settings.address(&self.root)
     }
 
     fn prepare(&self) -> Result<(), Fault> {

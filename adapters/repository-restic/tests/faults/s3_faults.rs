@@ -55,7 +55,7 @@ const FAULTS: [(Do, bool); 10] = [
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fault_at_any_request_is_got_over_or_leaves_all_as_it_was() {
-    let each_max = usize::try_from(cases(2, 50)).unwrap();
+    let each_max = usize::try_from(cases(1, 50)).unwrap();
     let mut runs = 0;
     for (what, passes) in FAULTS {
         for method in ["PUT", "GET", "DELETE"] {
@@ -111,7 +111,7 @@ async fn a_fault_at_any_request_is_got_over_or_leaves_all_as_it_was() {
         }
     }
     eprintln!("{runs} backups with a faulty server");
-    assert!(runs > 150, "only {runs} runs: the requests were not met");
+    assert!(runs > 80, "only {runs} runs: the requests were not met");
 }
 
 #[tokio::test(flavor = "multi_thread")]

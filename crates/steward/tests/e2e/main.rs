@@ -8,6 +8,7 @@ mod ai_money;
 mod approvals;
 mod backup;
 mod between;
+mod bucket;
 mod checks;
 mod daemon;
 mod doors;
