@@ -137,10 +137,13 @@ pub struct Recorded {
     /// Where else it lies.
     #[serde(default)]
     pub copies: Vec<Copied>,
+    /// The name that it shares with those that were taken together with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub together: Option<String>,
 }
 
 const INSERT: &str = "INSERT INTO backups (project, id, plan, store, repository, snapshot, method, state, holder, begun_us, \
-     level, suspicions) VALUES (?, ?, ?, ?, ?, '', ?, 'running', ?, ?, 'none', '[]')";
+     together, level, suspicions) VALUES (?, ?, ?, ?, ?, '', ?, 'running', ?, ?, ?, 'none', '[]')";
 const COMPLETE: &str = "UPDATE backups SET state = 'complete', snapshot = ?, point_us = ?, finished_us = ?, bytes = ?, \
      bytes_added = ?, rows = ?, level = 'l0', suspicions = ? WHERE project = ? AND id = ? AND state = 'running'";
 const FAIL: &str = "UPDATE backups SET state = 'failed', finished_us = ?, problem = ? WHERE project = ? AND id = ? \
@@ -150,8 +153,8 @@ const PROVE: &str = "UPDATE backups SET level = ?, verified_us = ?, restore_ms =
 const FORGET: &str =
     "UPDATE backups SET state = 'forgotten' WHERE project = ? AND id = ? AND state = 'complete'";
 const TAKE_IN: &str = "INSERT INTO backups (project, id, plan, store, repository, snapshot, method, state, holder, begun_us, \
-     point_us, finished_us, bytes, rows, level, suspicions, origin) \
-     VALUES (?, ?, ?, ?, ?, ?, ?, 'complete', 'gone', ?, ?, ?, ?, ?, 'l0', '[]', 'found') \
+     point_us, finished_us, bytes, rows, together, level, suspicions, origin) \
+     VALUES (?, ?, ?, ?, ?, ?, ?, 'complete', 'gone', ?, ?, ?, ?, ?, ?, 'l0', '[]', 'found') \
      ON CONFLICT (project, id) DO UPDATE SET snapshot = excluded.snapshot, state = 'complete', level = 'l0', \
      repository = excluded.repository, point_us = excluded.point_us, finished_us = excluded.finished_us, \
      bytes = excluded.bytes, rows = excluded.rows, problem = NULL \
@@ -159,6 +162,8 @@ const TAKE_IN: &str = "INSERT INTO backups (project, id, plan, store, repository
 const DOUBT: &str = "UPDATE backups SET problem = ? WHERE project = ? AND id = ? AND state = 'complete'";
 const LIST: &str = "SELECT * FROM backups WHERE project = ? AND (? = '' OR store = ?) ORDER BY begun_us DESC, id DESC LIMIT ?";
 const SHOW: &str = "SELECT * FROM backups WHERE project = ? AND id = ?";
+const TOGETHER: &str =
+    "SELECT * FROM backups WHERE project = ? AND together = ? AND state = 'complete' ORDER BY store";
 const RUNNING: &str = "SELECT * FROM backups WHERE project = ? AND state = 'running'";
 const NEWEST_PROVEN: &str = "SELECT * FROM backups WHERE project = ? AND store = ? AND state = 'complete' \
      AND level IN ('l3', 'l4') AND problem IS NULL ORDER BY point_us DESC, id DESC LIMIT 1";
@@ -191,6 +196,7 @@ impl Recorded {
             problem: row.get_opt_text("problem")?.map(str::to_owned),
             suspicions: row.get_json("suspicions")?,
             copies: Vec::new(),
+            together: Some(row.get_text("together")?.to_owned()).filter(|name| !name.is_empty()),
         })
     }
 
@@ -242,6 +248,8 @@ pub(crate) struct Begun<'a> {
     pub(crate) repository: &'a str,
     pub(crate) method: BackupMethod,
     pub(crate) holder: &'a str,
+    /// Empty: alone.
+    pub(crate) together: &'a str,
 }
 
 pub(crate) async fn begin(ctx: &Context, ledger: &Ledger, begun: &Begun<'_>) -> Result<(), Error> {
@@ -256,6 +264,7 @@ pub(crate) async fn begin(ctx: &Context, ledger: &Ledger, begun: &Begun<'_>) -> 
             method(begun.method).into(),
             begun.holder.into(),
             ctx.now().as_microsecond().into(),
+            begun.together.into(),
         ],
     );
     ledger.write(ctx, write).await.map(|_| ())
@@ -404,6 +413,8 @@ pub(crate) struct Found<'a> {
     pub(crate) ended_at: Timestamp,
     pub(crate) bytes: u64,
     pub(crate) rows: u64,
+    /// Empty: alone.
+    pub(crate) together: &'a str,
 }
 
 /// Takes a backup in, or completes the record of one whose run never said that it came to its end.
@@ -424,6 +435,7 @@ pub(crate) async fn take_in(ctx: &Context, ledger: &Ledger, found: &Found<'_>) -
                 found.ended_at.as_microsecond().into(),
                 found.bytes.into(),
                 found.rows.into(),
+                found.together.into(),
             ],
         )
         .event(NewEvent::new(
@@ -440,6 +452,12 @@ pub(crate) async fn doubt(ctx: &Context, ledger: &Ledger, id: &str, problem: &st
         .exec(DOUBT, vec![problem.into(), ctx.project().into(), id.into()])
         .event(NewEvent::new("backup.doubted", format!("backup:{id}"), json!({ "problem": problem })));
     ledger.write(ctx, write).await.map(|_| ())
+}
+
+/// The complete backups that were taken together under this name.
+pub(crate) async fn together(ctx: &Context, ledger: &Ledger, name: &str) -> Result<Vec<Recorded>, Error> {
+    let arguments = vec![ctx.project().into(), name.into()];
+    ledger.query(TOGETHER, arguments).await?.iter().map(Recorded::read).collect()
 }
 
 /// Backups that are being made, also by processes that are gone.

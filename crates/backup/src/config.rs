@@ -26,6 +26,9 @@ pub struct PlanConfig {
     /// When `steward up` makes it by itself. Default: only when it is asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schedule: Option<PlanSchedule>,
+    /// Whether the states of the stores must fit each other.
+    #[serde(default)]
+    pub consistency: Consistency,
     /// How a backup is proven.
     #[serde(default)]
     pub verify: Verification,
@@ -46,6 +49,7 @@ impl PlanConfig {
             copies: Vec::new(),
             method: None,
             schedule: None,
+            consistency: Consistency::default(),
             verify: Verification::default(),
             keep: Retention::default(),
             objectives: Objectives::default(),
@@ -98,6 +102,33 @@ impl PlanConfig {
         }
         Ok(())
     }
+}
+
+/// How the stores of a plan fit each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Consistency {
+    /// Default: `independent`.
+    pub mode: Mode,
+    /// With `together`: most seconds between the moments of two stores; more is told as a finding. Default: 5.
+    pub max_skew_seconds: u32,
+}
+
+impl Default for Consistency {
+    fn default() -> Self {
+        Self { mode: Mode::default(), max_skew_seconds: 5 }
+    }
+}
+
+/// When the stores of a plan are backed up.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// One after the other: what refers from one store to another may dangle.
+    #[default]
+    Independent,
+    /// All at once, with one name for all: how far their moments lie apart is measured and told.
+    Together,
 }
 
 /// When a plan is due. A time that passed while nothing ran is made up for once.

@@ -25,7 +25,7 @@ mod suspicion;
 mod verify;
 
 pub use catalog::{Level, Recorded, State, newest_proven};
-pub use config::{Objectives, PlanConfig, PlanSchedule, Probe, Retention, Verification};
+pub use config::{Consistency, Mode, Objectives, PlanConfig, PlanSchedule, Probe, Retention, Verification};
 pub use copies::Copied;
 pub use copy::{CopyBackup, copy, plan_copy};
 pub use drill::{

@@ -176,8 +176,9 @@ pub async fn list(ctx: &Context, around: &dyn Surroundings, request: &ListBackup
     Ok(Outcome { findings, ..Outcome::new(value, text) })
 }
 
-fn seconds(ms: u64) -> String {
-    #[allow(clippy::cast_precision_loss)] // Tenths of a second are shown.
+/// Tenths of a second are shown.
+pub(crate) fn seconds(ms: u64) -> String {
+    #[allow(clippy::cast_precision_loss)] // No restore takes that long.
     let seconds = ms as f64 / 1e3;
     format!("{seconds:.1} s")
 }

@@ -20,6 +20,9 @@ pub struct Manifest {
     pub plan: String,
     /// The store.
     pub store: String,
+    /// The name that it shares with the backups of other stores that were taken together with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub together: Option<String>,
     /// When the backup was begun, by Steward's clock.
     pub begun_at: Timestamp,
     /// When its last part was read, by Steward's clock.

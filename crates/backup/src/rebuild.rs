@@ -270,6 +270,7 @@ async fn take_in(
         ended_at: manifest.ended_at,
         bytes: manifest.parts.iter().map(|part| part.bytes).sum(),
         rows: manifest.rows(),
+        together: manifest.together.as_deref().unwrap_or_default(),
     };
     catalog::take_in(ctx, around.ledger(), &found).await
 }

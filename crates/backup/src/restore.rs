@@ -1,5 +1,7 @@
 //! Restoring: plan, approve, load beside, compare, and only then put in the place of what was there.
 
+use std::fmt::Write as _;
+
 use contract::{
     Context, Effect, Error, ErrorKind, LoadTarget, Outcome, PartSource, Permit, Plan, PlanStep, Request,
     Selection, StepMode,
@@ -9,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::Surroundings;
-use crate::catalog::{Level, Recorded};
+use crate::catalog::{self, Level, Recorded};
 use crate::config::PlanConfig;
 use crate::meter::MeteredSource;
 use crate::places::{Place, Places, is_the_place};
@@ -344,6 +346,18 @@ pub async fn restore(
             format!("{said}\nit is in place now; {undo}\nas it was before: backup {safety}\n")
         }
     };
+    let mut text = text;
+    if let Some(name) = &backup.together {
+        let others = catalog::together(ctx, around.ledger(), name).await?;
+        let others: Vec<&Recorded> = others.iter().filter(|other| other.id != backup.id).collect();
+        for other in &others {
+            let apart_ms = (point(other).as_millisecond() - point(&backup).as_millisecond()).unsigned_abs();
+            let apart = crate::list::seconds(apart_ms);
+            writeln!(text, "taken together with {} of {}, {apart} apart", other.id, other.store)
+                .expect("writing to a string does not fail");
+        }
+        value["together"] = json!(others.iter().map(|other| &other.id).collect::<Vec<_>>());
+    }
     Ok(Outcome::new(value, text))
 }
 

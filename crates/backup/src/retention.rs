@@ -124,6 +124,7 @@ mod tests {
 
     fn backup(id: &str, point: &str, level: Level) -> Recorded {
         Recorded {
+            together: None,
             id: id.into(),
             plan: "shop".into(),
             store: "shop".into(),

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 use crate::Surroundings;
 use crate::catalog::{self, Begun, Completed, Level, Recorded, State};
-use crate::config::PlanConfig;
+use crate::config::{Mode, PlanConfig};
 use crate::copy::copy_as_planned;
 use crate::manifest::{MANIFEST_VERSION, Manifest};
 use crate::meter::MeteredSink;
@@ -213,6 +213,13 @@ pub(crate) async fn preflight(
     Ok((method, dump.preflight(ctx, &options).await?))
 }
 
+/// A backup that is in its repository, and not proven yet.
+struct Taken {
+    recorded: Recorded,
+    manifest: Manifest,
+    started: Instant,
+}
+
 /// What one store's backup came to.
 pub(crate) struct Made {
     pub(crate) recorded: Recorded,
@@ -223,7 +230,7 @@ pub(crate) struct Made {
     copied: (Vec<String>, Vec<Finding>),
 }
 
-/// Makes the backups of a permitted plan, one store after the other.
+/// Makes the backups of a permitted plan: one store after the other, or all at once where their states must fit each other.
 ///
 /// # Errors
 ///
@@ -242,8 +249,25 @@ pub async fn run(
     give_up_dead(ctx, around).await?;
     let level = request.verify.unwrap_or(config.verify.level);
     let (mut made, mut failed) = (Vec::new(), Vec::new());
+    let together = (config.consistency.mode == Mode::Together && config.stores.len() > 1)
+        .then(|| format!("tg-{}", uuid::Uuid::now_v7().simple()));
+    let mut taken = Vec::new();
+    if let Some(name) = &together {
+        let taking = config
+            .stores
+            .iter()
+            .map(|store| take(ctx, around, &repository, &config, &request.plan, store, Some(name)));
+        // One that fails does not end the others: each is a backup of its own too.
+        taken = futures::future::join_all(taking).await;
+    }
+    let mut taken = taken.into_iter();
     for store in &config.stores {
-        match run_one(ctx, around, &repository, &config, &request.plan, store, level).await {
+        let one = match taken.next() {
+            Some(Ok(taken)) => prove(ctx, around, &repository, &config, taken, level).await,
+            Some(Err(error)) => Err(error),
+            None => run_one(ctx, around, &repository, &config, &request.plan, store, level).await,
+        };
+        match one {
             Ok(mut one) => {
                 // Only what was restored and compared is worth a copy.
                 if one.recorded.level.is_proven() && one.recorded.problem.is_none() {
@@ -260,7 +284,7 @@ pub async fn run(
         let error = if config.stores.len() > 1 { error.with("store", store) } else { error };
         return Err(if kept.is_empty() { error } else { error.with("kept", kept.join(", ")) });
     }
-    Ok(told(&made, level))
+    Ok(told(&made, level, &config))
 }
 
 pub(crate) async fn run_one(
@@ -272,6 +296,36 @@ pub(crate) async fn run_one(
     store: &str,
     level: Level,
 ) -> Result<Made, Error> {
+    let taken = take(ctx, around, repository, config, plan, store, None).await?;
+    prove(ctx, around, repository, config, taken, level).await
+}
+
+async fn prove(
+    ctx: &Context,
+    around: &dyn Surroundings,
+    repository: &Arc<dyn Repository>,
+    config: &PlanConfig,
+    taken: Taken,
+    level: Level,
+) -> Result<Made, Error> {
+    let Taken { recorded, manifest, started } = taken;
+    let probes = verify::probes_of(config, &recorded.store);
+    let proof = verify::prove(ctx, around, repository, &recorded, level, &probes).await?;
+    let recorded = self::recorded(ctx, around, &recorded.id).await?;
+    let seconds = started.elapsed().as_secs_f64();
+    Ok(Made { recorded, manifest, proof, seconds, copied: Default::default() })
+}
+
+/// Dumps a store into the repository. `together`: the name that it shares with those that are taken at the same time.
+async fn take(
+    ctx: &Context,
+    around: &dyn Surroundings,
+    repository: &Arc<dyn Repository>,
+    config: &PlanConfig,
+    plan: &str,
+    store: &str,
+    together: Option<&str>,
+) -> Result<Taken, Error> {
     let started = Instant::now();
     let id = format!("bk-{}", uuid::Uuid::now_v7().simple());
     let (method, found) = preflight(ctx, around, config, store).await?;
@@ -279,10 +333,17 @@ pub(crate) async fn run_one(
     if let Some(refusal) = found.refusals.into_iter().next() {
         return Err(Error::new(ErrorKind::Unsupported, refusal).with("store", store));
     }
-    let begun =
-        Begun { id: &id, plan, store, repository: repository.name(), method, holder: around.holder() };
+    let begun = Begun {
+        id: &id,
+        plan,
+        store,
+        repository: repository.name(),
+        method,
+        holder: around.holder(),
+        together: together.unwrap_or_default(),
+    };
     catalog::begin(ctx, around.ledger(), &begun).await?;
-    let written = write(ctx, around, repository, plan, store, &id, (method, expected)).await;
+    let written = write(ctx, around, repository, &begun, expected).await;
     let (manifest, committed) = match written {
         Ok(written) => written,
         Err(error) => {
@@ -305,12 +366,7 @@ pub(crate) async fn run_one(
         suspicions: &odd,
     };
     catalog::complete(ctx, around.ledger(), &completed).await?;
-    let recorded = recorded(ctx, around, &id).await?;
-    let probes = verify::probes_of(config, store);
-    let proof = verify::prove(ctx, around, repository, &recorded, level, &probes).await?;
-    let recorded = self::recorded(ctx, around, &id).await?;
-    let seconds = started.elapsed().as_secs_f64();
-    Ok(Made { recorded, manifest, proof, seconds, copied: Default::default() })
+    Ok(Taken { recorded: recorded(ctx, around, &id).await?, manifest, started })
 }
 
 async fn recorded(ctx: &Context, around: &dyn Surroundings, id: &str) -> Result<Recorded, Error> {
@@ -323,11 +379,10 @@ async fn write(
     ctx: &Context,
     around: &dyn Surroundings,
     repository: &Arc<dyn Repository>,
-    plan: &str,
-    store: &str,
-    id: &str,
-    (method, expected): (BackupMethod, Option<u64>),
+    begun: &Begun<'_>,
+    expected: Option<u64>,
 ) -> Result<(Manifest, contract::Committed), Error> {
+    let &Begun { id, plan, store, method, together, .. } = begun;
     let opened = around.stores().open(ctx, store).await?;
     let dump = opened.dump().ok_or_else(|| Error::new(ErrorKind::Unsupported, "it cannot be backed up"))?;
     let scratch = Scratch::make(around, id)?;
@@ -361,6 +416,7 @@ async fn write(
         project: ctx.project().to_owned(),
         plan: plan.to_owned(),
         store: store.to_owned(),
+        together: Some(together.to_owned()).filter(|name| !name.is_empty()),
         begun_at,
         ended_at,
         written_by: format!("steward {}", env!("CARGO_PKG_VERSION")),
@@ -485,7 +541,14 @@ pub async fn left(ctx: &Context, around: &dyn Surroundings, plan: &Plan) -> Resu
     })
 }
 
-fn told(made: &[Made], level: Level) -> Outcome {
+/// Milliseconds between the moments of the first and the last of them.
+fn skew_ms(made: &[Made]) -> u64 {
+    let moments = || made.iter().map(|one| point(&one.recorded).as_millisecond());
+    let (first, last) = (moments().min().unwrap_or(0), moments().max().unwrap_or(0));
+    u64::try_from(last - first).unwrap_or(0)
+}
+
+fn told(made: &[Made], level: Level, config: &PlanConfig) -> Outcome {
     let mut text = String::new();
     let mut values: Vec<Value> = Vec::new();
     let mut findings = Vec::new();
@@ -530,7 +593,30 @@ fn told(made: &[Made], level: Level) -> Outcome {
             "tables": one.manifest.dumped.tables.len(), "seconds": round(one.seconds),
         }));
     }
-    Outcome { findings, ..Outcome::new(json!({ "backups": values }), text) }
+    let mut value = json!({ "backups": values });
+    if let Some(name) = made.first().and_then(|one| one.recorded.together.as_ref()) {
+        let (skew_ms, most_s) = (skew_ms(made), config.consistency.max_skew_seconds);
+        writeln!(text, "taken together: their moments lie {} apart", crate::list::seconds(skew_ms))
+            .expect("writing to a string does not fail");
+        value["together"] = json!({ "name": name, "skew_ms": skew_ms });
+        if skew_ms > u64::from(most_s) * 1_000 {
+            findings.push(Finding {
+                code: "backup_skew".into(),
+                severity: Severity::Warning,
+                title: format!(
+                    "the moments of the backups lie {} apart; the plan allows {most_s} s",
+                    crate::list::seconds(skew_ms)
+                ),
+                object: made[0].recorded.plan.clone(),
+                recommendation: Some(
+                    "what refers from one store to another may dangle after a restore; run it when less is written".into(),
+                ),
+                evidence: Vec::new(),
+                escalate: None,
+            });
+        }
+    }
+    Outcome { findings, ..Outcome::new(value, text) }
 }
 
 /// How much is in a backup: rows where the dump saw them, parts where it saw files.

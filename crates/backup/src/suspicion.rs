@@ -70,6 +70,7 @@ mod tests {
             id: "b".into(),
             project: "p".into(),
             plan: "shop".into(),
+            together: None,
             store: "shop".into(),
             begun_at: at,
             ended_at: at,

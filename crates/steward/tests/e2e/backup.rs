@@ -349,3 +349,43 @@ fn a_plan_is_due_by_its_own_schedule() {
     crate::program::eventually("the daemon made a backup and proved it", proven);
     assert_eq!(daemon.stop(), 0);
 }
+
+#[test]
+fn stores_that_belong_together_are_taken_at_once() {
+    let plans = "  more: { kind: sqlite, path: more.db }\nbackup:\n  plans:\n    both:\n      stores: [app, more]\n      \
+                 consistency: { mode: together, max_skew_seconds: 3600 }\n";
+    let (project, _) = shop("");
+    let yaml = std::fs::read_to_string(project.file("steward.yaml")).unwrap();
+    assert!(yaml.trim_end().ends_with("app.db }") || yaml.contains("stores:"), "{yaml}");
+    project.write("steward.yaml", format!("{}\n{plans}", yaml.trim_end()));
+    let more = rusqlite::Connection::open(project.file("more.db")).unwrap();
+    more.execute_batch("CREATE TABLE sessions (id INTEGER PRIMARY KEY); INSERT INTO sessions VALUES (1)")
+        .unwrap();
+    let made = project.run(&["backup", "run", "both", "--json"]).expect(0).json();
+    let backups = made["value"]["backups"].as_array().unwrap();
+    let name = made["value"]["together"]["name"].as_str().unwrap_or_else(|| panic!("{made:#}"));
+    assert!(made["value"]["together"]["skew_ms"].is_u64(), "{made:#}");
+    assert!(backups.len() == 2 && backups.iter().all(|one| one["backup"]["together"] == name), "{made:#}");
+    assert!(made["text"].as_str().unwrap().contains("taken together"), "{made:#}");
+    let restored = project.run(&["backup", "restore", "app"]).expect(0);
+    let other = id(&backups[1]);
+    assert!(restored.stdout.contains(&format!("taken together with {other} of more")), "{}", restored.stdout);
+    // The name is in the manifest, and so outlives the ledger.
+    let shown = project.run(&["backup", "show", &other, "--json"]).expect(0).json();
+    assert_eq!(shown["value"]["backup"]["together"], name, "{shown:#}");
+    // A moment that nobody can meet is told, and the backups count all the same.
+    let yaml = std::fs::read_to_string(project.file("steward.yaml")).unwrap();
+    project.write("steward.yaml", yaml.replace("max_skew_seconds: 3600", "max_skew_seconds: 0"));
+    let made = project.run(&["backup", "run", "both", "--json"]).json();
+    if made["value"]["together"]["skew_ms"] != 0 {
+        assert_eq!(made["findings"][0]["code"], "backup_skew", "{made:#}");
+    }
+    // One that cannot be taken does not take the other with it.
+    drop(more);
+    std::fs::write(project.file("more.db"), "this is no database, and longer than a header of one would be")
+        .unwrap();
+    let half = project.run(&["backup", "run", "both"]);
+    assert!(half.code != 0 && half.stderr.contains("more"), "{}", half.stderr);
+    let listed = project.run(&["backup", "list", "--store", "app", "--json"]).json();
+    assert_eq!(listed["value"]["backups"].as_array().unwrap().len(), 3, "{listed:#}");
+}
