@@ -135,16 +135,37 @@ pub async fn plan_run(
     let repository = around.repository(ctx, &name).await?;
     let mut steps = Vec::new();
     let mut findings = Vec::new();
+    let mut impossible = Vec::new();
     for store in &plan.stores {
-        let (method, preflight) = preflight(ctx, around, &plan, store).await?;
-        if let Some(refusal) = preflight.refusals.first() {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                format!("`{store}` cannot be backed up: {refusal}"),
-            )
-            .with("store", store)
-            .with("method", word(method)));
-        }
+        let looked = match preflight(ctx, around, &plan, store).await {
+            Ok((method, preflight)) => match preflight.refusals.first() {
+                None => Ok((method, preflight)),
+                Some(refusal) => Err(Error::new(
+                    ErrorKind::Unsupported,
+                    format!("`{store}` cannot be backed up: {refusal}"),
+                )
+                .with("store", store)
+                .with("method", word(method))),
+            },
+            Err(error) => Err(error),
+        };
+        let (method, preflight) = match looked {
+            Ok(looked) => looked,
+            // It is tried all the same, and fails by itself: the others must not go without a backup for it.
+            Err(error) => {
+                findings.push(Finding {
+                    code: "backup_impossible".into(),
+                    severity: Severity::Critical,
+                    title: format!("{store} cannot be backed up now: {}", error.message()),
+                    object: store.clone(),
+                    recommendation: error.hint_text().map(str::to_owned),
+                    evidence: Vec::new(),
+                    escalate: None,
+                });
+                impossible.push(error);
+                continue;
+            }
+        };
         findings.extend(preflight.warnings.iter().map(|warning| Finding {
             code: "backup_is_partial".into(),
             severity: Severity::Warning,
@@ -159,6 +180,11 @@ pub async fn plan_run(
             reversible: true,
             ..PlanStep::new(format!("backup {store}"), title, StepMode::Transaction, Vec::new())
         });
+    }
+    if steps.is_empty()
+        && let Some(error) = impossible.into_iter().next()
+    {
+        return Err(error);
     }
     let level = request.verify.unwrap_or(plan.verify.level);
     let made = Plan {
