@@ -1,5 +1,6 @@
 //! Backups by the server's own words: definitions by its dump program, rows by `COPY` from one exported snapshot.
 
+mod after_rows;
 mod contents;
 mod dump;
 pub(crate) mod load;

@@ -15,13 +15,14 @@ use futures::SinkExt;
 use tokio::io::AsyncReadExt;
 use tokio_postgres::Client;
 
+use super::after_rows::AfterRows;
 use super::contents::Table;
 use super::dump::Detail;
 use super::place::{Place, outside};
 use super::programs::{self, Libpq, Programs};
 use super::restored::RestoredDatabase;
 use super::scratch_server::ScratchServer;
-use super::{AFTER_ROWS, BEFORE_ROWS, LARGE_OBJECTS, ROLES, ROWS, SEQUENCES};
+use super::{AFTER_ROWS, BEFORE_ROWS, LARGE_OBJECTS, ROLES, ROWS, SEQUENCES, schema_text};
 use crate::error::translate;
 use crate::session::Purpose;
 use crate::statement::{quote_identifier, quote_literal};
@@ -29,6 +30,8 @@ use crate::store::PostgresStore;
 
 /// Most sessions that load at once.
 const SESSIONS_MAX: usize = 4;
+/// A table of fewer bytes is not worth a new file.
+const WHOLE_BYTES_MIN: u64 = 1 << 20;
 /// Bytes of rows that are sent at once.
 const SENT_BYTES: usize = 128 << 10;
 /// A restored database needs about as much disk as its source, and room to build indexes.
@@ -466,8 +469,11 @@ impl Run<'_> {
         }
         // Kept until the end: who loads the same has to wait for it.
         let outside = self.make_database().await?;
+        let mut clock = Timed::new();
         self.psql(BEFORE_ROWS, false).await?;
+        clock.done("definitions before the rows");
         self.rows().await?;
+        clock.done("rows");
         let whole = *self.selection == Selection::Whole;
         if whole {
             for part in self.parts.parts() {
@@ -479,13 +485,20 @@ impl Run<'_> {
             self.drop_the_others().await?;
         }
         self.sequences().await?;
-        self.psql(AFTER_ROWS, !whole).await?;
+        clock.done("large objects and sequences");
+        if whole {
+            self.after_rows().await?
+        } else {
+            self.psql(AFTER_ROWS, true).await?
+        }
+        clock.done("definitions after the rows");
         let client = self.place.connect(self.ctx).await?;
         client
             .batch_execute("SET statement_timeout = 0; ANALYZE")
             .await
             .map_err(|error| translate(&error))?;
         drop(client);
+        clock.done("statistics");
         // Last, as they may close the database to us.
         for (before, after) in self.detail.statements.iter().skip(1) {
             let statement = format!("{before}{}{after}", quote_identifier(&self.place.database));
@@ -645,10 +658,46 @@ impl Run<'_> {
         }
     }
 
+    /// Indexes, constraints and whatever else comes after the rows; side by side where the text can be taken apart.
+    async fn after_rows(&self) -> Result<(), Error> {
+        let bytes = self.text(AFTER_ROWS).await?;
+        let read = match std::str::from_utf8(&bytes) {
+            // The driver speaks nothing else.
+            Ok(text) if self.detail.encoding == "UTF8" => {
+                let known = self.detail.version_num >= 170_000;
+                let without = if known { text.into() } else { text.replacen(TRANSACTION_TIMEOUT, "", 1) };
+                AfterRows::read(&without)
+            }
+            _ => None,
+        };
+        let Some(read) = read else { return self.psql_text(AFTER_ROWS, &bytes, false).await };
+        let mut clients = Vec::new();
+        for _ in 0..sessions() {
+            let client = self.place.connect(self.ctx).await?;
+            client.batch_execute(LOADING_SETTINGS).await.map_err(|error| translate(&error))?;
+            clients.push(client);
+        }
+        let of_table = |table: &Table| (schema_text::unquoted(&table.name), table.pages);
+        let pages: HashMap<String, u64> = self.detail.tables.iter().map(of_table).collect();
+        read.run(self.ctx, &clients, &pages)
+            .await
+            .map_err(|error| self.explained(error.with("part", AFTER_ROWS)))
+    }
+
+    /// An extension that is not there is named with its package.
+    fn explained(&self, error: Error) -> Error {
+        let unsupported = error.context().iter().any(|(name, code)| *name == "code" && code == "0A000");
+        if unsupported && error.message().contains("is not available") {
+            let name = error.message().split('"').nth(1).unwrap_or_default();
+            return missing_extension(name, &package_of(name, self.detail.major()));
+        }
+        error
+    }
+
     async fn rows(&self) -> Result<(), Error> {
         let tables: HashMap<&str, &Table> =
             self.detail.tables.iter().map(|table| (table.folder.as_str(), table)).collect();
-        let mut jobs: VecDeque<(&PartRecord, &Table)> = VecDeque::new();
+        let mut by_table: Vec<(&Table, Vec<&PartRecord>)> = Vec::new();
         for record in self.parts.parts() {
             let Some(rest) = record.path.strip_prefix(ROWS).and_then(|rest| rest.strip_prefix('/')) else {
                 continue;
@@ -659,22 +708,25 @@ impl Run<'_> {
                     Error::new(ErrorKind::Corrupt, "a part belongs to no table").with("part", &record.path)
                 );
             };
-            if self.selected.iter().any(|selected| selected.name == table.name) {
-                jobs.push_back((record, table));
+            if !self.selected.iter().any(|selected| selected.name == table.name) {
+                continue;
+            }
+            match by_table.last_mut() {
+                // Parts come in the order of their paths.
+                Some((last, parts)) if last.folder == table.folder => parts.push(record),
+                _ => by_table.push((table, vec![record])),
             }
         }
-        let sessions =
-            std::thread::available_parallelism().map_or(1, usize::from).min(SESSIONS_MAX).min(jobs.len());
-        let jobs = Mutex::new(jobs);
+        let jobs = copies(by_table, sessions());
+        let sessions = sessions().min(jobs.len());
+        let jobs = Mutex::new(VecDeque::from(jobs));
         let next = || jobs.lock().ok().and_then(|mut jobs| jobs.pop_front());
         let workers = (0..sessions).map(|_| async {
             let client = self.place.connect(self.ctx).await?;
             let settings = format!("{LOADING_SETTINGS}; SET client_encoding = '{}'", self.detail.encoding);
             client.batch_execute(&settings).await.map_err(|error| translate(&error))?;
-            while let Some((record, table)) = next() {
-                self.copy(&client, record, table)
-                    .await
-                    .map_err(|error| error.with("part", &record.path).with("table", &table.name))?;
+            while let Some(job) = next() {
+                self.copy_all(&client, &job).await.map_err(|error| error.with("table", &job.table.name))?;
             }
             Ok::<(), Error>(())
         });
@@ -682,9 +734,41 @@ impl Run<'_> {
         Ok(())
     }
 
-    async fn copy(&self, client: &Client, record: &PartRecord, table: &Table) -> Result<(), Error> {
+    /// Loads some parts of a table. All of a table that is loaded by one session go into one transaction that has made its
+    /// file: such rows are written once, without a log where the server keeps none, and as they will stay.
+    async fn copy_all(&self, client: &Client, job: &Copies<'_>) -> Result<(), Error> {
         let failed = |error: tokio_postgres::Error| translate(&error);
-        let sql = format!("COPY {} {} FROM STDIN", table.name, table.column_list());
+        let mut options = "";
+        if job.is_whole {
+            client.batch_execute("BEGIN").await.map_err(failed)?;
+            let has_rows = format!("SELECT EXISTS (SELECT FROM ONLY {})", job.table.name);
+            // An extension may have filled it.
+            if !client.query_one(&has_rows, &[]).await.map_err(failed)?.get::<_, bool>(0) {
+                let empty = format!("TRUNCATE ONLY {}", job.table.name);
+                client.batch_execute(&empty).await.map_err(failed)?;
+                options = " WITH (FREEZE)";
+            }
+        }
+        for record in &job.parts {
+            self.copy(client, record, job.table, options)
+                .await
+                .map_err(|error| error.with("part", &record.path))?;
+        }
+        if job.is_whole {
+            client.batch_execute("COMMIT").await.map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    async fn copy(
+        &self,
+        client: &Client,
+        record: &PartRecord,
+        table: &Table,
+        options: &str,
+    ) -> Result<(), Error> {
+        let failed = |error: tokio_postgres::Error| translate(&error);
+        let sql = format!("COPY {} {} FROM STDIN{options}", table.name, table.column_list());
         if record.bytes > PART_BYTES_MAX as u64 {
             let file = Spool::new();
             self.ctx.run(self.parts.read_into(&record.path, &file.0)).await?;
@@ -773,6 +857,52 @@ impl Run<'_> {
     }
 }
 
+/// Sessions that load side by side.
+fn sessions() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from).min(SESSIONS_MAX)
+}
+
+/// Parts of one table that one session loads, one after the other.
+struct Copies<'a> {
+    table: &'a Table,
+    parts: Vec<&'a PartRecord>,
+    /// These are all of it.
+    is_whole: bool,
+}
+
+/// Shares tables out, the largest first; one that would keep a session busy alone goes part by part.
+fn copies<'a>(by_table: Vec<(&'a Table, Vec<&'a PartRecord>)>, sessions: usize) -> Vec<Copies<'a>> {
+    let bytes = |parts: &[&PartRecord]| parts.iter().map(|part| part.bytes).sum::<u64>();
+    let all: u64 = by_table.iter().map(|(_, parts)| bytes(parts)).sum();
+    let fair = all / sessions.max(1) as u64;
+    let mut jobs = Vec::new();
+    for (table, parts) in by_table {
+        let mine = bytes(&parts);
+        if parts.len() > 1 && mine > fair && sessions > 1 {
+            jobs.extend(parts.into_iter().map(|part| Copies { table, parts: vec![part], is_whole: false }));
+        } else {
+            jobs.push(Copies { table, parts, is_whole: mine >= WHOLE_BYTES_MIN });
+        }
+    }
+    jobs.sort_by_key(|job| std::cmp::Reverse(bytes(&job.parts)));
+    jobs
+}
+
+/// Says how long each step took, to whom looks for time.
+struct Timed(std::time::Instant);
+
+impl Timed {
+    fn new() -> Self {
+        Self(std::time::Instant::now())
+    }
+
+    fn done(&mut self, step: &str) {
+        let elapsed = std::mem::replace(&mut self.0, std::time::Instant::now()).elapsed();
+        let elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
+        tracing::debug!(step, elapsed_ms, "step of the restore done");
+    }
+}
+
 /// A file for a part that is too large to be held; it goes with this.
 pub(crate) struct Spool(pub(crate) PathBuf);
 
@@ -808,6 +938,33 @@ mod tests {
         ] {
             assert_eq!(is_harmless(error, "postgres", &needs), harmless, "{error}");
         }
+    }
+
+    #[test]
+    fn tables_are_shared_out() {
+        let table = |name: &str| Table {
+            name: name.to_owned(),
+            namespace: "public".into(),
+            folder: name.to_owned(),
+            columns: Vec::new(),
+            condition: String::new(),
+            parents: Vec::new(),
+            pages: 1,
+        };
+        let (large, middle, small) = (table("large"), table("middle"), table("small"));
+        let part = |bytes: u64| PartRecord { path: String::new(), bytes, sha256: String::new() };
+        let (a, b, c, d) = (part(40 << 20), part(41 << 20), part(20 << 20), part(10));
+        let given = || vec![(&small, vec![&d]), (&large, vec![&a, &b]), (&middle, vec![&c, &c])];
+        let told = |sessions| -> Vec<(String, usize, bool)> {
+            let jobs = copies(given(), sessions);
+            jobs.iter().map(|job| (job.table.name.clone(), job.parts.len(), job.is_whole)).collect()
+        };
+        let one = |name: &str, parts, whole| (name.to_owned(), parts, whole);
+        assert_eq!(told(1), [one("large", 2, true), one("middle", 2, true), one("small", 1, false)]);
+        assert_eq!(
+            told(2),
+            [one("large", 1, false), one("large", 1, false), one("middle", 2, true), one("small", 1, false)]
+        );
     }
 
     #[test]

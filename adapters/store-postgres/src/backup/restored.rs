@@ -15,6 +15,7 @@ use super::place::Place;
 use super::programs::{self, Programs};
 use super::{AFTER_ROWS, BEFORE_ROWS, COUNTED_LARGE_OBJECTS, COUNTED_SEQUENCES, schema_text};
 use crate::error::translate;
+use crate::integrity::IndexEntries;
 use crate::statement::check_text;
 
 /// Most sessions that count at once.
@@ -50,6 +51,11 @@ impl RestoredDatabase {
     }
 }
 
+/// Sessions that count or check side by side.
+fn sessions() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from).min(SESSIONS_MAX)
+}
+
 #[async_trait]
 impl Restored for RestoredDatabase {
     fn address(&self) -> String {
@@ -58,9 +64,8 @@ impl Restored for RestoredDatabase {
 
     async fn fingerprint(&self, ctx: &Context, dumped: &Dumped) -> Result<Vec<TableDigest>, Error> {
         ctx.run(async {
-            let sessions = std::thread::available_parallelism().map_or(1, usize::from).min(SESSIONS_MAX);
             let mut clients = Vec::new();
-            for _ in 0..sessions {
+            for _ in 0..sessions() {
                 clients.push(self.counting_session(ctx).await?);
             }
             let one = self.counting_session(ctx).await?;
@@ -105,7 +110,13 @@ impl Restored for RestoredDatabase {
     async fn check(&self, ctx: &Context) -> Result<IntegrityReport, Error> {
         ctx.run(async {
             let client = self.place.connect(ctx).await?;
-            check_database(&client, self.detail.version_num, CHECK_TIMEOUT).await
+            let mut others = Vec::new();
+            for _ in 1..sessions() {
+                others.push(self.place.connect(ctx).await?);
+            }
+            let clients: Vec<&Client> = std::iter::once(&client).chain(&others).collect();
+            // The indexes were made here, from rows that were compared.
+            check_side_by_side(&clients, self.detail.version_num, CHECK_TIMEOUT, IndexEntries::Trusted).await
         })
         .await
     }
@@ -129,13 +140,26 @@ pub(crate) async fn check_database(
     version_num: i32,
     limit: Duration,
 ) -> Result<IntegrityReport, Error> {
+    check_side_by_side(&[client], version_num, limit, IndexEntries::Compared).await
+}
+
+/// The same over several sessions.
+async fn check_side_by_side(
+    clients: &[&Client],
+    version_num: i32,
+    limit: Duration,
+    entries: IndexEntries,
+) -> Result<IntegrityReport, Error> {
+    let Some(client) = clients.first() else {
+        return Err(Error::new(ErrorKind::Unavailable, "no session to check with"));
+    };
     let failed = |error: tokio_postgres::Error| translate(&error);
     client.batch_execute("SET idle_in_transaction_session_timeout = 0").await.map_err(failed)?;
     let has = "SELECT EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = 'amcheck')";
     let had: bool = client.query_one(has, &[]).await.map_err(failed)?.get(0);
     let made = had || client.batch_execute("CREATE EXTENSION amcheck SCHEMA pg_catalog").await.is_ok();
     let mut report = if made {
-        let report = crate::integrity::check(client, version_num, limit).await;
+        let report = crate::integrity::check_side_by_side(clients, version_num, limit, entries).await;
         client.batch_execute("SET statement_timeout = 0").await.map_err(failed)?;
         if !had {
             client.batch_execute("DROP EXTENSION amcheck").await.map_err(failed)?;

@@ -177,7 +177,7 @@ fn of_tables(entry: &Entry, selected: &[&Table], all: &[Entry]) -> bool {
 }
 
 /// `public."Order"` without quotes.
-fn unquoted(name: &str) -> String {
+pub(crate) fn unquoted(name: &str) -> String {
     let mut out = String::new();
     let mut letters = name.chars().peekable();
     while let Some(letter) = letters.next() {
