@@ -649,6 +649,7 @@ async fn a_load_that_fails_leaves_nothing() {
             load.load(&ctx(), &dumped, &twice.given(), &Selection::Whole, target).await.err().unwrap();
         assert!(error.to_string().contains("could not create unique index"), "{error}");
         assert!(error.to_string().contains("8-after-rows.sql"), "{error}");
+        assert!(error.to_string().contains("ADD CONSTRAINT \"t_a_key\" UNIQUE"), "the statement: {error}");
         assert_eq!(database.text(&databases).await, "0");
         assert!(!scratch.0.path().join("a/server").exists());
     }

@@ -487,9 +487,9 @@ impl Run<'_> {
         self.sequences().await?;
         clock.done("large objects and sequences");
         if whole {
-            self.after_rows().await?
+            self.after_rows().await?;
         } else {
-            self.psql(AFTER_ROWS, true).await?
+            self.psql(AFTER_ROWS, true).await?;
         }
         clock.done("definitions after the rows");
         let client = self.place.connect(self.ctx).await?;
