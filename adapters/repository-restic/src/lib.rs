@@ -27,4 +27,4 @@ mod writer;
 mod faults;
 
 pub use config::{Config, LockMode, ObjectLock};
-pub use repository::{KIND, ResticRepository, new_master_key, open};
+pub use repository::{ResticRepository, new_master_key, open};

@@ -1,6 +1,6 @@
 //! Reading a backup back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
@@ -21,7 +21,7 @@ use crate::objects::Objects;
 use crate::place::blocking;
 use crate::seal::{Key, hex};
 use crate::snapshot;
-use crate::source::MANIFEST;
+use crate::source::{Before, Known, MANIFEST};
 
 /// Deeper folders than any part has.
 const DEPTH_MAX: usize = 64;
@@ -242,14 +242,38 @@ impl Opened {
         Ok(bytes.into())
     }
 
+    /// Its files, as a backup after it compares them with its own; `parts` are those that the manifest lists.
+    pub(crate) fn known(&self, parts: &[PartRecord]) -> Before {
+        let listed: HashMap<&str, &PartRecord> =
+            parts.iter().map(|part| (part.path.as_str(), part)).collect();
+        let known = |(path, node): (&String, &Node)| {
+            let listed = listed.get(path.as_str()).filter(|part| part.bytes == node.meta.size);
+            let known = Known {
+                bytes: node.meta.size,
+                sha256: listed.filter(|_| self.is_whole(node)).map(|part| part.sha256.clone()),
+                mtime: node.meta.mtime,
+                ctime: node.meta.ctime,
+            };
+            (path.clone(), known)
+        };
+        self.files.iter().map(known).collect()
+    }
+
+    /// Whether the index knows where all its bytes are.
+    fn is_whole(&self, node: &Node) -> bool {
+        let lengths = node
+            .content
+            .iter()
+            .flatten()
+            .map(|id| self.repository.get_index_entry(id).map(|entry| u64::from(entry.data_length())));
+        lengths.sum::<Result<u64, _>>().is_ok_and(|bytes| bytes == node.meta.size)
+    }
+
     /// Whether each of these parts is there with its length, and the index knows where its bytes are.
     pub(crate) fn has_all(&self, parts: &[PartRecord]) -> Result<(), Fault> {
         for part in parts {
-            let known = self.files.get(&part.path).is_some_and(|node| {
-                let mut content = node.content.iter().flatten();
-                node.meta.size == part.bytes && content.all(|id| self.repository.get_index_entry(id).is_ok())
-            });
-            if !known {
+            let node = self.files.get(&part.path);
+            if !node.is_some_and(|node| node.meta.size == part.bytes && self.is_whole(node)) {
                 return Err(Fault::damaged(&part.path, "it cannot be found again in the backup"));
             }
         }

@@ -26,9 +26,6 @@ use crate::s3::{Bucket, Client, Identity, Pace, RealNap, Settings};
 use crate::seal::Key;
 use crate::{check, clean, prune, reading, run, snapshot, writer};
 
-/// The kind in configuration.
-pub const KIND: &str = "restic";
-
 /// Repositories in restic's format: one for rows and text, one for pages, with the same keys.
 pub struct ResticRepository {
     name: String,

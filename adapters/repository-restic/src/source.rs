@@ -3,7 +3,7 @@
 //! A reader here is never short before its end and never fails half-way without ending the run: the library leaves out
 //! what it cannot read, and one short read would make its cutter read byte by byte for the rest of the file.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use contract::{BackupLabel, MakeManifest, PartBody, PartRecord};
+use jiff::{SignedDuration, Timestamp};
 use rustic_core::repofile::{Metadata, Node, NodeType};
 use rustic_core::{ReadSource, ReadSourceEntry, RusticResult};
 use serde_json::json;
@@ -20,7 +21,7 @@ use tokio::sync::mpsc::Receiver;
 
 use crate::error::{Fault, FaultKind};
 use crate::run::Run;
-use crate::seal::hex;
+use crate::seal::{hex, name_of};
 
 /// The last entry of a backup. It sorts behind all that a part may be called.
 pub(crate) const MANIFEST: &str = "~manifest.json";
@@ -30,6 +31,9 @@ pub(crate) const MANIFEST: &str = "~manifest.json";
 /// The library works on an entry only once it has asked for the next. So this one lets it read the last part while the
 /// manifest waits for that.
 const LABEL: &str = "~label.json";
+
+/// The least by which two times differ.
+const NANOSECOND: SignedDuration = SignedDuration::from_nanos(1);
 
 /// A share of the budget for parts in memory, which a part is given once another comes after it: the library keeps the
 /// last one back until then, and would never give its share free.
@@ -41,14 +45,29 @@ pub(crate) enum Item {
     Manifest(MakeManifest),
 }
 
+/// What the backup before has of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Known {
+    pub(crate) bytes: u64,
+    /// None where no manifest says it.
+    pub(crate) sha256: Option<String>,
+    pub(crate) mtime: Option<Timestamp>,
+    pub(crate) ctime: Option<Timestamp>,
+}
+
+/// The files of the backup before, by their paths. The library takes a file for unchanged by its length and times, so
+/// those are given to parts with the same bytes and to no others.
+pub(crate) type Before = HashMap<String, Known>;
+
 /// The parts of one backup, as the library asks for them.
 pub(crate) struct Source(Mutex<Option<Entries>>);
 
 impl Source {
     /// Parts from `inbox`, below a folder that is called as the store.
-    pub(crate) fn new(run: Arc<Run>, inbox: Receiver<Item>, label: &BackupLabel) -> Self {
+    pub(crate) fn new(run: Arc<Run>, inbox: Receiver<Item>, label: &BackupLabel, before: Before) -> Self {
         let entries = Entries {
             run,
+            before,
             inbox,
             label: label.clone(),
             open: Vec::new(),
@@ -78,6 +97,7 @@ pub(crate) struct Entries {
     run: Arc<Run>,
     inbox: Receiver<Item>,
     label: BackupLabel,
+    before: Before,
     /// The folders in which the last entry was.
     open: Vec<String>,
     ready: VecDeque<ReadSourceEntry<Reader>>,
@@ -87,19 +107,19 @@ pub(crate) struct Entries {
 
 impl Entries {
     fn entry(
-        &self,
         path: &Path,
         node_type: NodeType,
         bytes: u64,
+        (mtime, ctime): (Option<Timestamp>, Option<Timestamp>),
         open: Option<Reader>,
     ) -> ReadSourceEntry<Reader> {
         // Go's form of a mode, in which the highest bit is the folder's.
         let mode = if node_type == NodeType::Dir { 0o700 | 1 << 31 } else { 0o600 };
         let meta = Metadata {
             mode: Some(mode),
-            mtime: Some(self.label.at),
-            atime: Some(self.label.at),
-            ctime: Some(self.label.at),
+            mtime,
+            atime: mtime,
+            ctime,
             uid: Some(rustix::process::getuid().as_raw()),
             gid: Some(rustix::process::getgid().as_raw()),
             size: bytes,
@@ -119,7 +139,8 @@ impl Entries {
         for depth in shared..folders.len() {
             let folder: PathBuf =
                 std::iter::once("/").chain(folders[..=depth].iter().map(String::as_str)).collect();
-            let entry = self.entry(&folder, NodeType::Dir, 0, None);
+            let at = Some(self.label.at);
+            let entry = Self::entry(&folder, NodeType::Dir, 0, (at, at), None);
             self.ready.push_back(entry);
         }
         self.open = folders;
@@ -127,15 +148,51 @@ impl Entries {
 
     fn small_file(&mut self, what: What, content: Bytes) {
         let (name, bytes) = (what.name().to_owned(), content.len() as u64);
-        let reader =
-            Reader::new(Arc::clone(&self.run), what, bytes, PartBody::Bytes(content), Room::default());
-        self.file(&name, bytes, reader);
+        let body = PartBody::Bytes(content);
+        let reader = Reader::new(Arc::clone(&self.run), what, bytes, body, Room::default());
+        let times = self.new_times(&name);
+        self.file(&name, bytes, times, reader);
     }
 
-    fn file(&mut self, path: &str, bytes: u64, reader: Reader) {
+    /// Times by which the library sees that a file is another than before.
+    fn new_times(&self, path: &str) -> (Option<Timestamp>, Option<Timestamp>) {
+        let at = self.label.at;
+        let same_moment = self.before.get(path).is_some_and(|known| known.mtime == Some(at));
+        let at = if same_moment { at.checked_sub(NANOSECOND).unwrap_or(Timestamp::UNIX_EPOCH) } else { at };
+        (Some(at), Some(at))
+    }
+
+    fn part(&mut self, path: &str, bytes: u64, body: PartBody, room: Room) {
+        let number = self.run.give();
+        let what = What::Part { number, path: path.to_owned() };
+        let known = self.before.get(path).filter(|known| known.bytes == bytes);
+        let found = match (known.and_then(|known| known.sha256.as_ref()), &body) {
+            (Some(_), PartBody::Bytes(content)) => Some(name_of(content)),
+            // What is not in memory would be read twice.
+            _ => None,
+        };
+        let same = known.filter(|known| found.is_some() && known.sha256 == found);
+        let times = same.map_or_else(|| self.new_times(path), |known| (known.mtime, known.ctime));
+        let is_same = same.is_some();
+        let mut reader = Reader::new(Arc::clone(&self.run), what, bytes, body, room);
+        reader.known_hash = found;
+        if is_same {
+            // The library need not read it; if it does, it must come to the end.
+            reader.record();
+        }
+        self.file(path, bytes, times, reader);
+    }
+
+    fn file(
+        &mut self,
+        path: &str,
+        bytes: u64,
+        times: (Option<Timestamp>, Option<Timestamp>),
+        reader: Reader,
+    ) {
         self.enter(path);
         let full: PathBuf = ["/", &self.label.store, path].iter().collect();
-        let entry = self.entry(&full, NodeType::File, bytes, Some(reader));
+        let entry = Self::entry(&full, NodeType::File, bytes, times, Some(reader));
         self.ready.push_back(entry);
     }
 }
@@ -159,12 +216,7 @@ impl Iterator for Entries {
             return self.ready.pop_front().map(Ok);
         }
         match self.inbox.blocking_recv() {
-            Some(Item::Part { path, bytes, body, room }) => {
-                let number = self.run.give();
-                let what = What::Part { number, path: path.clone() };
-                let reader = Reader::new(Arc::clone(&self.run), what, bytes, body, room);
-                self.file(&path, bytes, reader);
-            }
+            Some(Item::Part { path, bytes, body, room }) => self.part(&path, bytes, body, room),
             Some(Item::Manifest(make)) => {
                 self.manifest = Some(make);
                 let BackupLabel { id, project, store, plan, at, layout } = &self.label;
@@ -212,7 +264,12 @@ pub(crate) struct Reader {
     bytes: u64,
     left: u64,
     hash: Sha256,
-    is_finished: bool,
+    /// Of all of it, where it was hashed before.
+    known_hash: Option<String>,
+    /// The run knows its length and hash.
+    is_recorded: bool,
+    is_begun: bool,
+    is_read: bool,
     /// Given back when the library has cut and copied the bytes.
     _room: Room,
 }
@@ -223,7 +280,19 @@ impl Reader {
             PartBody::Bytes(bytes) => Body::Bytes(bytes),
             PartBody::File { path, .. } => Body::Closed(path),
         };
-        Self { run, what, body, bytes, left: bytes, hash: Sha256::new(), is_finished: false, _room: room }
+        Self {
+            run,
+            what,
+            body,
+            bytes,
+            left: bytes,
+            hash: Sha256::new(),
+            known_hash: None,
+            is_recorded: false,
+            is_begun: false,
+            is_read: false,
+            _room: room,
+        }
     }
 
     fn fill(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
@@ -244,11 +313,12 @@ impl Reader {
         Ok(wanted)
     }
 
-    fn finish(&mut self) {
-        if std::mem::replace(&mut self.is_finished, true) {
+    fn record(&mut self) {
+        if std::mem::replace(&mut self.is_recorded, true) {
             return;
         }
-        let sha256 = hex(&std::mem::take(&mut self.hash).finalize());
+        let sha256 =
+            self.known_hash.clone().unwrap_or_else(|| hex(&std::mem::take(&mut self.hash).finalize()));
         match &self.what {
             What::Part { number, path } => {
                 self.run.finish(*number, PartRecord { path: path.clone(), bytes: self.bytes, sha256 });
@@ -261,16 +331,20 @@ impl Reader {
 
 impl Read for Reader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.is_finished || buffer.is_empty() {
+        if self.is_read || buffer.is_empty() {
             return Ok(0);
         }
+        self.is_begun = true;
         match self.fill(buffer) {
             Ok(0) => {
-                self.finish();
+                self.is_read = true;
+                self.record();
                 Ok(0)
             }
             Ok(read) => {
-                self.hash.update(&buffer[..read]);
+                if self.known_hash.is_none() {
+                    self.hash.update(&buffer[..read]);
+                }
                 self.left -= read as u64;
                 Ok(read)
             }
@@ -292,7 +366,7 @@ impl Read for Reader {
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        if !self.is_finished {
+        if !self.is_recorded || self.is_begun && !self.is_read {
             let message = format!("the part `{}` was not read to its end", self.what.name());
             self.run.fail(Fault::new(FaultKind::Unavailable, message));
         }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use contract::{
     BackupLabel, BackupWriter, Committed, Context, Error, ErrorKind, MakeManifest, PART_BYTES_MAX, Part,
-    PartBody, PartSink,
+    PartBody, PartRecord, PartSink,
 };
 use rustic_core::repofile::SnapshotFile;
 use rustic_core::{BackupOptions, FileType, Id, IndexedIdsStatus, Repository};
@@ -20,7 +20,7 @@ use crate::lock::Sharing;
 use crate::place::{Place, panicked};
 use crate::run::{BYTES_IN_FLIGHT_MAX, PERMIT_BYTES, Run};
 use crate::seal::{Key, name_of};
-use crate::source::{Item, Room, Source, check_path};
+use crate::source::{Before, Item, Room, Source, check_path};
 use crate::{reading, snapshot};
 
 /// Parts that wait for the library, in number; their bytes have a budget of their own.
@@ -51,6 +51,8 @@ struct Work {
     place: Place,
     key: Arc<Key>,
     label: BackupLabel,
+    /// The backup whose parts need not be cut again where they are the same; empty where there is none.
+    parent: String,
     run: Arc<Run>,
     backend: Arc<Backend>,
     repository: Repository<IndexedIdsStatus>,
@@ -79,10 +81,18 @@ pub(crate) fn begin(
             }
             fault => fault,
         })?;
+    // Without it all is read: nothing of an older backup may stand in the way of a new one.
+    let (parent, before) = before(ctx, &place, &key, &label)
+        .unwrap_or_else(|fault| {
+            tracing::warn!(error = %fault, "the backup before cannot be compared with");
+            None
+        })
+        .unwrap_or_default();
     let (outbox, inbox) = mpsc::channel(PARTS_WAITING_MAX);
     let (tell, ended) = oneshot::channel();
-    let source = Source::new(Arc::clone(&run), inbox, &label);
-    let work = Work { ctx: ctx.clone(), place, key, label, run: Arc::clone(&run), backend, repository };
+    let source = Source::new(Arc::clone(&run), inbox, &label, before);
+    let work =
+        Work { ctx: ctx.clone(), place, key, label, parent, run: Arc::clone(&run), backend, repository };
     std::thread::Builder::new()
         .name("repository-write".into())
         .spawn(move || {
@@ -108,11 +118,40 @@ pub(crate) fn begin(
     })
 }
 
+/// The newest backup of the same store, and what its files are.
+fn before(
+    ctx: &Context,
+    place: &Place,
+    key: &Key,
+    label: &BackupLabel,
+) -> Result<Option<(String, Before)>, Fault> {
+    /// What is read of a manifest, which is the caller's; one that does not list its parts says nothing.
+    #[derive(Default, serde::Deserialize)]
+    struct Listed {
+        #[serde(default)]
+        parts: Vec<PartRecord>,
+    }
+    let records = snapshot::read_all(&*place.objects, key)?.readable;
+    let of_store = |record: &SnapshotFile| {
+        let kept = snapshot::kept(record, record.id.to_hex().as_str(), place.layout);
+        let same = kept.store.as_ref() == Some(&label.store) && kept.project.as_ref() == Some(&label.project);
+        same.then_some(kept)
+    };
+    let Some(kept) = records.iter().rev().find_map(of_store) else { return Ok(None) };
+    let opened = reading::open_sound(ctx, &place.objects, key, &kept)?;
+    let listed: Listed = serde_json::from_slice(&opened.manifest()?).unwrap_or_default();
+    Ok(Some((kept.snapshot, opened.known(&listed.parts))))
+}
+
 impl Work {
     fn write(self, source: &Source) -> Result<Committed, Fault> {
         let mut options = BackupOptions::default();
-        // Without this a part of equal length and time counts as unchanged and is not read.
-        options.parent_opts.force = true;
+        if self.parent.is_empty() {
+            // Otherwise the library would choose one itself.
+            options.parent_opts.force = true;
+        } else {
+            options.parent_opts.parents = vec![self.parent.clone()];
+        }
         options.no_scan = true;
         let root = [PathBuf::from(format!("/{}", self.label.store))];
         let record = self

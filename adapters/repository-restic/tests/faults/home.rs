@@ -214,7 +214,7 @@ impl Home {
     pub(super) async fn restores(&self, repository: &ResticRepository, kept: &Kept) -> Result<(), Error> {
         let seed = kept.id.as_ref().unwrap().parse().unwrap();
         let manifest = repository.manifest(&self.ctx(), kept).await?;
-        let records: Vec<PartRecord> = serde_json::from_slice(&manifest).unwrap();
+        let records = listed(&manifest);
         let source = repository.open(&self.ctx(), kept, records.clone()).await?;
         let contents = contents(seed);
         assert_eq!(records.len(), contents.len());
@@ -237,7 +237,13 @@ pub(super) fn contents(seed: u64) -> Vec<(String, Bytes)> {
 }
 
 pub(super) fn manifest(parts: &[PartRecord]) -> Bytes {
-    serde_json::to_vec(parts).unwrap().into()
+    serde_json::to_vec(&serde_json::json!({ "parts": parts })).unwrap().into()
+}
+
+/// The parts that a manifest lists.
+pub(super) fn listed(manifest: &[u8]) -> Vec<PartRecord> {
+    let mut manifest: serde_json::Value = serde_json::from_slice(manifest).unwrap();
+    serde_json::from_value(manifest["parts"].take()).unwrap()
 }
 
 /// Numbers that follow from a seed.

@@ -3,10 +3,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use contract::{CheckDepth, ErrorKind, Repository};
+use bytes::Bytes;
+use contract::{BackupLabel, CheckDepth, Committed, ErrorKind, Layout, Part, PartBody, Repository};
+use jiff::Timestamp;
 
-use super::home::{Answer, Call, Home, cases};
+use super::home::{Answer, Call, Home, cases, listed, manifest, noise};
 use crate::error::FaultKind;
+use crate::repository::ResticRepository;
 
 /// Fails the `nth` call that fits, counted from 0; gives how many fitted.
 fn fail_nth(
@@ -100,4 +103,77 @@ async fn nothing_is_written_after_a_failed_write() {
     let error = writer.commit(Box::new(super::home::manifest)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::LimitExceeded, "{error}");
     assert_eq!(created.load(Ordering::SeqCst), 1, "writing went on");
+}
+
+/// Parts by path; each backup is made at the same moment, so that times say nothing of what has changed.
+async fn write_at_once(home: &Home, repository: &ResticRepository, parts: &[(&str, Bytes)]) -> Committed {
+    let label = BackupLabel { at: Timestamp::UNIX_EPOCH, ..home.label("1") };
+    let writer = repository.begin(&home.ctx(), &label).await.unwrap();
+    for (path, bytes) in parts {
+        writer.put(Part { path: (*path).into(), body: PartBody::Bytes(bytes.clone()) }).await.unwrap();
+    }
+    writer.commit(Box::new(manifest)).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_the_same_is_not_cut_again_and_everything_else_is_read() {
+    let home = Home::new();
+    let repository = home.created().await;
+    let (a, b, c) = (noise(900_000, 1), noise(900_000, 2), noise(900_000, 3));
+    let empty = Bytes::new();
+    let mut rounds = Vec::new();
+    // Moved, exchanged, taken back, new, gone, longer; all else stays.
+    for parts in [
+        vec![("x/1", a.clone()), ("x/2", b.clone()), ("x/empty", empty.clone())],
+        vec![("x/1", a.clone()), ("x/2", b.clone()), ("x/empty", empty.clone())],
+        vec![("x/1", b.clone()), ("x/2", a.clone()), ("x/empty", empty.clone())],
+        vec![("x/1", a.clone()), ("x/2", a.clone()), ("x/3", c.clone()), ("x/empty", empty)],
+        vec![("x/1", c.clone()), ("x/3", c.clone()), ("y/1", a)],
+        vec![("x/1", [c.clone(), b].concat().into()), ("x/3", c.clone()), ("y/1", c)],
+    ] {
+        let committed = write_at_once(&home, &repository, &parts).await;
+        rounds.push((committed.snapshot, parts));
+    }
+    let objects = home.objects(Layout::Stream);
+    let same: Vec<u64> = rounds
+        .iter()
+        .map(|(snapshot, _)| {
+            let path = crate::snapshot::path_of(snapshot).unwrap();
+            crate::snapshot::read(&*objects, &home.key, &path).unwrap().summary.unwrap().files_unmodified
+        })
+        .collect();
+    assert_eq!(same, [0, 3, 1, 2, 1, 1]);
+    let kept = home.kept(&repository).await;
+    for (snapshot, parts) in rounds {
+        let kept = kept.iter().find(|kept| kept.snapshot == snapshot).unwrap();
+        let records = listed(&repository.manifest(&home.ctx(), kept).await.unwrap());
+        let source = repository.open(&home.ctx(), kept, records).await.unwrap();
+        assert_eq!(source.parts().len(), parts.len());
+        for (path, bytes) in parts {
+            assert!(source.read(path).await.unwrap() == bytes, "{path}");
+        }
+    }
+    let check = repository.check(&home.ctx(), CheckDepth::Everything).await.unwrap();
+    assert_eq!((check.problems, check.remarks), (vec![], vec![]));
+}
+
+/// What an older backup has lost is written again, although the part is the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_whose_bytes_are_gone_is_read_again() {
+    let home = Home::new();
+    let repository = home.created().await;
+    let parts = [("x/1", noise(900_000, 1)), ("x/2", noise(10, 2))];
+    write_at_once(&home, &repository, &parts).await;
+    // Without its packs and indexes the backup before is of no use to anybody.
+    for file in ["data", "index"].into_iter().flat_map(|folder| home.files(folder)) {
+        std::fs::remove_file(file).unwrap();
+    }
+    let second = write_at_once(&home, &repository, &parts).await;
+    let kept = home.kept(&repository).await;
+    let kept = kept.iter().find(|kept| kept.snapshot == second.snapshot).unwrap();
+    let records = listed(&repository.manifest(&home.ctx(), kept).await.unwrap());
+    let source = repository.open(&home.ctx(), kept, records).await.unwrap();
+    for (path, bytes) in parts {
+        assert!(source.read(path).await.unwrap() == bytes, "{path}");
+    }
 }

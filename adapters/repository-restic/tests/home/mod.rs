@@ -74,7 +74,13 @@ pub(crate) fn noise(length: usize, seed: u64) -> Bytes {
 }
 
 pub(crate) fn manifest(parts: &[PartRecord]) -> Bytes {
-    serde_json::to_vec(parts).unwrap().into()
+    serde_json::to_vec(&serde_json::json!({ "parts": parts })).unwrap().into()
+}
+
+/// The parts that a manifest lists.
+pub(crate) fn listed(manifest: &[u8]) -> Vec<PartRecord> {
+    let mut manifest: serde_json::Value = serde_json::from_slice(manifest).unwrap();
+    serde_json::from_value(manifest["parts"].take()).unwrap()
 }
 
 pub(crate) async fn write(repository: &ResticRepository, label: &BackupLabel, parts: Vec<Part>) -> Committed {
