@@ -200,6 +200,11 @@ impl Recorded {
         })
     }
 
+    /// How much work would be gone if only this backup were left, in seconds.
+    pub fn rpo_s(&self, now: Timestamp) -> u64 {
+        age_s(now, self.point_at.unwrap_or(self.begun_at))
+    }
+
     /// In a list for people.
     pub(crate) fn line(&self, now: Timestamp) -> String {
         let at = self.point_at.unwrap_or(self.begun_at);

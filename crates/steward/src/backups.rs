@@ -1,6 +1,7 @@
 //! What the room for backups is given of a project: its stores, plans, repositories and their keys.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -27,6 +28,39 @@ pub(crate) fn names(config: &Config) -> Vec<String> {
         return vec![LOCAL.to_owned()];
     }
     config.backup.repositories.keys().cloned().collect()
+}
+
+/// The proven backups of a project as OpenMetrics, without its last line.
+///
+/// # Errors
+///
+/// As the ledger's.
+pub(crate) async fn metrics(steward: &Steward, project: &str) -> Result<String, Error> {
+    let Some(project) = steward.projects().into_iter().find(|open| open.name() == project) else {
+        return Ok(String::new());
+    };
+    let ctx = Context::new(project.name(), contract::Actor::system()).with_clock(Arc::clone(steward.clock()));
+    let (mut at, mut took) = (String::new(), String::new());
+    for (store, _) in project.list(&ctx) {
+        let Some(newest) = backup::newest_proven(&ctx, steward.ledger(), &store).await? else { continue };
+        // Names of projects and stores need no escape.
+        let labels = format!("{{steward_project=\"{}\",store=\"{store}\"}}", project.name());
+        let point = newest.point_at.unwrap_or(newest.begun_at).as_second();
+        writeln!(at, "steward_backup_proven_point_timestamp_seconds{labels} {point}")
+            .expect("writing to a string does not fail");
+        if let Some(ms) = newest.restore_ms {
+            writeln!(took, "steward_backup_restore_seconds{labels} {}.{:03}", ms / 1_000, ms % 1_000)
+                .expect("writing to a string does not fail");
+        }
+    }
+    Ok(format!(
+        "# HELP steward_backup_proven_point_timestamp_seconds Moment that the newest restored and compared backup of a store holds.\n\
+         # TYPE steward_backup_proven_point_timestamp_seconds gauge\n\
+         # UNIT steward_backup_proven_point_timestamp_seconds seconds\n{at}\
+         # HELP steward_backup_restore_seconds How long the last restore of that backup took.\n\
+         # TYPE steward_backup_restore_seconds gauge\n\
+         # UNIT steward_backup_restore_seconds seconds\n{took}"
+    ))
 }
 
 /// The room's view of one project.

@@ -64,9 +64,18 @@ pub(crate) fn app(
         mcp_config,
     );
 
+    let of_metrics = Arc::clone(&steward);
     let metrics = get(move |axum::Extension(caller): axum::Extension<Caller>| async move {
         let kind = format!("{METRICS_TYPE}; version=1.0.0; charset=utf-8");
-        ([(header::CONTENT_TYPE, kind)], ai.metrics(&caller.project))
+        match crate::backups::metrics(&of_metrics, &caller.project).await {
+            Ok(of_backups) => {
+                let text = ai.metrics(&caller.project);
+                // The format ends with a line that says so.
+                let all = text.strip_suffix("# EOF\n").unwrap_or(&text);
+                ([(header::CONTENT_TYPE, kind)], format!("{all}{of_backups}# EOF\n")).into_response()
+            }
+            Err(error) => problem(status_of(error.kind()), &error, |text| of_metrics.redact(text)),
+        }
     });
     let protected = Router::new()
         .route("/api/v1/{noun}/{verb}", post(submit))
@@ -397,7 +406,7 @@ pub(crate) fn document(steward: &Steward) -> Value {
         } }),
     );
     let mut responses = problems(&[401, 403, 500, 503]);
-    responses["200"] = json!({ "description": "Measurements of the project's AI calls, as OpenMetrics", "content": {
+    responses["200"] = json!({ "description": "Measurements of the project's AI calls and backups, as OpenMetrics", "content": {
         METRICS_TYPE: { "schema": { "type": "string" } },
     } });
     paths.insert(

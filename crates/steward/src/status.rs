@@ -3,6 +3,7 @@
 use std::fmt::Write;
 use std::time::Duration;
 
+use contract::quantity::span;
 use contract::{Context, Effect, Error, ErrorKind, Outcome, Request, Severity, StoreDirectory};
 use futures::future::join_all;
 use schemars::JsonSchema;
@@ -255,6 +256,28 @@ pub(crate) async fn show(
         line("store", format!("{name}: {shown}"));
         store_values.push(value);
     }
+    let plans = &project.loaded().config.backup.plans;
+    let (mut backups, mut too_old) = (Vec::new(), Vec::new());
+    for (name, _) in &stores {
+        let plan = plans.values().find(|plan| plan.stores.contains(name));
+        let objective_s = plan.map_or_else(backup::Objectives::default, |plan| plan.objectives).rpo_minutes;
+        let objective_s = u64::from(objective_s) * 60;
+        let proven = backup::newest_proven(ctx, ledger, name).await?;
+        let rpo_s = proven.as_ref().map(|backup| backup.rpo_s(ctx.now()));
+        match (&proven, rpo_s) {
+            (Some(backup), Some(rpo_s)) => {
+                let late = if rpo_s > objective_s { "; OLDER THAN ITS OBJECTIVE" } else { "" };
+                line("backup", format!("{name}: {} would be lost, {}{late}", span(rpo_s), backup.id));
+                if rpo_s > objective_s {
+                    too_old.push((name.clone(), rpo_s, objective_s));
+                }
+            }
+            _ => line("backup", format!("{name}: none that was restored and compared")),
+        }
+        backups.push(json!({
+            "store": name, "backup": proven.map(|backup| backup.id), "rpo_s": rpo_s, "rpo_objective_s": objective_s,
+        }));
+    }
     for (id, title, state) in &tasks {
         line("task", format!("{id} {state}: {title}"));
     }
@@ -266,9 +289,25 @@ pub(crate) async fn show(
         "changes_unfinished": unfinished,
         "audit_entries": entries,
         "stores": store_values,
+        "backups": backups,
         "tasks": tasks.iter().map(|(id, title, state)| json!({ "id": id, "title": title, "state": state })).collect::<Vec<_>>(),
     });
     let mut outcome = Outcome::new(value, text);
+    for (name, rpo_s, objective_s) in too_old {
+        outcome.findings.push(contract::Finding {
+            code: "backup_too_old".into(),
+            severity: Severity::Critical,
+            title: format!(
+                "the newest proven backup of {name} is {} old; the objective is {}",
+                span(rpo_s),
+                span(objective_s)
+            ),
+            object: name.clone(),
+            recommendation: Some(format!("steward backup run {name}; see why the schedule did not")),
+            evidence: Vec::new(),
+            escalate: None,
+        });
+    }
     for (name, message) in failed {
         outcome.findings.push(contract::Finding {
             code: "store_unreachable".into(),

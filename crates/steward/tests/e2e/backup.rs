@@ -301,6 +301,23 @@ fn how_far_a_backup_has_come_is_told_over_http() {
     assert_eq!((last.0.as_str(), &last.1["status"]), ("answer", &json!("done")), "{told:?}");
     assert!(!before.is_empty() && before.iter().all(|(name, _)| name == "progress"), "{told:?}");
     assert_eq!(before[0].1["stage"], "app: backup", "{told:?}");
+    // What is known of it is told wherever the project's state is.
+    let metrics = runtime.block_on(async {
+        let request = crate::program::client().get(format!("{}/metrics", daemon.url)).bearer_auth(&token);
+        request.send().await.unwrap().text().await.unwrap()
+    });
+    for wanted in [
+        "\nsteward_backup_proven_point_timestamp_seconds{steward_project=\"shop\",store=\"app\"} 1",
+        "\nsteward_backup_restore_seconds{steward_project=\"shop\",store=\"app\"} 0.",
+    ] {
+        assert!(metrics.contains(wanted), "{metrics}");
+    }
+    assert!(metrics.ends_with("\n# EOF\n") && metrics.matches("# EOF").count() == 1, "{metrics}");
+    let status = project.answer(&["status"]);
+    assert!(status["value"]["backups"][0]["rpo_s"].is_u64(), "{status:#}");
+    project.state().execute("UPDATE backups SET point_us = point_us - 90001000000", []).unwrap();
+    let status = project.run(&["status", "--json"]).expect(5).json();
+    assert_eq!(status["findings"][0]["code"], "backup_too_old", "{status:#}");
     // What fails says so in the same stream.
     let told = ask("backup/run", json!({ "plan": "nothing" }));
     assert_eq!(told.len(), 1, "{told:?}");
