@@ -61,13 +61,13 @@ pub(crate) async fn fill(ctx: &Context, ledger: &Ledger, backups: &mut [Recorded
         return Ok(());
     }
     let rows = ledger.query(OF_ALL, vec![ctx.project().into(), only.clone().into(), only.into()]).await?;
-    let mut copies: BTreeMap<String, Vec<Copied>> = BTreeMap::new();
+    let mut by_backup: BTreeMap<String, Vec<Copied>> = BTreeMap::new();
     for row in &rows {
         let (backup, copied) = read(row)?;
-        copies.entry(backup).or_default().push(copied);
+        by_backup.entry(backup).or_default().push(copied);
     }
     for backup in backups {
-        backup.copies = copies.remove(&backup.id).unwrap_or_default();
+        backup.copies = by_backup.remove(&backup.id).unwrap_or_default();
     }
     Ok(())
 }

@@ -21,6 +21,7 @@ mod retention;
 mod run;
 mod runbook;
 mod setup;
+mod shares;
 mod suspicion;
 mod verify;
 

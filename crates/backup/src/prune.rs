@@ -191,7 +191,7 @@ async fn forget_copies(
                 Ok(()) => copies::forget(ctx, around.ledger(), &backup.id, &copied.repository).await?,
                 Err(error) => {
                     writeln!(said, "{}: the copy of {} stays: {error}", copied.repository, backup.id)
-                        .expect("writing to a string does not fail")
+                        .expect("writing to a string does not fail");
                 }
             }
         }

@@ -22,6 +22,7 @@ use crate::config::{Mode, PlanConfig};
 use crate::copy::copy_as_planned;
 use crate::manifest::{MANIFEST_VERSION, Manifest};
 use crate::meter::MeteredSink;
+use crate::shares;
 use crate::suspicion::suspicions;
 use crate::verify::{self, Proof};
 
@@ -310,7 +311,15 @@ pub async fn run(
         let error = if config.stores.len() > 1 { error.with("store", store) } else { error };
         return Err(if kept.is_empty() { error } else { error.with("kept", kept.join(", ")) });
     }
-    Ok(told(&made, level, &config))
+    let mut outcome = told(&made, level, &config);
+    for name in std::iter::once(&name).chain(&config.copies) {
+        let repository = around.repository(ctx, name).await?;
+        for finding in shares::look(ctx, around, &repository).await? {
+            writeln!(outcome.text, "{}", finding.title).expect("writing to a string does not fail");
+            outcome.findings.push(finding);
+        }
+    }
+    Ok(outcome)
 }
 
 pub(crate) async fn run_one(

@@ -11,7 +11,7 @@ use crate::sealed::seal_old_rows;
 use crate::sqlite::Connection;
 
 /// One script for each version; never edited once shipped.
-const MIGRATIONS: [&str; 15] = [
+const MIGRATIONS: [&str; 16] = [
     include_str!("../sql/0001_state.sql"),
     include_str!("../sql/0002_ai.sql"),
     include_str!("../sql/0003_ai_keys.sql"),
@@ -27,6 +27,7 @@ const MIGRATIONS: [&str; 15] = [
     include_str!("../sql/0013_backup_copies.sql"),
     include_str!("../sql/0014_job_timing.sql"),
     include_str!("../sql/0015_backup_groups.sql"),
+    include_str!("../sql/0016_repository_shares.sql"),
 ];
 /// After this one, what lies in the clear is sealed.
 const SEALING: usize = 4;

@@ -355,3 +355,22 @@ async fn arguments_that_do_not_go_together_are_refused_with_the_argument() {
     let error = run(&world, "shpo").await.unwrap_err();
     assert_eq!((error.kind(), error.hint_text()), (ErrorKind::NotFound, Some("there are: shop")));
 }
+
+#[tokio::test]
+async fn rot_is_found_in_what_nobody_restores() {
+    let world = World::new().await;
+    run(&world, "shop").await.unwrap();
+    world.fail(&[Fault::Rot]);
+    assert_eq!(
+        codes(&run(&world, "shop").await.unwrap()),
+        [""; 0],
+        "today's share was read back by the first run"
+    );
+    world.advance_s(24 * 3_600);
+    let made = run(&world, "shop").await.unwrap();
+    assert_eq!(codes(&made), ["backup_damaged", "repository_damaged"], "{}", made.text);
+    assert!(made.findings.iter().all(|it| it.escalate == Some(Trigger::BackupFailure)), "{}", made.text);
+    let known = recorded(&world).await;
+    let damaged: Vec<bool> = known.iter().map(|backup| backup.problem.is_some()).collect();
+    assert_eq!(damaged, [false, false, true], "the newest first; only the oldest needs the bytes");
+}

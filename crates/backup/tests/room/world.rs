@@ -51,6 +51,8 @@ pub(crate) enum Fault {
     FarCommit,
     /// Bytes that come from `far` are others than were written.
     FarPart,
+    /// Bytes that no restore needs have become others.
+    Rot,
 }
 
 /// Rows by table.
@@ -451,8 +453,24 @@ impl Repository for FakeRepository {
         Ok(Box::new(FakeSource { shared: Arc::clone(&self.0), repository: self.1, parts, bytes }))
     }
 
-    async fn check(&self, _ctx: &Context, _depth: CheckDepth) -> Result<RepositoryCheck, Error> {
-        Ok(RepositoryCheck::default())
+    async fn check(&self, _ctx: &Context, depth: CheckDepth) -> Result<RepositoryCheck, Error> {
+        if depth == CheckDepth::Structure || !self.0.fails(Fault::Rot) {
+            return Ok(RepositoryCheck::default());
+        }
+        // The oldest backup, which nobody restores any more.
+        let oldest = self
+            .0
+            .of(self.1)
+            .lock()
+            .unwrap()
+            .iter()
+            .min_by_key(|(_, it)| it.label.at)
+            .map(|(id, _)| id.clone());
+        Ok(RepositoryCheck {
+            problems: vec!["data/ab/abcd: other bytes than were written".to_owned()],
+            damaged: oldest.into_iter().collect(),
+            ..RepositoryCheck::default()
+        })
     }
 
     async fn forget(&self, _ctx: &Context, kept: &[Kept]) -> Result<(), Error> {
