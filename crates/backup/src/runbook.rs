@@ -12,7 +12,7 @@ use crate::Surroundings;
 use crate::catalog::{self, Recorded, age_s};
 use crate::drill::{self, Drilled};
 use crate::manifest::Manifest;
-use crate::run::{point, read_manifest};
+use crate::run::point;
 
 /// Steward's own state as a store.
 const OWN_STATE: &str = "steward";
@@ -74,14 +74,17 @@ pub async fn export_runbook(
             values.push(json!({ "store": store, "backup": null, "restore_ms": null }));
             continue;
         };
-        let repository = around.repository(ctx, &backup.repository).await?;
-        match read_manifest(ctx, &repository, &backup).await {
-            Ok(manifest) if store == OWN_STATE => own_state(&mut text, now, &backup, &manifest),
-            Ok(manifest) => one_store(&mut text, now, &backup, &manifest, &repository.address()),
+        // From a copy where the first place is gone: that is when it is needed.
+        let mut places = Places::of(&backup, None)?;
+        match places.next(ctx, around, None).await {
+            Ok(place) if store == OWN_STATE => own_state(&mut text, now, &place.backup, &place.manifest),
+            Ok(place) => {
+                one_store(&mut text, now, &place.backup, &place.manifest, &place.repository.address());
+            }
             Err(error) => {
                 writeln!(
                     text,
-                    "The newest backup that counts is {}; its repository does not answer: {error}",
+                    "The newest backup that counts is {}; no place of it answers: {error}",
                     backup.id
                 )
                 .expect("writing to a string does not fail");
