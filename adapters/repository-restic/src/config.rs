@@ -58,7 +58,7 @@ pub struct Config {
 pub struct ObjectLock {
     /// `compliance`: nobody can delete it before its time; `governance`: nobody without a right of its own.
     pub mode: LockMode,
-    /// For how long from when it was written, in days. What backups still need is locked again when half of that is over.
+    /// For how long from when it was written, in days. What backups still need is locked again by a backup when half of that is over.
     pub days: u32,
 }
 

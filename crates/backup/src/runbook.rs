@@ -12,6 +12,7 @@ use crate::Surroundings;
 use crate::catalog::{self, Recorded, age_s};
 use crate::drill::{self, Drilled};
 use crate::manifest::Manifest;
+use crate::places::Places;
 use crate::run::point;
 
 /// Steward's own state as a store.

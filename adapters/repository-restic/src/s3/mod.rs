@@ -41,6 +41,8 @@ const PART_BYTES: usize = 32 << 20;
 const UPLOADS: &str = "uploads/";
 /// More pages than a bucket of a billion objects has: a server that never ends is not believed.
 const PAGES_MAX: usize = 1_000_000;
+/// Where it is written down when locks were last prolonged, by the seconds since 1970.
+const PROLONGED: &str = "prolonged";
 /// What is taken away again by whoever wrote it, and so never locked.
 const LOCKS: &str = "locks/";
 
@@ -271,7 +273,16 @@ impl Bucket {
 
     /// The version to read, where it is not the latest.
     fn version_of(&self, path: &str) -> Result<Option<String>, Fault> {
-        if self.lock.is_none() || !is_named(path) {
+        if self.lock.is_none() {
+            return Ok(None);
+        }
+        // Its name says nothing of its bytes, and it is written once: the first counts since it was last put aside.
+        if path == "config" {
+            let versions = self.versions(path)?.remove(path).unwrap_or_default();
+            let since = versions.iter().take_while(|version| !version.is_marker);
+            return Ok(since.last().map(|version| version.id.clone()));
+        }
+        if !is_named(path) {
             return Ok(None);
         }
         // Packs are read in pieces, which tell nothing of their hash: once it is looked whether any was written over.
@@ -475,7 +486,7 @@ impl Bucket {
     }
 
     /// Until when an object is locked.
-    fn retained(&self, path: &str) -> Result<Option<Timestamp>, Fault> {
+    pub(crate) fn retained(&self, path: &str) -> Result<Option<Timestamp>, Fault> {
         let version = self.chosen().get(path).cloned();
         let query = version.map(|id| ("versionId", id)).into_iter().collect();
         let key = self.key(path);
@@ -498,6 +509,46 @@ impl Bucket {
             Err(fault) if fault.kind == FaultKind::Denied => Ok(false),
             Err(fault) => Err(fault),
         }
+    }
+
+    /// Locks again what was written so long ago and is locked for less than half of the time.
+    pub(crate) fn prolong_older_than(&self, age: SignedDuration) -> Result<u64, Fault> {
+        let Some(lock) = &self.lock else { return Ok(0) };
+        let now = self.client.clock.now();
+        let half = SignedDuration::from_hours(12 * i64::from(lock.days));
+        let until = self.until(lock);
+        let mut prolonged = 0_u64;
+        let mut found = Vec::new();
+        for folder in ["data", "index", "snapshots", "keys", "log"] {
+            found.extend(self.list(folder)?);
+        }
+        let config = Found { path: "config".into(), bytes: 0, modified: Timestamp::UNIX_EPOCH };
+        for object in found.into_iter().chain([config]) {
+            // A lock lasts from when an object was written, or from when it was prolonged.
+            if now.duration_since(object.modified) < age {
+                continue;
+            }
+            if self.retained(&object.path)?.is_some_and(|until| until.duration_since(now) >= half) {
+                continue;
+            }
+            let body = Bytes::from(format!(
+                "<Retention><Mode>{}</Mode><RetainUntilDate>{until}</RetainUntilDate></Retention>",
+                lock.mode.as_s3()
+            ));
+            let mut query = vec![("retention", String::new())];
+            query.extend(self.chosen().get(&object.path).map(|id| ("versionId", id.clone())));
+            let call = Call {
+                method: Method::PUT,
+                key: &self.key(&object.path),
+                query,
+                headers: vec![("content-md5", STANDARD.encode(Md5::digest(&body)))],
+                body,
+                doing: "lock",
+            };
+            self.call(&call, &[])?;
+            prolonged += 1;
+        }
+        Ok(prolonged)
     }
 
     fn without_lock(&self) -> Fault {
@@ -671,38 +722,16 @@ impl Objects for Bucket {
         let Some(lock) = &self.lock else { return Ok(0) };
         let now = self.client.clock.now();
         let half = SignedDuration::from_hours(12 * i64::from(lock.days));
-        let until = self.until(lock);
-        let mut prolonged = 0;
-        let mut found = Vec::new();
-        for folder in ["data", "index", "snapshots", "keys", "log"] {
-            found.extend(self.list(folder)?);
+        // Each object is asked about itself, so this is not done after every backup.
+        let last = self
+            .objects(PROLONGED)?
+            .into_iter()
+            .filter_map(|found| Timestamp::from_second(found.path.rsplit('/').next()?.parse().ok()?).ok());
+        if last.max().is_some_and(|last| now.duration_since(last) < half / 2) {
+            return Ok(0);
         }
-        let config = Found { path: "config".into(), bytes: 0, modified: Timestamp::UNIX_EPOCH };
-        for object in found.into_iter().chain([config]) {
-            // A lock lasts from when an object was written, or from when it was prolonged.
-            if now.duration_since(object.modified) < half {
-                continue;
-            }
-            if self.retained(&object.path)?.is_some_and(|until| until.duration_since(now) >= half) {
-                continue;
-            }
-            let body = Bytes::from(format!(
-                "<Retention><Mode>{}</Mode><RetainUntilDate>{until}</RetainUntilDate></Retention>",
-                lock.mode.as_s3()
-            ));
-            let mut query = vec![("retention", String::new())];
-            query.extend(self.chosen().get(&object.path).map(|id| ("versionId", id.clone())));
-            let call = Call {
-                method: Method::PUT,
-                key: &self.key(&object.path),
-                query,
-                headers: vec![("content-md5", STANDARD.encode(Md5::digest(&body)))],
-                body,
-                doing: "lock",
-            };
-            self.call(&call, &[])?;
-            prolonged += 1;
-        }
+        let prolonged = self.prolong_older_than(half)?;
+        self.put(&format!("{PROLONGED}/{}", now.as_second()), &Bytes::from(prolonged.to_string()))?;
         Ok(prolonged)
     }
 

@@ -90,6 +90,10 @@ async fn a_writer_can_neither_delete_nor_hide_what_was_written() {
             assert_eq!(place.ask("far/writer", call).await.unwrap(), 200, "{path}");
         }
     }
+    let key: &'static str = format!("{PREFIX}/stream/config").leak();
+    let call =
+        Call { method: Method::PUT, key, body: Bytes::from_static(b"x"), doing: "write", ..Call::default() };
+    assert_eq!(place.ask("far/writer", call).await.unwrap(), 200);
     let repository = place.repository();
     let kept = place.home.kept(&repository).await;
     assert_eq!(kept.len(), 1);
@@ -337,4 +341,42 @@ async fn the_server_checks_what_is_signed() {
     let client = Arc::clone(&place.inside.client);
     let fault = blocking(move || Bucket::new(client, stolen, PREFIX, None).list("data")).await.unwrap_err();
     assert_eq!(fault.kind, FaultKind::Denied, "{fault}: {}", server());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_still_needed_is_locked_again_before_its_time_is_over() {
+    let place = real(Some(LOCK)).await;
+    let repository = place.created().await;
+    place.home.write(&repository, 1).await.unwrap();
+    let settings = &place.inside.client.settings;
+    // Two of three days later, as a backup then would see it.
+    let later = |hours| {
+        let clock = contract::TestClock::at(jiff::Timestamp::now() + jiff::SignedDuration::from_hours(hours));
+        Arc::new(Client::new(settings.clone(), None, place.naps.clone(), Arc::new(clock)))
+    };
+    // The server takes no request that was signed so far from its own time, so what is asked for is looked at.
+    let who = place.who("far/writer").await;
+    let ahead = Bucket::new(later(48), Arc::clone(&who), &format!("{PREFIX}/stream"), Some(LOCK));
+    let fault = blocking(move || ahead.prolong()).await.unwrap_err();
+    assert!(fault.to_string().contains("the clocks differ"), "{fault}");
+    // A lock of a hundred days over objects that are locked for three: half of it is missing at once.
+    let long = ObjectLock { days: 100, ..LOCK };
+    let objects = Bucket::new(
+        Arc::clone(&place.inside.client),
+        Arc::clone(&who),
+        &format!("{PREFIX}/stream"),
+        Some(long),
+    );
+    let prolonged = blocking(move || objects.prolong_older_than(jiff::SignedDuration::ZERO)).await.unwrap();
+    assert!(prolonged >= 4, "{prolonged} objects");
+    let objects = Bucket::new(Arc::clone(&place.inside.client), who, &format!("{PREFIX}/stream"), Some(long));
+    let again = blocking(move || {
+        for found in objects.list("data").unwrap() {
+            let until = objects.retained(&found.path).unwrap().unwrap();
+            assert!(until > jiff::Timestamp::now() + jiff::SignedDuration::from_hours(24 * 90), "{until}");
+        }
+        objects.prolong_older_than(jiff::SignedDuration::ZERO).unwrap()
+    })
+    .await;
+    assert_eq!(again, 0);
 }
