@@ -56,12 +56,18 @@ const FAULTS: [(Do, bool); 10] = [
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fault_at_any_request_is_got_over_or_leaves_all_as_it_was() {
     let each_max = usize::try_from(cases(1, 50)).unwrap();
-    let mut runs = 0;
+    // One of so many combinations; the full run takes all.
+    let each = cases(4, 1);
+    let (mut runs, mut number) = (0, 0);
     for (what, passes) in FAULTS {
         for method in ["PUT", "GET", "DELETE"] {
             for folder in ["data", "index", "snapshots", "locks", "config"] {
                 // Once, and until every attempt has failed.
                 for times in [1, usize::MAX] {
+                    number += 1;
+                    if number % each != 0 {
+                        continue;
+                    }
                     for nth in 0..each_max {
                         let case = format!("{what:?} {method} {folder} {nth}, {times} times");
                         let fake = FakeS3::start();
@@ -111,7 +117,7 @@ async fn a_fault_at_any_request_is_got_over_or_leaves_all_as_it_was() {
         }
     }
     eprintln!("{runs} backups with a faulty server");
-    assert!(runs > 80, "only {runs} runs: the requests were not met");
+    assert!(runs > 30, "only {runs} runs: the requests were not met");
 }
 
 #[tokio::test(flavor = "multi_thread")]
