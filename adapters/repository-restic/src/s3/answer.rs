@@ -154,20 +154,22 @@ impl Refusal {
     ///
     /// Source: Amazon S3 API Reference, "Error Responses".
     pub(crate) fn passes(&self) -> bool {
-        match self.code.as_str() {
+        // The last three say that the bytes were changed on their way.
+        matches!(
+            self.code.as_str(),
             "SlowDown"
-            | "InternalError"
-            | "ServiceUnavailable"
-            | "RequestTimeout"
-            | "OperationAborted"
-            | "ConditionalRequestConflict"
-            | "TooManyRequests"
-            | "RequestLimitExceeded"
-            | "Throttling" => true,
-            // The bytes were changed on their way.
-            "BadDigest" | "IncompleteBody" | "XAmzContentSHA256Mismatch" => true,
-            _ => matches!(self.status, 408 | 425 | 429 | 500 | 502 | 503 | 504),
-        }
+                | "InternalError"
+                | "ServiceUnavailable"
+                | "RequestTimeout"
+                | "OperationAborted"
+                | "ConditionalRequestConflict"
+                | "TooManyRequests"
+                | "RequestLimitExceeded"
+                | "Throttling"
+                | "BadDigest"
+                | "IncompleteBody"
+                | "XAmzContentSHA256Mismatch"
+        ) || matches!(self.status, 408 | 425 | 429 | 500 | 502 | 503 | 504)
     }
 
     /// Whether other credentials under the same name may be accepted.

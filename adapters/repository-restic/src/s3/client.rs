@@ -276,7 +276,7 @@ impl Client {
             limit += start.saturating_duration_since(now) + lasts;
             request = request.map(|body| match body {
                 Outgoing::Whole(Some(bytes)) => {
-                    Outgoing::Forwarded(Paced::new(bytes, start, lasts).boxed_unsync())
+                    Outgoing::Forwarded(Paced::new(&bytes, start, lasts).boxed_unsync())
                 }
                 other => other,
             });
@@ -368,7 +368,7 @@ struct Paced {
 }
 
 impl Paced {
-    fn new(bytes: Bytes, start: Instant, lasts: Duration) -> Self {
+    fn new(bytes: &Bytes, start: Instant, lasts: Duration) -> Self {
         let pieces: VecDeque<Bytes> = (0..bytes.len())
             .step_by(PIECE_BYTES)
             .map(|at| bytes.slice(at..bytes.len().min(at + PIECE_BYTES)))

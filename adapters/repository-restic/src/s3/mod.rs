@@ -297,7 +297,7 @@ impl Bucket {
         match &self.lock {
             Some(lock) if !path.starts_with(LOCKS) => vec![
                 ("x-amz-object-lock-mode", lock.mode.as_s3().to_owned()),
-                ("x-amz-object-lock-retain-until-date", self.until(lock).to_string()),
+                ("x-amz-object-lock-retain-until-date", self.until(*lock).to_string()),
                 // The server wants to be sure of the bytes that it will have to keep.
                 ("content-md5", STANDARD.encode(Md5::digest(body))),
             ],
@@ -305,7 +305,7 @@ impl Bucket {
         }
     }
 
-    fn until(&self, lock: &ObjectLock) -> Timestamp {
+    fn until(&self, lock: ObjectLock) -> Timestamp {
         let until = self.client.clock.now() + SignedDuration::from_hours(24 * i64::from(lock.days));
         Timestamp::from_second(until.as_second()).unwrap_or(until)
     }
@@ -406,7 +406,7 @@ impl Bucket {
     }
 
     fn upload(&self, key: &str, id: &str, body: &Bytes) -> Result<(), Fault> {
-        let mut parts = String::new();
+        let mut parts = Vec::new();
         for (number, start) in (1_u32..).zip((0..body.len()).step_by(self.part_bytes)) {
             let piece = body.slice(start..body.len().min(start + self.part_bytes));
             let call = Call {
@@ -420,14 +420,14 @@ impl Bucket {
             let answer = self.call(&call, &[])?;
             let etag = answer.header("etag").ok_or_else(|| odd("a part has no tag"))?;
             let etag = etag.replace('&', "&amp;").replace('<', "&lt;");
-            parts.push_str(&format!("<Part><PartNumber>{number}</PartNumber><ETag>{etag}</ETag></Part>"));
+            parts.push(format!("<Part><PartNumber>{number}</PartNumber><ETag>{etag}</ETag></Part>"));
         }
         let end = Call {
             method: Method::POST,
             key,
             query: vec![("uploadId", id.to_owned())],
             headers: vec![("if-none-match", "*".to_owned())],
-            body: format!("<CompleteMultipartUpload>{parts}</CompleteMultipartUpload>").into(),
+            body: format!("<CompleteMultipartUpload>{}</CompleteMultipartUpload>", parts.concat()).into(),
             doing: "finish the upload of",
         };
         let answer = self.call(&end, &[])?;
@@ -516,7 +516,7 @@ impl Bucket {
         let Some(lock) = &self.lock else { return Ok(0) };
         let now = self.client.clock.now();
         let half = SignedDuration::from_hours(12 * i64::from(lock.days));
-        let until = self.until(lock);
+        let until = self.until(*lock);
         let mut prolonged = 0_u64;
         let mut found = Vec::new();
         for folder in ["data", "index", "snapshots", "keys", "log"] {

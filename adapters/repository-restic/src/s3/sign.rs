@@ -72,9 +72,9 @@ pub(crate) fn authorization(
     let names = names.join(";");
     let mut canonical = format!("{}\n{}\n{}\n", signed.method, signed.path, signed.query);
     for (name, value) in signed.headers {
-        canonical.push_str(&format!("{name}:{}\n", value.trim()));
+        canonical.extend([name, ":", value.trim(), "\n"]);
     }
-    canonical.push_str(&format!("\n{names}\n{}", signed.payload_sha256));
+    canonical.extend(["\n", &names, "\n", signed.payload_sha256]);
     let (date, day) = (amz_date(at), at.strftime("%Y%m%d").to_string());
     let scope = format!("{day}/{region}/s3/aws4_request");
     let text = format!("AWS4-HMAC-SHA256\n{date}\n{scope}\n{}", hex(&Sha256::digest(canonical.as_bytes())));
@@ -98,12 +98,14 @@ fn mac(key: &[u8], text: &[u8]) -> Vec<u8> {
 
 /// Escapes what may not stand in a path or a query; `/` stays where it parts folders.
 pub(crate) fn escaped(text: &str, keep_slash: bool) -> String {
+    const DIGITS: [char; 16] =
+        ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'A', 'B', 'C', 'D', 'E', 'F'];
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
         match byte {
             b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => out.push(char::from(byte)),
             b'/' if keep_slash => out.push('/'),
-            _ => out.push_str(&format!("%{byte:02X}")),
+            _ => out.extend(['%', DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]),
         }
     }
     out

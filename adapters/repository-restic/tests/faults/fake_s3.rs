@@ -239,18 +239,18 @@ impl State {
                     (parameter("prefix").unwrap(), parameter("continuation-token").unwrap_or_default());
                 let mut found = objects.iter().filter(|(key, _)| key.starts_with(&prefix) && **key > after);
                 let mut list = String::from("<ListBucketResult>");
-                let mut last = "";
+                let mut end = "";
                 for (key, bytes) in found.by_ref().take(self.page) {
                     list.push_str(&format!(
                         "<Contents><Key>{key}</Key><LastModified>2026-03-04T02:00:00.000Z</LastModified><Size>{}</Size></Contents>",
                         bytes.len()
                     ));
-                    last = key;
+                    end = key;
                 }
                 let more = found.next().is_some();
                 list.push_str(&format!("<IsTruncated>{more}</IsTruncated>"));
                 if more {
-                    list.push_str(&format!("<NextContinuationToken>{last}</NextContinuationToken>"));
+                    list.push_str(&format!("<NextContinuationToken>{end}</NextContinuationToken>"));
                 }
                 answer(200, list + "</ListBucketResult>")
             }

@@ -2,6 +2,7 @@
 //!
 //! These tests see the inside of the crate: they put a place between that fails when it is told to.
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test fails by panicking and may print")]
+#![allow(clippy::format_push_string, clippy::format_collect, reason = "a server of a test need not be fast")]
 
 mod bucket;
 mod damage;

@@ -257,7 +257,7 @@ async fn long_lists_and_large_objects_are_whole() {
         let (objects, large) = inner;
         let path = format!("data/00/{}", crate::seal::name_of(&large));
         objects.create(&path, &[large.slice(..100), large.slice(100..)]).unwrap();
-        objects.create(&path, &[large.clone()]).unwrap();
+        objects.create(&path, std::slice::from_ref(&large)).unwrap();
         assert!(objects.read(&path).unwrap() == large);
         assert_eq!(objects.read_range(&path, 11 << 20, 7).unwrap(), large.slice(11 << 20..(11 << 20) + 7));
         let fault = objects.create(&path, &[large.slice(1..)]).unwrap_err();
