@@ -19,6 +19,7 @@ use crate::balance::Load;
 use crate::breaker::Pass;
 use crate::config::TimeoutsConfig;
 use crate::flight::Flight;
+use crate::header;
 use crate::pool::Lent;
 use crate::scrub::{conceal, scrub};
 use crate::table::{OpenProvider, Ready, Target};
@@ -209,11 +210,7 @@ async fn ask(
         return Err(Box::new(Trouble { failure, answer, may_cost: false, lent: Some(lent) }));
     }
     flight.answered(Some(status.as_u16()), None, true, Instant::now());
-    let is_stream = parts
-        .headers
-        .get(CONTENT_TYPE)
-        .is_some_and(|kind| kind.as_bytes().to_ascii_lowercase().starts_with(b"text/event-stream"));
-    if !(out.streaming && is_stream) {
+    if !(out.streaming && header::is_stream(&parts.headers)) {
         let reading = read(&mut body, ANSWER_BYTES_MAX);
         let bytes = match tokio::time::timeout_at(within, reading).await {
             Ok(Ok(bytes)) => bytes,

@@ -18,6 +18,7 @@ use crate::handle::{Course, Errand, Gateway, Recorded, Visit};
 use crate::header;
 use crate::meter::{CacheDecision, Likeness, RequestId};
 use crate::once::IDEMPOTENCY_KEY;
+use crate::peer::Peer;
 use crate::semantic::{self, CheckLabels, Place, Saying, per_ten_thousand, similarity};
 use crate::sense::sense;
 use crate::shelf::Check;
@@ -199,6 +200,7 @@ impl Gateway {
             table: Arc::clone(table),
             watch: Arc::clone(&self.watch),
             trace: None,
+            peer: Peer::default(),
             recorded: Recorded::default(),
         }
     }

@@ -199,6 +199,9 @@ impl Gateway {
                 let mut response = Response::new(Answer::raw(relay));
                 *response.status_mut() = head.status;
                 header::backward(&head.headers, response.headers_mut(), true);
+                if header::is_stream(&head.headers) {
+                    response.headers_mut().insert(header::ACCEL_BUFFERING, HeaderValue::from_static("no"));
+                }
                 response
             }
             Err(response) => *response,

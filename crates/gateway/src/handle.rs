@@ -32,6 +32,7 @@ use crate::meter::{Ask, CacheDecision, CacheNote, Ending, Metering, Refusal, Req
 use crate::metrics::{Ends, Metrics, REFUSED};
 use crate::notice::{Notice, Notices};
 use crate::once::{self, IDEMPOTENCY_KEY, Once};
+use crate::peer::Peer;
 use crate::relay::{Relay, Shape};
 use crate::retry::backoff;
 use crate::scan::Detector;
@@ -85,6 +86,8 @@ pub(crate) struct Visit {
     pub(crate) watch: Arc<Watch>,
     /// The trace that the client began.
     pub(crate) trace: Option<Trace>,
+    /// At the other end, where the server says so.
+    pub(crate) peer: Peer,
     pub(crate) recorded: Recorded,
 }
 
@@ -126,6 +129,7 @@ impl Visit {
             table: Arc::clone(&self.table),
             watch: Arc::clone(&self.watch),
             trace: self.trace,
+            peer: self.peer.clone(),
             recorded: self.recorded.clone(),
         }
     }
@@ -300,6 +304,7 @@ impl Gateway {
             table: self.table.load_full(),
             watch: Arc::clone(&self.watch),
             trace: Trace::of(&parts.headers),
+            peer: parts.extensions.get().cloned().unwrap_or_default(),
             recorded: Recorded::default(),
         };
         let mut caller = None;
@@ -1243,6 +1248,9 @@ impl Course<'_> {
         let mut response = Response::new(Answer::whole(body));
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+        if question.streaming {
+            headers.insert(header::ACCEL_BUFFERING, HeaderValue::from_static("no"));
+        }
         headers.insert(header::ATTEMPTS, header::number(0));
         name_route(headers, self.route);
         if let Ok(made_by) = HeaderValue::try_from(kept.made_by.as_str()) {
@@ -1327,7 +1335,8 @@ impl Course<'_> {
                 };
                 let kind = if shape.array { "application/json" } else { "text/event-stream; charset=utf-8" };
                 let timeouts = &self.route.config.timeouts;
-                let relay = Relay::new(Arc::clone(&target), *opened, shape, flight, timeouts);
+                let peer = self.visit.peer.clone();
+                let relay = Relay::new(Arc::clone(&target), *opened, shape, flight, timeouts, peer);
                 let mut response = Response::new(Answer::stream(relay));
                 header::backward(&headers, response.headers_mut(), false);
                 let to = response.headers_mut();

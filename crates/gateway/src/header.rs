@@ -81,6 +81,13 @@ fn is_private(name: &str) -> bool {
         || name.starts_with("cf-")
 }
 
+/// Whether what follows are events.
+pub(crate) fn is_stream(headers: &HeaderMap) -> bool {
+    headers
+        .get(http::header::CONTENT_TYPE)
+        .is_some_and(|kind| kind.as_bytes().to_ascii_lowercase().starts_with(b"text/event-stream"))
+}
+
 /// Adds the client's headers that the provider may see.
 pub(crate) fn forward(from: &HeaderMap, to: &mut HeaderMap) {
     let named_by_connection = connection_options(from);

@@ -35,6 +35,7 @@ mod metrics;
 mod models;
 mod notice;
 mod once;
+mod peer;
 mod pool;
 pub mod price;
 mod probe;
@@ -92,6 +93,7 @@ pub use meter::{
 };
 pub use metrics::Metrics;
 pub use notice::{Notice, Notices};
+pub use peer::Peer;
 pub use pool::{KeyId, KeyState, Lent, Pool, ProviderKey};
 pub use probe::{Probe, ProjectCanary, probe};
 pub use prompts::PromptStore;

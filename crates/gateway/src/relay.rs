@@ -19,6 +19,7 @@ use crate::balance::Load;
 use crate::config::TimeoutsConfig;
 use crate::flight::Flight;
 use crate::meter::Ending;
+use crate::peer::Peer;
 use crate::pool::Lent;
 use crate::scrub::scrub;
 
@@ -28,6 +29,9 @@ const GATHER_BYTES_MAX: usize = 64 << 10;
 const LOOKS_MAX: u32 = 1;
 /// A client that has heard nothing for this long gets a comment, so that nobody between takes the connection for dead.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// A client that has shut its sending side hears something this often: only by what comes back is it known whether it is
+/// still there.
+const KEEP_ALIVE_HALF_CLOSED: Duration = Duration::from_millis(400);
 
 /// Hands events on, looks at them, and tells how the stream ended.
 ///
@@ -45,6 +49,8 @@ pub(crate) struct Relay {
     idle: Duration,
     heard: Instant,
     told: Instant,
+    peer: Peer,
+    keep_alive: Duration,
     alarm: Pin<Box<Sleep>>,
     out: Out,
     looks: u32,
@@ -116,6 +122,7 @@ impl Relay {
         shape: Shape,
         flight: Box<Flight>,
         timeouts: &TimeoutsConfig,
+        peer: Peer,
     ) -> Self {
         let now = Instant::now();
         let (first_token, idle) =
@@ -132,6 +139,8 @@ impl Relay {
             idle,
             heard: opened.heard,
             told: now,
+            peer,
+            keep_alive: KEEP_ALIVE,
             alarm: Box::pin(tokio::time::sleep(KEEP_ALIVE.min(first_token).min(idle))),
             out: Out::default(),
             looks: 0,
@@ -203,6 +212,10 @@ impl Relay {
                     return Poll::Ready(Some(self.write()));
                 }
                 Poll::Pending => {
+                    if self.keep_alive == KEEP_ALIVE && self.peer.is_half_closed() {
+                        self.keep_alive = KEEP_ALIVE_HALF_CLOSED;
+                        self.alarm.as_mut().reset(self.told + KEEP_ALIVE_HALF_CLOSED);
+                    }
                     if self.alarm.as_mut().poll(cx).is_pending() {
                         return Poll::Pending;
                     }
@@ -241,13 +254,13 @@ impl Relay {
             self.interrupt(FailureClass::Timeout, "the provider's stream stopped");
             return;
         }
-        if self.told + KEEP_ALIVE <= now {
+        if self.told + self.keep_alive <= now {
             self.told = now;
             let comment = if self.shape.array { b"\n" } else { wire::keep_alive(self.shape.format) };
             self.out.push(Bytes::from_static(comment));
         }
         // Not later than `idle` from now: the first content may come meanwhile.
-        let next = (self.heard + patience).min(self.told + KEEP_ALIVE).min(now + self.idle);
+        let next = (self.heard + patience).min(self.told + self.keep_alive).min(now + self.idle);
         self.alarm.as_mut().reset(next);
     }
 

@@ -46,7 +46,9 @@ impl Surface {
 
 /// Whether a path is one of the AI surfaces.
 pub(crate) fn is_surface(path: &str) -> bool {
-    ["/v1/", "/v1beta/", "/openai/", "/anthropic/", "/gemini/"].iter().any(|prefix| path.starts_with(prefix))
+    ["/v1/", "/v1beta/", "/openai/", "/anthropic/", "/gemini/", "/upload/v1beta/"]
+        .iter()
+        .any(|prefix| path.starts_with(prefix))
 }
 
 /// In whose words an error is told when the path says nothing.
@@ -57,8 +59,7 @@ pub(crate) fn likely_format(path: &str, headers: &HeaderMap) -> Format {
     {
         Format::Messages
     } else if headers.contains_key("x-goog-api-key")
-        || path.starts_with("/v1beta/")
-        || path.starts_with("/gemini/")
+        || is_google(path)
         || path.contains("/models/") && path.contains(':')
     {
         Format::Gemini
@@ -90,6 +91,10 @@ pub(crate) fn recognise(method: &Method, path: &str, query: &str, headers: &Head
             .find_map(|prefix| path.strip_prefix(prefix).filter(|rest| rest.starts_with("/v1")))
             .and_then(|rest| rest.strip_prefix("/v1/").or_else(|| rest.strip_prefix("/v1beta/")))?,
     };
+    // Google's files, batches and caches are others than OpenAI's, and it has no other words; see `not_offered`.
+    if is_google(path) && rest != "models" && !rest.starts_with("models/") {
+        return None;
+    }
     let generate = |format| Surface::Generate { format, model: None, streaming: None, array: false };
     match rest {
         "chat/completions" if is_post => return Some(generate(Format::Chat)),
@@ -124,10 +129,6 @@ pub(crate) fn recognise(method: &Method, path: &str, query: &str, headers: &Head
         });
     }
     let lies_in = |folder: &str| crate::config::within(folder, rest);
-    // Google's files, batches and caches are others than OpenAI's; see `not_offered`.
-    if is_google(path) {
-        return None;
-    }
     let (format, what) = if lies_in("messages/batches") {
         (Format::Messages, What::Batches)
     } else if lies_in("files") || lies_in("uploads") {
@@ -156,12 +157,13 @@ pub(crate) fn recognise(method: &Method, path: &str, query: &str, headers: &Head
 
 /// Whether a path belongs to Google's API.
 fn is_google(path: &str) -> bool {
-    path.starts_with("/v1beta/") || path.starts_with("/gemini/")
+    ["/v1beta/", "/gemini/", "/upload/v1beta/"].iter().any(|prefix| path.starts_with(prefix))
 }
 
 /// What there is in an API and not here, in words; `None`: it is nothing known.
 pub(crate) fn not_offered(path: &str) -> Option<&'static str> {
-    let rest = path.strip_prefix("/openai").or_else(|| path.strip_prefix("/gemini")).unwrap_or(path);
+    let prefixes = ["/openai", "/gemini", "/upload"];
+    let rest = prefixes.iter().find_map(|prefix| path.strip_prefix(prefix)).unwrap_or(path);
     let rest = rest.strip_prefix("/v1beta/").or_else(|| rest.strip_prefix("/v1/"))?;
     let first = rest.split(['/', ':', '?']).next().unwrap_or_default();
     if is_google(path)
@@ -271,6 +273,11 @@ mod tests {
             ("/v1/responses/../cancel", None),
             // Not OpenAI's.
             ("/v1beta/files", None),
+            ("/v1beta/chat/completions", None),
+            ("/v1beta/messages", None),
+            ("/v1beta/responses", None),
+            ("/gemini/v1beta/embeddings", None),
+            ("/upload/v1beta/files", None),
             ("/gemini/v1beta/batches", None),
             ("/v1/files/../models", None),
             ("/v1/files/%2e%2e/models", None),
@@ -287,6 +294,7 @@ mod tests {
         assert_eq!(of(&Method::GET, "/v1/responses/"), None);
         for (path, said) in [
             ("/v1beta/files", Some("inline")),
+            ("/upload/v1beta/files", Some("inline")),
             ("/gemini/v1beta/cachedContents/x", Some("inline")),
             ("/v1/conversations", Some("pass_through")),
             ("/v1/nothing", None),

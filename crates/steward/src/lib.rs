@@ -17,6 +17,7 @@ mod files;
 mod holder;
 mod http;
 mod init;
+mod line;
 mod logging;
 mod mcp;
 mod own_state;

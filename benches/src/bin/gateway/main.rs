@@ -4,10 +4,10 @@
 //! time per request and ratios are the findings; requests per second are not. CPU time is what the kernel counted for
 //! the process (`/proc/PID/stat`) over a fixed number of requests, in rounds that take turns.
 //!
-//! `cargo build --release -p steward && cargo run --release -p benches --bin gateway [full | peers] [STEWARD]`
+//! `cargo build --release -p steward && cargo run --release -p benches --bin gateway [full | peers | revoke] [STEWARD]`
 //!
 //! `full` asks longer and soaks five million requests. After `testbed/testbed install litellm portkey` those are measured
-//! too; with `peers` nothing else is.
+//! too; with `peers` nothing else is, and with `revoke` only how long a revoked key is still let in.
 
 mod bare;
 mod load;
@@ -32,6 +32,8 @@ const ROUTE: &str = "fast";
 const MODEL: &str = "gpt-5-mini";
 const CHAT: &str = "/v1/chat/completions";
 const MESSAGES: &str = "/v1/messages";
+/// Keys that are revoked, one after the other.
+const REVOKED: usize = 9;
 const BARE_KEY: &str = "sk-bare-0123456789abcdef0123456789abcdef";
 
 struct Sizes {
@@ -65,21 +67,21 @@ fn main() -> io::Result<()> {
         _ => {}
     }
     let full = arguments.iter().any(|argument| argument == "full");
-    let only_peers = arguments.iter().any(|argument| argument == "peers");
+    let only = arguments.iter().map(String::as_str).find(|argument| matches!(*argument, "peers" | "revoke"));
     let steward = arguments
         .iter()
-        .find(|argument| !matches!(argument.as_str(), "full" | "peers"))
+        .find(|argument| !matches!(argument.as_str(), "full" | "peers" | "revoke"))
         .map_or_else(|| PathBuf::from("target/release/steward"), PathBuf::from)
         .canonicalize()?;
     // The load needs one core; the other is for what is measured.
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(measure(
         &steward,
-        only_peers,
+        only,
         if full { &FULL } else { &SHORT },
     ))
 }
 
-async fn measure(steward: &Path, only_peers: bool, sizes: &Sizes) -> io::Result<()> {
+async fn measure(steward: &Path, only: Option<&str>, sizes: &Sizes) -> io::Result<()> {
     let mut out = io::stdout();
     let (provider, provider_port) = Program::role(&["role=upstream"])?;
     let (mut bare, bare_port) = Program::role(&["role=bare", &provider_port.to_string()])?;
@@ -111,9 +113,16 @@ async fn measure(steward: &Path, only_peers: bool, sizes: &Sizes) -> io::Result<
     load::run(bare_port, &bare_plain, LINES, 1_000).await?;
     load::run(port, &plain, LINES, 1_000).await?;
     let direct = (provider_port, &bare_plain);
-    if only_peers {
-        against_peers(dir.path(), direct, (&ours, port, &plain), sizes, &mut report).await?;
-        return writeln!(out, "\n{} promises missed", report.missed);
+    match only {
+        Some("peers") => {
+            against_peers(dir.path(), direct, (&ours, port, &plain), sizes, &mut report).await?;
+            return writeln!(out, "\n{} promises missed", report.missed);
+        }
+        Some(_) => {
+            revocation(steward, dir.path(), port, &mut report).await?;
+            return writeln!(out, "\n{} promises missed", report.missed);
+        }
+        None => {}
     }
 
     writeln!(
@@ -185,6 +194,7 @@ async fn measure(steward: &Path, only_peers: bool, sizes: &Sizes) -> io::Result<
     report.promise("growth in the soak, %", (mib(after) / mib(before) - 1.0) * 100.0, 10.0)?;
     bare.check()?;
     ours.check()?;
+    revocation(steward, dir.path(), port, &mut report).await?;
     against_peers(dir.path(), direct, (&ours, port, &plain), sizes, &mut report).await?;
     writeln!(out, "\n{} promises missed", report.missed)
 }
@@ -286,8 +296,40 @@ ai:
 fn prepare(steward: &Path, dir: &Path, provider: u16) -> io::Result<String> {
     configure(dir, 0, provider)?;
     told(steward, dir, &["secret", "put", "openai/main"], "sk-provider")?;
+    virtual_key(steward, dir, "bench")
+}
+
+/// How long a daemon still lets a key in whose withdrawal the person sees done.
+async fn revocation(steward: &Path, dir: &Path, port: u16, report: &mut Report) -> io::Result<()> {
+    let mut times = Vec::new();
+    for number in 0..REVOKED {
+        let name = format!("leaver-{number}");
+        let ask = Ask::new(CHAT, &virtual_key(steward, dir, &name)?, ROUTE, false);
+        let mut line = Line::open(port).await?;
+        while !is_let_in(&mut line, &ask).await? {}
+        told(steward, dir, &["ai", "keys", "revoke", &name], "")?;
+        let revoked = Instant::now();
+        while is_let_in(&mut line, &ask).await? {}
+        times.push(revoked.elapsed().as_secs_f64() * 1e3);
+    }
+    times.sort_unstable_by(f64::total_cmp);
+    writeln!(report.out)?;
+    report.promise("until a revoked key is refused, median, ms", times[REVOKED / 2], 1_000.0)?;
+    report.promise("until a revoked key is refused, longest, ms", times[REVOKED - 1], 1_000.0)
+}
+
+async fn is_let_in(line: &mut Line, ask: &Ask) -> io::Result<bool> {
+    match line.ask(ask).await {
+        Ok(_) => Ok(true),
+        Err(error) if error.to_string().contains("HTTP/1.1 401") => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Makes a key for clients.
+fn virtual_key(steward: &Path, dir: &Path, name: &str) -> io::Result<String> {
     let printed =
-        told(steward, dir, &["ai", "keys", "create", "bench", "--routes", ROUTE, "--yes", "--json"], "")?;
+        told(steward, dir, &["ai", "keys", "create", name, "--routes", ROUTE, "--yes", "--json"], "")?;
     let at = printed.find("sk-steward-").ok_or_else(|| io::Error::other(format!("no key in: {printed}")))?;
     let key = printed[at..].split(|letter: char| !letter.is_ascii_alphanumeric() && !"-_".contains(letter));
     Ok(key.into_iter().next().unwrap_or_default().to_owned())

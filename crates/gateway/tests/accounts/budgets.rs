@@ -113,6 +113,89 @@ async fn two_processes_share_what_jobs_do_not_hold() {
     second.accounts.close().await.unwrap();
 }
 
+/// Asks without using anything; waits for money that is on its way.
+async fn is_let_in(shop: &Shop, route: &str) -> bool {
+    let mut let_in = false;
+    until("it is decided", || {
+        let decided = match shop.ask_for(route, Some(1000)) {
+            Ok(_) => {
+                let_in = true;
+                true
+            }
+            Err(refusal) if refusal.on_its_way => false,
+            Err(refusal) => {
+                assert_eq!(refusal.code, "budget_exceeded", "{route}");
+                true
+            }
+        };
+        async move { decided }
+    })
+    .await;
+    let_in
+}
+
+#[tokio::test]
+async fn a_budget_bars_what_it_is_about_and_nothing_else() {
+    // For one request of gpt-4o-mini and not for two. Asked for then, by the key that made it: its route, another
+    // model, another provider; and its route by somebody else's key.
+    for (scope, expected) in [
+        ("scope: project", [false, false, false, false]),
+        ("scope: key", [false, false, false, true]),
+        ("scope: person", [false, false, false, true]),
+        ("scope: person, of: anna", [false, false, false, true]),
+        ("scope: route, of: fast", [false, true, true, false]),
+        ("scope: provider, of: openai", [false, false, true, false]),
+        ("scope: model, of: gpt-4o-mini", [false, true, true, false]),
+    ] {
+        for per in ["day", "month", "total"] {
+            let home = Home::new();
+            let shop = home.shop(&format!("budgets: {{ b: {{ usd: 0.0008, per: {per}, {scope} }} }}")).await;
+            let other = shop.with_key("vk_2", "berta");
+            assert!(is_let_in(&shop, "fast").await, "{scope} {per}");
+            shop.ask().unwrap().used(tokens(1000, 1000));
+            let asked = [(&shop, "fast"), (&shop, "both"), (&shop, "old"), (&other, "fast")];
+            let mut let_in = Vec::new();
+            for (shop, route) in asked {
+                let_in.push(is_let_in(shop, route).await);
+            }
+            assert_eq!(let_in, expected, "{scope} {per}");
+            shop.accounts.close().await.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_budget_of_a_provider_leaves_a_routes_other_targets() {
+    let home = Home::new();
+    let shop = home.shop("budgets: { b: { usd: 0.0008, per: day, scope: provider, of: openai } }").await;
+    let allowed = |shop: &Shop| {
+        let asked = shop.ask_for("mixed", Some(1000)).unwrap();
+        [0, 1].map(|at| asked.reservation.allows(&asked.route.targets[at]))
+    };
+    assert!(is_let_in(&shop, "mixed").await);
+    assert_eq!(allowed(&shop), [true, true]);
+    shop.ask().unwrap().used(tokens(1000, 1000));
+    assert_eq!(allowed(&shop), [false, true]);
+    shop.accounts.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_budget_begins_anew_with_its_period_and_a_total_never() {
+    const DAY_US: i64 = 86_400_000_000;
+    // It is 23 November, ten in the morning.
+    for (per, days, again) in
+        [("day", 0, false), ("day", 1, true), ("month", 7, false), ("month", 8, true), ("total", 400, false)]
+    {
+        let home = Home::new();
+        let shop = home.shop(&format!("budgets: {{ b: {{ usd: 0.0008, per: {per}, scope: project }} }}")).await;
+        assert!(is_let_in(&shop, "fast").await, "{per}");
+        shop.ask().unwrap().used(tokens(1000, 1000));
+        home.clock.advance_us(days * DAY_US);
+        assert_eq!(is_let_in(&shop, "fast").await, again, "{per} after {days} days");
+        shop.accounts.close().await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn a_new_day_begins_with_its_whole_budget() {
     let home = Home::new();

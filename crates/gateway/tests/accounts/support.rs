@@ -79,6 +79,7 @@ providers:
 routes:
   fast: { targets: [{ provider: openai, model: gpt-4o-mini }] }
   old: { targets: [{ provider: past, model: gpt-4o-2024-05-13 }] }
+  mixed: { targets: [{ provider: openai, model: gpt-4o-mini }, { provider: past, model: gpt-4.1-nano }] }
   odd: { targets: [{ provider: openai, model: nobody-knows }] }
   both: { targets: [{ provider: openai, model: gpt-4.1 }, { provider: openai, model: gpt-4.1-mini }] }
   kept: { targets: [{ provider: openai, model: gpt-4o-mini }], cache: { ttl_s: 600, objective_hit_rate: 0.5 } }
@@ -138,6 +139,28 @@ impl Shop {
 
     pub(crate) fn route(&self, name: &str) -> Arc<Route> {
         self.grant.project.resolve(name).unwrap()
+    }
+
+    /// The same project, asked with another key.
+    pub(crate) fn with_key(&self, id: &str, person: &str) -> Self {
+        let Grant { name, project, rights, limits, .. } = &*self.grant;
+        let grant = Grant {
+            id: id.into(),
+            name: name.clone(),
+            person: Some(person.into()),
+            project: Arc::clone(project),
+            reach: Reach::All,
+            rights: *rights,
+            expires: None,
+            limits: *limits,
+        };
+        Self {
+            ledger: self.ledger.clone(),
+            accounts: self.accounts.clone(),
+            config: self.config.clone(),
+            grant: Arc::new(grant),
+            clock: Arc::clone(&self.clock),
+        }
     }
 
     /// A request with a thousand tokens each way at most: 750,000 nano-dollars of gpt-4o-mini.

@@ -74,6 +74,7 @@ async fn a_stream_and_a_whole_answer_replay_each_other() {
         ask(&stage, "two", false).await;
         let stream = ask(&stage, "two", true).await;
         assert_eq!(stream.header("steward-cache"), "hit");
+        assert_eq!(stream.header("x-accel-buffering"), "no");
         assert_eq!(streamed(&stream), "whole at first");
         assert!(stream.text().trim_end().ends_with("data: [DONE]"));
     }

@@ -46,6 +46,9 @@ async fn any_surface_reaches_any_provider() {
                 assert!(said.contains("unmistakable") || answer.text().contains("un"), "{case}");
                 if stream {
                     assert!(answer.header("content-type").starts_with("text/event-stream"), "{case}");
+                    // Proxies on the way hold nothing back.
+                    assert_eq!(answer.header("x-accel-buffering"), "no", "{case}");
+                    assert_eq!(answer.header("cache-control"), "no-cache", "{case}");
                 } else {
                     assert!(answer.json().is_object() && answer.text().contains("unmistakable"), "{case}");
                 }

@@ -50,16 +50,20 @@ async fn declared_services_are_reached_under_their_prefix() {
         .call("POST", "/language/analyze?v=3", &[("content-type", "application/json")], r#"{"a":1}"#)
         .await;
     assert_eq!((answer.status.as_u16(), answer.text().as_str()), (200, r#"{"documents":[]}"#));
-    assert_eq!(answer.header("set-cookie"), "");
+    assert_eq!((answer.header("set-cookie"), answer.header("x-accel-buffering")), ("", ""));
     let sent = fake.request(0).await;
     assert_eq!((sent.path.as_str(), sent.query.as_str()), ("/text/analyze", "v=3"));
     assert_eq!(sent.header("ocp-apim-subscription-key"), Some("upstream-azure-key-12345678"));
     assert_eq!(sent.header("authorization"), None);
     assert!(!sent.headers.iter().any(|(_, value)| value.contains(KEY)));
     assert_eq!(stage.records.settled(1).await.what, What::PassThrough);
+    let events = "data: {\"a\":1}\n\n";
+    fake.next_on(On::any(), Reply::raw("text/event-stream; charset=utf-8", events));
+    let answer = stage.call("POST", "/language/stream", &[], "{}").await;
+    assert_eq!((answer.text().as_str(), answer.header("x-accel-buffering")), (events, "no"));
     assert_eq!(stage.call("GET", "/language/../secret", &[], "").await.status, 400);
     assert_eq!(stage.call("GET", "/languages", &[], "").await.status, 404);
-    assert_eq!(fake.requests().len(), 1);
+    assert_eq!(fake.requests().len(), 2);
 }
 
 #[tokio::test]

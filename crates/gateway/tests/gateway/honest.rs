@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use fake_ai::{Ended, Ending as Cut, FakeAi, Gate, Reply};
-use gateway::Ending;
+use gateway::{Ending, Peer};
 use http_body_util::BodyExt;
 use serde_json::json;
 
-use crate::stage::{PATIENCE, Stage, chat};
+use crate::stage::{KEY, PATIENCE, Stage, chat};
 
 fn last_event(text: &str) -> serde_json::Value {
     let data = text.lines().filter_map(|line| line.strip_prefix("data: ")).next_back().unwrap_or_default();
@@ -215,13 +216,21 @@ async fn a_client_that_leaves_after_the_last_event_has_all() {
 }
 
 /// The next piece of a body, as text.
-async fn piece(body: &mut outbound::Incoming) -> String {
+async fn piece<B>(body: &mut B) -> String
+where
+    B: http_body::Body<Data = Bytes> + Unpin,
+    B::Error: std::fmt::Debug,
+{
     let frame = body.frame().await.expect("it goes on").unwrap();
     String::from_utf8(frame.into_data().unwrap().to_vec()).unwrap()
 }
 
 /// Reads until the provider waits at its gate: everything before it has arrived.
-async fn up_to(body: &mut outbound::Incoming, word: &str) {
+async fn up_to<B>(body: &mut B, word: &str)
+where
+    B: http_body::Body<Data = Bytes> + Unpin,
+    B::Error: std::fmt::Debug,
+{
     let mut said = String::new();
     while !said.contains(word) {
         said.push_str(&piece(body).await);
@@ -256,6 +265,44 @@ async fn a_client_hears_a_comment_every_fifteen_seconds_while_the_model_is_silen
     }
     assert!(rest.contains("[DONE]"), "{rest}");
     assert_eq!(stage.records.settled(1).await.ending, Ending::Complete);
+}
+
+// As above. What a client sends back is all that tells one that has shut its sending side from one that is gone.
+#[tokio::test]
+async fn a_client_that_may_be_gone_hears_something_twice_a_second() {
+    let fake = FakeAi::start().await.unwrap();
+    let openai = Stage::single(&fake, "openai").await;
+    let gemini = Stage::single(&fake, "gemini").await;
+    let contents = json!({ "contents": [{ "role": "user", "parts": [{ "text": "hello" }] }] });
+    for (stage, path, call) in [
+        (&openai, "/v1/chat/completions", chat(true)),
+        (&gemini, "/v1beta/models/fast:streamGenerateContent?alt=sse", contents.clone()),
+        (&gemini, "/v1beta/models/fast:streamGenerateContent", contents),
+    ] {
+        let gate = Gate::new();
+        fake.next(Reply::text("one two three four").gate_after_events(3, &gate));
+        let peer = Peer::default();
+        let request = http::Request::post(path)
+            .header("authorization", format!("Bearer {KEY}"))
+            .extension(peer.clone())
+            .body(http_body_util::Full::new(Bytes::from(call.to_string())));
+        let mut body = stage.gateway.handle(request.unwrap()).await.into_body();
+        up_to(&mut body, "two").await;
+        gate.reached(1).await;
+        tokio::time::pause();
+        peer.close_half();
+        // Google's clients read no comments, but empty lines.
+        let is_gemini = path.contains("models");
+        for _ in 0..4 {
+            let before = tokio::time::Instant::now();
+            let said = piece(&mut body).await;
+            assert!(if is_gemini { said == "\n" } else { said.starts_with(':') }, "{path}: {said:?}");
+            assert!(before.elapsed() <= Duration::from_millis(500), "{path}: {:?}", before.elapsed());
+        }
+        tokio::time::resume();
+        gate.open();
+        up_to(&mut body, "four").await;
+    }
 }
 
 #[tokio::test]

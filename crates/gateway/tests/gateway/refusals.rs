@@ -83,6 +83,36 @@ async fn bad_requests_are_told_with_their_field() {
 }
 
 #[tokio::test]
+async fn what_gemini_has_and_the_gateway_not_is_told_in_its_words() {
+    let fake = FakeAi::start().await.unwrap();
+    let stage = Stage::single(&fake, "openai").await;
+    for (method, path, said) in [
+        ("GET", "/v1beta/files", "send the data inline"),
+        ("POST", "/v1beta/files", "send the data inline"),
+        ("GET", "/v1beta/files/abc", "send the data inline"),
+        ("POST", "/upload/v1beta/files", "send the data inline"),
+        ("POST", "/v1beta/cachedContents", "send the data inline"),
+        ("GET", "/gemini/v1beta/batches", "send the data inline"),
+        ("GET", "/v1beta/tunedModels/a", "send the data inline"),
+        // OpenAI's and Anthropic's words are not Google's.
+        ("POST", "/v1beta/chat/completions", "nothing at this path"),
+        ("POST", "/v1beta/messages", "nothing at this path"),
+        ("GET", "/v1beta/fine_tuning/jobs", "nothing at this path"),
+        ("POST", "/v1beta/models/fast:sing", "nothing at this path"),
+        ("POST", "/v1beta/models/fast", "nothing at this path"),
+        ("GET", "/v1beta/operations/1", "nothing at this path"),
+        ("GET", "/v1beta/", "nothing at this path"),
+    ] {
+        let answer = stage.call(method, path, &[], &chat(false).to_string()).await;
+        let error = &answer.json()["error"];
+        assert_eq!(answer.status, 404, "{method} {path}: {}", answer.text());
+        assert_eq!((&error["code"], &error["status"]), (&json!(404), &json!("NOT_FOUND")), "{method} {path}");
+        assert!(error["message"].as_str().unwrap().contains(said), "{method} {path}: {error}");
+    }
+    assert!(fake.requests().is_empty());
+}
+
+#[tokio::test]
 async fn expired_and_revoked_keys_are_refused() {
     let fake = FakeAi::start().await.unwrap();
     let expiring = json!({
@@ -202,6 +232,41 @@ async fn a_refusal_names_the_budget_and_when_it_resets() {
     assert!(answer.text().contains("`month`"));
     assert_eq!((answer.header("retry-after"), answer.header("x-should-retry")), ("2000000", "false"));
     assert!(fake.requests().is_empty());
+}
+
+#[tokio::test]
+async fn a_target_whose_budget_is_gone_is_not_asked_and_the_next_one_is() {
+    let fake = FakeAi::start().await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let clock = Arc::new(TestClock::at(NOW.parse().unwrap()));
+    let (_ledger, accounts) = books(folder.path(), &clock).await;
+    let config = json!({
+        "providers": {
+            "near": { "kind": "openai", "url": fake.url(), "keys": ["main"] },
+            "far": { "kind": "openai", "url": fake.url(), "keys": ["main"] },
+        },
+        "routes": { "fast": { "targets": [
+            { "provider": "near", "model": "gpt-5-mini" },
+            { "provider": "far", "model": "gpt-5-nano", "priority": 2 },
+        ] } },
+        "budgets": { "near": { "usd": "0.01", "per": "day", "scope": "provider", "of": "near" } },
+    });
+    let config: AiConfig = serde_json::from_value(config).unwrap();
+    let prices = Arc::new(gateway::price::PriceTable::built_in());
+    accounts.prepare("shop", &config, prices, None).await.unwrap();
+    let shape = |gateway: Gateway| gateway.with_clock(clock.clone());
+    let stage = Stage::over(&config, Arc::new(accounts.clone()), Arc::default(), |_| {}, shape).await;
+    let usage = fake_ai::Usage { input: 7500, output: 4000, ..fake_ai::Usage::default() };
+    fake.next(Reply::answer(fake_ai::Answer::text("dear").usage(usage)));
+    let mut call = chat(false);
+    call["max_tokens"] = json!(4000);
+    // What it cost was more than was left of the budget for a second one like it.
+    for target in ["near/gpt-5-mini", "far/gpt-5-nano", "far/gpt-5-nano"] {
+        let answer = stage.post("/v1/chat/completions", &call).await;
+        assert_eq!((answer.status.as_u16(), answer.header("steward-target")), (200, target), "{}", answer.text());
+        assert_eq!(answer.header("steward-attempts"), "1");
+    }
+    accounts.close().await.unwrap();
 }
 
 #[tokio::test]

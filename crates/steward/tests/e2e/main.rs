@@ -16,6 +16,7 @@ mod drill;
 mod exit_code;
 mod faults;
 mod isolation;
+mod lines;
 mod lint;
 mod live;
 mod migrations;
