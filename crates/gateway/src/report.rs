@@ -149,10 +149,11 @@ pub struct ShowCost {
     /// Only this model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
-    /// File of the project with other prices: also says what the same calls would have cost under them.
+    /// File of the project with other prices, or `built-in`: also says what the same calls would have cost under them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub table: Option<String>,
-    /// With `table`: the day whose prices are taken, UTC; default: the day of each call.
+    /// Also says what the same calls would have cost at the prices of this day, UTC: those of `table`, or else of the table
+    /// that holds now. Default: with `table` those of the day of each call.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prices_of: Option<String>,
 }
@@ -542,7 +543,8 @@ pub(crate) fn columns(rows: &[Vec<String>]) -> String {
     text
 }
 
-/// Answers `ai.cost`; `other` is the table that `request.table` names, already read.
+/// Answers `ai.cost`; `other` is the table that `request.table` names, already read, or the one that holds, where only
+/// `request.prices_of` is given.
 ///
 /// # Errors
 ///
@@ -555,6 +557,7 @@ pub async fn show_cost(
     request: &ShowCost,
 ) -> Result<Outcome, Error> {
     let between = Between::read(request.since.as_deref(), request.until.as_deref(), ctx.now())?;
+    let of = request.prices_of.as_deref().map(|text| day(text, "prices_of")).transpose()?;
     let only = Only {
         key: request.key.as_deref(),
         person: request.person.as_deref(),
@@ -574,7 +577,6 @@ pub async fn show_cost(
     let replay = match other {
         None => None,
         Some(table) => {
-            let of = request.prices_of.as_deref().map(|text| day(text, "prices_of")).transpose()?;
             Some((table, replay(ctx, ledger, config, between, request.by, only, table, of).await?))
         }
     };

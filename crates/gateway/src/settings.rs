@@ -129,12 +129,12 @@ pub async fn limits(
             "rpm": values[0], "tpm": values[1], "concurrent": values[2],
         }));
     }
-    let mut text = if rows.is_empty() { "no virtual keys\n".to_owned() } else { columns(&table) };
+    let mut text = if rows.is_empty() { "no virtual keys; `steward ai keys create NAME` makes one\n".to_owned() } else { columns(&table) };
     let mut budgets = Vec::new();
     if request.key.is_none() {
         let stands = stands(ctx, ledger, config).await?;
         if stands.is_empty() {
-            text.push_str("\nno budgets\n");
+            text.push_str("\nno budgets; `ai.budgets` in steward.yaml names them\n");
         } else {
             let mut table =
                 vec![["budget", "of", "USD", "spent", "left", "begins anew"].map(str::to_owned).to_vec()];
@@ -341,10 +341,11 @@ async fn amounts(
         let known: Vec<&str> = config.budgets.keys().map(String::as_str).collect();
         Error::new(ErrorKind::NotFound, "the project file has no budget of this name")
             .with("budget", &request.budget)
-            .hint(format!(
-                "there are: {}",
-                if known.is_empty() { "none".to_owned() } else { known.join(", ") }
-            ))
+            .hint(if known.is_empty() {
+                "`ai.budgets` in steward.yaml names them".to_owned()
+            } else {
+                format!("there are: {}", known.join(", "))
+            })
     })?;
     let to: Usd = request
         .usd

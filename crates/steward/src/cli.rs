@@ -42,6 +42,7 @@ const DEFAULT_VERBS: &[(&str, &str)] = &[
     ("report", "show"),
     ("keys", "list"),
     ("prompts", "list"),
+    ("jobs", "list"),
 ];
 
 /// Nouns in the order of the help, with what they are about.

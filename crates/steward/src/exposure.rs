@@ -163,10 +163,12 @@ fn outcome(ctx: &Context, root: &Path, found: &Found, elapsed_ms: f64) -> Outcom
     }
     let count = found.exposures.len() as u64 + found.more;
     let summary = format!(
-        "{count} exposed {} in {} files ({} KiB)",
+        "{} exposed {} in {} {} ({} KiB)",
+        if count == 0 { "no".to_owned() } else { count.to_string() },
         if count == 1 { "key or secret" } else { "keys and secrets" },
         found.files,
-        found.bytes / 1024
+        if found.files == 1 { "file" } else { "files" },
+        found.bytes.div_ceil(1024)
     );
     let serious = findings.iter().filter(|finding| finding.severity == Severity::Critical).count();
     if serious > 0 {

@@ -28,6 +28,7 @@ pub(crate) async fn cost(
     request: &report::ShowCost,
 ) -> Result<Outcome, Error> {
     let other = match request.table.as_deref() {
+        None if request.prices_of.is_some() => Some(prices(project)?),
         None => None,
         // The table that comes with this version, without the project's own prices.
         Some("built-in") => Some(PriceTable::built_in()),

@@ -67,9 +67,11 @@ async fn sums_replays_and_the_forecast_agree_with_the_rows() {
     assert!(
         cost(json!({ "since": "2026-10-01", "until": "2026-11-01" })).await.text.starts_with("no AI calls")
     );
-    let request: report::ShowCost = ask(json!({ "since": "yesterday" }));
-    let error = report::show_cost(&ctx, &shop.ledger, &shop.config, None, &request).await.unwrap_err();
-    assert!(error.to_string().contains("`yesterday` is no day"), "{error}");
+    for field in ["since", "until", "prices_of"] {
+        let request: report::ShowCost = ask(json!({ field: "yesterday" }));
+        let error = report::show_cost(&ctx, &shop.ledger, &shop.config, None, &request).await.unwrap_err();
+        assert!(error.to_string().contains("`yesterday` is no day"), "{field}: {error}");
+    }
 
     // Three days later; the middle of what was spent on one of four days.
     home.clock.advance_us(4 * 86_400_000_000);

@@ -3,6 +3,7 @@
 
 mod access;
 mod ai;
+mod ai_commands;
 mod ai_jobs;
 mod ai_money;
 mod approvals;
