@@ -129,7 +129,11 @@ pub async fn limits(
             "rpm": values[0], "tpm": values[1], "concurrent": values[2],
         }));
     }
-    let mut text = if rows.is_empty() { "no virtual keys; `steward ai keys create NAME` makes one\n".to_owned() } else { columns(&table) };
+    let mut text = if rows.is_empty() {
+        "no virtual keys; `steward ai keys create NAME` makes one\n".to_owned()
+    } else {
+        columns(&table)
+    };
     let mut budgets = Vec::new();
     if request.key.is_none() {
         let stands = stands(ctx, ledger, config).await?;

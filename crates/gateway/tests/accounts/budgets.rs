@@ -187,7 +187,8 @@ async fn a_budget_begins_anew_with_its_period_and_a_total_never() {
         [("day", 0, false), ("day", 1, true), ("month", 7, false), ("month", 8, true), ("total", 400, false)]
     {
         let home = Home::new();
-        let shop = home.shop(&format!("budgets: {{ b: {{ usd: 0.0008, per: {per}, scope: project }} }}")).await;
+        let shop =
+            home.shop(&format!("budgets: {{ b: {{ usd: 0.0008, per: {per}, scope: project }} }}")).await;
         assert!(is_let_in(&shop, "fast").await, "{per}");
         shop.ask().unwrap().used(tokens(1000, 1000));
         home.clock.advance_us(days * DAY_US);

@@ -263,7 +263,12 @@ async fn a_target_whose_budget_is_gone_is_not_asked_and_the_next_one_is() {
     // What it cost was more than was left of the budget for a second one like it.
     for target in ["near/gpt-5-mini", "far/gpt-5-nano", "far/gpt-5-nano"] {
         let answer = stage.post("/v1/chat/completions", &call).await;
-        assert_eq!((answer.status.as_u16(), answer.header("steward-target")), (200, target), "{}", answer.text());
+        assert_eq!(
+            (answer.status.as_u16(), answer.header("steward-target")),
+            (200, target),
+            "{}",
+            answer.text()
+        );
         assert_eq!(answer.header("steward-attempts"), "1");
     }
     accounts.close().await.unwrap();
