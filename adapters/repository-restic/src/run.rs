@@ -19,8 +19,9 @@ use crate::lock::Held;
 /// its beginning.
 pub(crate) const AGE_MAX: Duration = Duration::from_hours(24);
 
-/// Most bytes of parts in memory beside the newest: one of the longest, or many small ones that are read side by side.
-pub(crate) const BYTES_IN_FLIGHT_MAX: usize = contract::PART_BYTES_MAX;
+/// Most bytes of parts in memory beside the newest: one of the longest, which counts as so many, or several that are read
+/// side by side.
+pub(crate) const BYTES_IN_FLIGHT_MAX: usize = contract::PART_BYTES_MAX / 2;
 
 /// What a permit of the budget stands for.
 pub(crate) const PERMIT_BYTES: usize = 1024;

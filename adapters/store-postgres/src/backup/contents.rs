@@ -14,7 +14,7 @@ use tokio_postgres::Client;
 use crate::error::translate;
 
 /// Bytes of a table's pages that one range holds.
-const RANGE_BYTES: u64 = 16 << 20;
+const RANGE_BYTES: u64 = 8 << 20;
 /// Large objects are counted and written in pieces of this length.
 pub(crate) const PIECE_BYTES: i64 = 256 << 10;
 
@@ -317,15 +317,15 @@ mod tests {
         };
         let all = "COPY (SELECT id, \"select\" FROM ONLY public.orders) TO STDOUT";
         assert_eq!(sql(0, ""), [all]);
-        assert_eq!(sql(2048, ""), [all]);
+        assert_eq!(sql(1024, ""), [all]);
         assert_eq!(
-            sql(4097, ""),
+            sql(2049, ""),
             [
-                "COPY (SELECT id, \"select\" FROM ONLY public.orders WHERE ctid < '(2048,0)'::pg_catalog.tid) TO STDOUT",
-                "COPY (SELECT id, \"select\" FROM ONLY public.orders WHERE ctid >= '(2048,0)'::pg_catalog.tid AND ctid < '(4096,0)'::pg_catalog.tid) TO STDOUT",
-                "COPY (SELECT id, \"select\" FROM ONLY public.orders WHERE ctid >= '(4096,0)'::pg_catalog.tid) TO STDOUT",
+                "COPY (SELECT id, \"select\" FROM ONLY public.orders WHERE ctid < '(1024,0)'::pg_catalog.tid) TO STDOUT",
+                "COPY (SELECT id, \"select\" FROM ONLY public.orders WHERE ctid >= '(1024,0)'::pg_catalog.tid AND ctid < '(2048,0)'::pg_catalog.tid) TO STDOUT",
+                "COPY (SELECT id, \"select\" FROM ONLY public.orders WHERE ctid >= '(2048,0)'::pg_catalog.tid) TO STDOUT",
             ]
         );
-        assert_eq!(sql(4097, "WHERE mine").len(), 1);
+        assert_eq!(sql(2049, "WHERE mine").len(), 1);
     }
 }
