@@ -953,6 +953,70 @@ async fn a_killed_process_leaves_no_server() {
     }
 }
 
+/// What the source's server loads at its start, its copy's does, where it is installed.
+#[tokio::test(flavor = "multi_thread")]
+async fn libraries_that_are_loaded_at_the_start_are_loaded_by_the_copy() {
+    if !with_every_case() {
+        return;
+    }
+    let database = database("backup_preload").await;
+    database.superuser("CREATE EXTENSION pg_stat_statements; CREATE TABLE t (a int)").await;
+    let store = store(&database).await;
+    let (mut dumped, parts) = dump(&store).await;
+    assert_eq!(dumped.detail["preload"], serde_json::json!(["pg_stat_statements"]));
+    let scratch = Scratch::new();
+    let restored = restore(&store, &dumped, &parts, &Selection::Whole, &scratch.target("a")).await.unwrap();
+    // An error of the extension where its library was not loaded at the start.
+    assert!(restored.probe(&ctx(), "SELECT count(*) >= 0 FROM pg_stat_statements").await.unwrap());
+    assert_same(&dumped, &parts, &*restored).await;
+    restored.remove().await.unwrap();
+    let load = Store::load(&store).unwrap();
+    dumped.detail["preload"] = serde_json::json!(["pg_stat_statements", "pg_cron", "../../tmp/evil"]);
+    let preflight = load.preflight(&ctx(), &dumped, &scratch.target("b")).await.unwrap();
+    let said = preflight.warnings.join("; ");
+    assert!(preflight.refusals.is_empty(), "{preflight:?}");
+    assert!(
+        said.contains("`pg_cron`") && said.contains("postgresql-17-cron") && said.contains("evil"),
+        "{said}"
+    );
+    let restored = restore(&store, &dumped, &parts, &Selection::Whole, &scratch.target("b")).await.unwrap();
+    assert_same(&dumped, &parts, &*restored).await;
+    restored.remove().await.unwrap();
+    // What the database itself needs is not restored without.
+    dumped.needs.push("extension pg_cron 1.6".into());
+    let preflight = load.preflight(&ctx(), &dumped, &scratch.target("c")).await.unwrap();
+    assert!(preflight.refusals.iter().any(|refusal| refusal.contains("pg_cron")), "{preflight:?}");
+}
+
+/// The programs verify the server as the session does.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_whose_certificate_is_verified_is_dumped() {
+    if !with_every_case() {
+        return;
+    }
+    let database = database("backup_tls").await;
+    database.admin("CREATE TABLE t (a int); INSERT INTO t VALUES (1)").await;
+    let folder = programs(&database).await;
+    let ca = PathBuf::from(database.text("SHOW ssl_cert_file").await).with_file_name("ca.crt");
+    let with = |ca: Option<PathBuf>| {
+        database.store_with(
+            |config| {
+                config.bin_dir = Some(folder.clone());
+                config.tls = Some(store_postgres::Tls::Verify);
+                config.tls_ca_file = ca;
+            },
+            &[],
+        )
+    };
+    let store = with(Some(ca));
+    let (dumped, parts) = dump(&store).await;
+    let scratch = Scratch::new();
+    let restored = restore(&store, &dumped, &parts, &Selection::Whole, &scratch.target("a")).await.unwrap();
+    assert_same(&dumped, &parts, &*restored).await;
+    let unknown = dump_into(&with(None), &Parts::default()).await.unwrap_err();
+    assert!(matches!(unknown.kind(), ErrorKind::Unavailable | ErrorKind::NotFound), "{unknown}");
+}
+
 /// Rows that no part can hold in memory.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_larger_than_a_part_comes_back() {

@@ -61,6 +61,9 @@ pub(crate) struct Detail {
     pub(crate) disk_bytes: u64,
     pub(crate) version_num: i32,
     pub(crate) large_objects: u64,
+    /// Libraries that the server loads at its start, as far as the login may see them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) preload: Vec<String>,
     pub(crate) sequences: Vec<Sequence>,
     pub(crate) tables: Vec<Table>,
 }
@@ -502,6 +505,7 @@ impl PostgresStore {
             disk_bytes: snapshot.tables.iter().map(|found| found.bytes).sum(),
             version_num: snapshot.session.rights.version_num,
             large_objects: objects,
+            preload: preload(client).await?,
             sequences,
             tables,
         };
@@ -624,6 +628,15 @@ impl Source {
         (self.timeline != now.timeline)
             .then(|| format!("timeline {:?} became {:?}", self.timeline, now.timeline))
     }
+}
+
+/// Libraries that are loaded at the server's start; none where the login may not see the setting.
+async fn preload(client: &Client) -> Result<Vec<String>, Error> {
+    let sql = "SELECT setting FROM pg_catalog.pg_settings WHERE name = 'shared_preload_libraries'";
+    let row = client.query_opt(sql, &[]).await.map_err(|error| translate(&error))?;
+    let text: String = row.map(|row| row.get(0)).unwrap_or_default();
+    let plain = |name: &str| name.trim().trim_matches('"').trim_start_matches("$libdir/").to_owned();
+    Ok(text.split(',').map(plain).filter(|name| !name.is_empty()).collect())
 }
 
 async fn source(client: &Client) -> Result<Source, Error> {

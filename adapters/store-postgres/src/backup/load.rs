@@ -94,6 +94,19 @@ impl Load for PostgresStore {
                                 "the extension `{name}` is not installed here: install {package}"
                             ));
                         }
+                        for library in preload(ctx, &programs, &detail).await.1 {
+                            let package = package_of(&library, detail.major());
+                            let what = format!(
+                                "the source loads the library `{library}` at its start, which is not installed here: install {package}"
+                            );
+                            // What the database itself needs cannot be loaded without it.
+                            let needed = |need: &String| extension_of(need) == Some(library.as_str());
+                            if dumped.needs.iter().any(needed) {
+                                preflight.refusals.push(what);
+                            } else {
+                                preflight.warnings.push(what);
+                            }
+                        }
                         preflight.tools.push(programs.tool("postgres", &[]));
                     }
                 }
@@ -150,8 +163,10 @@ impl Load for PostgresStore {
                 {
                     return Err(missing_extension(&name, &package));
                 }
-                let server =
-                    ScratchServer::start(ctx, &programs, folder, &detail.bootstrap).await.map_err(about)?;
+                let (preload, _) = preload(ctx, &programs, &detail).await;
+                let server = ScratchServer::start(ctx, &programs, folder, &detail.bootstrap, &preload)
+                    .await
+                    .map_err(about)?;
                 (Place::scratch(server, &detail.database), detail.database.clone())
             }
             LoadTarget::Beside { name } => {
@@ -412,6 +427,25 @@ async fn missing_extensions(ctx: &Context, programs: &Programs, dumped: &Dumped)
     let missing =
         needed.into_iter().filter(|name| !folder.join("extension").join(format!("{name}.control")).is_file());
     missing.map(|name| (name.to_owned(), package_of(name, programs.major))).collect()
+}
+
+/// Of the libraries that the source loads at its start those that are here, and those that are not.
+async fn preload(ctx: &Context, programs: &Programs, detail: &Detail) -> (Vec<String>, Vec<String>) {
+    let nowhere = Libpq::default();
+    let asked = ctx.run(programs::run(programs, "pg_config", &["--pkglibdir"], &nowhere, None));
+    let folder = match asked.await {
+        Ok(ran) if ran.succeeded => PathBuf::from(String::from_utf8_lossy(&ran.printed).trim()),
+        _ => return (Vec::new(), detail.preload.clone()),
+    };
+    let plain = |name: &String| {
+        name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte))
+            && !name.starts_with('.')
+    };
+    detail
+        .preload
+        .iter()
+        .cloned()
+        .partition(|name| plain(name) && folder.join(format!("{name}.so")).is_file())
 }
 
 /// The tables that were asked for.

@@ -73,6 +73,10 @@ const SETTINGS: [&str; 22] = [
     "huge_pages=off",
 ];
 
+/// Libraries that start no processes of their own.
+const WITHOUT_WORKERS: [&str; 6] =
+    ["pg_stat_statements", "auto_explain", "pgaudit", "pg_hint_plan", "pg_stat_kcache", "passwordcheck"];
+
 /// A running server.
 pub(crate) struct ScratchServer {
     watcher: Option<Child>,
@@ -140,17 +144,19 @@ fn make_folder(path: &Path) -> Result<(), Error> {
 }
 
 impl ScratchServer {
-    /// Makes a server below `folder`, which is ours alone, and waits until it answers. After an error nothing of it is left.
+    /// Makes a server below `folder`, which is ours alone, and waits until it answers; `preload` are libraries that it loads
+    /// at its start. After an error nothing of it is left.
     pub(crate) async fn start(
         ctx: &Context,
         programs: &Programs,
         folder: &Path,
         user: &str,
+        preload: &[String],
     ) -> Result<Self, Error> {
         let programs = programs.clone();
         let folder = std::path::absolute(folder).map_err(cannot("its folder"))?.join("server");
-        let user = user.to_owned();
-        let made = tokio::task::spawn_blocking(move || Self::make(&programs, &folder, &user));
+        let (user, preload) = (user.to_owned(), preload.to_vec());
+        let made = tokio::task::spawn_blocking(move || Self::make(&programs, &folder, &user, &preload));
         let server =
             made.await.map_err(|_| Error::new(ErrorKind::Canceled, "the runtime is shutting down"))??;
         server.wait(ctx, Some(START_TIMEOUT)).await?;
@@ -297,7 +303,7 @@ impl ScratchServer {
         })
     }
 
-    fn make(programs: &Programs, folder: &Path, user: &str) -> Result<Self, Error> {
+    fn make(programs: &Programs, folder: &Path, user: &str, preload: &[String]) -> Result<Self, Error> {
         let (somebody, owner) = as_somebody()?;
         let mut server = Self::claim(folder, user)?;
         let sockets = server.sockets.clone();
@@ -331,6 +337,11 @@ impl ScratchServer {
         watch.arg(programs.path("postgres")).arg("-D").arg(&data);
         for setting in SETTINGS {
             watch.args(["-c", setting]);
+        }
+        watch.arg("-c").arg(format!("shared_preload_libraries={}", preload.join(",")));
+        if !preload.iter().all(|library| WITHOUT_WORKERS.contains(&library.as_str())) {
+            // Nothing of what a library does by itself, such as jobs at their hours, is done by a copy.
+            watch.args(["-c", "max_worker_processes=0"]);
         }
         watch.arg("-c").arg(format!("unix_socket_directories={}", sockets.display()));
         watch.arg("-p").arg(PORT.to_string());
