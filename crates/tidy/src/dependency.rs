@@ -45,7 +45,8 @@ const OWNED: [(&str, &[&str]); 19] = [
     ("tracing-subscriber", &["steward"]),
 ];
 
-/// Drivers, which also tests reach for only at the door, and where the linter's verdicts are measured on real servers; the rest of [`OWNED`] anybody may use in tests.
+/// Drivers, which also tests reach for only at the door, where the linter's verdicts are measured on real servers, and where
+/// backups of real files go through faults; the rest of [`OWNED`] anybody may use in tests.
 const DRIVERS: [&str; 4] = ["rusqlite", "libsqlite3-sys", "tokio-postgres", "tokio-postgres-rustls"];
 
 /// Packages that must not be part of the build.
@@ -86,7 +87,7 @@ pub fn drivers_out_of_place(crates: &[Crate]) -> Vec<String> {
             let Some((_, owners)) = OWNED.iter().find(|(owned, _)| *owned == name) else { continue };
             let for_tests = dependency.kind == Kind::Dev
                 && (!DRIVERS.contains(&name)
-                    || ["steward", "stores", "gateway"].contains(&one.name.as_str()));
+                    || ["steward", "stores", "gateway", "backup"].contains(&one.name.as_str()));
             if !owners.contains(&one.name.as_str()) && !for_tests {
                 problems.push(format!(
                     "`{}` must not use `{name}`: it belongs to {}",
