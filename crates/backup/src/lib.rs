@@ -2,6 +2,7 @@
 //!
 //! A backup counts only after it was restored and every table had the rows that were dumped.
 
+pub mod archive;
 mod catalog;
 mod config;
 mod copies;
