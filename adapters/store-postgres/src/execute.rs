@@ -136,7 +136,7 @@ impl Execute for PostgresStore {
 }
 
 impl PostgresStore {
-    fn check(&self, ctx: &Context, permit: &Permit, plan: &Plan) -> Result<(), Error> {
+    pub(crate) fn check(&self, ctx: &Context, permit: &Permit, plan: &Plan) -> Result<(), Error> {
         permit.covers(ctx, plan)?;
         let here = format!("store:{}", self.name());
         if plan.target == here {
@@ -189,7 +189,7 @@ impl PostgresStore {
     }
 }
 
-async fn lock(client: &Client) -> Result<(), Error> {
+pub(crate) async fn lock(client: &Client) -> Result<(), Error> {
     let wait = format!("SET lock_timeout = {}", milliseconds(LOCK_WAIT));
     client.batch_execute(&wait).await.map_err(|error| translate(&error))?;
     match client.execute("SELECT pg_catalog.pg_advisory_lock($1)", &[&LOCK_KEY]).await {
@@ -369,7 +369,7 @@ impl Execution for PostgresExecution<'_> {
     }
 }
 
-async fn replication(client: &Client) -> Result<Vec<ReplicaLag>, Error> {
+pub(crate) async fn replication(client: &Client) -> Result<Vec<ReplicaLag>, Error> {
     let rows =
         client.query(include_str!("sql/replication.sql"), &[]).await.map_err(|error| translate(&error))?;
     let lag = |row: &tokio_postgres::Row| ReplicaLag {

@@ -7,6 +7,7 @@ mod activity;
 mod backup;
 mod batch;
 mod catalog;
+mod cold;
 mod config;
 mod configure;
 mod error;

@@ -393,6 +393,10 @@ impl Store for PostgresStore {
         Some(self)
     }
 
+    fn cold_rows(&self) -> Option<&dyn contract::cold::ColdRows> {
+        Some(self)
+    }
+
     async fn close(&self) {
         self.closed.cancel();
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();

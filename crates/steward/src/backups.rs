@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use async_trait::async_trait;
+use backup::archive::{ArchivePlace, ColdRule, Folder, LegalHold};
 use backup::{DrillStep, RecoveredMachine, StoreBack};
+use contract::columnar::Columnar;
 use contract::{AnswerStatus, Context, Error, ErrorKind, Permit, Plan, Repository, Store, StoreDirectory};
 use ledger::Ledger;
 use secrecy::SecretString;
@@ -17,6 +19,7 @@ use crate::config::Config;
 use crate::door::{Options, Steward, Surroundings as Environment};
 use crate::project::Project;
 use crate::recover::StatePlace;
+use crate::request::Request;
 use crate::{holder, own_state, recover};
 
 /// The repository of a project that names none.
@@ -158,6 +161,47 @@ impl<'a> Room<'a> {
 
 fn step(what: &str, since: Instant) -> DrillStep {
     DrillStep { step: what.to_owned(), ms: u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX) }
+}
+
+/// The store that a request about old rows is about: it names a rule or an archive.
+pub(crate) fn store_of(project: &Project, request: &Request) -> Option<String> {
+    let config = &project.loaded().config;
+    let (archive, retention) = (&config.archive.rules, &config.retention.rules);
+    let rule = match request {
+        Request::BackupArchive(request) => archive.get(&request.rule),
+        Request::RetentionApply(request) => retention.get(&request.rule),
+        Request::ArchiveQuery(request) => archive.get(&request.archive),
+        Request::ArchiveRestore(request) => archive.get(&request.archive),
+        _ => None,
+    }?;
+    Some(format!("store:{}", rule.store))
+}
+
+impl backup::archive::ColdSurroundings for Room<'_> {
+    fn archive_rules(&self) -> &BTreeMap<String, ColdRule> {
+        &self.project.loaded().config.archive.rules
+    }
+
+    fn retention_rules(&self) -> &BTreeMap<String, ColdRule> {
+        &self.project.loaded().config.retention.rules
+    }
+
+    fn legal_holds(&self) -> &BTreeMap<String, LegalHold> {
+        &self.project.loaded().config.legal_holds
+    }
+
+    fn archive_place(&self, to: &str) -> Result<Arc<dyn ArchivePlace>, Error> {
+        if to.contains("://") {
+            return Err(Error::new(ErrorKind::Unsupported, "an archive's place is a folder")
+                .with("to", to)
+                .hint("give a folder; copy it to object storage with the tool of your choice"));
+        }
+        Ok(Arc::new(Folder::new(self.project.loaded().dir.join(to))))
+    }
+
+    fn columnar(&self) -> Arc<dyn Columnar> {
+        Arc::new(columnar_parquet::Parquet)
+    }
 }
 
 #[async_trait]

@@ -55,6 +55,15 @@ pub struct Config {
     /// Backups: where they lie, and what is backed up together.
     #[serde(default)]
     pub backup: BackupConfig,
+    /// Old rows: moved into files that others can read.
+    #[serde(default)]
+    pub archive: RulesConfig,
+    /// Old rows: deleted without an archive.
+    #[serde(default)]
+    pub retention: RulesConfig,
+    /// Rows that nothing archives away or deletes, by name.
+    #[serde(default)]
+    pub legal_holds: BTreeMap<String, backup::archive::LegalHold>,
     /// What the numbers should be.
     #[serde(default)]
     pub objectives: Objectives,
@@ -153,6 +162,14 @@ pub struct BackupConfig {
     pub repositories: BTreeMap<String, repository_restic::Config>,
     /// What is backed up together, how, where to and how long it is kept, by name.
     pub plans: BTreeMap<String, backup::PlanConfig>,
+}
+
+/// Rules for old rows.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RulesConfig {
+    /// Which rows, and what becomes of them, by name.
+    pub rules: BTreeMap<String, backup::archive::ColdRule>,
 }
 
 /// How `steward up` listens.
@@ -389,11 +406,6 @@ fn validate(config: &Config) -> At<()> {
         let path: Vec<String> = path.iter().map(|part| (*part).to_owned()).collect();
         Err((path, Error::new(ErrorKind::Invalid, message).hint(hint)))
     };
-    let is_name = |name: &str| {
-        !name.is_empty()
-            && name.len() <= 63
-            && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_')
-    };
     if !is_name(&config.project) {
         return at(
             &["project"],
@@ -509,6 +521,7 @@ fn validate(config: &Config) -> At<()> {
         }
     }
     validate_backup(config)?;
+    validate_rules(config)?;
     if let Err(error) = config.ai.validate() {
         let key = error.context().iter().find(|(name, _)| *name == "key").map(|(_, key)| key.clone());
         let mut path = vec!["ai".to_owned()];
@@ -561,6 +574,42 @@ fn validate_backup(config: &Config) -> At<()> {
             let key = key_of_schedule(&error);
             let path = ["backup", "plans", plan, "schedule", &key];
             return Err((path.iter().map(|part| (*part).to_owned()).collect(), error));
+        }
+    }
+    Ok(())
+}
+
+/// Names of projects, stores and rules; they become names of files too.
+fn is_name(name: &str) -> bool {
+    !name.is_empty()
+        && name.len() <= 63
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_')
+}
+
+fn validate_rules(config: &Config) -> At<()> {
+    let stores = config.stores.keys().cloned().collect();
+    for (section, rules) in [("archive", &config.archive.rules), ("retention", &config.retention.rules)] {
+        for (name, rule) in rules {
+            if !is_name(name) {
+                let error = Error::new(ErrorKind::Invalid, "a rule's name cannot be this")
+                    .hint("use lower-case letters, digits, `-` and `_`");
+                return Err((vec![section.into(), "rules".into(), name.clone()], error));
+            }
+            if let Err(error) = rule.check(&stores, section == "archive") {
+                let key = error.context().iter().find(|(name, _)| *name == "key").map(|(_, key)| key.clone());
+                let mut path = vec![section.to_owned(), "rules".to_owned(), name.clone()];
+                path.extend(key);
+                let out = Error::new(error.kind(), error.message());
+                let hint = error.hint_text().unwrap_or("`docs/reference/configuration.md` lists every key");
+                return Err((path, out.hint(hint)));
+            }
+        }
+    }
+    for (name, hold) in &config.legal_holds {
+        if !config.stores.contains_key(&hold.store) {
+            let error = Error::new(ErrorKind::Invalid, "there is no such store")
+                .hint("a hold names a store under `stores`");
+            return Err((vec!["legal_holds".into(), name.clone(), "store".into()], error));
         }
     }
     Ok(())

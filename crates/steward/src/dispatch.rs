@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use authority::{Decision, Terminal};
+use backup::archive;
 use contract::{
     ActorKind, Context, Error, ErrorKind, Evidence, Finding, Outcome, Permit, Plan, PlanStep, Severity,
     StepMode, StepState, Trigger,
@@ -200,6 +201,21 @@ pub(crate) async fn read(
         Request::BackupPlan(request) => backup::show_plans(ctx, &Room::new(steward, project), request).await,
         Request::BackupExportRunbook(request) => {
             backup::export_runbook(ctx, &Room::new(steward, project), request).await
+        }
+        Request::ArchiveList(request) => {
+            archive::list_archives(ctx, &Room::new(steward, project), request).await
+        }
+        Request::ArchiveShow(request) => {
+            archive::show_archive(ctx, &Room::new(steward, project), request).await
+        }
+        Request::ArchiveVerify(request) => {
+            archive::verify_archive(ctx, &Room::new(steward, project), request).await
+        }
+        Request::ArchiveQuery(request) => {
+            archive::query_archive(ctx, &Room::new(steward, project), request).await
+        }
+        Request::RetentionList(request) => {
+            archive::list_retention(ctx, &Room::new(steward, project), request).await
         }
         Request::BackupList(request) => backup::list(ctx, &Room::new(steward, project), request).await,
         Request::BackupShow(request) => backup::show(ctx, &Room::new(steward, project), request).await,
@@ -431,6 +447,18 @@ pub(crate) async fn plan(
         Request::BackupRestore(request) => {
             backup::plan_restore(ctx, &Room::new(steward, project), request).await?.into()
         }
+        Request::BackupArchive(request) => {
+            let (plan, evidence) = archive::plan_archive(ctx, &Room::new(steward, project), request).await?;
+            Planned { evidence, ..plan.into() }
+        }
+        Request::RetentionApply(request) => {
+            let (plan, evidence) =
+                archive::plan_retention(ctx, &Room::new(steward, project), request).await?;
+            Planned { evidence, ..plan.into() }
+        }
+        Request::ArchiveRestore(request) => {
+            archive::plan_restore_archive(ctx, &Room::new(steward, project), request).await?.into()
+        }
         Request::AuditErase(erase) => {
             let summary = format!("erase the body of entry {}: {}", erase.seq, erase.reason);
             let mut plan = own_plan(ctx, request, &summary, format!("entry {}", erase.seq));
@@ -613,6 +641,15 @@ async fn carry_out(
             }
             restored
         }
+        Request::BackupArchive(request) => {
+            archive::run_archive(ctx, &Room::new(steward, project), permit, plan, request).await
+        }
+        Request::RetentionApply(request) => {
+            archive::apply_retention(ctx, &Room::new(steward, project), permit, plan, request).await
+        }
+        Request::ArchiveRestore(request) => {
+            archive::restore_archive(ctx, &Room::new(steward, project), permit, plan, request).await
+        }
         Request::DocsSchema(request) => write_document(ctx, project, request, plan).await,
         Request::AuditErase(request) => {
             steward.ledger().erase_body(ctx, request.seq, &request.reason).await?;
@@ -777,6 +814,9 @@ pub(crate) async fn resume(
     if request == <gateway::RotateKeys as contract::Request>::NAME {
         return left_rotation(steward, ctx, project, plan).await;
     }
+    if let Some(text) = left_rows(steward, ctx, project, request, plan, intent).await? {
+        return Ok(Resumed { word: "resumed", text });
+    }
     if request.starts_with("backup.") {
         let room = Room::new(steward, project);
         let text = backup::left(ctx, &room, plan).await?;
@@ -799,6 +839,33 @@ pub(crate) async fn resume(
     let done = states.iter().filter(|state| **state == StepState::Done).count();
     let text = format!("{done} of {} steps were done before; {}", states.len(), outcome.text.trim_end());
     Ok(Resumed { word: "resumed", text })
+}
+
+/// Goes on with a change of rows by a rule: an archive that is whole is finished, all else stays as its last batch left it.
+async fn left_rows(
+    steward: &Steward,
+    ctx: &Context,
+    project: &Arc<Project>,
+    request: &str,
+    plan: &Plan,
+    intent: &Event,
+) -> Result<Option<String>, Error> {
+    let parsed = match request {
+        <archive::ArchiveRows as contract::Request>::NAME => Request::parse(request, &plan.arguments)?,
+        <archive::ApplyRetention as contract::Request>::NAME => {
+            return Ok(Some("whole batches are deleted, or none; asked again, it goes on".to_owned()));
+        }
+        <archive::RestoreArchive as contract::Request>::NAME => {
+            return Ok(Some("whole batches are put back, or none; asked again, it goes on".to_owned()));
+        }
+        _ => return Ok(None),
+    };
+    let id = intent.body.as_ref().and_then(|body| body["intent"].as_str()).unwrap_or_default();
+    let approved = steward.approvals().of_intent(ctx, id).await?;
+    let mut question = Steward::question(project, &parsed, Some(plan))?;
+    question.facts.verified_backup_minutes = steward.verified_backup(ctx, plan).await?;
+    let permit = project.authority().permit(ctx, &question, plan, &approved)?;
+    archive::finish_archive(ctx, &Room::new(steward, project), &permit, plan).await.map(Some)
 }
 
 /// Goes on with rotations that were begun: each is finished or was never begun.

@@ -876,7 +876,9 @@ impl Steward {
     ) -> Result<Question, Error> {
         let resource = match plan {
             Some(plan) => plan.target.clone(),
-            None => request.subject(project.name()),
+            None => {
+                crate::backups::store_of(project, request).unwrap_or_else(|| request.subject(project.name()))
+            }
         };
         let environment = crate::ai::environment(project);
         // What people write to a model is about people, whatever else it is.

@@ -25,7 +25,7 @@ use crate::request::Request;
 const TOOLS: &[(&str, &[&str], &str)] = &[
     (
         "store",
-        &["store", "index", "migration", "access", "session", "backup"],
+        &["store", "index", "migration", "access", "session", "backup", "archive", "retention"],
         "Databases: inspect, query read-only, measure, check, advise; backups: make, prove, restore, never delete",
     ),
     ("task", &["task", "report", "inbox"], "Tasks from the PM, their reports, and escalations"),

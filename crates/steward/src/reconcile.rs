@@ -41,7 +41,8 @@ pub(crate) async fn store_of(
     project: &Arc<Project>,
     request: &Request,
 ) -> Result<(), Error> {
-    let subject = request.subject(ctx.project());
+    let subject =
+        crate::backups::store_of(project, request).unwrap_or_else(|| request.subject(ctx.project()));
     let system = Context::new(ctx.project(), Actor::system()).with_clock(ctx.clock());
     resume(steward, &system, project, Some(&subject)).await.map(|_| ())
 }

@@ -168,6 +168,14 @@ requests! {
     BackupCopy(backup::CopyBackup),
     BackupRebuild(backup::RebuildCatalog),
     BackupExportRunbook(backup::ExportRunbook),
+    BackupArchive(backup::archive::ArchiveRows),
+    ArchiveList(backup::archive::ListArchives),
+    ArchiveShow(backup::archive::ShowArchive),
+    ArchiveVerify(backup::archive::VerifyArchive),
+    ArchiveQuery(backup::archive::QueryArchive),
+    ArchiveRestore(backup::archive::RestoreArchive),
+    RetentionList(backup::archive::ListRetention),
+    RetentionApply(backup::archive::ApplyRetention),
 }
 
 fn read<R: contract::Request>(name: &str, arguments: &Value) -> Result<R, Error> {
@@ -242,7 +250,10 @@ impl Request {
                 .or_else(|| field("backup"))
                 .or_else(|| field("store"))
                 .or_else(|| field("subject"))
-                .map(|name| format!("backup:{name}")),
+                .map(|name| format!("backup:{name}"))
+                .or_else(|| field("rule").map(|name| format!("archive:{name}"))),
+            "archive" => field("archive").or_else(|| field("rule")).map(|name| format!("archive:{name}")),
+            "retention" => field("rule").map(|name| format!("retention:{name}")),
             "file" => field("path").map(|path| format!("path:{path}")),
             _ => None,
         }

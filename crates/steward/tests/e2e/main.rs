@@ -7,6 +7,7 @@ mod ai_commands;
 mod ai_jobs;
 mod ai_money;
 mod approvals;
+mod archive;
 mod backup;
 mod between;
 mod bucket;
