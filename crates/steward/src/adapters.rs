@@ -22,6 +22,7 @@ pub(crate) fn open(
 ) -> Result<Arc<dyn Store>, Error> {
     Ok(match config {
         StoreConfig::Sqlite(config) => Arc::new(store_sqlite::open(name, config, project_dir)?),
+        StoreConfig::Folder(config) => Arc::new(store_folder::open(name, config, project_dir)?),
         StoreConfig::Postgres(config) => {
             Arc::new(store_postgres::open(name, (**config).clone(), project_dir, secrets)?)
         }
@@ -60,6 +61,12 @@ pub(crate) fn known() -> Result<Vec<Known>, Error> {
             kind: store_postgres::KIND,
             verified_against: "PostgreSQL 15, 17, 18 (real); 16: not run",
             capabilities: store_postgres::open("none", postgres, none, Arc::new(NoSecrets))?.capabilities(),
+        },
+        Known {
+            kind: store_folder::KIND,
+            verified_against: "Linux file systems (real): backup and restore only",
+            capabilities: store_folder::open("none", &store_folder::Config::new("none"), none)?
+                .capabilities(),
         },
     ])
 }

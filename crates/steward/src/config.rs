@@ -107,17 +107,20 @@ pub enum StoreConfig {
     Sqlite(store_sqlite::Config),
     /// A PostgreSQL server.
     Postgres(Box<store_postgres::Config>),
+    /// A folder of files.
+    Folder(store_folder::Config),
 }
 
 impl StoreConfig {
     /// The kinds there are.
-    pub const KINDS: &[&str] = &["sqlite", "postgres"];
+    pub const KINDS: &[&str] = &["sqlite", "postgres", "folder"];
 
     /// The kind as written.
     pub fn kind(&self) -> &'static str {
         match self {
             StoreConfig::Sqlite(_) => store_sqlite::KIND,
             StoreConfig::Postgres(_) => store_postgres::KIND,
+            StoreConfig::Folder(_) => store_folder::KIND,
         }
     }
 }
@@ -145,6 +148,9 @@ impl<'de> Deserialize<'de> for StoreConfig {
                     }
                     "postgres" => {
                         Box::deserialize(MapAccessDeserializer::new(map)).map(StoreConfig::Postgres)
+                    }
+                    "folder" => {
+                        Deserialize::deserialize(MapAccessDeserializer::new(map)).map(StoreConfig::Folder)
                     }
                     other => Err(A::Error::unknown_variant(other, StoreConfig::KINDS)),
                 }
@@ -431,6 +437,7 @@ fn validate(config: &Config) -> At<()> {
         let checked = match store {
             StoreConfig::Sqlite(store) => store.validate(),
             StoreConfig::Postgres(store) => store.validate(),
+            StoreConfig::Folder(store) => store.validate(),
         };
         if let Err(error) = checked {
             let key = error.context().iter().find(|(name, _)| *name == "key").map(|(_, key)| key.clone());

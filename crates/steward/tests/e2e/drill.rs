@@ -160,7 +160,6 @@ fn the_list_of_backups_is_made_anew_from_the_manifests() {
          rows) FROM backups ORDER BY id";
     let before = rows(ALL);
     assert_eq!(before.len(), 2);
-    // One is of another project that keeps its backups in the same place, with the same key.
     project.state().execute_batch("DELETE FROM backups").unwrap();
     let rebuilt = project.run(&["backup", "rebuild", "--json"]).expect(0).json();
     assert_eq!(rebuilt["value"]["taken_in"].as_array().unwrap().len(), 2, "{rebuilt:#}");
@@ -205,7 +204,7 @@ fn the_list_of_backups_is_made_anew_from_the_manifests() {
 }
 
 /// The repository's master key, which the recovery key opens for restic too.
-fn master_key(project: &Project) -> String {
+pub(crate) fn master_key(project: &Project) -> String {
     let made = project.run(&["backup", "setup", "--new-recovery-key", "--json"]).expect(0).json();
     let key = made["value"]["value"].as_str().unwrap().to_owned();
     let output = std::process::Command::new("restic")
@@ -228,4 +227,32 @@ fn decode(text: &str) -> Vec<u8> {
 fn encode(bytes: &[u8]) -> String {
     use base64::Engine as _;
     base64::engine::general_purpose::STANDARD.encode(bytes)
+}
+
+/// A folder is a store for backups alone: backed up, compared, drilled, put back; other requests say that it has no tables.
+#[test]
+fn a_folder_is_backed_up_drilled_and_put_back() {
+    let project = Project::new(
+        "project: shop\nstores:\n  docs:\n    kind: folder\n    path: docs\n    exclude: [cache]\nbackup:\n  plans:\n    files: { stores: [docs, steward] }\n",
+    );
+    for (file, text) in [("docs/letters/a.txt", "dear"), ("docs/b.bin", "\u{0}\u{1}"), ("docs/cache/c", "no")]
+    {
+        project.write(file, text);
+    }
+    project.run(&["backup", "setup"]).expect(0);
+    project.run(&["store", "check", "docs"]).expect(0);
+    project.run(&["store", "list"]).expect(0);
+    let refused = project.run(&["store", "inspect", "docs"]).expect(1);
+    assert!(refused.stderr.contains("not supported"), "{}", refused.stderr);
+    let made = project.run(&["backup", "run", "files", "--json"]).expect(0).json();
+    assert_eq!(made["value"]["backups"][0]["backup"]["level"], "l3", "{made:#}");
+    let played = project.run(&["backup", "drill", "files", "--lose", "database", "--json"]).expect(0).json();
+    assert_eq!(played["value"]["drills"][1]["result"], "passed", "{played:#}");
+    project.run(&["backup", "drill", "--lose", "machine"]).expect(0);
+    std::fs::remove_file(project.file("docs/letters/a.txt")).unwrap();
+    project
+        .run(&["backup", "restore", "docs", "--to", "beside", "--name", "back", "--tables", "letters"])
+        .expect(0);
+    assert_eq!(std::fs::read_to_string(project.file("back/letters/a.txt")).unwrap(), "dear");
+    assert!(!project.file("back/b.bin").exists() && !project.file("back/cache").exists());
 }
