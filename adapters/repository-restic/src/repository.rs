@@ -554,17 +554,16 @@ impl Repository for ResticRepository {
     ) -> Result<Option<RepositoryKey>, Error> {
         let key = self.key(ctx).await?;
         let [stream, pages] = self.places.clone();
-        let passphrase = passphrase.clone();
+        let spellings = crate::unlock::spellings(passphrase);
         let answer = blocking(ctx, move || {
             let others = readable_keys(&pages)?;
             for (id, file) in readable_keys(&stream)? {
                 let in_both = others.iter().any(|(other, _)| *other == id);
                 // A key that opens something else would restore nothing.
-                if in_both
-                    && file
-                        .unlock(&passphrase)
-                        .is_ok_and(|found| found.is_some_and(|found| found.is_same(&key)))
-                {
+                let opens = |passphrase: &SecretString| {
+                    file.unlock(passphrase).is_ok_and(|found| found.is_some_and(|found| found.is_same(&key)))
+                };
+                if in_both && spellings.iter().any(opens) {
                     return Ok(Some(key_of(&id, &file)));
                 }
             }

@@ -61,7 +61,7 @@ impl ResticRepository {
 }
 
 /// As it was typed, and as a printed key is meant: in capitals, `O` for nought, `I` and `L` for one.
-fn spellings(passphrase: &SecretString) -> Vec<SecretString> {
+pub(crate) fn spellings(passphrase: &SecretString) -> Vec<SecretString> {
     let typed = passphrase.expose_secret();
     let meant: String = typed
         .chars()

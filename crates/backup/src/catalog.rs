@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::copies::{self, Copied};
+use crate::signature::Signed;
 
 /// How far a backup is proven.
 #[derive(
@@ -88,6 +89,17 @@ impl State {
     }
 }
 
+/// Where the record of a backup comes from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// It was made under this record.
+    #[default]
+    Made,
+    /// It was found in its repository.
+    Found,
+}
+
 /// A backup as the ledger has it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Recorded {
@@ -140,12 +152,16 @@ pub struct Recorded {
     /// The name that it shares with those that were taken together with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub together: Option<String>,
+    /// Where this record comes from.
+    pub origin: Origin,
+    /// What its manifest's signature said when it was recorded.
+    pub signed: Signed,
 }
 
 const INSERT: &str = "INSERT INTO backups (project, id, plan, store, repository, snapshot, method, state, holder, begun_us, \
      together, level, suspicions) VALUES (?, ?, ?, ?, ?, '', ?, 'running', ?, ?, ?, 'none', '[]')";
 const COMPLETE: &str = "UPDATE backups SET state = 'complete', snapshot = ?, point_us = ?, finished_us = ?, bytes = ?, \
-     bytes_added = ?, rows = ?, level = 'l0', suspicions = ? WHERE project = ? AND id = ? AND state = 'running'";
+     bytes_added = ?, rows = ?, level = 'l0', suspicions = ?, signed = ? WHERE project = ? AND id = ? AND state = 'running'";
 const FAIL: &str = "UPDATE backups SET state = 'failed', finished_us = ?, problem = ? WHERE project = ? AND id = ? \
      AND state = 'running'";
 const PROVE: &str = "UPDATE backups SET level = ?, verified_us = ?, restore_ms = COALESCE(?, restore_ms), problem = ? \
@@ -153,11 +169,11 @@ const PROVE: &str = "UPDATE backups SET level = ?, verified_us = ?, restore_ms =
 const FORGET: &str =
     "UPDATE backups SET state = 'forgotten' WHERE project = ? AND id = ? AND state = 'complete'";
 const TAKE_IN: &str = "INSERT INTO backups (project, id, plan, store, repository, snapshot, method, state, holder, begun_us, \
-     point_us, finished_us, bytes, rows, together, level, suspicions, origin) \
-     VALUES (?, ?, ?, ?, ?, ?, ?, 'complete', 'gone', ?, ?, ?, ?, ?, ?, 'l0', '[]', 'found') \
+     point_us, finished_us, bytes, rows, together, level, suspicions, signed, origin) \
+     VALUES (?, ?, ?, ?, ?, ?, ?, 'complete', 'gone', ?, ?, ?, ?, ?, ?, 'l0', '[]', ?, 'found') \
      ON CONFLICT (project, id) DO UPDATE SET snapshot = excluded.snapshot, state = 'complete', level = 'l0', \
      repository = excluded.repository, point_us = excluded.point_us, finished_us = excluded.finished_us, \
-     bytes = excluded.bytes, rows = excluded.rows, problem = NULL \
+     bytes = excluded.bytes, rows = excluded.rows, signed = excluded.signed, problem = NULL \
      WHERE backups.state IN ('running', 'failed')";
 const DOUBT: &str = "UPDATE backups SET problem = ? WHERE project = ? AND id = ? AND state = 'complete'";
 const LIST: &str = "SELECT * FROM backups WHERE project = ? AND (? = '' OR store = ?) ORDER BY begun_us DESC, id DESC LIMIT ?";
@@ -197,6 +213,8 @@ impl Recorded {
             suspicions: row.get_json("suspicions")?,
             copies: Vec::new(),
             together: Some(row.get_text("together")?.to_owned()).filter(|name| !name.is_empty()),
+            origin: serde_json::from_value(word("origin")?).map_err(odd("origin"))?,
+            signed: serde_json::from_value(word("signed")?).map_err(odd("signed"))?,
         })
     }
 
@@ -285,6 +303,7 @@ pub(crate) struct Completed<'a> {
     pub(crate) bytes_added: u64,
     pub(crate) rows: u64,
     pub(crate) suspicions: &'a [String],
+    pub(crate) signed: Signed,
 }
 
 pub(crate) async fn complete(ctx: &Context, ledger: &Ledger, completed: &Completed<'_>) -> Result<(), Error> {
@@ -300,6 +319,7 @@ pub(crate) async fn complete(ctx: &Context, ledger: &Ledger, completed: &Complet
                 completed.bytes_added.into(),
                 completed.rows.into(),
                 suspicions.into(),
+                completed.signed.as_str().into(),
                 ctx.project().into(),
                 completed.id.into(),
             ],
@@ -420,6 +440,7 @@ pub(crate) struct Found<'a> {
     pub(crate) rows: u64,
     /// Empty: alone.
     pub(crate) together: &'a str,
+    pub(crate) signed: Signed,
 }
 
 /// Takes a backup in, or completes the record of one whose run never said that it came to its end.
@@ -441,6 +462,7 @@ pub(crate) async fn take_in(ctx: &Context, ledger: &Ledger, found: &Found<'_>) -
                 found.bytes.into(),
                 found.rows.into(),
                 found.together.into(),
+                found.signed.as_str().into(),
             ],
         )
         .event(NewEvent::new(

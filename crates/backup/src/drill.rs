@@ -23,6 +23,7 @@ use crate::config::PlanConfig;
 use crate::manifest::Manifest;
 use crate::run::{Scratch, kept, read_manifest};
 use crate::runbook::{self, ExportRunbook};
+use crate::signature;
 use crate::verify;
 
 /// Names that Steward's own state has as a store.
@@ -729,6 +730,7 @@ async fn one_store(
     };
     let since = Instant::now();
     let manifest = manifest_of(ctx, &repository, &backup, &entry).await?;
+    signature::check(ctx, around, &manifest, &backup, false).await?;
     play.step(format!("find {} and read its manifest", backup.id), since);
     let selection = if play.drilled.lose == Loss::Table {
         let Some(table) = manifest.dumped.tables.iter().max_by_key(|table| table.rows) else {

@@ -23,10 +23,11 @@ mod run;
 mod runbook;
 mod setup;
 mod shares;
+mod signature;
 mod suspicion;
 mod verify;
 
-pub use catalog::{Level, Recorded, State, newest_proven};
+pub use catalog::{Level, Origin, Recorded, State, newest_proven};
 pub use config::{Consistency, Mode, Objectives, PlanConfig, PlanSchedule, Probe, Retention, Verification};
 pub use copies::Copied;
 pub use copy::{CopyBackup, copy, plan_copy};
@@ -44,6 +45,7 @@ pub use retention::{Kept, Reason, keep};
 pub use run::{RunBackup, left, plan_run, run};
 pub use runbook::{ExportRunbook, export_runbook};
 pub use setup::{SetupRepository, plan_setup, setup};
+pub use signature::{Signature, Signed, new_signing_key, public_key};
 pub use verify::{VerifyBackup, plan_verify, verify};
 
 use std::path::PathBuf;
@@ -85,6 +87,16 @@ pub trait Surroundings: Send + Sync {
     ) -> Result<Arc<dyn Repository>, Error> {
         let _ = (ctx, key);
         Err(Error::new(contract::ErrorKind::Unsupported, format!("`{name}` has no keys of its own")))
+    }
+
+    /// The keys that sign the project's manifests, the newest first; the others were put out of force. None: nothing is signed.
+    ///
+    /// # Errors
+    ///
+    /// As the vault's.
+    async fn signing_keys(&self, ctx: &Context) -> Result<Vec<secrecy::SecretString>, Error> {
+        let _ = ctx;
+        Ok(Vec::new())
     }
 
     /// Recovers Steward from this repository into the empty folder, which the caller removes, and restores and compares the

@@ -14,6 +14,7 @@ use crate::config::PlanConfig;
 use crate::drill;
 use crate::lamps::{Repositories, lamps, lit};
 use crate::run::{point, read_manifest};
+use crate::signature;
 use crate::verify::backup_named;
 
 /// Backups that are listed, unless told otherwise.
@@ -270,8 +271,10 @@ pub async fn show(ctx: &Context, around: &dyn Surroundings, request: &ShowBackup
             for left_out in &dumped.left_out {
                 writeln!(text, "  not in it: {left_out}").expect("writing to a string does not fail");
             }
+            let signed = manifest.signed_by(&signature::known(ctx, around).await?);
+            writeln!(text, "{}", signed.means()).expect("writing to a string does not fail");
             let value = json!({
-                "dumped": dumped, "begun_at": manifest.begun_at, "ended_at": manifest.ended_at,
+                "signed": signed, "dumped": dumped, "begun_at": manifest.begun_at, "ended_at": manifest.ended_at,
                 "written_by": manifest.written_by, "parts": manifest.parts,
             });
             (value, None)

@@ -1,8 +1,11 @@
 //! The last entry of every backup: what it holds, so that it can be restored and compared by whoever has the key.
 
+use bytes::Bytes;
 use contract::{Dumped, Error, ErrorKind, PartRecord};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+
+use crate::signature::{self, Signature, Signed};
 
 /// Version of the manifest's form that this program writes.
 pub const MANIFEST_VERSION: u32 = 1;
@@ -33,6 +36,12 @@ pub struct Manifest {
     pub dumped: Dumped,
     /// Every part with its length and SHA-256.
     pub parts: Vec<PartRecord>,
+    /// Who wrote it; absent where an older Steward did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<Signature>,
+    /// The bytes that it was read from, which the signature is judged by.
+    #[serde(skip)]
+    pub raw: Bytes,
 }
 
 impl Manifest {
@@ -56,7 +65,13 @@ impl Manifest {
                 .with("known_version", MANIFEST_VERSION)
                 .hint("restore it with that version or a later one"));
         }
-        serde_json::from_slice(bytes).map_err(corrupt)
+        let manifest: Self = serde_json::from_slice(bytes).map_err(corrupt)?;
+        Ok(Self { raw: Bytes::copy_from_slice(bytes), ..manifest })
+    }
+
+    /// What its signature says, by the project's public keys, the newest first; asked of what was read.
+    pub fn signed_by(&self, keys: &[String]) -> Signed {
+        signature::judge(&self.raw, keys)
     }
 
     /// The bytes as they are kept.

@@ -9,6 +9,7 @@ use crate::Surroundings;
 use crate::catalog::Recorded;
 use crate::manifest::Manifest;
 use crate::run::read_manifest;
+use crate::signature;
 
 /// A backup where it could be opened.
 pub(crate) struct Place {
@@ -23,6 +24,8 @@ pub(crate) struct Places {
     left: VecDeque<Recorded>,
     /// Of each place that was passed by: which, and why.
     pub(crate) passed: Vec<String>,
+    /// Also what this project has not signed.
+    pub(crate) accept_unsigned: bool,
 }
 
 /// A backup as a copy of it lies in its repository.
@@ -77,7 +80,7 @@ impl Places {
     pub(crate) fn of(backup: &Recorded, from: Option<&str>) -> Result<Self, Error> {
         let mut all = places(backup, from)?;
         all.sort_by_key(|it| it.problem.is_some());
-        Ok(Self { left: all.into(), passed: Vec::new() })
+        Ok(Self { left: all.into(), passed: Vec::new(), accept_unsigned: false })
     }
 
     /// The next place where the backup can be opened.
@@ -91,10 +94,12 @@ impl Places {
         around: &dyn Surroundings,
         mut first: Option<Error>,
     ) -> Result<Place, Error> {
+        let accepted = self.accept_unsigned;
         while let Some(backup) = self.left.pop_front() {
             let opened = async {
                 let repository = around.repository(ctx, &backup.repository).await?;
                 let manifest = read_manifest(ctx, &repository, &backup).await?;
+                signature::check(ctx, around, &manifest, &backup, accepted).await?;
                 Ok::<_, Error>((repository, manifest))
             };
             match opened.await {

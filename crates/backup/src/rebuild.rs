@@ -15,6 +15,7 @@ use serde_json::json;
 use crate::Surroundings;
 use crate::catalog::{self, Found, State};
 use crate::manifest::Manifest;
+use crate::signature::{self, Signed};
 
 /// Makes the list of backups anew from what lies in the repositories: after the state was lost, or came from an older copy.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -86,6 +87,7 @@ struct Tally {
     forgotten: u64,
     unreadable: Vec<String>,
     missing: Vec<String>,
+    doubtful: Vec<(String, Signed)>,
 }
 
 /// Takes in every backup of this project that the ledger does not know, and says which of those that it knows are no longer
@@ -155,8 +157,17 @@ pub async fn rebuild(
             "someone has deleted it, or the repository is an older copy",
         ));
     }
+    for (id, signed) in &tally.doubtful {
+        writeln!(text, "NOT TRUSTED: {id}: {}", signed.means()).expect("writing to a string does not fail");
+        findings.push(finding(
+            "backup_not_trusted",
+            id,
+            format!("the backup {id} was found in its repository, and {}", signed.means()),
+            "whoever has the repository's key can write such a one; it is not restored unless you say so: --accept-unsigned",
+        ));
+    }
     let value = json!({
-        "taken_in": tally.taken_in, "known": tally.known, "foreign": tally.foreign,
+        "not_trusted": tally.doubtful.iter().map(|(id, _)| id).collect::<Vec<_>>(), "taken_in": tally.taken_in, "known": tally.known, "foreign": tally.foreign,
         "forgotten": tally.forgotten, "unreadable": tally.unreadable, "missing": tally.missing,
     });
     if !tally.taken_in.is_empty() {
@@ -180,6 +191,7 @@ fn finding(code: &str, object: &str, title: String, recommendation: &str) -> Fin
 /// Reads one repository; gives how many backups of this project it holds.
 async fn one(ctx: &Context, around: &dyn Surroundings, name: &str, tally: &mut Tally) -> Result<u64, Error> {
     let ledger = around.ledger();
+    let keys = signature::known(ctx, around).await?;
     let repository = around.repository(ctx, name).await?;
     let listing = repository.list(ctx).await?;
     // Ledger errors are told apart from the repository's by the caller.
@@ -210,7 +222,14 @@ async fn one(ctx: &Context, around: &dyn Surroundings, name: &str, tally: &mut T
         }
         match read(ctx, &repository, kept).await {
             Ok(manifest) => {
-                take_in(ctx, around, name, kept, &manifest).await.map_err(of_ledger)?;
+                let signed = manifest.signed_by(&keys);
+                take_in(ctx, around, name, kept, &manifest, signed).await.map_err(of_ledger)?;
+                // Where nothing was ever signed, nothing is told by that.
+                if signed != Signed::Signed && !(keys.is_empty() && signed == Signed::Unsigned) {
+                    let problem = format!("it was found in its repository, and {}", signed.means());
+                    catalog::doubt(ctx, ledger, &manifest.id, &problem).await.map_err(of_ledger)?;
+                    tally.doubtful.push((manifest.id.clone(), signed));
+                }
                 tally.taken_in.push(manifest.id);
             }
             Err(error) if matches!(error.kind(), ErrorKind::Canceled | ErrorKind::TimedOut) => {
@@ -257,6 +276,7 @@ async fn take_in(
     repository: &str,
     kept: &Kept,
     manifest: &Manifest,
+    signed: Signed,
 ) -> Result<(), Error> {
     let found = Found {
         id: &manifest.id,
@@ -271,6 +291,7 @@ async fn take_in(
         bytes: manifest.parts.iter().map(|part| part.bytes).sum(),
         rows: manifest.rows(),
         together: manifest.together.as_deref().unwrap_or_default(),
+        signed,
     };
     catalog::take_in(ctx, around.ledger(), &found).await
 }

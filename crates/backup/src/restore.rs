@@ -53,6 +53,9 @@ pub struct RestoreBackup {
     /// The repository to read from. Default: where it was made, and a copy where that is gone or damaged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<String>,
+    /// Also a backup that was found in the repository and is not signed by this project's key: what is in it may be anybody's.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub accept_unsigned: bool,
 }
 
 impl Request for RestoreBackup {
@@ -110,6 +113,7 @@ async fn meant(ctx: &Context, around: &dyn Surroundings, request: &RestoreBackup
     request.check(&selection)?;
     let backup = backup_named(ctx, around, &request.backup).await?;
     let mut places = Places::of(&backup, request.from.as_deref())?;
+    places.accept_unsigned = request.accept_unsigned;
     let place = places.next(ctx, around, None).await?;
     let manifest = &place.manifest;
     if let Selection::Tables(tables) = &selection

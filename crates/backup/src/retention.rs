@@ -145,6 +145,8 @@ mod tests {
             problem: None,
             suspicions: Vec::new(),
             copies: Vec::new(),
+            origin: crate::catalog::Origin::Made,
+            signed: crate::signature::Signed::Signed,
         }
     }
 

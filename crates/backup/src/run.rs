@@ -23,6 +23,7 @@ use crate::copy::copy_as_planned;
 use crate::manifest::{MANIFEST_VERSION, Manifest};
 use crate::meter::MeteredSink;
 use crate::shares;
+use crate::signature::{self, Signed};
 use crate::suspicion::suspicions;
 use crate::verify::{self, Proof};
 
@@ -319,6 +320,11 @@ pub async fn run(
             outcome.findings.push(finding);
         }
     }
+    // With the vault lost and no recovery key, all of these would be lost too.
+    match repository.keys(ctx).await {
+        Ok(keys) => outcome.findings.extend(crate::setup::without_recovery(repository.name(), &keys)),
+        Err(error) => tracing::warn!(%error, "whether the recovery key is still there is not known"),
+    }
     Ok(outcome)
 }
 
@@ -399,6 +405,7 @@ async fn take(
         bytes_added: committed.bytes_added,
         rows: manifest.rows(),
         suspicions: &odd,
+        signed: if manifest.signature.is_some() { Signed::Signed } else { Signed::Unsigned },
     };
     catalog::complete(ctx, around.ledger(), &completed).await?;
     Ok(Taken { recorded: recorded(ctx, around, &id).await?, manifest, started })
@@ -443,6 +450,7 @@ async fn write(
             return Err(error);
         }
     };
+    let key = around.signing_keys(ctx).await?.into_iter().next();
     let (sender, receiver) = tokio::sync::oneshot::channel();
     let ended_at = ctx.now();
     let head = Manifest {
@@ -457,10 +465,14 @@ async fn write(
         written_by: format!("steward {}", env!("CARGO_PKG_VERSION")),
         dumped,
         parts: Vec::new(),
+        signature: None,
+        raw: bytes::Bytes::new(),
     };
     let manifest = Box::new(move |parts: &[contract::PartRecord]| {
-        let manifest = Manifest { parts: parts.to_vec(), ..head };
-        let bytes = manifest.bytes().into();
+        let mut manifest = Manifest { parts: parts.to_vec(), ..head };
+        manifest.signature = signed(&manifest, key.as_ref());
+        let bytes: bytes::Bytes = manifest.bytes().into();
+        manifest.raw = bytes.clone();
         // Nobody listens any more when the run was canceled meanwhile.
         drop(sender.send(manifest));
         bytes
@@ -471,6 +483,17 @@ async fn write(
             .because(cause)
     })?;
     Ok((manifest, committed))
+}
+
+/// A key that cannot sign must not cost the backup: an unsigned one made here is known by its snapshot.
+fn signed(manifest: &Manifest, key: Option<&secrecy::SecretString>) -> Option<signature::Signature> {
+    match signature::sign(manifest, key?) {
+        Ok(signature) => Some(signature),
+        Err(error) => {
+            tracing::warn!(%error, "the manifest of the backup is not signed");
+            None
+        }
+    }
 }
 
 pub(crate) fn layout(method: BackupMethod) -> contract::Layout {

@@ -1,23 +1,30 @@
 //! Setting a repository up: it is made, and a recovery key that is shown once.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 
-use contract::{Context, Effect, Error, ErrorKind, Outcome, Permit, Plan, PlanStep, Request, StepMode};
+use contract::{
+    Context, Effect, Error, ErrorKind, Finding, Outcome, Permit, Plan, PlanStep, Repository, RepositoryKey,
+    Request, Severity, StepMode, Trigger,
+};
+use ledger::NewEvent;
 use schemars::JsonSchema;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::Surroundings;
+use crate::{Surroundings, signature};
 
 /// What the recovery key's entry is called in the repository.
 const RECOVERY: &str = "recovery";
+/// What a passphrase's entry is called.
+const PASSPHRASE: &str = "passphrase";
 /// Random bytes of a recovery key: 160 bits.
 const RECOVERY_BYTES: usize = 20;
 /// Crockford's base 32: no letter that is read as a digit. Source: crockford.com/base32.html.
 const LETTERS: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 
-/// Makes a backup repository and its recovery key, which is shown once: whoever has it can restore without Steward.
+/// Makes a backup repository and its recovery key, which is shown once; looks after the keys that open it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SetupRepository {
@@ -27,6 +34,21 @@ pub struct SetupRepository {
     /// Make a new recovery key; those before it open nothing any more.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub new_recovery_key: bool,
+    /// Only look which keys open it, and whether the recovery key is still among them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub check: bool,
+    /// Try the recovery key, which is asked for.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub test_recovery_key: bool,
+    /// Add a passphrase of your own that opens it, also with restic; it is asked for.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub add_passphrase: bool,
+    /// Take away the key with this id, or the beginning of it, as `--check` lists them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remove_key: Option<String>,
+    /// Sign manifests with a new key from now on; what the one before has signed is known by the list of backups alone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub new_signing_key: bool,
 }
 
 impl Request for SetupRepository {
@@ -39,6 +61,32 @@ impl Request for SetupRepository {
 }
 
 impl SetupRepository {
+    /// Whether a key or passphrase of a person goes with it.
+    pub fn takes_secret(&self) -> bool {
+        self.test_recovery_key || self.add_passphrase
+    }
+
+    /// Whether it looks after a repository that is there, and makes none.
+    pub fn tends(&self) -> bool {
+        self.check || self.takes_secret() || self.remove_key.is_some()
+    }
+
+    fn validate(&self) -> Result<(), Error> {
+        let asked = [
+            self.new_recovery_key,
+            self.check,
+            self.test_recovery_key,
+            self.add_passphrase,
+            self.remove_key.is_some(),
+            self.new_signing_key,
+        ];
+        if asked.iter().filter(|asked| **asked).count() > 1 {
+            return Err(Error::new(ErrorKind::Invalid, "one thing at a time: two flags were given")
+                .hint("give one, and then the other"));
+        }
+        Ok(())
+    }
+
     /// The repository that is meant.
     ///
     /// # Errors
@@ -68,11 +116,20 @@ pub fn plan_setup(
     around: &dyn Surroundings,
     request: &SetupRepository,
 ) -> Result<Plan, Error> {
+    request.validate()?;
     let name = request.name(around)?;
-    let title = if request.new_recovery_key {
-        format!("make the backup repository {name}, if it is not there, and a new recovery key")
-    } else {
-        format!("make the backup repository {name} and its recovery key, if they are not there")
+    let title = match request {
+        _ if request.new_recovery_key => {
+            format!("make the backup repository {name}, if it is not there, and a new recovery key")
+        }
+        _ if request.check => format!("look which keys open the backup repository {name}"),
+        _ if request.test_recovery_key => format!("try the recovery key of the backup repository {name}"),
+        _ if request.add_passphrase => format!("add a passphrase that opens the backup repository {name}"),
+        _ if request.new_signing_key => "sign the manifests of backups with a new key".to_owned(),
+        SetupRepository { remove_key: Some(id), .. } => {
+            format!("take the key {id} of the backup repository {name} out of force")
+        }
+        _ => format!("make the backup repository {name} and its recovery key, if they are not there"),
     };
     let step =
         PlanStep { reversible: true, ..PlanStep::new("setup", &title, StepMode::Transaction, Vec::new()) };
@@ -93,17 +150,22 @@ pub fn plan_setup(
 ///
 /// # Errors
 ///
-/// `Conflict`: a repository with another key is there. As the repository's.
+/// `Conflict`: a repository with another key is there. `Denied`: the key that was given is not the recovery key. As the
+/// repository's.
 pub async fn setup(
     ctx: &Context,
     around: &dyn Surroundings,
     permit: &Permit,
     plan: &Plan,
     request: &SetupRepository,
+    given: Option<&SecretString>,
 ) -> Result<(Outcome, Option<SecretString>), Error> {
     permit.covers(ctx, plan)?;
     let name = request.name(around)?;
     let repository = around.repository(ctx, &name).await?;
+    if request.tends() {
+        return tend(ctx, around, &repository, request, given).await.map(|outcome| (outcome, None));
+    }
     repository.create(ctx).await?;
     let before: Vec<_> =
         repository.keys(ctx).await?.into_iter().filter(|key| key.label == RECOVERY).collect();
@@ -127,10 +189,133 @@ pub async fn setup(
     } else {
         text.push_str("it has a recovery key; `--new-recovery-key` makes another\n");
     }
+    let signing = signature::known(ctx, around).await?.into_iter().next();
+    if let Some(signing) = &signing {
+        writeln!(text, "backups are signed; write this beside the recovery key, to know them by: {signing}")
+            .expect("writing to a string does not fail");
+    }
     let value = json!({
         "repository": name, "address": repository.address(), "recovery_key_made": made.is_some(), "changeable": changeable,
+        "signing_key": signing,
     });
     Ok((Outcome::new(value, text), made))
+}
+
+/// Looks after the keys of a repository that is there.
+async fn tend(
+    ctx: &Context,
+    around: &dyn Surroundings,
+    repository: &Arc<dyn Repository>,
+    request: &SetupRepository,
+    given: Option<&SecretString>,
+) -> Result<Outcome, Error> {
+    let missing = || {
+        Error::new(ErrorKind::Invalid, "no key was given")
+            .hint("type it when it is asked for, or pipe it in: never write it on the command line")
+    };
+    let mut text = String::new();
+    let mut tested = None;
+    if request.test_recovery_key {
+        match repository.opens_with(ctx, given.ok_or_else(missing)?).await? {
+            Some(key) if key.label == RECOVERY => {
+                writeln!(text, "this is the recovery key of {}: it opens the repository", repository.name())
+                    .expect("writing to a string does not fail");
+                let event = NewEvent::new(
+                    "backup.recovery_key_tested",
+                    format!("repository:{}", repository.name()),
+                    json!({ "key": key.id }),
+                );
+                around.ledger().append(ctx, event).await?;
+                tested = Some(key.id);
+            }
+            Some(key) => {
+                return Err(Error::new(
+                    ErrorKind::Denied,
+                    format!("this key opens the repository, and is not the recovery key but `{}`", key.label),
+                )
+                .with("repository", repository.name()));
+            }
+            None => {
+                return Err(Error::new(ErrorKind::Denied, "this key does not open the repository")
+                    .with("repository", repository.name())
+                    .hint(
+                        "if the recovery key is lost, make another: steward backup setup --new-recovery-key",
+                    ));
+            }
+        }
+    }
+    if request.add_passphrase {
+        let key = repository.add_key(ctx, PASSPHRASE, given.ok_or_else(missing)?).await?;
+        writeln!(
+            text,
+            "the passphrase opens the repository from now on, also with restic: key {}",
+            short(&key.id)
+        )
+        .expect("writing to a string does not fail");
+    }
+    if let Some(beginning) = &request.remove_key {
+        let key = one_of(repository.keys(ctx).await?, beginning)?;
+        repository.remove_key(ctx, &key.id).await?;
+        writeln!(text, "the key {} ({}) opens nothing any more", short(&key.id), key.label)
+            .expect("writing to a string does not fail");
+    }
+    let keys = repository.keys(ctx).await?;
+    for key in &keys {
+        let made = key.created.map_or_else(|| "unknown".to_owned(), |at| at.strftime("%Y-%m-%d").to_string());
+        writeln!(text, "key {}  {:<12} made {made}", short(&key.id), key.label)
+            .expect("writing to a string does not fail");
+    }
+    let findings: Vec<Finding> = without_recovery(repository.name(), &keys).into_iter().collect();
+    for finding in &findings {
+        writeln!(text, "{}", finding.title).expect("writing to a string does not fail");
+    }
+    let signing = signature::known(ctx, around).await?.into_iter().next();
+    let value = json!({
+        "repository": repository.name(), "keys": keys, "recovery_key": findings.is_empty(), "tested": tested,
+        "signing_key": signing,
+    });
+    Ok(Outcome { findings, ..Outcome::new(value, text) })
+}
+
+/// The one key whose id begins like this; never the last recovery key.
+fn one_of(keys: Vec<RepositoryKey>, beginning: &str) -> Result<RepositoryKey, Error> {
+    let recovery = keys.iter().filter(|key| key.label == RECOVERY).count();
+    let mut fitting = keys.into_iter().filter(|key| key.id.starts_with(beginning));
+    match (fitting.next(), fitting.next()) {
+        (Some(key), None) if key.label == RECOVERY && recovery == 1 => Err(Error::new(
+            ErrorKind::Conflict,
+            "this is the only recovery key",
+        )
+        .hint(
+            "make another first, which takes this one out of force: steward backup setup --new-recovery-key",
+        )),
+        (Some(key), None) if !beginning.is_empty() => Ok(key),
+        (None, _) => Err(Error::new(ErrorKind::NotFound, format!("no key's id begins with `{beginning}`"))
+            .hint("steward backup setup --check lists them")),
+        _ => Err(Error::new(ErrorKind::Invalid, format!("several keys' ids begin with `{beginning}`"))
+            .hint("give more of it: steward backup setup --check lists them")),
+    }
+}
+
+/// Enough of an id to tell keys apart.
+fn short(id: &str) -> &str {
+    id.get(..12).unwrap_or(id)
+}
+
+/// Whether nobody could open the repository any more if the vault were lost.
+pub(crate) fn without_recovery(repository: &str, keys: &[RepositoryKey]) -> Option<Finding> {
+    if keys.iter().any(|key| key.label == RECOVERY) {
+        return None;
+    }
+    Some(Finding {
+        code: "recovery_key_missing".into(),
+        severity: Severity::Warning,
+        title: format!("no recovery key opens the repository {repository} any more"),
+        object: repository.to_owned(),
+        recommendation: Some("steward backup setup --new-recovery-key".into()),
+        evidence: Vec::new(),
+        escalate: Some(Trigger::DataLossRisk),
+    })
 }
 
 /// Eight groups of four letters.

@@ -99,6 +99,8 @@ mod tests {
                 detail: serde_json::Value::Null,
             },
             parts: vec![PartRecord { path: "app.db".into(), bytes, sha256: String::new() }],
+            signature: None,
+            raw: bytes::Bytes::new(),
         }
     }
 

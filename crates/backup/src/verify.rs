@@ -14,13 +14,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::Surroundings;
-use crate::catalog::{self, Level, Recorded, State};
+use crate::catalog::{self, Level, Origin, Recorded, State};
 use crate::config::PlanConfig;
 use crate::copies;
 use crate::manifest::Manifest;
 use crate::meter::MeteredSource;
 use crate::places::{is_the_place, places};
 use crate::run::{Scratch, kept, plan_named, read_manifest};
+use crate::signature::{self, Signed};
 
 /// Differences that are said of one backup.
 const SAID_MAX: usize = 10;
@@ -62,10 +63,15 @@ pub(crate) async fn backup_named(
     let stores = around.stores().list(ctx);
     if stores.iter().any(|(store, _)| store == name) {
         let known = catalog::list(ctx, around.ledger(), Some(name), 1_000).await?;
-        return known.into_iter().find(|backup| backup.state == State::Complete).ok_or_else(|| {
-            Error::new(ErrorKind::NotFound, format!("the store `{name}` has no backup"))
-                .hint(format!("make one: steward backup run {name}"))
-        });
+        // What someone else has put into the repository never comes before what was made here.
+        let is_ours = |backup: &Recorded| backup.origin == Origin::Made || backup.signed == Signed::Signed;
+        let complete = || known.iter().filter(|backup| backup.state == State::Complete);
+        return complete().find(|backup| is_ours(backup)).or_else(|| complete().next()).cloned().ok_or_else(
+            || {
+                Error::new(ErrorKind::NotFound, format!("the store `{name}` has no backup"))
+                    .hint(format!("make one: steward backup run {name}"))
+            },
+        );
     }
     let found = catalog::show(ctx, around.ledger(), name).await?.ok_or_else(|| {
         Error::new(ErrorKind::NotFound, format!("there is no backup `{name}`"))
@@ -217,6 +223,7 @@ async fn look(
     proof: &mut Proof,
 ) -> Result<(), Error> {
     let manifest = read_manifest(ctx, repository, backup).await?;
+    signature::check(ctx, around, &manifest, backup, false).await?;
     if asked <= Level::L0 {
         return Ok(());
     }

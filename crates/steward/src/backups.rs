@@ -22,6 +22,9 @@ use crate::recover::StatePlace;
 use crate::request::Request;
 use crate::{holder, own_state, recover};
 
+/// The secret that signs the manifests of a project's backups.
+const SIGNING_KEY: &str = "backup/signing-key";
+
 /// The repository of a project that names none.
 const LOCAL: &str = "local";
 
@@ -204,6 +207,32 @@ impl backup::archive::ColdSurroundings for Room<'_> {
     }
 }
 
+impl Room<'_> {
+    /// Makes the key that signs manifests, if there is none or another is wanted.
+    ///
+    /// # Errors
+    ///
+    /// As the vault's.
+    pub(crate) async fn make_signing_key(
+        &self,
+        ctx: &Context,
+        permit: &Permit,
+        plan: &Plan,
+        another: bool,
+    ) -> Result<(), Error> {
+        let vault = self.steward.vault();
+        let versions = vault.versions(ctx, SIGNING_KEY).await?;
+        match versions.last() {
+            None => vault.make_for(ctx, permit, plan, SIGNING_KEY, &backup::new_signing_key()?).await,
+            Some(newest) if another => {
+                let key = backup::new_signing_key()?;
+                vault.add_for(ctx, permit, plan, SIGNING_KEY, *newest, &key).await.map(|_| ())
+            }
+            Some(_) => Ok(()),
+        }
+    }
+}
+
 #[async_trait]
 impl backup::Surroundings for Room<'_> {
     fn stores(&self) -> &dyn StoreDirectory {
@@ -230,6 +259,15 @@ impl backup::Surroundings for Room<'_> {
         let opened =
             repository_restic::open(name, &config, &self.project.loaded().dir, self.project.secrets())?;
         Ok(Arc::new(opened))
+    }
+
+    async fn signing_keys(&self, ctx: &Context) -> Result<Vec<SecretString>, Error> {
+        let vault = self.steward.vault();
+        let mut keys = Vec::new();
+        for version in vault.versions(ctx, SIGNING_KEY).await?.into_iter().rev() {
+            keys.push(vault.version(ctx, SIGNING_KEY, version).await?);
+        }
+        Ok(keys)
     }
 
     async fn unlock(
@@ -261,6 +299,7 @@ impl backup::Surroundings for Room<'_> {
             dir: folder.to_owned(),
             project: Some(self.project.name().to_owned()),
             backup: None,
+            signed_by: None,
         };
         let recovered = recover::recover(ctx, &*opened, &recovery, StatePlace::Inside).await?;
         steps

@@ -190,6 +190,9 @@ fn command_of(specs: &[RequestSpec], written: impl Fn(&str) -> bool) -> Command 
                     .value_name("ID")
                     .help("Another backup of Steward's own state than the newest"),
             )
+            .arg(Arg::new("signed_by").long("signed-by").value_name("KEY").help(
+                "Take only what this key has signed, which `backup setup` has shown beside the recovery key",
+            ))
             .arg(Arg::new("recovery_key_file").long("recovery-key-file").value_name("FILE").help(
                 "File that holds the recovery key [default: it is asked for, or read from standard input]",
             )),
@@ -381,6 +384,7 @@ async fn recover(sub: &ArgMatches, surroundings: &Surroundings) -> Result<(Value
         dir: PathBuf::from(text("dir").expect("the argument has a default")),
         project: text("project"),
         backup: text("backup"),
+        signed_by: text("signed_by"),
     };
     let key = match text("recovery_key_file") {
         None => terminal::secret("recovery key")?,
@@ -558,6 +562,17 @@ async fn secrets_for(
             let prompt = format!("new passphrase of {}", field("name").unwrap_or_default());
             (Some(terminal::new_passphrase(&prompt)?), voucher)
         }
+        "backup.setup" => {
+            let wants = |flag: &str| arguments.get(flag) == Some(&Value::Bool(true));
+            let given = if wants("test_recovery_key") {
+                Some(terminal::secret("recovery key")?)
+            } else if wants("add_passphrase") {
+                Some(terminal::new_passphrase("new passphrase of the repository")?)
+            } else {
+                None
+            };
+            (given, None)
+        }
         "backup.drill" => {
             let loses = |what: &str| field("lose") == Some(what);
             let wanted = loses("key")
@@ -605,6 +620,7 @@ pub(crate) const CHECKS: [&str; 23] = [
     "backup.list",
     "backup.rebuild",
     "backup.run",
+    "backup.setup",
     "backup.verify",
     "keys.rotate",
     "migration.lint",

@@ -505,8 +505,11 @@ pub(crate) async fn perform(
         }
         Request::BackupSetup(request) => {
             let room = Room::new(steward, project);
-            room.make_key(ctx, permit, plan, &request.name(&room)?).await?;
-            backup::setup(ctx, &room, permit, plan, request).await?
+            if !request.tends() {
+                room.make_key(ctx, permit, plan, &request.name(&room)?).await?;
+                room.make_signing_key(ctx, permit, plan, request.new_signing_key).await?;
+            }
+            backup::setup(ctx, &room, permit, plan, request, options.secret.as_ref()).await?
         }
         _ => (carry_out(steward, ctx, project, request, permit, plan, options).await?, None),
     };
@@ -615,7 +618,10 @@ async fn carry_out(
             files::write(dir, request)
         }
         Request::BackupRun(request) => {
-            backup::run(ctx, &Room::new(steward, project), permit, plan, request).await
+            let room = Room::new(steward, project);
+            // That of a project whose backups an older Steward began.
+            room.make_signing_key(ctx, permit, plan, false).await?;
+            backup::run(ctx, &room, permit, plan, request).await
         }
         Request::BackupPrune(request) => {
             backup::prune(ctx, &Room::new(steward, project), permit, plan, request).await

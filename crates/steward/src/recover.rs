@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use async_trait::async_trait;
-use backup::Manifest;
+use backup::{Manifest, Signed};
 use contract::quantity::count;
 use contract::{
     Actor, AnswerStatus, Context, Error, ErrorKind, Kept, LoadTarget, Repository, Restored, SecretSource,
@@ -46,6 +46,8 @@ pub(crate) struct Recovery {
     pub(crate) project: Option<String>,
     /// Another backup of the state than the newest, by its id.
     pub(crate) backup: Option<String>,
+    /// The key that must have signed it, where somebody has written that down.
+    pub(crate) signed_by: Option<String>,
 }
 
 /// Where the state is put.
@@ -72,6 +74,8 @@ pub(crate) struct Recovered {
     pub(crate) loaded: Loaded,
     /// The master key, if it was read; it is where the project file says otherwise.
     key: Option<SecretString>,
+    /// The key that signed it.
+    pub(crate) signed_by: Option<String>,
     /// What the person must know.
     pub(crate) notes: Vec<String>,
 }
@@ -163,6 +167,7 @@ pub(crate) async fn recover(
         steps,
         loaded,
         key,
+        signed_by: manifest.signature.map(|signature| signature.key),
         notes,
     })
 }
@@ -234,6 +239,19 @@ fn begin_again(dir: &Path) -> Result<bool, Error> {
     Ok(false)
 }
 
+/// Refuses a manifest that is not what was signed, or not signed by the key that was named. By whom it is signed can be told
+/// only by who knows the key: it is in the very state that is to be recovered.
+fn trusted(manifest: &Manifest, signed_by: Option<&str>) -> Result<(), Error> {
+    let claimed = manifest.signature.as_ref().map(|signature| signature.key.clone());
+    let keys: Vec<String> = signed_by.map(str::to_owned).or(claimed).into_iter().collect();
+    match (manifest.signed_by(&keys), signed_by) {
+        (Signed::Signed, _) | (Signed::Unsigned, None) => Ok(()),
+        (Signed::Broken, _) => Err(Error::new(ErrorKind::Corrupt, "it is not what was signed")),
+        (signed, _) => Err(Error::new(ErrorKind::Corrupt, "it is not signed by the key that was named")
+            .with("signature", signed.as_str())),
+    }
+}
+
 /// The backup of the state that is meant, with what was passed over on the way to it.
 async fn newest(
     ctx: &Context,
@@ -270,6 +288,7 @@ async fn newest(
     for kept in own {
         let read = async {
             let manifest = Manifest::read(&repository.manifest(ctx, &kept).await?)?;
+            trusted(&manifest, recovery.signed_by.as_deref())?;
             own_state::Detail::of(&manifest.dumped)?;
             Ok::<_, Error>(manifest)
         };
@@ -575,6 +594,16 @@ pub(crate) async fn run(
         count(recovered.files as u64 + 1, "file"),
         count(recovered.rows, "row"),
     );
+    match &recovered.signed_by {
+        Some(key) => {
+            writeln!(text, "it is signed by {key}: compare that with what lies beside the recovery key")
+        }
+        None => writeln!(
+            text,
+            "it is not signed: an older Steward made it, or someone who had the repository's key"
+        ),
+    }
+    .expect("writing to a string does not fail");
     for note in &notes {
         writeln!(text, "note: {note}").expect("writing to a string does not fail");
     }
@@ -587,7 +616,7 @@ pub(crate) async fn run(
     let steps: Vec<Value> =
         recovered.steps.iter().map(|(step, ms)| json!({ "step": step, "ms": ms })).collect();
     let value = json!({
-        "project": recovered.project, "dir": recovered.loaded.dir, "backup": recovered.backup,
+        "signed_by": recovered.signed_by, "project": recovered.project, "dir": recovered.loaded.dir, "backup": recovered.backup,
         "as_of": recovered.point, "repository": recovered.address, "files": recovered.files, "rows": recovered.rows,
         "bytes": recovered.bytes, "backups": known, "notes": notes, "steps": steps, "took_ms": took_ms,
     });

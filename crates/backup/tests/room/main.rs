@@ -6,7 +6,7 @@ mod world;
 
 use backup::{
     Level, ListBackups, PlanConfig, Probe, PruneBackups, Recorded, RestoreBackup, RestoreTo, Retention,
-    RunBackup, ShowBackup, ShowPlans, VerifyBackup,
+    RunBackup, ShowBackup, ShowPlans, Surroundings as _, VerifyBackup,
 };
 use contract::{Error, ErrorKind, Outcome, Severity, Trigger};
 use serde_json::json;
@@ -34,7 +34,15 @@ async fn restore(world: &World, request: RestoreBackup) -> Result<Outcome, Error
 
 fn whole(to: RestoreTo) -> RestoreBackup {
     let name = (to == RestoreTo::Beside).then(|| "copy".to_owned());
-    RestoreBackup { backup: "shop".into(), to, name, schema: None, tables: Vec::new(), from: None }
+    RestoreBackup {
+        backup: "shop".into(),
+        to,
+        name,
+        schema: None,
+        tables: Vec::new(),
+        from: None,
+        accept_unsigned: false,
+    }
 }
 
 async fn recorded(world: &World) -> Vec<Recorded> {
@@ -373,4 +381,70 @@ async fn rot_is_found_in_what_nobody_restores() {
     let known = recorded(&world).await;
     let damaged: Vec<bool> = known.iter().map(|backup| backup.problem.is_some()).collect();
     assert_eq!(damaged, [false, false, true], "the newest first; only the oldest needs the bytes");
+}
+
+async fn drill(world: &World, ctx: &contract::Context, lose: backup::Loss) -> Result<Outcome, Error> {
+    let request = backup::DrillBackup { subject: Some("shop".into()), lose, with_recovery_key: false };
+    let plan = backup::plan_drill(&world.ctx(), world, &request)?;
+    let permit = world.permit("backup.verify", &plan);
+    backup::drill(ctx, world, &permit, &plan, &request, None).await
+}
+
+/// What a copy lacks, a load that fails, a repository that lies: the drill says so, and nothing of it is left.
+#[tokio::test]
+async fn a_drill_that_fails_is_a_finding_with_a_receipt_and_leaves_nothing() {
+    for (fault, said) in [
+        (Fault::Row, "orders has 999 rows instead of 1,000"),
+        (Fault::Schema, "the index orders_by_day is not there"),
+        (Fault::Part, "other bytes than were written"),
+        (Fault::Load, "told to fail: Load"),
+        (Fault::Manifest, "the manifest is that of another backup"),
+    ] {
+        let world = World::new().await;
+        run(&world, "shop").await.unwrap();
+        let before = world.tables();
+        world.fail(&[fault]);
+        let played = drill(&world, &world.ctx(), backup::Loss::Database).await.unwrap();
+        assert_eq!(codes(&played), ["drill_failed"], "{fault:?}: {}", played.text);
+        assert_eq!(played.findings[0].escalate, Some(Trigger::BackupFailure));
+        let receipts = backup::drills(&world.ctx(), world.ledger(), Some("shop"), 10).await.unwrap();
+        assert!(receipts[0].problem.as_ref().unwrap().contains(said), "{fault:?}: {receipts:?}");
+        assert_eq!((world.scratch_left(), world.copies()), (vec![], vec![]), "{fault:?}");
+        assert_eq!(world.tables(), before, "the source is not touched");
+        world.fail(&[]);
+        let played = drill(&world, &world.ctx(), backup::Loss::Database).await.unwrap();
+        assert_eq!(codes(&played), [""; 0], "{fault:?}: {}", played.text);
+    }
+    let world = World::new().await;
+    run(&world, "shop").await.unwrap();
+    world.fail(&[Fault::NoTool]);
+    let untried = drill(&world, &world.ctx(), backup::Loss::Database).await.unwrap();
+    assert_eq!(codes(&untried), ["drill_not_tried"], "{}", untried.text);
+}
+
+#[tokio::test]
+async fn a_drill_that_is_canceled_leaves_a_receipt_and_nothing_else() {
+    let world = World::new().await;
+    run(&world, "shop").await.unwrap();
+    let ctx = world.ctx();
+    ctx.cancellation().cancel();
+    let result = drill(&world, &ctx, backup::Loss::Database).await;
+    let receipts = backup::drills(&world.ctx(), world.ledger(), Some("shop"), 10).await.unwrap();
+    assert_eq!(receipts.len(), 1, "{result:?}");
+    assert_eq!((world.scratch_left(), world.copies()), (vec![], vec![]));
+}
+
+/// A repository in which somebody else writes is read all the same.
+#[tokio::test]
+async fn the_list_is_made_anew_and_says_what_is_not_there() {
+    let world = World::new().await;
+    run(&world, "shop").await.unwrap();
+    let request = backup::RebuildCatalog::default();
+    let rebuild = async || {
+        let plan = backup::plan_rebuild(&world.ctx(), &world, &request).unwrap();
+        let permit = world.permit("backup.configure", &plan);
+        backup::rebuild(&world.ctx(), &world, &permit, &plan, &request).await.unwrap()
+    };
+    let same = rebuild().await;
+    assert_eq!((codes(&same), &same.value["known"]), (vec![], &json!(1)), "{}", same.text);
 }

@@ -494,7 +494,7 @@ impl Repository for FakeRepository {
     }
 
     async fn keys(&self, _ctx: &Context) -> Result<Vec<RepositoryKey>, Error> {
-        Ok(Vec::new())
+        Ok(vec![RepositoryKey { id: "k".into(), label: "recovery".into(), created: None }])
     }
 
     async fn add_key(

@@ -115,7 +115,7 @@ fn edited_audit_trail_is_found_and_said() {
 }
 
 /// Runs a shell script in a mount namespace of its own, where a folder can be a small or read-only file system.
-fn in_mounts(project: &Project, script: &str) -> Output {
+pub(crate) fn in_mounts(project: &Project, script: &str) -> Output {
     let output = Command::new("unshare")
         .args(["--map-root-user", "--mount", "sh", "-ec", script])
         .env("STEWARD", env!("CARGO_BIN_EXE_steward"))

@@ -18,6 +18,7 @@ mod drill;
 mod exit_code;
 mod faults;
 mod isolation;
+mod keys;
 mod lines;
 mod lint;
 mod live;

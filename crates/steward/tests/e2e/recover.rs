@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use crate::faults::in_mounts;
 use crate::program::{Ended, Project};
 
 const SHOP: &str = "CREATE TABLE orders (id INTEGER PRIMARY KEY, note TEXT NOT NULL); \
@@ -171,6 +172,16 @@ fn what_cannot_be_recovered_is_said_and_leaves_the_folder_as_it_was() {
     none(ended, &project, 1, "no repository is at");
     let (project, ended) = recover(&repository, "");
     none(ended, &project, 2, "no secret was given");
+    let signed_by = |key: &str| {
+        let project = Project::empty();
+        let args = ["recover", "--repository", repository.to_str().unwrap(), "--signed-by", key];
+        let ended = project.run_with_input(&args, &shop.key);
+        (project, ended)
+    };
+    let (project, ended) = signed_by("AAAA");
+    none(ended, &project, 1, "not signed by the key that was named");
+    let checked = shop.project.run(&["backup", "setup", "--check", "--json"]).expect(0).json();
+    signed_by(checked["value"]["signing_key"].as_str().unwrap_or_else(|| panic!("{checked:#}"))).1.expect(0);
     let foreign = Project::new("project: other");
     let refused =
         foreign.run_with_input(&["recover", "--repository", repository.to_str().unwrap()], &shop.key);
@@ -184,6 +195,26 @@ fn what_cannot_be_recovered_is_said_and_leaves_the_folder_as_it_was() {
     let args: Vec<&str> = args.into_iter().chain([repository.to_str().unwrap()]).collect();
     project.run(&args).expect(0);
     assert!(project.file("new/steward.yaml").is_file());
+}
+
+/// The disk of the new machine is too small: it says so, and the folder is empty again.
+#[test]
+fn a_disk_that_fills_up_leaves_nothing() {
+    let shop = Shop::new();
+    shop.backup("steward");
+    let project = Project::empty();
+    project.write("key.txt", &shop.key);
+    let script = format!(
+        "mkdir small; mount -t tmpfs -o size=256k,mode=0700 tmpfs small; set +e
+         \"$STEWARD\" recover --repository '{}' --dir small --recovery-key-file key.txt >out 2>err; echo $? >code
+         ls -A small >left",
+        shop.repository().display()
+    );
+    let output = in_mounts(&project, &script);
+    assert!(output.status.success(), "{output:?}");
+    let read = |name: &str| std::fs::read_to_string(project.file(name)).unwrap();
+    assert_eq!((read("code").trim(), read("left").as_str()), ("1", ""), "{}", read("err"));
+    assert!(read("err").contains("error: ") && !read("err").contains(&shop.key), "{}", read("err"));
 }
 
 #[test]
