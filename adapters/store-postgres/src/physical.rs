@@ -2,6 +2,7 @@
 
 mod base;
 mod detail;
+mod follow;
 mod load;
 mod manifest;
 mod restored;

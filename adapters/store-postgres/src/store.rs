@@ -357,6 +357,10 @@ impl Store for PostgresStore {
         Some(self)
     }
 
+    fn follow_log(&self) -> Option<&dyn contract::FollowLog> {
+        Some(self)
+    }
+
     fn execute(&self) -> Option<&dyn Execute> {
         Some(self)
     }

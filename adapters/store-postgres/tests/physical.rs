@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use conformance::{Cluster, NoSecrets, Parts};
 use contract::{
-    Actor, BackupMethod, Context, DumpOptions, Dumped, Error, ErrorKind, LoadTarget, Restored, Selection,
-    Store,
+    Actor, BackupMethod, Context, DumpOptions, Dumped, Error, ErrorKind, FollowOptions, LoadTarget, LogGap,
+    LogPiece, LogPosition, LogSink, LogSpan, LogState, Recovery, RecoveryTarget, Restored, Selection, Store,
 };
 use store_postgres::{Config, LoginConfig, PostgresStore};
 
@@ -265,4 +265,370 @@ impl contract::PartSink for DyingSink {
         }
         Ok(())
     }
+}
+
+/// A log as it was handed over.
+#[derive(Default)]
+struct Log {
+    pieces: std::sync::Mutex<Vec<(LogSpan, Vec<u8>)>>,
+    gaps: std::sync::Mutex<Vec<LogGap>>,
+    states: std::sync::Mutex<Vec<LogState>>,
+    /// Takes nothing while it is set.
+    is_away: std::sync::atomic::AtomicBool,
+}
+
+#[async_trait::async_trait]
+impl LogSink for Log {
+    async fn put(&self, span: LogSpan, body: bytes::Bytes) -> Result<(), Error> {
+        if self.is_away.load(std::sync::atomic::Ordering::SeqCst) {
+            return Err(Error::new(ErrorKind::Unavailable, "the repository is away"));
+        }
+        self.pieces.lock().unwrap().push((span, body.to_vec()));
+        Ok(())
+    }
+
+    async fn gap(&self, gap: LogGap) -> Result<(), Error> {
+        self.gaps.lock().unwrap().push(gap);
+        Ok(())
+    }
+
+    async fn state(&self, state: LogState) {
+        self.states.lock().unwrap().push(state);
+    }
+}
+
+impl Log {
+    fn kept(&self) -> Vec<LogPiece> {
+        let pieces = self.pieces.lock().unwrap();
+        pieces
+            .iter()
+            .map(|(span, body)| LogPiece {
+                span: span.clone(),
+                bytes: body.len() as u64,
+                sha256: String::new(),
+            })
+            .collect()
+    }
+
+    fn end(&self, timeline: u32) -> LogPosition {
+        let pieces = self.pieces.lock().unwrap();
+        let of = pieces.iter().filter(|(span, _)| span.timeline == timeline && span.parent.is_none());
+        of.map(|(span, _)| span.end).max().unwrap_or_default()
+    }
+
+    /// The files in the clear, as a restore finds them.
+    fn write(&self, folder: &std::path::Path) {
+        std::fs::create_dir_all(folder).unwrap();
+        for (span, body) in self.pieces.lock().unwrap().iter() {
+            let path = folder.join(&span.file);
+            if span.file_bytes == 0 {
+                std::fs::write(path, body).unwrap();
+                continue;
+            }
+            let file = std::fs::File::options().create(true).write(true).truncate(false).open(path).unwrap();
+            file.set_len(span.file_bytes).unwrap();
+            std::os::unix::fs::FileExt::write_all_at(&file, body, span.start.0 % span.file_bytes).unwrap();
+        }
+    }
+}
+
+/// Follows until it is told to end.
+struct Following {
+    stop: tokio_util::sync::CancellationToken,
+    task: tokio::task::JoinHandle<ErrorKind>,
+}
+
+impl Following {
+    fn start(
+        store: PostgresStore,
+        log: &Arc<Log>,
+        folder: &std::path::Path,
+        retained_bytes_max: u64,
+    ) -> Self {
+        let options = FollowOptions {
+            slot: "steward_shop_orders".into(),
+            folder: folder.to_owned(),
+            every: std::time::Duration::from_millis(100),
+            retained_bytes_max,
+            kept: log.kept(),
+        };
+        let (stop, log) = (tokio_util::sync::CancellationToken::new(), Arc::clone(log));
+        let context = ctx().with_cancellation(stop.clone());
+        let task = tokio::spawn(async move {
+            let followed = Store::follow_log(&store).unwrap().follow(&context, &options, &*log).await;
+            followed.unwrap_err().kind()
+        });
+        Self { stop, task }
+    }
+
+    async fn end(self) {
+        self.stop.cancel();
+        assert_eq!(self.task.await.unwrap(), ErrorKind::Canceled);
+    }
+}
+
+async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    for _ in 0..2_400 {
+        if holds() {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    panic!("it never came: {what}");
+}
+
+fn position(cluster: &Cluster) -> LogPosition {
+    cluster.sql("postgres", "SELECT pg_current_wal_flush_lsn()").parse().unwrap()
+}
+
+async fn caught_up(cluster: &Cluster, log: &Log, timeline: u32) -> LogPosition {
+    let now = position(cluster);
+    until("the log is handed over", || log.end(timeline) >= now).await;
+    now
+}
+
+const LIMIT: u64 = 1 << 30;
+
+async fn recover(
+    store: &PostgresStore,
+    dumped: &Dumped,
+    parts: &Parts,
+    log: &Log,
+    scratch: &Scratch,
+    (target, timeline): (RecoveryTarget, u32),
+) -> Result<(Box<dyn Restored>, String), Error> {
+    let logs = scratch.0.path().join("logs");
+    log.write(&logs);
+    let covered = matches!(target, RecoveryTarget::Time(_) | RecoveryTarget::Position(_));
+    let recovery = Recovery { target, timeline, logs, target_is_covered: covered };
+    let loader = Store::load(store).unwrap();
+    let restored = loader.recover(&ctx(), dumped, &parts.given(), &recovery, &scratch.target("copy")).await?;
+    let counted = restored.fingerprint(&ctx(), dumped).await?;
+    let rows: Vec<String> = counted.iter().map(|table| format!("{}={}", table.table, table.rows)).collect();
+    Ok((restored, rows.join(" ")))
+}
+
+#[tokio::test]
+async fn every_row_comes_back_exactly_at_its_commit() {
+    let cluster = Cluster::new(&programs(), &[], &[]);
+    cluster.sql("postgres", "CREATE TABLE step (n int)");
+    let (store_, folder) = (store(&cluster), tempfile::tempdir().unwrap());
+    let (dumped, parts) = dump(&store_).await.unwrap();
+    let log = Arc::new(Log::default());
+    let following = Following::start(store(&cluster), &log, folder.path(), LIMIT);
+    // Each row with what was true right after its commit.
+    let mut steps = Vec::new();
+    for n in 1..=4 {
+        let said = cluster.sql(
+            "postgres",
+            &format!(
+                "WITH one AS (INSERT INTO step VALUES ({n}) RETURNING 1) SELECT pg_current_xact_id() FROM one"
+            ),
+        );
+        let (time, at) = {
+            let both = cluster.sql("postgres", "SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') || ' ' || pg_current_wal_flush_lsn()");
+            let (time, at) = both.split_once(' ').unwrap();
+            (time.parse().unwrap(), at.parse().unwrap())
+        };
+        let point = Store::follow_log(&store_).unwrap().marker(&ctx(), &format!("after-{n}")).await.unwrap();
+        assert!(point.position.is_some() && point.timeline == Some(1), "{point:?}");
+        steps.push((said.parse::<u64>().unwrap(), time, at));
+        if n == 2 {
+            cluster.sql("postgres", "SELECT pg_switch_wal()");
+        }
+    }
+    caught_up(&cluster, &log, 1).await;
+    following.end().await;
+    assert_eq!(*log.gaps.lock().unwrap(), []);
+    for (n, (xid, time, at)) in (1..).zip(&steps) {
+        let targets = [
+            RecoveryTarget::Transaction(*xid),
+            RecoveryTarget::Time(*time),
+            RecoveryTarget::Position(*at),
+            RecoveryTarget::Marker(format!("after-{n}")),
+        ];
+        // Each kind of target, and each boundary, without trying all sixteen.
+        let target = targets[(n - 1) % 4].clone();
+        let scratch = Scratch::new();
+        let (restored, rows) =
+            recover(&store_, &dumped, &parts, &log, &scratch, (target.clone(), 1)).await.unwrap();
+        assert_eq!(rows, format!("postgres.public.step={n}"), "{target}");
+        assert!(restored.reached().unwrap().position.is_some());
+        restored.remove().await.unwrap();
+    }
+    let last = steps.last().unwrap();
+    for target in [RecoveryTarget::Time(last.1), RecoveryTarget::Position(last.2), RecoveryTarget::End] {
+        let scratch = Scratch::new();
+        let (restored, rows) =
+            recover(&store_, &dumped, &parts, &log, &scratch, (target.clone(), 1)).await.unwrap();
+        assert_eq!(rows, "postgres.public.step=4", "{target}");
+        restored.remove().await.unwrap();
+    }
+    for target in [RecoveryTarget::Marker("never-set".into()), RecoveryTarget::Transaction(last.0 + 1_000)] {
+        let scratch = Scratch::new();
+        let error =
+            recover(&store_, &dumped, &parts, &log, &scratch, (target.clone(), 1)).await.err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::NotFound, "{target}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn a_promoted_standby_is_followed_onto_its_timeline() {
+    let mut primary = Cluster::new(&programs(), &[], &[]);
+    primary.sql("postgres", "CREATE TABLE step (n int)");
+    let standby = Cluster::standby_of(&primary, &[]);
+    let (dumped, parts) = dump(&store(&primary)).await.unwrap();
+    let (log, folder) = (Arc::new(Log::default()), tempfile::tempdir().unwrap());
+    // The standby is followed all the time, as an address that moves with the primary would be.
+    let following = Following::start(store(&standby), &log, folder.path(), LIMIT);
+    primary.sql("postgres", "INSERT INTO step VALUES (1)");
+    let before = caught_up(&primary, &log, 1).await;
+    primary.stop("INT");
+    standby.promote();
+    standby.sql("postgres", "INSERT INTO step VALUES (2)");
+    caught_up(&standby, &log, 2).await;
+    following.end().await;
+    assert_eq!(*log.gaps.lock().unwrap(), []);
+    let pieces = log.kept();
+    let branch = pieces.iter().find(|piece| piece.span.parent == Some(1)).unwrap();
+    assert_eq!((branch.span.timeline, branch.span.file.as_str()), (2, "00000002.history"));
+    assert!(branch.span.start >= before);
+    let store = store(&standby);
+    for (target, timeline, rows) in [
+        (RecoveryTarget::End, 2, "postgres.public.step=2"),
+        (RecoveryTarget::Position(branch.span.start), 2, "postgres.public.step=1"),
+        (RecoveryTarget::End, 1, "postgres.public.step=1"),
+    ] {
+        let scratch = Scratch::new();
+        let (restored, found) =
+            recover(&store, &dumped, &parts, &log, &scratch, (target.clone(), timeline)).await.unwrap();
+        assert_eq!(found, rows, "{target} on {timeline}");
+        restored.remove().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn interruptions_lose_nothing_and_repeat_nothing() {
+    let mut cluster = Cluster::new(&programs(), &[], &[]);
+    cluster.sql("postgres", "CREATE TABLE step (n int, filler text)");
+    let (dumped, parts) = dump(&store(&cluster)).await.unwrap();
+    let (log, folder) = (Arc::new(Log::default()), tempfile::tempdir().unwrap());
+    let fill = |n: u32| cluster_fill(n);
+    for round in 0..3 {
+        let following = Following::start(store(&cluster), &log, folder.path(), LIMIT);
+        cluster.sql("postgres", &fill(round));
+        caught_up(&cluster, &log, 1).await;
+        // What was not handed over before the end is in the folder or in the slot.
+        log.is_away.store(true, std::sync::atomic::Ordering::SeqCst);
+        cluster.sql("postgres", &fill(round + 10));
+        following.end().await;
+        log.is_away.store(false, std::sync::atomic::Ordering::SeqCst);
+        match round {
+            0 => {
+                cluster.stop("QUIT");
+                cluster.start();
+            }
+            // Another machine: nothing but the repository is known.
+            1 => std::fs::remove_dir_all(folder.path().join("received")).unwrap(),
+            _ => {}
+        }
+    }
+    let following = Following::start(store(&cluster), &log, folder.path(), LIMIT);
+    cluster.stop("QUIT");
+    cluster.start();
+    caught_up(&cluster, &log, 1).await;
+    following.end().await;
+    assert_eq!(*log.gaps.lock().unwrap(), []);
+    let pieces = log.kept();
+    for pair in pieces.windows(2) {
+        assert_eq!(pair[0].span.end, pair[1].span.start, "{pair:#?}");
+    }
+    let scratch = Scratch::new();
+    let (restored, rows) =
+        recover(&store(&cluster), &dumped, &parts, &log, &scratch, (RecoveryTarget::End, 1)).await.unwrap();
+    assert_eq!(rows, "postgres.public.step=12000");
+    restored.remove().await.unwrap();
+}
+
+fn cluster_fill(n: u32) -> String {
+    format!("INSERT INTO step SELECT {n}, repeat('x', 500) FROM generate_series(1, 2000)")
+}
+
+#[tokio::test]
+async fn the_slot_gives_way_before_the_servers_disk_fills() {
+    let cluster = Cluster::new(&programs(), &[], &[]);
+    cluster.sql("postgres", "CREATE TABLE step (n int, filler text)");
+    let (log, folder) = (Arc::new(Log::default()), tempfile::tempdir().unwrap());
+    let following = Following::start(store(&cluster), &log, folder.path(), LIMIT);
+    caught_up(&cluster, &log, 1).await;
+    following.end().await;
+    let slots = || {
+        cluster.sql("postgres", "SELECT count(*) FROM pg_replication_slots WHERE slot_name LIKE 'steward%'")
+    };
+    assert_eq!(slots(), "1");
+    // Nobody follows, and the server writes more than it may keep for us.
+    cluster.sql("postgres", "INSERT INTO step SELECT 1, repeat('x', 1000) FROM generate_series(1, 4000)");
+    let following = Following::start(store(&cluster), &log, folder.path(), 1 << 20);
+    until("the gap is told", || !log.gaps.lock().unwrap().is_empty()).await;
+    let why = log.gaps.lock().unwrap()[0].why.clone();
+    assert!(why.contains("over the limit of 1048576"), "{why}");
+    // It goes on behind the gap with a slot of its own.
+    until("it is followed again", || {
+        log.states
+            .lock()
+            .unwrap()
+            .last()
+            .is_some_and(|state| state.problem.is_none() && state.retained_bytes < 1 << 20)
+    })
+    .await;
+    following.end().await;
+    assert_eq!(slots(), "1");
+    let store = store(&cluster);
+    until("the slot is free", || {
+        cluster.sql("postgres", "SELECT count(*) FROM pg_replication_slots WHERE active") == "0"
+    })
+    .await;
+    Store::follow_log(&store).unwrap().unfollow(&ctx(), "steward_shop_orders").await.unwrap();
+    assert_eq!(slots(), "0");
+}
+
+#[tokio::test]
+async fn a_full_disk_of_ours_leaves_the_log_with_the_server() {
+    let cluster = Cluster::new(&programs(), &[], &[]);
+    cluster.sql("postgres", "CREATE TABLE step (n int, filler text)");
+    let (log, folder) = (Arc::new(Log::default()), tempfile::tempdir().unwrap());
+    // The program answers as it does on a full disk, until there is room.
+    let programs = tempfile::tempdir().unwrap();
+    for name in ["pg_receivewal", "psql"] {
+        let real = cluster.programs().join(name);
+        let full = programs.path().join("full");
+        let script = format!(
+            "#!/bin/sh\nif [ \"$1\" != --version ] && [ {name} = pg_receivewal ] && [ -e '{full}' ]; then echo 'could not write: No space left on device' >&2; exit 1; fi\nexec '{real}' \"$@\"\n",
+            full = full.display(),
+            real = real.display()
+        );
+        std::fs::write(programs.path().join(name), script).unwrap();
+        std::fs::set_permissions(
+            programs.path().join(name),
+            std::os::unix::fs::PermissionsExt::from_mode(0o755),
+        )
+        .unwrap();
+    }
+    std::fs::write(programs.path().join("full"), "").unwrap();
+    let url = format!("postgres://127.0.0.1:{}/postgres", cluster.port());
+    let mut config = Config::new(&url, LoginConfig { user: "postgres".into(), password_secret: None });
+    config.bin_dir = Some(programs.path().to_owned());
+    let store =
+        store_postgres::open("orders", config, std::path::Path::new("/"), Arc::new(NoSecrets)).unwrap();
+    let following = Following::start(store, &log, folder.path(), LIMIT);
+    until("it is told", || {
+        let states = log.states.lock().unwrap();
+        states.iter().any(|state| state.problem.as_ref().is_some_and(|it| it.contains("No space left")))
+    })
+    .await;
+    cluster.sql("postgres", &cluster_fill(1));
+    std::fs::remove_file(programs.path().join("full")).unwrap();
+    caught_up(&cluster, &log, 1).await;
+    following.end().await;
+    assert_eq!(*log.gaps.lock().unwrap(), []);
 }

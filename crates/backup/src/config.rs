@@ -23,6 +23,19 @@ pub struct PlanConfig {
     /// `logical` or `physical`. Default: the best that the store offers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method: Option<BackupMethod>,
+    /// `continuous`: the log of the stores is kept too, so that they can be restored to any moment; needs `method: physical`.
+    /// `steward up` follows it. Default: only the backups are kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub logs: Option<LogMode>,
+    /// Longest time between two looks at the log, in seconds; what was written since the last one would be lost. Default: 5.
+    #[serde(default = "default_log_every_s", skip_serializing_if = "is_default_log_every_s")]
+    pub log_every_s: u32,
+    /// Most MiB of log that a server may keep for us; beyond, its slot is given up, which is a gap. Default: 4,096.
+    #[serde(
+        default = "default_log_retained_mib_max",
+        skip_serializing_if = "is_default_log_retained_mib_max"
+    )]
+    pub log_retained_mib_max: u32,
     /// When `steward up` makes it by itself. Default: only when it is asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schedule: Option<PlanSchedule>,
@@ -48,6 +61,9 @@ impl PlanConfig {
             repository: None,
             copies: Vec::new(),
             method: None,
+            logs: None,
+            log_every_s: default_log_every_s(),
+            log_retained_mib_max: default_log_retained_mib_max(),
             schedule: None,
             consistency: Consistency::default(),
             verify: Verification::default(),
@@ -97,6 +113,16 @@ impl PlanConfig {
                 format!("a probe asks `{}`, which the plan does not back up", unknown.store),
             );
         }
+        if self.logs.is_some() && self.method != Some(BackupMethod::Physical) {
+            return invalid(
+                "logs",
+                "a log can be applied to physical backups only: set `method: physical`".into(),
+            );
+        }
+        if self.log_every_s == 0 || self.log_retained_mib_max == 0 {
+            let key = if self.log_every_s == 0 { "log_every_s" } else { "log_retained_mib_max" };
+            return invalid(key, "must be at least 1".into());
+        }
         if self.keep == Retention::nothing() {
             return invalid("keep", "every backup would be deleted at once".into());
         }
@@ -129,6 +155,32 @@ pub enum Mode {
     Independent,
     /// All at once, with one name for all: how far their moments lie apart is measured and told.
     Together,
+}
+
+/// Whether the logs of a plan's stores are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LogMode {
+    /// As they are written.
+    Continuous,
+}
+
+fn default_log_every_s() -> u32 {
+    5
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_default_log_every_s(value: &u32) -> bool {
+    *value == default_log_every_s()
+}
+
+fn default_log_retained_mib_max() -> u32 {
+    4_096
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_default_log_retained_mib_max(value: &u32) -> bool {
+    *value == default_log_retained_mib_max()
 }
 
 /// When a plan is due. A time that passed while nothing ran is made up for once.

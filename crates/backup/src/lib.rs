@@ -11,6 +11,7 @@ mod drill;
 mod forecast;
 mod lamps;
 mod list;
+mod logs;
 mod manifest;
 mod meter;
 mod places;
@@ -28,7 +29,9 @@ mod suspicion;
 mod verify;
 
 pub use catalog::{Level, Origin, Recorded, State, newest_proven};
-pub use config::{Consistency, Mode, Objectives, PlanConfig, PlanSchedule, Probe, Retention, Verification};
+pub use config::{
+    Consistency, LogMode, Mode, Objectives, PlanConfig, PlanSchedule, Probe, Retention, Verification,
+};
 pub use copies::Copied;
 pub use copy::{CopyBackup, copy, plan_copy};
 pub use drill::{
@@ -36,6 +39,10 @@ pub use drill::{
     plan_drill,
 };
 pub use list::{ListBackups, ShowBackup, list, show};
+pub use logs::{
+    ExportLogs, FollowLogs, MarkLogs, ShowLogs, export_logs, follow, marker, plan_export_logs, plan_follow,
+    plan_marker, show_logs,
+};
 pub use manifest::{MANIFEST_VERSION, Manifest};
 pub use plan::{ShowPlans, show_plans};
 pub use prune::{PruneBackups, plan_prune, prune};
@@ -120,6 +127,11 @@ pub trait Surroundings: Send + Sync {
 
     /// The folder for scratch copies.
     fn scratch(&self) -> PathBuf;
+
+    /// The folder for logs on their way; what is in it stays between runs.
+    fn logs(&self) -> PathBuf {
+        self.scratch().with_file_name("log")
+    }
 
     /// This process, as the ledger names it.
     fn holder(&self) -> &str;

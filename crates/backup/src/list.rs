@@ -13,6 +13,7 @@ use crate::catalog::{self, Recorded, State, age_s};
 use crate::config::PlanConfig;
 use crate::drill;
 use crate::lamps::{Repositories, lamps, lit};
+use crate::logs;
 use crate::run::{point, read_manifest};
 use crate::signature;
 use crate::verify::backup_named;
@@ -67,8 +68,11 @@ impl Request for ShowBackup {
 const OWN_STATE: &str = "steward";
 
 /// Answers `backup.list`. `value`: `backups[]`, `stores[] {store, rpo_s, proven, restore_ms, rpo_objective_s,
-/// rto_objective_s, forecast_ms, drill_median_ms, drill_p95_ms, last_drill, lamps[] {lamp, on, why, todo}}`; `rpo_s` is the age of the newest backup that was restored and compared, null where there is none.
-/// Findings: `backup_missing`, `backup_too_old`, `recovery_too_slow`, `recovery_forecast_too_slow`.
+/// rto_objective_s, forecast_ms, drill_median_ms, drill_p95_ms, last_drill, lamps[] {lamp, on, why, todo}, log_until, log_gap}`; `rpo_s`
+/// is the age of the newest backup that was restored and compared, null where there is none; with a log that is kept
+/// behind such a backup, the time since the newest moment to which it leads without a gap.
+/// Findings: `backup_missing`, `backup_too_old`, `recovery_too_slow`, `recovery_forecast_too_slow`, `backup_log_gap`,
+/// `backup_log_not_followed`.
 ///
 /// # Errors
 ///
@@ -97,7 +101,22 @@ pub async fn list(ctx: &Context, around: &dyn Surroundings, request: &ListBackup
             .cloned()
             .unwrap_or_else(|| PlanConfig::of_store(&store));
         let proven = catalog::newest_proven(ctx, around.ledger(), &store).await?;
-        let rpo_s = proven.as_ref().map(|backup| age_s(now, point(backup)));
+        let wanted = logs::is_wanted(around, &store);
+        let state = logs::followed(ctx, around, &store).await?;
+        let chain = match (wanted || state.is_some(), logs::newest_proven_chain(ctx, around, &store)) {
+            (false, _) => None,
+            (true, newest) => match newest.await {
+                Ok(chain) => chain,
+                Err(error) => {
+                    writeln!(text, "{store}: how far its log reaches is not known: {}", error.message())
+                        .expect("writing to a string does not fail");
+                    None
+                }
+            },
+        };
+        let reaches = chain.as_ref().and_then(|chain| chain.reach.until);
+        let newest = proven.as_ref().map(point).into_iter().chain(reaches).max();
+        let rpo_s = newest.map(|newest| age_s(now, newest));
         let restore_ms = proven.as_ref().and_then(|backup| backup.restore_ms);
         let objectives = plan.objectives;
         let (age_max_s, restore_max_s) =
@@ -120,6 +139,11 @@ pub async fn list(ctx: &Context, around: &dyn Surroundings, request: &ListBackup
             writeln!(text, "    {}-: {}; {todo}", lamp.name, lamp.why)
                 .expect("writing to a string does not fail");
         }
+        if let Some(chain) = &chain {
+            writeln!(text, "  any moment can be restored {}", chain.said())
+                .expect("writing to a string does not fail");
+        }
+        findings.extend(logs::judged(now, &store, wanted, chain.as_ref(), state.as_ref()));
         let drills = drill::drills(ctx, around.ledger(), Some(&store), DRILLS).await?;
         let (median_ms, p95_ms) = drill::measured(&drills);
         let bytes = proven.as_ref().and_then(|backup| backup.bytes);
@@ -170,7 +194,8 @@ pub async fn list(ctx: &Context, around: &dyn Surroundings, request: &ListBackup
             "store": store, "rpo_s": rpo_s, "proven": proven.as_ref().map(|backup| &backup.id),
             "restore_ms": restore_ms, "rpo_objective_s": age_max_s, "rto_objective_s": restore_max_s,
             "forecast_ms": forecast_ms, "drill_median_ms": median_ms, "drill_p95_ms": p95_ms,
-            "last_drill": drills.first(), "lamps": lamps,
+            "last_drill": drills.first(), "lamps": lamps, "log_until": reaches,
+            "log_gap": chain.as_ref().and_then(|chain| chain.reach.gap.clone()),
         }));
     }
     let value = json!({ "backups": backups, "stores": stores });

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use contract::quantity::size;
+use contract::quantity::{count, size};
 use contract::{
-    Context, Effect, Error, ErrorKind, Kept as Entry, Outcome, Permit, Plan, PlanStep, Request, StepMode,
-    canonical_json, sha256_hex,
+    BackupMethod, Context, Effect, Error, ErrorKind, Kept as Entry, Outcome, Permit, Plan, PlanStep, Request,
+    StepMode, canonical_json, sha256_hex,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -16,6 +16,7 @@ use crate::Surroundings;
 use crate::catalog::{self, Recorded, State};
 use crate::config::PlanConfig;
 use crate::copies;
+use crate::logs;
 use crate::retention::keep;
 use crate::run::{give_up_dead, kept, plan_named, point};
 
@@ -88,7 +89,7 @@ pub async fn plan_prune(
     request: &PruneBackups,
 ) -> Result<Plan, Error> {
     let doomed = doomed(ctx, around, request).await?;
-    let steps = doomed
+    let mut steps: Vec<PlanStep> = doomed
         .iter()
         .map(|backup| PlanStep {
             destructive: true,
@@ -106,7 +107,23 @@ pub async fn plan_prune(
             )
         })
         .collect();
+    let orphaned = orphaned_logs(ctx, around, &doomed).await?;
+    for (store, repository, pieces) in &orphaned {
+        steps.push(PlanStep {
+            destructive: true,
+            ..PlanStep::new(
+                format!("log {store} {repository}"),
+                format!(
+                    "delete {} of the log of {store} from {repository}, which lie before the oldest backup that stays",
+                    count(pieces.len() as u64, "piece")
+                ),
+                StepMode::Transaction,
+                Vec::new(),
+            )
+        });
+    }
     let summary = match doomed.len() {
+        0 if !orphaned.is_empty() => "delete logs that no backup needs".to_owned(),
         0 => "nothing to do: the retention rules keep every backup".to_owned(),
         1 => "delete 1 backup that no retention rule keeps".to_owned(),
         many => format!("delete {many} backups that no retention rule keeps"),
@@ -170,7 +187,57 @@ pub async fn prune(
         .expect("writing to a string does not fail");
         values.push(json!({ "repository": name, "deleted": ids, "pruned": pruned }));
     }
-    Ok(Outcome::new(json!({ "repositories": values }), text))
+    let mut logs = Vec::new();
+    // Of what is forgotten by now, nothing is doomed any more.
+    for (store, name, pieces) in orphaned_logs(ctx, around, &[]).await? {
+        let repository = around.repository(ctx, &name).await?;
+        let Some(role) = repository.logs() else { continue };
+        let pruned = role.prune(ctx, &store, &pieces).await?;
+        writeln!(
+            text,
+            "{name}: of the log of {store} {} are gone in 48 hours, {} are gone now, {} stay",
+            size(pruned.bytes_marked),
+            size(pruned.bytes_deleted),
+            size(pruned.bytes_kept)
+        )
+        .expect("writing to a string does not fail");
+        logs.push(json!({ "store": store, "repository": name, "pruned": pruned }));
+    }
+    Ok(Outcome::new(json!({ "repositories": values, "logs": logs }), text))
+}
+
+/// What of the stores' logs no backup needs once `doomed` are gone: store, repository, pieces.
+async fn orphaned_logs(
+    ctx: &Context,
+    around: &dyn Surroundings,
+    doomed: &[Recorded],
+) -> Result<Vec<(String, String, Vec<contract::LogPiece>)>, Error> {
+    let mut stay: BTreeMap<(String, String), Vec<contract::LogStart>> = BTreeMap::new();
+    for backup in catalog::list(ctx, around.ledger(), None, LOOKED_AT_MAX).await? {
+        let is_doomed = doomed.iter().any(|it| it.id == backup.id);
+        if is_doomed || backup.state != State::Complete || backup.method != BackupMethod::Physical {
+            continue;
+        }
+        let known = around.stores().list(ctx);
+        if !known.iter().any(|(store, _)| *store == backup.store) {
+            // Nobody can say what its backups need; everything stays.
+            continue;
+        }
+        let key = (backup.store.clone(), backup.repository.clone());
+        if let Some(chain) = logs::chain(ctx, around, backup, None).await? {
+            stay.entry(key).or_default().push(chain.start);
+        }
+    }
+    let mut orphaned = Vec::new();
+    for ((store, name), starts) in stay {
+        let repository = around.repository(ctx, &name).await?;
+        let Some(role) = repository.logs() else { continue };
+        let pieces = logs::unneeded(&starts, &role.list(ctx, &store).await?.pieces);
+        if !pieces.is_empty() {
+            orphaned.push((store, name, pieces));
+        }
+    }
+    Ok(orphaned)
 }
 
 /// Takes the copies of forgotten backups off the lists too; a repository that cannot be asked keeps its own until the next time.

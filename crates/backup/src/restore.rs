@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 
 use contract::{
-    Context, Effect, Error, ErrorKind, LoadTarget, Outcome, PartSource, Permit, Plan, PlanStep, Request,
-    Selection, StepMode,
+    Context, Effect, Error, ErrorKind, LoadTarget, Outcome, PartSource, Permit, Plan, PlanStep, Recovery,
+    RecoveryTarget, Request, Selection, StepMode,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -13,11 +13,12 @@ use serde_json::json;
 use crate::Surroundings;
 use crate::catalog::{self, Level, Recorded};
 use crate::config::PlanConfig;
+use crate::logs::{self, Chain};
 use crate::meter::MeteredSource;
 use crate::places::{Place, Places, is_the_place};
 use crate::run::{self, Scratch, kept, plan_named, point, repository_of};
 use crate::verify::{self, backup_named};
-use contract::quantity::{size, thousands};
+use contract::quantity::{count, size, thousands};
 
 /// Where a backup is restored to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -41,6 +42,13 @@ pub struct RestoreBackup {
     /// `scratch`, `beside` or `in_place`. Default: `scratch`.
     #[serde(default)]
     pub to: RestoreTo,
+    /// Bring it forward by its log to this moment: `end`, a time with its zone such as `2026-03-04T14:03:05Z`, `lsn:0/16B3748`,
+    /// `xid:735` or `marker:NAME`. Of a store, the newest backup before it is taken. Default: the state of the backup.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<RecoveryTarget>,
+    /// Which timeline of the server is followed. Default: the newest that the backup leads to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeline: Option<u32>,
     /// Name of the new database or file, for `beside`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
@@ -84,6 +92,21 @@ impl RestoreBackup {
         let invalid = |argument: &'static str, message: &str| {
             Err(Error::new(ErrorKind::Invalid, message).with("argument", argument))
         };
+        if self.timeline.is_some() && self.until.is_none() {
+            return invalid("timeline", "a timeline is followed to a moment: say which with `until`");
+        }
+        if self.until.is_some() && *selection != Selection::Whole {
+            return invalid(
+                "until",
+                "a server is brought forward whole; take tables from the copy with pg_dump",
+            );
+        }
+        if self.until.is_some() && self.to != RestoreTo::Scratch {
+            return invalid(
+                "to",
+                "a server is brought forward in scratch; the answer says how the copy takes its place",
+            );
+        }
         match (self.to, &self.name) {
             (RestoreTo::Beside, None) => {
                 invalid("name", "a restore beside the store needs the name of the new database")
@@ -106,12 +129,20 @@ struct Meant {
     selection: Selection,
     places: Places,
     place: Place,
+    /// With the log behind it, where it is brought forward.
+    chain: Option<(RecoveryTarget, Chain)>,
 }
 
 async fn meant(ctx: &Context, around: &dyn Surroundings, request: &RestoreBackup) -> Result<Meant, Error> {
     let selection = request.selection()?;
     request.check(&selection)?;
-    let backup = backup_named(ctx, around, &request.backup).await?;
+    let (backup, chain) = match &request.until {
+        Some(target) => {
+            let chain = logs::chain_for(ctx, around, &request.backup, target, request.timeline).await?;
+            (chain.backup.clone(), Some((target.clone(), chain)))
+        }
+        None => (backup_named(ctx, around, &request.backup).await?, None),
+    };
     let mut places = Places::of(&backup, request.from.as_deref())?;
     places.accept_unsigned = request.accept_unsigned;
     let place = places.next(ctx, around, None).await?;
@@ -125,7 +156,7 @@ async fn meant(ctx: &Context, around: &dyn Surroundings, request: &RestoreBackup
             .with("backup", &backup.id)
             .hint(format!("it holds: {}", known.join(", "))));
     }
-    Ok(Meant { backup, selection, places, place })
+    Ok(Meant { backup, selection, places, place, chain })
 }
 
 fn target(request: &RestoreBackup, backup: &Recorded, scratch: Option<&Scratch>) -> LoadTarget {
@@ -148,7 +179,7 @@ pub async fn plan_restore(
     around: &dyn Surroundings,
     request: &RestoreBackup,
 ) -> Result<Plan, Error> {
-    let Meant { backup, selection, places, place } = meant(ctx, around, request).await?;
+    let Meant { backup, selection, places, place, chain } = meant(ctx, around, request).await?;
     let manifest = &place.manifest;
     let store = around.stores().open(ctx, &backup.store).await?;
     let load = store.load().ok_or_else(|| {
@@ -180,7 +211,38 @@ pub async fn plan_restore(
     let as_of = point(&backup).strftime("%Y-%m-%d %H:%M:%SZ").to_string();
     let mut steps = Vec::new();
     let (mut pre_state, mut subject) = (String::new(), format!("backup:{}", backup.id));
+    if let Some((target, chain)) = &chain {
+        steps.push(step(
+            "log",
+            format!(
+                "fetch the log from {} to {} on timeline {}: {}, {}",
+                chain.start.position,
+                chain.reach.end,
+                chain.reach.timeline,
+                count(chain.reach.pieces.len() as u64, "piece"),
+                size(chain.reach.bytes()),
+            ),
+        ));
+        if let Some(gap) = &chain.reach.gap {
+            // It is behind the target, or there would be no plan.
+            tracing::warn!(store = backup.store, before = %gap.before.unwrap_or_default(), "the log has a gap");
+        }
+        let unknown = match target {
+            RecoveryTarget::Marker(name) if !chain.knows_marker(name) => true,
+            RecoveryTarget::Transaction(_) => true,
+            _ => false,
+        };
+        let sure = if unknown { "; whether the log holds it is known when it was read" } else { "" };
+        steps.push(step(
+            "load",
+            format!(
+                "load {} as of {as_of} into a scratch server and bring it forward to {target}{sure}",
+                backup.id
+            ),
+        ));
+    }
     match request.to {
+        RestoreTo::Scratch if chain.is_some() => {}
         RestoreTo::Scratch => {
             steps.push(step("load", format!("load {what} as of {as_of} into a scratch copy")));
         }
@@ -215,13 +277,24 @@ pub async fn plan_restore(
         arguments: serde_json::to_value(request).expect("arguments are JSON"),
         project: ctx.project().to_owned(),
         target: subject,
-        summary: format!("restore {what} of {} as of {as_of} ({})", backup.store, backup.id),
+        summary: match &chain {
+            None => format!("restore {what} of {} as of {as_of} ({})", backup.store, backup.id),
+            Some((target, _)) => {
+                format!("restore {} to {target}, from the backup as of {as_of} ({})", backup.store, backup.id)
+            }
+        },
         steps,
         pre_state,
         predicted: json!({
             "backup": backup.id, "as_of": as_of, "proven": backup.level, "rows": manifest.rows(),
             "bytes": manifest.parts.iter().map(|part| part.bytes).sum::<u64>(),
-            "last_restore_ms": backup.restore_ms, "scratch_bytes": preflight.scratch_bytes,
+            "last_restore_ms": backup.restore_ms,
+            "scratch_bytes": preflight.scratch_bytes + chain.as_ref().map_or(0, |(_, chain)| chain.reach.clear_bytes()),
+            "log": chain.as_ref().map(|(target, chain)| json!({
+                "until": target, "from": chain.start.position, "to": chain.reach.end, "reaches": chain.reach.until,
+                "timeline": chain.reach.timeline, "pieces": chain.reach.pieces.len(), "bytes": chain.reach.bytes(),
+                "gap": chain.reach.gap,
+            })),
             "warnings": preflight.warnings, "from": place.backup.repository, "passed_by": places.passed,
         }),
         cost_usd_nanos: 0,
@@ -242,7 +315,7 @@ pub async fn restore(
     request: &RestoreBackup,
 ) -> Result<Outcome, Error> {
     permit.covers(ctx, plan)?;
-    let Meant { backup, selection, mut places, mut place } = meant(ctx, around, request).await?;
+    let Meant { backup, selection, mut places, mut place, chain } = meant(ctx, around, request).await?;
     // The plan names one backup; "the newest" may be another by now.
     if plan.predicted["backup"] != json!(backup.id) {
         return Err(Error::new(ErrorKind::Conflict, "another backup is the newest now")
@@ -274,13 +347,31 @@ pub async fn restore(
     };
     let target = target(request, &backup, scratch.as_ref());
     let started = std::time::Instant::now();
+    let logs = match (&chain, &scratch) {
+        (Some((_, chain)), Some(scratch)) => {
+            let folder = scratch.path().join("log");
+            logs::fetch(ctx, chain, &folder).await?;
+            Some(folder)
+        }
+        _ => None,
+    };
+    let recovery = chain.as_ref().zip(logs.clone()).map(|((until, chain), logs)| Recovery {
+        target: until.clone(),
+        timeline: chain.reach.timeline,
+        logs,
+        target_is_covered: matches!(until, RecoveryTarget::Time(_) | RecoveryTarget::Position(_)),
+    });
     let (source, mut restored) = loop {
         let loaded = async {
             let parts = place.manifest.parts.clone();
             let source = place.repository.open(ctx, &kept(&place.backup), parts).await?;
             let stage = format!("{}: restore", backup.store);
             let source: Box<dyn PartSource> = Box::new(MeteredSource::new(ctx, stage, source));
-            let restored = load.load(ctx, &place.manifest.dumped, &*source, &selection, &target).await?;
+            let dumped = &place.manifest.dumped;
+            let restored = match &recovery {
+                Some(recovery) => load.recover(ctx, dumped, &*source, recovery, &target).await?,
+                None => load.load(ctx, dumped, &*source, &selection, &target).await?,
+            };
             Ok::<_, Error>((source, restored))
         };
         match loaded.await {
@@ -293,6 +384,10 @@ pub async fn restore(
             Err(error) => return Err(error),
         }
     };
+    if let Some(logs) = &logs {
+        // It is applied, and in the clear.
+        drop(std::fs::remove_dir_all(logs));
+    }
     let manifest = &place.manifest;
     let ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     let compared = verify::compare_and_count(ctx, &*restored, &manifest.dumped, &*source, &selection).await;
@@ -314,19 +409,36 @@ pub async fn restore(
     }
     let address = restored.address();
     let by = restored.proven_by();
+    let reached = restored.reached();
+    let as_of = match (&chain, &reached) {
+        (Some((target, _)), Some(reached)) => format!(
+            "{target} (its last commit is of {}, position {})",
+            reached.server_at.map_or_else(|| "no time".to_owned(), logs::moment),
+            reached.position.as_deref().unwrap_or("unknown")
+        ),
+        _ => point(&backup).strftime("%Y-%m-%d %H:%M:%SZ").to_string(),
+    };
     let said = format!(
-        "{}{} of {} as of {}: {} rows, {} ({ms} ms)",
+        "{}{} of {} as of {as_of}: {} rows, {} ({ms} ms)",
         places.said(&backup.repository, &place.backup.repository),
         backup.id,
         backup.store,
-        point(&backup).strftime("%Y-%m-%d %H:%M:%SZ"),
         thousands(counted.iter().map(|table| table.rows).sum()),
         if by.is_empty() { "every table is as it was dumped".to_owned() } else { by.join("; ") },
     );
     let mut value = json!({
         "backup": backup.id, "to": request.to, "restore_ms": ms, "safety_backup": safety, "proven_by": by,
-        "take_over": restored.take_over(), "from": place.backup.repository, "passed_by": places.passed,
+        "take_over": restored.take_over(), "reached": reached,
+        "from": place.backup.repository, "passed_by": places.passed,
     });
+    let mut take_over = String::new();
+    if !restored.take_over().is_empty() {
+        take_over.push_str("to let it take the server's place: stop that server, then run\n");
+        for line in restored.take_over() {
+            writeln!(take_over, "  {line}").expect("writing to a string does not fail");
+        }
+        take_over.push_str("  and start the server on that data directory\n");
+    }
     let text = match request.to {
         RestoreTo::Scratch | RestoreTo::Beside => {
             let end = restored.keep();
@@ -335,7 +447,7 @@ pub async fn restore(
             }
             value["address"] = json!(address);
             value["take_away"] = json!(end);
-            format!("{said}\nit is at {address}\ntake it away with: {end}\n")
+            format!("{said}\nit is at {address}\n{take_over}take it away with: {end}\n")
         }
         RestoreTo::InPlace => {
             let undo = match load.swap(ctx, &*restored).await {

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use contract::quantity::{count, size, span};
-use contract::{Context, Effect, Error, Layout, Outcome, Request};
+use contract::{BackupMethod, Context, Effect, Error, Layout, Outcome, Request};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -99,6 +99,7 @@ pub async fn export_runbook(
 
 fn one_store(text: &mut String, now: jiff::Timestamp, backup: &Recorded, manifest: &Manifest, address: &str) {
     let dumped = &manifest.dumped;
+    let is_of_files = dumped.method == BackupMethod::Physical && dumped.tables.is_empty();
     let folder = match dumped.layout {
         Layout::Stream => "stream",
         Layout::Pages => "pages",
@@ -107,23 +108,35 @@ fn one_store(text: &mut String, now: jiff::Timestamp, backup: &Recorded, manifes
     let took =
         backup.restore_ms.map_or_else(|| "not known".to_owned(), |ms| format!("{:.1} s", ms as f64 / 1e3));
     let end = if manifest.parts.iter().any(|part| part.path == "restore.sh") {
-        format!("cd restored/{} && sh restore.sh NEW_DATABASE", backup.store)
+        format!(
+            "cd restored/{} && sh restore.sh {}",
+            backup.store,
+            if is_of_files { "NEW_DATA_DIRECTORY" } else { "NEW_DATABASE" }
+        )
     } else {
         let first = manifest.parts.first().map_or("", |part| part.path.as_str());
         format!("cp restored/{}/{first} {}", backup.store, shell(&dumped.address))
+    };
+    let compared = if is_of_files { "" } else { ", with every table compared" };
+    // A whole server is put in place by hand; the answer of its restore has the commands.
+    let in_place = if is_of_files {
+        String::new()
+    } else {
+        format!(
+            "In its place, with the PM's approval:\n\n```console\n$ steward backup restore {} --to in_place\n```\n\n",
+            backup.id
+        )
     };
     write!(
         text,
         "| | |\n| --- | --- |\n\
          | was | {} {} at `{}` |\n\
          | newest backup that counts | `{}`, as of {}, {} old |\n\
-         | holds | {} in {}, {} |\n\
-         | last restore took | {took}, with every table compared |\n\n\
+         | holds | {}, {} |\n\
+         | last restore took | {took}{compared} |\n\n\
          With Steward, into a copy of its own; nothing else is touched:\n\n\
          ```console\n$ steward backup restore {}\n```\n\n\
-         In its place, with the PM's approval:\n\n\
-         ```console\n$ steward backup restore {} --to in_place\n```\n\n\
-         Without Steward, on a machine with [restic](https://restic.net); it asks for the recovery key:\n\n\
+         {in_place}Without Steward, on a machine with [restic](https://restic.net); it asks for the recovery key:\n\n\
          ```console\n$ export RESTIC_REPOSITORY={}\n$ restic restore {} --target restored\n$ {end}\n```\n",
         dumped.kind,
         dumped.version,
@@ -131,10 +144,8 @@ fn one_store(text: &mut String, now: jiff::Timestamp, backup: &Recorded, manifes
         backup.id,
         point(backup).strftime("%Y-%m-%d %H:%M:%SZ"),
         span(age_s(now, point(backup))),
-        count(manifest.rows(), "row"),
-        count(dumped.tables.len() as u64, "table"),
+        crate::run::holds(manifest),
         size(manifest.parts.iter().map(|part| part.bytes).sum()),
-        backup.id,
         backup.id,
         shell(&format!("{}/{folder}", address.trim_end_matches('/'))),
         backup.snapshot,
@@ -151,6 +162,16 @@ fn one_store(text: &mut String, now: jiff::Timestamp, backup: &Recorded, manifes
             text,
             "\nA copy is in {}, there `{}`: `steward backup restore {} --from {}`",
             copied.repository, copied.snapshot, backup.id, copied.repository
+        )
+        .expect("writing to a string does not fail");
+    }
+    if is_of_files {
+        write!(
+            text,
+            "\nWith the log behind it, to the last moment that is kept; with restic alone the pieces under `log/` are opened as the guide\n\
+             `point-in-time-recovery` says:\n\n\
+             ```console\n$ steward backup restore {} --until end\n```\n",
+            backup.store
         )
         .expect("writing to a string does not fail");
     }

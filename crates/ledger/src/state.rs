@@ -11,7 +11,7 @@ use crate::sealed::seal_old_rows;
 use crate::sqlite::Connection;
 
 /// One script for each version; never edited once shipped.
-const MIGRATIONS: [&str; 16] = [
+const MIGRATIONS: [&str; 17] = [
     include_str!("../sql/0001_state.sql"),
     include_str!("../sql/0002_ai.sql"),
     include_str!("../sql/0003_ai_keys.sql"),
@@ -28,6 +28,7 @@ const MIGRATIONS: [&str; 16] = [
     include_str!("../sql/0014_job_timing.sql"),
     include_str!("../sql/0015_backup_groups.sql"),
     include_str!("../sql/0016_repository_shares.sql"),
+    include_str!("../sql/0017_backup_logs.sql"),
 ];
 /// After this one, what lies in the clear is sealed.
 const SEALING: usize = 4;

@@ -608,7 +608,7 @@ fn show(answer: &Answer) {
 
 /// Requests that say whether something is as it should be: what they find decides the exit code. Those that propose, such
 /// as `index.advise` and `migration.plan`, have done what they were asked for, whatever they found on the way.
-pub(crate) const CHECKS: [&str; 23] = [
+pub(crate) const CHECKS: [&str; 25] = [
     "access.review",
     "ai.scan",
     "ai.test",
@@ -617,7 +617,9 @@ pub(crate) const CHECKS: [&str; 23] = [
     "audit.verify",
     "backup.copy",
     "backup.drill",
+    "backup.follow",
     "backup.list",
+    "backup.logs",
     "backup.rebuild",
     "backup.run",
     "backup.setup",

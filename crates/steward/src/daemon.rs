@@ -1,5 +1,6 @@
 //! `steward up`: serves HTTP and MCP, runs schedules, goes on with what was interrupted, delivers escalations.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::net::SocketAddr;
@@ -13,6 +14,7 @@ use rustix::process::{Resource, Rlimit, setrlimit};
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -27,6 +29,10 @@ const POLL: Duration = Duration::from_millis(200);
 const LOCK_TRIES: u32 = 4;
 /// How often due schedules and deliveries are looked for.
 const TICK: Duration = Duration::from_secs(1);
+/// How often it is looked whether every log is followed that should be.
+const FOLLOW_AGAIN: Duration = Duration::from_secs(5);
+/// How long after it ended a log is followed again.
+const FOLLOW_PAUSE: Duration = Duration::from_secs(30);
 /// How late a scheduled run may start and still count as in time, in seconds.
 const LATE_S: i64 = 60;
 
@@ -138,6 +144,7 @@ pub(crate) async fn run(steward: Arc<Steward>, _surroundings: Surroundings) -> R
     tracker.spawn(Arc::clone(&ai).follow(inbox, stop.clone(), tracker.clone()));
     tracker.spawn(follow_changes(Arc::clone(&steward), stop.clone()));
     tracker.spawn(tick(Arc::clone(&steward), stop.clone(), tracker.clone()));
+    tracker.spawn(follow_logs(Arc::clone(&steward), stop.clone(), tracker.clone()));
 
     signals.wait().await;
     tracing::info!("stopping");
@@ -287,6 +294,56 @@ async fn tick(steward: Arc<Steward>, stop: CancellationToken, tracker: TaskTrack
                 tracing::warn!(error = steward.redact(&error.to_string()), "cannot deliver escalations");
             }
         }
+    }
+}
+
+/// Sees to it that the log of every plan that says so is followed, as the project files are at the moment.
+async fn follow_logs(steward: Arc<Steward>, stop: CancellationToken, tracker: TaskTracker) {
+    let mut following: HashMap<(String, String), JoinHandle<()>> = HashMap::new();
+    loop {
+        for project in steward.projects() {
+            for (name, plan) in &project.loaded().config.backup.plans {
+                if plan.logs != Some(backup::LogMode::Continuous) {
+                    continue;
+                }
+                let key = (project.name().to_owned(), name.clone());
+                if following.get(&key).is_none_or(JoinHandle::is_finished) {
+                    let ctx = system(&steward, &project)
+                        .with_actor(Actor::new(ActorKind::Schedule, name, []))
+                        .with_cancellation(stop.child_token());
+                    let task = follow_log(Arc::clone(&steward), ctx, name.clone(), stop.clone());
+                    following.insert(key, tracker.spawn(task));
+                }
+            }
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(FOLLOW_AGAIN) => {}
+        }
+    }
+}
+
+/// Follows the log of one plan until that ends; behind a gap a new base backup is made at once.
+async fn follow_log(steward: Arc<Steward>, ctx: Context, plan: String, stop: CancellationToken) {
+    let arguments = serde_json::json!({ "plan": plan });
+    let followed = steward.submit_with(&ctx, "backup.follow", arguments.clone(), Options::default()).await;
+    match followed {
+        _ if stop.is_cancelled() => {}
+        Ok(answer) if answer.status == AnswerStatus::Done => {
+            tracing::error!(plan, "the log has a gap; a new base backup is made");
+            if let Err(error) = steward.submit_with(&ctx, "backup.run", arguments, Options::default()).await {
+                tracing::error!(plan, error = steward.redact(&error.to_string()), "no new base backup");
+            }
+        }
+        Ok(_) => tracing::error!(plan, "the log is not followed: the authority matrix does not let it"),
+        Err(error) => {
+            tracing::error!(plan, error = steward.redact(&error.to_string()), "the log is not followed");
+        }
+    }
+    // Whatever stands in the way is looked at again, and not at once.
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = tokio::time::sleep(FOLLOW_PAUSE) => {}
     }
 }
 

@@ -217,6 +217,7 @@ pub(crate) async fn read(
         Request::RetentionList(request) => {
             archive::list_retention(ctx, &Room::new(steward, project), request).await
         }
+        Request::BackupLogs(request) => backup::show_logs(ctx, &Room::new(steward, project), request).await,
         Request::BackupList(request) => backup::list(ctx, &Room::new(steward, project), request).await,
         Request::BackupShow(request) => backup::show(ctx, &Room::new(steward, project), request).await,
         _ => Err(wrong_way(request)),
@@ -429,6 +430,16 @@ pub(crate) async fn plan(
             let (plan, findings) = backup::plan_run(ctx, &Room::new(steward, project), request).await?;
             Planned { findings, ..plan.into() }
         }
+        Request::BackupFollow(request) => {
+            let (plan, findings) = backup::plan_follow(ctx, &Room::new(steward, project), request).await?;
+            Planned { findings, ..plan.into() }
+        }
+        Request::BackupMarker(request) => {
+            backup::plan_marker(ctx, &Room::new(steward, project), request).await?.into()
+        }
+        Request::BackupExportLogs(request) => {
+            backup::plan_export_logs(ctx, &Room::new(steward, project), request).await?.into()
+        }
         Request::BackupVerify(request) => {
             backup::plan_verify(ctx, &Room::new(steward, project), request).await?.into()
         }
@@ -622,6 +633,15 @@ async fn carry_out(
             // That of a project whose backups an older Steward began.
             room.make_signing_key(ctx, permit, plan, false).await?;
             backup::run(ctx, &room, permit, plan, request).await
+        }
+        Request::BackupFollow(request) => {
+            backup::follow(ctx, &Room::new(steward, project), permit, plan, request).await
+        }
+        Request::BackupMarker(request) => {
+            backup::marker(ctx, &Room::new(steward, project), permit, plan, request).await
+        }
+        Request::BackupExportLogs(request) => {
+            backup::export_logs(ctx, &Room::new(steward, project), permit, plan, request).await
         }
         Request::BackupPrune(request) => {
             backup::prune(ctx, &Room::new(steward, project), permit, plan, request).await

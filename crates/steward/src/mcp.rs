@@ -60,6 +60,10 @@ pub(crate) const FOR_PEOPLE: &[&str] = &[
     // No agent deletes backups.
     "backup.prune",
     "backup.rebuild",
+    // What every transaction wrote, in the clear.
+    "backup.export-logs",
+    // It goes on until it is interrupted; `steward up` does it.
+    "backup.follow",
 ];
 
 /// The resource that lists open escalations.

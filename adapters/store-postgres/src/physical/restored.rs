@@ -180,7 +180,8 @@ impl Restored for RestoredServer {
     }
 
     async fn probe(&self, ctx: &Context, sql: &str) -> Result<bool, Error> {
-        let client = self.connect(ctx, &self.detail.database).await?;
+        // With the settings that the user's own sessions have.
+        let client = self.server.lock().await.connect(ctx, &self.detail.database).await?;
         ctx.run(crate::backup::restored::probe(&client, sql)).await
     }
 

@@ -37,6 +37,8 @@ fn whole(to: RestoreTo) -> RestoreBackup {
     RestoreBackup {
         backup: "shop".into(),
         to,
+        until: None,
+        timeline: None,
         name,
         schema: None,
         tables: Vec::new(),

@@ -24,6 +24,7 @@ mod lint;
 mod live;
 mod migrations;
 mod openapi;
+mod point_in_time;
 mod program;
 mod project_file;
 mod recover;

@@ -1,0 +1,1200 @@
+//! Logs behind physical backups: following them, what they reach, what is missing, and keeping them apart from the rest.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use contract::quantity::{count, size, span};
+use contract::{
+    BackupMethod, Context, Effect, Error, ErrorKind, Finding, FollowOptions, LogGap, LogListing, LogPiece,
+    LogPosition, LogSink, LogSpan, LogStart, LogState, Logs, Outcome, Permit, Plan, PlanStep, RecoveryPoint,
+    RecoveryTarget, Repository, Request, Severity, StepMode, Trigger, check_marker, sha256_hex,
+};
+use jiff::Timestamp;
+use ledger::{NewEvent, Row, Write};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use crate::Surroundings;
+use crate::catalog::{self, Recorded, State, age_s};
+use crate::config::{LogMode, PlanConfig};
+use crate::manifest::Manifest;
+use crate::run::{plan_named, read_manifest, repository_of};
+
+/// Backups that are looked at for one that fits.
+const LOOKED_AT_MAX: u32 = 10_000;
+/// What the files of markers begin with.
+const MARKER: &str = "marker.";
+/// A follower that has not looked for so long is not at work.
+const SILENT_S: u64 = 120;
+/// Most timelines on one path.
+const TIMELINES_MAX: usize = 1_000;
+
+const STATE: &str = "INSERT INTO backup_logs (project, store, plan, repository, holder, source, timeline, written, kept, until_us, \
+     retained_bytes, problem, looked_us) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
+     ON CONFLICT (project, store) DO UPDATE SET plan = excluded.plan, repository = excluded.repository, \
+     holder = excluded.holder, source = excluded.source, timeline = excluded.timeline, written = excluded.written, \
+     kept = excluded.kept, until_us = COALESCE(excluded.until_us, until_us), retained_bytes = excluded.retained_bytes, \
+     problem = excluded.problem, looked_us = excluded.looked_us";
+const GAP: &str = "INSERT INTO backup_logs (project, store, plan, repository, holder, source, timeline, written, kept, \
+     retained_bytes, looked_us, gap, gap_us) VALUES (?, ?, ?, ?, ?, '', 0, '0/0', '0/0', 0, ?, ?, ?) \
+     ON CONFLICT (project, store) DO UPDATE SET gap = excluded.gap, gap_us = excluded.gap_us";
+const SHOW: &str = "SELECT * FROM backup_logs WHERE project = ? AND store = ?";
+
+/// Follows the logs of a plan's stores and keeps them beside its physical backups; `steward up` does so by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FollowLogs {
+    /// A plan with `logs: continuous`.
+    pub plan: String,
+    /// Ends as soon as everything is kept that was written when it began. Default: goes on until it is interrupted.
+    #[serde(default)]
+    pub once: bool,
+}
+
+impl Request for FollowLogs {
+    const NAME: &'static str = "backup.follow";
+    const SUMMARY: &'static str =
+        "Follow the logs of a plan's stores, so that they can be restored to any moment";
+    const EXAMPLE: &'static str = "steward backup follow orders";
+    const EFFECT: Effect = Effect::Change;
+    const ACTION: &'static str = "backup.run";
+    const POSITIONAL: &'static [&'static str] = &["plan"];
+}
+
+/// Gives the present moment of a store a name to which it can be restored later.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MarkLogs {
+    /// 1 to 63 characters of `0-9A-Za-z._-`.
+    pub name: String,
+    /// The store. Default: the only one whose log is followed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store: Option<String>,
+}
+
+impl Request for MarkLogs {
+    const NAME: &'static str = "backup.marker";
+    const SUMMARY: &'static str = "Give the present moment of a store a name to restore to";
+    const EXAMPLE: &'static str = "steward backup marker before-release --store orders";
+    const EFFECT: Effect = Effect::Change;
+    const ACTION: &'static str = "backup.run";
+    const POSITIONAL: &'static [&'static str] = &["name"];
+}
+
+/// Shows from when to when each store can be restored, gaps, markers, and what the server keeps for us.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ShowLogs {
+    /// Only this store. Default: every store with a physical backup or a followed log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store: Option<String>,
+}
+
+impl Request for ShowLogs {
+    const NAME: &'static str = "backup.logs";
+    const SUMMARY: &'static str =
+        "Show from when to when each store can be restored, gaps, and what the server keeps for us";
+    const EXAMPLE: &'static str = "steward backup logs orders";
+    const EFFECT: Effect = Effect::Read;
+    const ACTION: &'static str = "backup.read";
+    const POSITIONAL: &'static [&'static str] = &["store"];
+}
+
+/// Writes a store's log behind a physical backup into a folder, in the clear and under the server's own names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ExportLogs {
+    /// A store, or a physical backup's id.
+    pub backup: String,
+    /// A new folder.
+    pub folder: PathBuf,
+    /// Which timeline. Default: the newest that the backup leads to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeline: Option<u32>,
+}
+
+impl Request for ExportLogs {
+    const NAME: &'static str = "backup.export-logs";
+    const SUMMARY: &'static str = "Write the log behind a physical backup into a folder, in the clear";
+    const EXAMPLE: &'static str = "steward backup export-logs orders --folder ./wal";
+    const EFFECT: Effect = Effect::Change;
+    const ACTION: &'static str = "backup.restore";
+    const POSITIONAL: &'static [&'static str] = &["backup"];
+}
+
+/// What the ledger knows of a followed log.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct Followed {
+    pub(crate) source: String,
+    pub(crate) timeline: u32,
+    pub(crate) written: LogPosition,
+    pub(crate) kept: LogPosition,
+    pub(crate) until: Option<Timestamp>,
+    pub(crate) retained_bytes: u64,
+    pub(crate) problem: Option<String>,
+    pub(crate) looked_at: Timestamp,
+    pub(crate) gap: Option<String>,
+    pub(crate) gap_at: Option<Timestamp>,
+}
+
+impl Followed {
+    fn read(row: &Row) -> Result<Self, Error> {
+        let position = |name: &str| row.get_text(name)?.parse::<LogPosition>();
+        Ok(Self {
+            source: row.get_text("source")?.to_owned(),
+            timeline: u32::try_from(row.get_opt_i64("timeline")?.unwrap_or(0)).unwrap_or(0),
+            written: position("written")?,
+            kept: position("kept")?,
+            until: row.get_opt_time("until_us")?,
+            retained_bytes: u64::try_from(row.get_opt_i64("retained_bytes")?.unwrap_or(0)).unwrap_or(0),
+            problem: row.get_opt_text("problem")?.map(str::to_owned),
+            looked_at: row.get_time("looked_us")?,
+            gap: row.get_opt_text("gap")?.map(str::to_owned),
+            gap_at: row.get_opt_time("gap_us")?,
+        })
+    }
+}
+
+pub(crate) async fn followed(
+    ctx: &Context,
+    around: &dyn Surroundings,
+    store: &str,
+) -> Result<Option<Followed>, Error> {
+    let rows = around.ledger().query(SHOW, vec![ctx.project().into(), store.into()]).await?;
+    rows.first().map(Followed::read).transpose()
+}
+
+/// How far a log leads from a backup.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct Reach {
+    pub(crate) timeline: u32,
+    /// The last position that can be restored.
+    pub(crate) end: LogPosition,
+    /// What was acknowledged before this moment of the server's clock can be restored.
+    pub(crate) until: Option<Timestamp>,
+    /// What follows is missing, though something behind it is there.
+    pub(crate) gap: Option<LogGap>,
+    /// The pieces that lead there, with the histories of their timelines.
+    #[serde(skip)]
+    pub(crate) pieces: Vec<LogPiece>,
+}
+
+impl Reach {
+    pub(crate) fn bytes(&self) -> u64 {
+        self.pieces.iter().map(|piece| piece.bytes).sum()
+    }
+
+    /// Bytes of the files in the clear.
+    pub(crate) fn clear_bytes(&self) -> u64 {
+        let files: BTreeMap<&str, u64> =
+            self.pieces.iter().map(|piece| (piece.span.file.as_str(), piece.span.file_bytes)).collect();
+        files.values().sum()
+    }
+}
+
+/// Which timelines lead from the backup to `wanted`, or to the newest that it leads to: each with where it is left.
+fn path(
+    start: &LogStart,
+    pieces: &[LogPiece],
+    wanted: Option<u32>,
+) -> Result<Vec<(u32, LogPosition)>, Error> {
+    let of_source = pieces.iter().filter(|piece| piece.span.source == start.source);
+    let branches: BTreeMap<u32, (u32, LogPosition)> = of_source
+        .filter_map(|piece| Some((piece.span.timeline, (piece.span.parent?, piece.span.start))))
+        .collect();
+    let chain = |last: u32| {
+        let mut chain = vec![(last, LogPosition(u64::MAX))];
+        let mut at = last;
+        while at != start.timeline {
+            let (parent, left_at) = *branches.get(&at)?;
+            chain.push((parent, left_at));
+            at = parent;
+            if chain.len() > TIMELINES_MAX {
+                return None;
+            }
+        }
+        chain.reverse();
+        // A timeline that was left before the backup's state does not hold it.
+        (chain[0].1 >= start.position).then_some(chain)
+    };
+    let known: BTreeSet<u32> = branches.keys().copied().chain([start.timeline]).collect();
+    match wanted {
+        Some(wanted) => chain(wanted).ok_or_else(|| {
+            let known: Vec<String> =
+                known.iter().filter(|it| chain(**it).is_some()).map(ToString::to_string).collect();
+            Error::new(ErrorKind::NotFound, format!("the backup does not lead to the timeline {wanted}"))
+                .hint(format!("it leads to: {}", known.join(", ")))
+        }),
+        None => Ok(known.iter().rev().find_map(|last| chain(*last)).unwrap_or_default()),
+    }
+}
+
+/// How far the log leads from a backup, without a gap.
+pub(crate) fn reach(start: &LogStart, pieces: &[LogPiece], wanted: Option<u32>) -> Result<Reach, Error> {
+    let path = path(start, pieces, wanted)?;
+    let timeline = path.last().map_or(start.timeline, |(timeline, _)| *timeline);
+    let left_at = |timeline: u32| path.iter().find(|(it, _)| *it == timeline).map(|(_, at)| *at);
+    let on_path = || {
+        pieces.iter().filter(|piece| piece.span.source == start.source).filter_map(|piece| {
+            // What a timeline wrote after it was left belongs to another history.
+            let limit = left_at(piece.span.timeline)?;
+            Some((piece, piece.span.start, piece.span.end.min(limit)))
+        })
+    };
+    let mut cursor = start.needs_from;
+    loop {
+        let further =
+            on_path().filter(|(_, from, to)| *from <= cursor && *to > cursor).map(|(_, _, to)| to).max();
+        let Some(further) = further else { break };
+        cursor = further;
+    }
+    let end = cursor.max(start.position);
+    let beyond = on_path().filter(|(_, from, to)| *from > cursor && to > from).map(|(_, from, _)| from).min();
+    // The backup's last file may reach behind its state; nothing of the log is needed before.
+    let has_any = cursor > start.needs_from;
+    let gap = beyond.map(|before| LogGap {
+        after: Some(if has_any { end } else { start.position }),
+        before: Some(before),
+        why: "a part of the log is missing".to_owned(),
+    });
+    let end = if has_any { end } else { start.position };
+    let used = on_path()
+        .filter(|(piece, from, to)| {
+            let is_history = piece.span.parent.is_some();
+            is_history || to > from && *to > start.needs_from && *from < cursor
+        })
+        .map(|(piece, _, _)| piece.clone());
+    let until = on_path()
+        .filter(|(piece, _, to)| *to <= end && piece.span.end == *to && piece.span.parent.is_none())
+        .filter_map(|(piece, _, _)| piece.span.until)
+        .max();
+    Ok(Reach { timeline, end, until, gap, pieces: used.collect() })
+}
+
+/// A physical backup with the log behind it.
+pub(crate) struct Chain {
+    pub(crate) backup: Recorded,
+    pub(crate) manifest: Manifest,
+    pub(crate) repository: Arc<dyn Repository>,
+    pub(crate) start: LogStart,
+    pub(crate) reach: Reach,
+    /// The moment of its state by the server's clock.
+    pub(crate) from: Timestamp,
+    /// All markers of its server, by name.
+    markers: BTreeMap<String, (u32, LogPosition)>,
+}
+
+/// Why a moment cannot be restored from a backup.
+enum Missed {
+    Before,
+    Beyond,
+}
+
+impl Chain {
+    fn fits(&self, target: &RecoveryTarget) -> Result<(), Missed> {
+        let between = |is_before: bool, is_beyond: bool| match (is_before, is_beyond) {
+            (true, _) => Err(Missed::Before),
+            (_, true) => Err(Missed::Beyond),
+            _ => Ok(()),
+        };
+        let position = |at: LogPosition| between(at < self.start.position, at > self.reach.end);
+        match target {
+            RecoveryTarget::End | RecoveryTarget::Transaction(_) => Ok(()),
+            RecoveryTarget::Position(at) => position(*at),
+            RecoveryTarget::Time(at) => {
+                between(*at < self.from, self.reach.until.is_none_or(|until| *at > until))
+            }
+            RecoveryTarget::Marker(name) => self.markers.get(name).map_or(Ok(()), |(_, at)| position(*at)),
+        }
+    }
+
+    pub(crate) fn knows_marker(&self, name: &str) -> bool {
+        self.markers.contains_key(name)
+    }
+
+    /// From when to when, in words.
+    pub(crate) fn said(&self) -> String {
+        let until = match (self.reach.until, self.reach.end > self.start.position) {
+            (Some(until), true) => format!("to {} ({})", moment(until), self.reach.end),
+            _ => "alone: no log is kept behind it".to_owned(),
+        };
+        let gap =
+            self.reach.gap.as_ref().map_or_else(String::new, |gap| {
+                format!(", then a gap up to {}", gap.before.unwrap_or_default())
+            });
+        format!("from {} ({}) {until}{gap}", moment(self.from), self.start.position)
+    }
+}
+
+pub(crate) fn moment(at: Timestamp) -> String {
+    at.strftime("%Y-%m-%d %H:%M:%S%.fZ").to_string()
+}
+
+/// The physical backups of a store that are sound, the newest first, each with the log behind it; at most `most`.
+pub(crate) async fn chains(
+    ctx: &Context,
+    around: &dyn Surroundings,
+    store: &str,
+    timeline: Option<u32>,
+    most: usize,
+) -> Result<Vec<Chain>, Error> {
+    let known = catalog::list(ctx, around.ledger(), Some(store), LOOKED_AT_MAX).await?;
+    let mut chains = Vec::new();
+    for backup in known {
+        if chains.len() == most {
+            break;
+        }
+        if backup.state == State::Complete
+            && backup.method == BackupMethod::Physical
+            && backup.problem.is_none()
+            && let Some(chain) = chain(ctx, around, backup, timeline).await?
+        {
+            chains.push(chain);
+        }
+    }
+    Ok(chains)
+}
+
+/// The newest physical backup that was restored and compared, with the log behind it.
+pub(crate) async fn newest_proven_chain(
+    ctx: &Context,
+    around: &dyn Surroundings,
+    store: &str,
+) -> Result<Option<Chain>, Error> {
+    let known = catalog::list(ctx, around.ledger(), Some(store), LOOKED_AT_MAX).await?;
+    let newest = known.into_iter().find(|backup| {
+        backup.state == State::Complete
+            && backup.method == BackupMethod::Physical
+            && backup.level.is_proven()
+            && backup.problem.is_none()
+    });
+    match newest {
+        Some(backup) => chain(ctx, around, backup, None).await,
+        None => Ok(None),
+    }
+}
+
+/// The log behind a backup; none for one that no log can be applied to.
+pub(crate) async fn chain(
+    ctx: &Context,
+    around: &dyn Surroundings,
+    backup: Recorded,
+    timeline: Option<u32>,
+) -> Result<Option<Chain>, Error> {
+    let repository = around.repository(ctx, &backup.repository).await?;
+    let manifest = read_manifest(ctx, &repository, &backup).await?;
+    let opened = around.stores().open(ctx, &backup.store).await?;
+    let Some(start) = opened.load().and_then(|load| load.log_start(&manifest.dumped)) else {
+        return Ok(None);
+    };
+    let listing = match repository.logs() {
+        Some(logs) => logs.list(ctx, &backup.store).await?,
+        None => LogListing::default(),
+    };
+    let mut reach = reach(&start, &listing.pieces, timeline)?;
+    // Where the server has written nothing more, the last look says until when that holds.
+    if let Some(state) = followed(ctx, around, &backup.store).await?
+        && state.source == start.source
+        && state.timeline == reach.timeline
+        && state.kept <= reach.end
+        && reach.gap.is_none()
+    {
+        reach.until = reach.until.max(state.until);
+    }
+    let point = &manifest.dumped.point;
+    let from = point.server_at.unwrap_or(point.at);
+    let markers = listing
+        .pieces
+        .iter()
+        .filter(|piece| piece.span.source == start.source)
+        .filter_map(|piece| {
+            let name = piece.span.file.strip_prefix(MARKER)?.to_owned();
+            Some((name, (piece.span.timeline, piece.span.start)))
+        })
+        .collect();
+    Ok(Some(Chain { backup, manifest, repository, start, reach, from, markers }))
+}
+
+/// The newest backup from which this moment can be restored.
+///
+/// # Errors
+///
+/// `NotFound`: there is none; the hint says what can be restored.
+pub(crate) async fn chain_for(
+    ctx: &Context,
+    around: &dyn Surroundings,
+    name: &str,
+    target: &RecoveryTarget,
+    timeline: Option<u32>,
+) -> Result<Chain, Error> {
+    let is_store = around.stores().list(ctx).iter().any(|(store, _)| store == name);
+    let found = if is_store {
+        chains(ctx, around, name, timeline, usize::MAX).await?
+    } else {
+        let backup = crate::verify::backup_named(ctx, around, name).await?;
+        chain(ctx, around, backup, timeline).await?.into_iter().collect()
+    };
+    if found.is_empty() {
+        return Err(Error::new(
+            ErrorKind::NotFound,
+            format!("`{name}` has no physical backup to begin from"),
+        )
+        .hint(format!("make one: a plan with `method: physical`, then steward backup run {name}")));
+    }
+    let missed: Vec<Missed> = found.iter().filter_map(|chain| chain.fits(target).err()).collect();
+    let said: Vec<String> = found.iter().map(Chain::said).collect();
+    if let Some(at) = found.iter().position(|chain| chain.fits(target).is_ok()) {
+        return Ok(found.into_iter().nth(at).expect("it was found at this position"));
+    }
+    let why = if missed.iter().all(|missed| matches!(missed, Missed::Before)) {
+        "it is before the first backup"
+    } else if found.iter().any(|chain| chain.reach.gap.is_some()) {
+        "a part of the log that leads there is missing"
+    } else {
+        "it is behind the end of what is kept"
+    };
+    Err(Error::new(ErrorKind::NotFound, format!("`{target}` cannot be restored: {why}"))
+        .with("backup", name)
+        .hint(format!("what can be restored: {}", said.join("; "))))
+}
+
+/// Writes the log of a chain into a new folder that only we can open, under the server's own names.
+pub(crate) async fn fetch(ctx: &Context, chain: &Chain, folder: &Path) -> Result<u64, Error> {
+    let logs = logs_of(&chain.repository)?;
+    let failed = |cause: std::io::Error| {
+        let kind = match cause.kind() {
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => ErrorKind::LimitExceeded,
+            std::io::ErrorKind::AlreadyExists => ErrorKind::Conflict,
+            _ => ErrorKind::Unavailable,
+        };
+        Error::new(kind, "the log cannot be written into a folder")
+            .with("folder", folder.display())
+            .because(cause)
+    };
+    std::fs::DirBuilder::new().mode(0o700).create(folder).map_err(failed)?;
+    let mut files = BTreeSet::new();
+    for piece in &chain.reach.pieces {
+        let body = logs.read(ctx, piece).await?;
+        let span = &piece.span;
+        let file = std::fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(folder.join(&span.file))
+            .map_err(failed)?;
+        if files.insert(span.file.clone()) {
+            file.set_len(span.file_bytes).map_err(failed)?;
+        }
+        let offset = if span.file_bytes == 0 { 0 } else { span.start.0 % span.file_bytes };
+        file.write_all_at(&body, offset).map_err(failed)?;
+    }
+    Ok(files.len() as u64)
+}
+
+fn logs_of(repository: &Arc<dyn Repository>) -> Result<&dyn Logs, Error> {
+    repository.logs().ok_or_else(|| {
+        Error::new(ErrorKind::Unsupported, "this kind of repository keeps no logs")
+            .with("repository", repository.name())
+    })
+}
+
+/// The name of the slot of a store: what the server's administrator sees.
+fn slot(project: &str, store: &str) -> String {
+    let clean = |text: &str| -> String {
+        text.chars()
+            .map(|c| c.to_ascii_lowercase())
+            .map(|c| if c.is_ascii_lowercase() || c.is_ascii_digit() { c } else { '_' })
+            .take(20)
+            .collect()
+    };
+    let mark = sha256_hex(format!("{project}\0{store}").as_bytes());
+    format!("steward_{}_{}_{}", clean(project), clean(store), &mark[..8])
+}
+
+async fn options(
+    ctx: &Context,
+    around: &dyn Surroundings,
+    plan: &PlanConfig,
+    store: &str,
+    logs: &dyn Logs,
+) -> Result<FollowOptions, Error> {
+    Ok(FollowOptions {
+        slot: slot(ctx.project(), store),
+        folder: around.logs().join(ctx.project()).join(store),
+        every: Duration::from_secs(u64::from(plan.log_every_s)),
+        retained_bytes_max: u64::from(plan.log_retained_mib_max) << 20,
+        kept: logs.list(ctx, store).await?.pieces,
+    })
+}
+
+fn step(id: String, title: String) -> PlanStep {
+    PlanStep { reversible: true, ..PlanStep::new(id, title, StepMode::Transaction, Vec::new()) }
+}
+
+fn plan_of<R: Request>(
+    ctx: &Context,
+    request: &R,
+    target: String,
+    summary: String,
+    steps: Vec<PlanStep>,
+) -> Plan {
+    Plan {
+        request: R::NAME.to_owned(),
+        arguments: serde_json::to_value(request).expect("arguments are JSON"),
+        project: ctx.project().to_owned(),
+        target,
+        summary,
+        steps,
+        pre_state: String::new(),
+        predicted: json!({}),
+        cost_usd_nanos: 0,
+    }
+}
+
+/// Looks whether the logs of a plan's stores can be followed.
+///
+/// # Errors
+///
+/// `Invalid`: the plan does not say so. `Unsupported`: something is missing that it needs.
+pub async fn plan_follow(
+    ctx: &Context,
+    around: &dyn Surroundings,
+    request: &FollowLogs,
+) -> Result<(Plan, Vec<Finding>), Error> {
+    let plan = plan_named(ctx, around, &request.plan)?;
+    if plan.logs != Some(LogMode::Continuous) {
+        return Err(Error::new(ErrorKind::Invalid, format!("the plan `{}` follows no logs", request.plan))
+            .hint("set `method: physical` and `logs: continuous` in it"));
+    }
+    let name = repository_of(around, &plan)?;
+    let repository = around.repository(ctx, &name).await?;
+    let logs = logs_of(&repository)?;
+    let (mut steps, mut findings) = (Vec::new(), Vec::new());
+    for store in &plan.stores {
+        let opened = around.stores().open(ctx, store).await?;
+        let Some(role) = opened.follow_log() else {
+            return Err(opened.unsupported(
+                "backup.follow",
+                "this kind of store has no log to follow",
+                "take it out of the plan",
+            ));
+        };
+        let looked = role.preflight(ctx, &options(ctx, around, &plan, store, logs).await?).await?;
+        if let Some(refusal) = looked.refusals.first() {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!("the log of `{store}` cannot be followed: {refusal}"),
+            )
+            .with("store", store));
+        }
+        findings.extend(looked.warnings.into_iter().map(|warning| Finding {
+            code: "backup_log_unbounded".into(),
+            severity: Severity::Warning,
+            title: format!("{store}: {warning}"),
+            object: store.clone(),
+            recommendation: None,
+            evidence: Vec::new(),
+            escalate: None,
+        }));
+        steps.push(step(format!("follow {store}"), format!("keep the log of {store} in {name} from now on")));
+    }
+    let summary = format!("follow the log of {} to {name}", plan.stores.join(", "));
+    Ok((plan_of(ctx, request, format!("backup:{}", request.plan), summary, steps), findings))
+}
+
+/// Where a followed log goes: into the repository, and how far it is into the ledger.
+struct Keeping<'a> {
+    ctx: &'a Context,
+    around: &'a dyn Surroundings,
+    repository: Arc<dyn Repository>,
+    plan: &'a str,
+    store: &'a str,
+    /// Ends when it has come as far as the server was at the beginning.
+    once: bool,
+    aim: Mutex<Option<LogPosition>>,
+    stop: CancellationToken,
+    gap: Mutex<Option<LogGap>>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[async_trait]
+impl LogSink for Keeping<'_> {
+    async fn put(&self, span: LogSpan, body: Bytes) -> Result<(), Error> {
+        let span = LogSpan { store: self.store.to_owned(), ..span };
+        logs_of(&self.repository)?.append(self.ctx, &span, body).await.map(|_| ())
+    }
+
+    async fn gap(&self, gap: LogGap) -> Result<(), Error> {
+        let now = self.ctx.now().as_microsecond();
+        let write = Write::new()
+            .exec(
+                GAP,
+                vec![
+                    self.ctx.project().into(),
+                    self.store.into(),
+                    self.plan.into(),
+                    self.repository.name().into(),
+                    self.around.holder().into(),
+                    now.into(),
+                    gap.why.clone().into(),
+                    now.into(),
+                ],
+            )
+            .event(NewEvent::new("backup.log_gap", format!("store:{}", self.store), json!({ "gap": gap })));
+        self.around.ledger().write(self.ctx, write).await?;
+        *locked(&self.gap) = Some(gap);
+        // Whoever runs us hears of it, makes a backup, and follows again.
+        self.stop.cancel();
+        Ok(())
+    }
+
+    async fn state(&self, state: LogState) {
+        let write = Write::new().exec(
+            STATE,
+            vec![
+                self.ctx.project().into(),
+                self.store.into(),
+                self.plan.into(),
+                self.repository.name().into(),
+                self.around.holder().into(),
+                state.source.clone().into(),
+                i64::from(state.timeline).into(),
+                state.written.to_string().into(),
+                state.kept.to_string().into(),
+                state.until.map(Timestamp::as_microsecond).into(),
+                state.retained_bytes.into(),
+                state.problem.clone().into(),
+                self.ctx.now().as_microsecond().into(),
+            ],
+        );
+        if let Err(error) = self.around.ledger().write(self.ctx, write).await {
+            tracing::warn!(store = self.store, %error, "how far the log was followed is not recorded");
+        }
+        if self.once && state.problem.is_none() {
+            let aim = *locked(&self.aim).get_or_insert(state.written);
+            if state.kept >= aim {
+                self.stop.cancel();
+            }
+        }
+    }
+}
+
+/// Follows the logs of a permitted plan until it is interrupted, until a gap opens, or, `once`, until it has caught up.
+///
+/// # Errors
+///
+/// `Canceled`: it was interrupted. `Denied`, `Unsupported`: it cannot work so.
+pub async fn follow(
+    ctx: &Context,
+    around: &dyn Surroundings,
+    permit: &Permit,
+    plan: &Plan,
+    request: &FollowLogs,
+) -> Result<Outcome, Error> {
+    permit.covers(ctx, plan)?;
+    let config = plan_named(ctx, around, &request.plan)?;
+    let repository = around.repository(ctx, &repository_of(around, &config)?).await?;
+    let stop = ctx.cancellation().child_token();
+    let inner = ctx.clone().with_cancellation(stop.clone());
+    let each = config.stores.iter().map(|store| {
+        let (inner, repository, config) = (&inner, Arc::clone(&repository), &config);
+        let one = stop.child_token();
+        async move {
+            let opened = around.stores().open(inner, store).await?;
+            let role = opened
+                .follow_log()
+                .ok_or_else(|| Error::new(ErrorKind::Unsupported, "it has no log to follow"))?;
+            let options = options(inner, around, config, store, logs_of(&repository)?).await?;
+            let sink = Keeping {
+                ctx: inner,
+                around,
+                repository: Arc::clone(&repository),
+                plan: &request.plan,
+                store,
+                once: request.once,
+                aim: Mutex::new(None),
+                stop: one.clone(),
+                gap: Mutex::new(None),
+            };
+            let ended = role.follow(&inner.clone().with_cancellation(one.clone()), &options, &sink).await;
+            let gap = locked(&sink.gap).take();
+            match ended {
+                // We ended it ourselves.
+                Err(error)
+                    if error.kind() == ErrorKind::Canceled
+                        && one.is_cancelled()
+                        && !inner.cancellation().is_cancelled() =>
+                {
+                    Ok((store.clone(), gap))
+                }
+                Err(error) => Err(error),
+                Ok(()) => Ok((store.clone(), gap)),
+            }
+        }
+    });
+    let ended = if request.once {
+        futures::future::try_join_all(each).await?
+    } else {
+        // The first that ends, ends all: what it has found is to be heard at once.
+        let (first, _, others) = futures::future::select_all(each.map(Box::pin)).await;
+        drop(others);
+        stop.cancel();
+        vec![first?]
+    };
+    let (mut text, mut findings, mut values) = (String::new(), Vec::new(), Vec::new());
+    for (store, gap) in ended {
+        if let Some(gap) = &gap {
+            findings.push(gap_finding(&store, &gap.why));
+            writeln!(text, "{store}: GAP: {}", gap.why).expect("writing to a string does not fail");
+        } else {
+            let state = followed(ctx, around, &store).await?;
+            let kept = state.as_ref().map_or_else(|| "0/0".to_owned(), |state| state.kept.to_string());
+            writeln!(text, "{store}: the log is kept up to {kept}")
+                .expect("writing to a string does not fail");
+        }
+        values.push(json!({ "store": store, "gap": gap }));
+    }
+    Ok(Outcome { findings, ..Outcome::new(json!({ "stores": values }), text) })
+}
+
+fn gap_finding(store: &str, why: &str) -> Finding {
+    Finding {
+        code: "backup_log_gap".into(),
+        severity: Severity::Critical,
+        title: format!("a part of the log of {store} is lost: {why}"),
+        object: store.to_owned(),
+        recommendation: Some(format!(
+            "make a new base backup at once; what was written in between can be restored only as of it: steward backup run {store}"
+        )),
+        evidence: Vec::new(),
+        escalate: Some(Trigger::DataLossRisk),
+    }
+}
+
+/// The store of a marker.
+fn marked_store(ctx: &Context, around: &dyn Surroundings, request: &MarkLogs) -> Result<String, Error> {
+    if let Some(store) = &request.store {
+        return Ok(store.clone());
+    }
+    let followed: BTreeSet<&String> = around
+        .plans()
+        .values()
+        .filter(|plan| plan.logs == Some(LogMode::Continuous))
+        .flat_map(|plan| &plan.stores)
+        .collect();
+    if let [one] = followed.into_iter().collect::<Vec<_>>().as_slice() {
+        return Ok((*one).clone());
+    }
+    let stores: Vec<String> = around.stores().list(ctx).into_iter().map(|(store, _)| store).collect();
+    Err(Error::new(ErrorKind::Invalid, "say which store is meant")
+        .with("argument", "store")
+        .hint(format!("there are: {}", stores.join(", "))))
+}
+
+/// Plans one step: a record in the store's log.
+///
+/// # Errors
+///
+/// `Invalid`: the name, or no store is named. `Unsupported`: the store has no log.
+pub async fn plan_marker(
+    ctx: &Context,
+    around: &dyn Surroundings,
+    request: &MarkLogs,
+) -> Result<Plan, Error> {
+    check_marker(&request.name)?;
+    let store = marked_store(ctx, around, request)?;
+    let opened = around.stores().open(ctx, &store).await?;
+    if opened.follow_log().is_none() {
+        return Err(opened.unsupported(
+            "backup.marker",
+            "this kind of store has no log",
+            "back it up instead",
+        ));
+    }
+    let title = format!("write the marker `{}` into the log of {store}", request.name);
+    Ok(plan_of(ctx, request, format!("store:{store}"), title.clone(), vec![step("marker".into(), title)]))
+}
+
+/// Sets a marker, and notes it beside the log.
+///
+/// # Errors
+///
+/// As the store's; `Conflict`: there is one of this name.
+pub async fn marker(
+    ctx: &Context,
+    around: &dyn Surroundings,
+    permit: &Permit,
+    plan: &Plan,
+    request: &MarkLogs,
+) -> Result<Outcome, Error> {
+    permit.covers(ctx, plan)?;
+    let store = marked_store(ctx, around, request)?;
+    let config = around
+        .plans()
+        .values()
+        .find(|plan| plan.stores.contains(&store) && plan.logs.is_some())
+        .cloned()
+        .unwrap_or_else(|| PlanConfig::of_store(&store));
+    let repository = around.repository(ctx, &repository_of(around, &config)?).await?;
+    let logs = logs_of(&repository)?;
+    let file = format!("{MARKER}{}", request.name);
+    let listing = logs.list(ctx, &store).await?;
+    if listing.pieces.iter().any(|piece| piece.span.file == file) {
+        return Err(Error::new(ErrorKind::Conflict, format!("there is a marker `{}`", request.name))
+            .with("store", &store)
+            .hint("give another name"));
+    }
+    let opened = around.stores().open(ctx, &store).await?;
+    let role = opened
+        .follow_log()
+        .ok_or_else(|| Error::new(ErrorKind::Unsupported, "this kind of store has no log"))?;
+    let point: RecoveryPoint = role.marker(ctx, &request.name).await?;
+    let position: LogPosition = point.position.as_deref().unwrap_or("0/0").parse()?;
+    let source = match followed(ctx, around, &store).await?.filter(|state| !state.source.is_empty()) {
+        Some(state) => state.source,
+        // `identity` begins with the server's own.
+        None => opened.probe(ctx).await?.identity.split('/').next().unwrap_or_default().to_owned(),
+    };
+    let span = LogSpan {
+        store: store.clone(),
+        source,
+        timeline: point.timeline.unwrap_or(1),
+        file,
+        file_bytes: 0,
+        start: position,
+        end: position,
+        until: point.server_at,
+        parent: None,
+    };
+    // It has no bytes: its name says everything.
+    logs.append(ctx, &span, Bytes::new()).await?;
+    let at = point.server_at.unwrap_or(point.at);
+    let text = format!(
+        "{store}: marker `{}` at {position}, {}\nrestore to it: steward backup restore {store} --until marker:{}\n",
+        request.name,
+        moment(at),
+        request.name
+    );
+    Ok(Outcome::new(json!({ "store": store, "marker": request.name, "point": point }), text))
+}
+
+/// Findings about the log of a store: what it lacks, and whether it is followed.
+pub(crate) fn judged(
+    now: Timestamp,
+    store: &str,
+    is_wanted: bool,
+    newest: Option<&Chain>,
+    state: Option<&Followed>,
+) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if let Some(gap) = newest.and_then(|chain| chain.reach.gap.as_ref()) {
+        let why = format!(
+            "{} between {} and {}",
+            gap.why,
+            gap.after.unwrap_or_default(),
+            gap.before.unwrap_or_default()
+        );
+        findings.push(gap_finding(store, &why));
+    } else if let Some((gap, at)) = state.and_then(|state| state.gap.as_deref().zip(state.gap_at))
+        && newest.is_none_or(|chain| chain.manifest.begun_at < at)
+    {
+        findings.push(gap_finding(store, gap));
+    }
+    let silent = match state {
+        _ if !is_wanted => None,
+        None => Some("nobody has followed it yet".to_owned()),
+        Some(state) => state.problem.clone().or_else(|| {
+            let silent_s = age_s(now, state.looked_at);
+            (silent_s > SILENT_S).then(|| format!("nobody has followed it for {}", span(silent_s)))
+        }),
+    };
+    if let Some(why) = silent {
+        findings.push(Finding {
+            code: "backup_log_not_followed".into(),
+            severity: Severity::Warning,
+            title: format!("the log of {store} is not kept at the moment: {why}"),
+            object: store.to_owned(),
+            recommendation: Some("run `steward up`, or `steward backup follow PLAN`".into()),
+            evidence: Vec::new(),
+            escalate: None,
+        });
+    }
+    findings
+}
+
+/// Whether a plan wants the log of this store.
+pub(crate) fn is_wanted(around: &dyn Surroundings, store: &str) -> bool {
+    around
+        .plans()
+        .values()
+        .any(|plan| plan.logs == Some(LogMode::Continuous) && plan.stores.iter().any(|known| known == store))
+}
+
+/// Answers `backup.logs`. `value`: `stores[] {store, followed, chains[] {backup, proven, from, start, reach}, markers}`. Findings:
+/// `backup_log_gap`, `backup_log_not_followed`.
+///
+/// # Errors
+///
+/// As the ledger's and the repository's.
+pub async fn show_logs(
+    ctx: &Context,
+    around: &dyn Surroundings,
+    request: &ShowLogs,
+) -> Result<Outcome, Error> {
+    let (mut text, mut values, mut findings) = (String::new(), Vec::new(), Vec::new());
+    for (store, _) in around.stores().list(ctx) {
+        if request.store.as_ref().is_some_and(|only| *only != store) {
+            continue;
+        }
+        let state = followed(ctx, around, &store).await?;
+        let wanted = is_wanted(around, &store);
+        let chains = chains(ctx, around, &store, None, usize::MAX).await?;
+        if state.is_none() && chains.is_empty() && !wanted && request.store.is_none() {
+            continue;
+        }
+        findings.extend(judged(ctx.now(), &store, wanted, chains.first(), state.as_ref()));
+        writeln!(text, "{store}:").expect("writing to a string does not fail");
+        if let Some(state) = &state {
+            writeln!(
+                text,
+                "  followed on timeline {} up to {} (the server is at {} and keeps {} for us), {} ago",
+                state.timeline,
+                state.kept,
+                state.written,
+                size(state.retained_bytes),
+                span(age_s(ctx.now(), state.looked_at)),
+            )
+            .expect("writing to a string does not fail");
+        }
+        let mut told: Vec<Value> = Vec::new();
+        for chain in &chains {
+            writeln!(
+                text,
+                "  {}: {}; {}, {}",
+                chain.backup.id,
+                chain.said(),
+                count(chain.reach.pieces.len() as u64, "piece"),
+                size(chain.reach.bytes()),
+            )
+            .expect("writing to a string does not fail");
+            told.push(json!({
+                "backup": chain.backup.id, "proven": chain.backup.level, "from": chain.from, "start": chain.start,
+                "reach": chain.reach, "pieces": chain.reach.pieces.len(), "bytes": chain.reach.bytes(),
+            }));
+        }
+        if chains.is_empty() {
+            text.push_str("  no physical backup that a log could be applied to\n");
+        }
+        let markers = chains.first().map(|chain| &chain.markers);
+        for (name, (timeline, at)) in markers.into_iter().flatten() {
+            writeln!(text, "  marker:{name} at {at} on timeline {timeline}")
+                .expect("writing to a string does not fail");
+        }
+        values.push(json!({ "store": store, "followed": state, "chains": told, "markers": markers }));
+    }
+    if values.is_empty() {
+        text.push_str("no logs are kept\n");
+    }
+    Ok(Outcome { findings, ..Outcome::new(json!({ "stores": values }), text) })
+}
+
+/// Plans one step: a folder with what the log says, in the clear.
+///
+/// # Errors
+///
+/// `NotFound`: no such backup, or none with a log.
+pub async fn plan_export_logs(
+    ctx: &Context,
+    around: &dyn Surroundings,
+    request: &ExportLogs,
+) -> Result<Plan, Error> {
+    let chain = chain_for(ctx, around, &request.backup, &RecoveryTarget::End, request.timeline).await?;
+    let title = format!(
+        "write the log behind {} ({}) into {}, where it is in the clear",
+        chain.backup.id,
+        chain.said(),
+        request.folder.display()
+    );
+    Ok(plan_of(
+        ctx,
+        request,
+        format!("backup:{}", chain.backup.id),
+        title.clone(),
+        vec![step("export".into(), title)],
+    ))
+}
+
+/// Writes a log into a new folder.
+///
+/// # Errors
+///
+/// `Conflict`: the folder exists. As the repository's.
+pub async fn export_logs(
+    ctx: &Context,
+    around: &dyn Surroundings,
+    permit: &Permit,
+    plan: &Plan,
+    request: &ExportLogs,
+) -> Result<Outcome, Error> {
+    permit.covers(ctx, plan)?;
+    let chain = chain_for(ctx, around, &request.backup, &RecoveryTarget::End, request.timeline).await?;
+    let files = match fetch(ctx, &chain, &request.folder).await {
+        Ok(files) => files,
+        Err(error) => {
+            // What was there before stays; what we have written does not.
+            if error.kind() != ErrorKind::Conflict {
+                drop(std::fs::remove_dir_all(&request.folder));
+            }
+            return Err(error);
+        }
+    };
+    let text = format!(
+        "{} in {}, {}\na restored server reads them with: restore_command = 'cp {}/%f %p'\n",
+        count(files, "file"),
+        request.folder.display(),
+        chain.said(),
+        request.folder.display()
+    );
+    let value = json!({ "backup": chain.backup.id, "files": files, "reach": chain.reach });
+    Ok(Outcome::new(value, text))
+}
+
+/// Pieces that no backup that stays needs: all before the oldest of them, server by server. Of a server without a backup
+/// everything stays, as its first one may be on its way.
+pub(crate) fn unneeded(starts: &[LogStart], pieces: &[LogPiece]) -> Vec<LogPiece> {
+    let needed_from = |source: &str| {
+        starts.iter().filter(|start| start.source == source).map(|start| start.needs_from).min()
+    };
+    pieces
+        .iter()
+        .filter(|piece| {
+            let is_history = piece.span.parent.is_some();
+            !is_history && needed_from(&piece.span.source).is_some_and(|from| piece.span.end <= from)
+        })
+        .cloned()
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: u64 = 16 << 20;
+
+    fn piece(timeline: u32, start: u64, end: u64, second: i64) -> LogPiece {
+        LogPiece {
+            span: LogSpan {
+                store: "orders".into(),
+                source: "7".into(),
+                timeline,
+                file: format!("{timeline:08X}{:016X}", start / FILE),
+                file_bytes: FILE,
+                start: LogPosition(start),
+                end: LogPosition(end),
+                until: (second > 0).then(|| Timestamp::from_second(second).unwrap()),
+                parent: None,
+            },
+            bytes: 100,
+            sha256: String::new(),
+        }
+    }
+
+    fn branch(timeline: u32, parent: u32, at: u64) -> LogPiece {
+        let mut piece = piece(timeline, at, at, 0);
+        piece.span.parent = Some(parent);
+        piece.span.file = format!("{timeline:08X}.history");
+        piece
+    }
+
+    fn start() -> LogStart {
+        LogStart {
+            source: "7".into(),
+            timeline: 1,
+            position: LogPosition(2 * FILE + 100),
+            needs_from: LogPosition(3 * FILE),
+        }
+    }
+
+    #[test]
+    fn a_log_reaches_as_far_as_it_has_no_gap() {
+        let whole = [
+            piece(1, 2 * FILE, 3 * FILE, 1),
+            piece(1, 3 * FILE, 3 * FILE + 50, 2),
+            piece(1, 3 * FILE + 50, 4 * FILE, 3),
+            piece(1, 4 * FILE, 4 * FILE + 9, 4),
+        ];
+        let all = reach(&start(), &whole, None).unwrap();
+        assert_eq!((all.end, all.gap.clone(), all.pieces.len()), (LogPosition(4 * FILE + 9), None, 3));
+        assert_eq!(all.until, Some(Timestamp::from_second(4).unwrap()));
+        assert_eq!(all.clear_bytes(), 2 * FILE);
+        let mut with_gap = whole.to_vec();
+        with_gap.remove(2);
+        let cut = reach(&start(), &with_gap, None).unwrap();
+        assert_eq!(cut.end, LogPosition(3 * FILE + 50));
+        assert_eq!(cut.until, Some(Timestamp::from_second(2).unwrap()));
+        assert_eq!(cut.gap.unwrap().before, Some(LogPosition(4 * FILE)));
+        // The gap is right behind the backup.
+        let first = reach(&start(), &whole[2..], None).unwrap();
+        assert_eq!((first.end, first.pieces.len()), (start().position, 0));
+        assert_eq!(first.gap.unwrap().after, Some(start().position));
+        let nothing = reach(&start(), &[], None).unwrap();
+        assert_eq!((nothing.end, nothing.gap, nothing.until), (start().position, None, None));
+        let other = LogStart { source: "8".into(), ..start() };
+        assert_eq!(reach(&other, &whole, None).unwrap().end, start().position);
+    }
+
+    #[test]
+    fn a_timeline_is_followed_from_where_it_left_the_other() {
+        let at = 4 * FILE + 500;
+        let log = [
+            piece(1, 3 * FILE, 4 * FILE, 1),
+            // The old primary wrote on after the other was promoted.
+            piece(1, 4 * FILE, 5 * FILE, 9),
+            branch(2, 1, at),
+            piece(2, 4 * FILE, 4 * FILE + 700, 3),
+        ];
+        let newest = reach(&start(), &log, None).unwrap();
+        assert_eq!((newest.timeline, newest.end, newest.gap.clone()), (2, LogPosition(4 * FILE + 700), None));
+        assert_eq!(newest.until, Some(Timestamp::from_second(3).unwrap()));
+        let old = reach(&start(), &log, Some(1)).unwrap();
+        assert_eq!((old.timeline, old.end), (1, LogPosition(5 * FILE)));
+        assert_eq!(reach(&start(), &log, Some(3)).unwrap_err().kind(), ErrorKind::NotFound);
+        // A backup of what the old timeline wrote later does not lead to the new one.
+        let late = LogStart { position: LogPosition(at + 1), needs_from: LogPosition(5 * FILE), ..start() };
+        assert_eq!(reach(&late, &log, None).unwrap().timeline, 1);
+        assert!(reach(&late, &log, Some(2)).is_err());
+    }
+
+    #[test]
+    fn only_what_is_before_the_oldest_backup_that_stays_is_pruned() {
+        let log = [piece(1, 2 * FILE, 3 * FILE, 1), piece(1, 3 * FILE, 4 * FILE, 2), branch(2, 1, FILE)];
+        assert_eq!(unneeded(&[start()], &log), log[..1]);
+        let later = LogStart { needs_from: LogPosition(9 * FILE), ..start() };
+        assert_eq!(unneeded(&[later.clone(), start()], &log), log[..1]);
+        assert_eq!(unneeded(&[later], &log), log[..2]);
+        assert_eq!(unneeded(&[], &log), []);
+    }
+
+    #[test]
+    fn slots_have_names_that_a_server_takes() {
+        let name = slot("My Shop", "orders-ä");
+        assert!(name.starts_with("steward_my_shop_orders___"), "{name}");
+        assert!(
+            name.len() < 64
+                && name.bytes().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'_')
+        );
+        assert_ne!(slot("a", "b_c"), slot("a_b", "c"));
+    }
+}
