@@ -608,7 +608,7 @@ fn show(answer: &Answer) {
 
 /// Requests that say whether something is as it should be: what they find decides the exit code. Those that propose, such
 /// as `index.advise` and `migration.plan`, have done what they were asked for, whatever they found on the way.
-pub(crate) const CHECKS: [&str; 25] = [
+pub(crate) const CHECKS: [&str; 28] = [
     "access.review",
     "ai.scan",
     "ai.test",
