@@ -8,6 +8,7 @@ mod dice;
 mod home;
 mod trip;
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -165,7 +166,7 @@ async fn full(run: &mut Run, dice: &mut Dice, folder: &Path) {
     run.told.push(format!("full: {work} at {point}"));
     let home = Home::open(folder, Trip::full_at(&point), run.days).await;
     if let Err(error) = home.work(work).await {
-        run.said.push_str(&format!("{error:?} {error}"));
+        write!(run.said, "{error:?} {error}").unwrap();
     }
 }
 
@@ -215,7 +216,7 @@ async fn holds(run: &mut Run, dice: &mut Dice, folder: &Path) {
         match comes_back(&home, &repository, kept, dice.below(4) == 0).await {
             Ok(()) => whole += 1,
             Err(why) => {
-                assert!(damaged, "{case}: {:?} is not damaged and does not come back: {why}", kept.id)
+                assert!(damaged, "{case}: {:?} is not damaged and does not come back: {why}", kept.id);
             }
         }
     }
