@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use backup::{
-    Level, ListBackups, PlanConfig, PruneBackups, Recorded, RestoreBackup, RestoreTo, Retention, RunBackup,
-    Surroundings,
+    Level, ListBackups, PlanConfig, PruneBackups, Recorded, RestoreBackup, Retention, RunBackup, Surroundings,
 };
 use contract::{
     Actor, Clock, Context, Error, ErrorKind, Outcome, Permit, Plan, Repository, SecretSource, Store,
@@ -187,14 +186,8 @@ impl Home {
                 backup::prune(&ctx, self, &self.permit("backup.prune", &plan), &plan, &request).await
             }
             "restore" => {
-                let request = RestoreBackup {
-                    backup: STORE.into(),
-                    to: RestoreTo::Scratch,
-                    name: None,
-                    schema: None,
-                    tables: Vec::new(),
-                    from: None,
-                };
+                let request: RestoreBackup =
+                    serde_json::from_value(serde_json::json!({ "backup": STORE, "to": "scratch" })).unwrap();
                 let plan = backup::plan_restore(&ctx, self, &request).await?;
                 backup::restore(&ctx, self, &self.permit("backup.restore", &plan), &plan, &request).await
             }
