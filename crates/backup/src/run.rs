@@ -314,7 +314,8 @@ pub async fn run(
     }
     let mut outcome = told(&made, level, &config);
     for name in std::iter::once(&name).chain(&config.copies) {
-        let repository = around.repository(ctx, name).await?;
+        // One that cannot be opened was told of where the copy failed.
+        let Ok(repository) = around.repository(ctx, name).await else { continue };
         for finding in shares::look(ctx, around, &repository).await? {
             writeln!(outcome.text, "{}", finding.title).expect("writing to a string does not fail");
             outcome.findings.push(finding);

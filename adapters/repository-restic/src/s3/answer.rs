@@ -187,7 +187,7 @@ impl Refusal {
     /// The words for a person.
     pub(crate) fn fault(&self, asked: &Asked<'_>) -> Fault {
         let Asked { doing, path, bucket, region, endpoint, secret, now } = asked;
-        let put = format!("put the right ones into the vault: steward secret put {secret}");
+        let put = format!("put the right ones into the vault: steward secret rotate {secret}");
         let new = |kind, message: String| Fault::new(kind, message);
         let elsewhere = self.region.as_deref().filter(|there| there != region);
         match (self.code.as_str(), self.status) {

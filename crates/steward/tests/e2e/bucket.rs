@@ -20,6 +20,8 @@ fn server() -> String {
 fn root(args: &[&str]) {
     let output = Command::new("curl")
         .args([
+            "-H",
+            "x-amz-content-sha256: UNSIGNED-PAYLOAD",
             "--silent",
             "--show-error",
             "--fail-with-body",
@@ -92,12 +94,12 @@ fn a_bucket_keeps_backups_that_are_proven_and_restored() {
     assert_eq!(lamps(&project), [false, true, false, true, true]);
     let runbook = project.run(&["backup", "export-runbook"]).expect(0).stdout;
     assert!(runbook.contains("export RESTIC_REPOSITORY=") && runbook.contains("s3:http://"), "{runbook}");
-    project.run_with_input(&["secret", "put", "far/writer"], "writer:wrong").expect(0);
+    project.run_with_input(&["secret", "rotate", "far/writer"], "writer:wrong").expect(0);
     let refused = project.run(&["backup", "run", "app"]);
     assert!(refused.code == 4 || refused.code == 1, "{}", refused.stderr);
     assert!(
         refused.stderr.contains("secret key in `far/writer`")
-            && refused.stderr.contains("steward secret put far/writer"),
+            && refused.stderr.contains("steward secret rotate far/writer"),
         "{}",
         refused.stderr
     );
