@@ -278,7 +278,7 @@ impl backup::Surroundings for Room<'_> {
     ) -> Result<Arc<dyn Repository>, Error> {
         let config = self.config(name)?;
         let dir = &self.project.loaded().dir;
-        Ok(Arc::new(recover::unlock(ctx, &config, dir, key).await?))
+        Ok(Arc::new(recover::unlock(ctx, &config, dir, &self.project.secrets(), key).await?))
     }
 
     async fn recover_into(
@@ -300,6 +300,8 @@ impl backup::Surroundings for Room<'_> {
             project: Some(self.project.name().to_owned()),
             backup: None,
             signed_by: None,
+            endpoint: None,
+            region: None,
         };
         let recovered = recover::recover(ctx, &*opened, &recovery, StatePlace::Inside).await?;
         steps

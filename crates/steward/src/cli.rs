@@ -190,6 +190,10 @@ fn command_of(specs: &[RequestSpec], written: impl Fn(&str) -> bool) -> Command 
                     .value_name("ID")
                     .help("Another backup of Steward's own state than the newest"),
             )
+            .arg(Arg::new("endpoint").long("endpoint").value_name("URL").help(
+                "Of a bucket, s3://BUCKET/PREFIX: where its server is; AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY open it",
+            ))
+            .arg(Arg::new("region").long("region").value_name("REGION").help("Of a bucket: its region"))
             .arg(Arg::new("signed_by").long("signed-by").value_name("KEY").help(
                 "Take only what this key has signed, which `backup setup` has shown beside the recovery key",
             ))
@@ -385,6 +389,8 @@ async fn recover(sub: &ArgMatches, surroundings: &Surroundings) -> Result<(Value
         project: text("project"),
         backup: text("backup"),
         signed_by: text("signed_by"),
+        endpoint: text("endpoint"),
+        region: text("region"),
     };
     let key = match text("recovery_key_file") {
         None => terminal::secret("recovery key")?,

@@ -28,6 +28,8 @@ use crate::own_state::{self, Copy, OwnState, write_new};
 
 /// The folder in the target in which everything is made ready; while it is there, the recovery is not at its end.
 const STAGING: &str = ".steward-recovering";
+/// The repository's name, where no project file gives it one.
+const NAME: &str = "recovery";
 /// In it: what is ready to be moved, one name for each line.
 const PLACING: &str = "placing";
 /// In it: the files of the project as they will lie.
@@ -48,6 +50,10 @@ pub(crate) struct Recovery {
     pub(crate) backup: Option<String>,
     /// The key that must have signed it, where somebody has written that down.
     pub(crate) signed_by: Option<String>,
+    /// Of a bucket: where its server is.
+    pub(crate) endpoint: Option<String>,
+    /// Of a bucket: its region.
+    pub(crate) region: Option<String>,
 }
 
 /// Where the state is put.
@@ -80,13 +86,34 @@ pub(crate) struct Recovered {
     pub(crate) notes: Vec<String>,
 }
 
-/// Secrets of a repository before there is a vault: its master key under every name that is asked for.
-struct OnlyKey(SecretString);
+/// The secrets of a repository with another master key than the vault's.
+struct WithKey {
+    name: String,
+    key: SecretString,
+    others: Arc<dyn SecretSource>,
+}
 
 #[async_trait]
-impl SecretSource for OnlyKey {
+impl SecretSource for WithKey {
+    async fn secret(&self, ctx: &Context, name: &str) -> Result<SecretString, Error> {
+        if name == self.name { Ok(self.key.clone()) } else { self.others.secret(ctx, name).await }
+    }
+}
+
+/// What opens a bucket before there is a vault: the variables that every program for such storage reads.
+struct OfEnvironment(BTreeMap<String, String>);
+
+#[async_trait]
+impl SecretSource for OfEnvironment {
     async fn secret(&self, _ctx: &Context, _name: &str) -> Result<SecretString, Error> {
-        Ok(self.0.clone())
+        let variable = |name: &str| self.0.get(name).filter(|value| !value.is_empty());
+        let (Some(access), Some(secret)) = (variable("AWS_ACCESS_KEY_ID"), variable("AWS_SECRET_ACCESS_KEY"))
+        else {
+            return Err(Error::new(ErrorKind::Denied, "the bucket's credentials are not known")
+                .hint("set the environment variables AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"));
+        };
+        let token = variable("AWS_SESSION_TOKEN").map_or_else(String::new, |token| format!(":{token}"));
+        Ok(SecretString::from(format!("{access}:{secret}{token}")))
     }
 }
 
@@ -99,10 +126,14 @@ pub(crate) async fn unlock(
     ctx: &Context,
     config: &repository_restic::Config,
     base: &Path,
+    others: &Arc<dyn SecretSource>,
     key: &SecretString,
 ) -> Result<ResticRepository, Error> {
-    let open =
-        |secrets: SecretString| repository_restic::open("recovery", config, base, Arc::new(OnlyKey(secrets)));
+    let open = |key: SecretString| {
+        let name = config.key_secret(NAME);
+        let secrets = WithKey { name, key, others: Arc::clone(others) };
+        repository_restic::open(NAME, config, base, Arc::new(secrets))
+    };
     let locked = open(SecretString::from(String::new()))?;
     let master = locked.unlock(ctx, key).await?;
     open(master)
@@ -576,7 +607,14 @@ pub(crate) async fn run(
     let ctx = Context::new("recovery", Actor::local());
     let here = std::env::current_dir()
         .map_err(|cause| Error::new(ErrorKind::Other, "cannot find the current folder").because(cause))?;
-    let repository = unlock(&ctx, &repository_restic::Config::new(url), &here, key).await?;
+    let mut config = repository_restic::Config::new(url);
+    if url.starts_with("s3://") {
+        config.endpoint.clone_from(&recovery.endpoint);
+        config.region.clone_from(&recovery.region);
+        config.credentials = Some(format!("{NAME}/credentials"));
+    }
+    let others: Arc<dyn SecretSource> = Arc::new(OfEnvironment(surroundings.variables.clone()));
+    let repository = unlock(&ctx, &config, &here, &others, key).await?;
     let recovered = recover(&ctx, &repository, recovery, StatePlace::AsWritten).await?;
     let (steward, more) = settle(&recovered, surroundings).await?;
     let known = known(&steward, &recovered.project).await?;

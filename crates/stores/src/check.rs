@@ -44,7 +44,9 @@ pub async fn check(
     let mut inquiry = Inquiry::open(ctx, stores, &request.store).await?;
     let probe = inquiry.store.probe(ctx).await?;
     let evidence = inquiry.note("probe", json!(probe), probe.connect_ms);
-    let is_file = inquiry.store.relational().is_some_and(|sql| sql.dialect() == Dialect::Sqlite);
+    // Whoever may read a file or a folder needs no login, and nothing is sent anywhere.
+    let is_file = inquiry.store.kind() == "folder"
+        || inquiry.store.relational().is_some_and(|sql| sql.dialect() == Dialect::Sqlite);
     let mut value = json!(probe);
     value["store"] = json!(request.store);
     value["kind"] = json!(inquiry.store.kind());

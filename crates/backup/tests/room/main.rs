@@ -400,7 +400,7 @@ async fn a_drill_that_fails_is_a_finding_with_a_receipt_and_leaves_nothing() {
         (Fault::Schema, "the index orders_by_day is not there"),
         (Fault::Part, "other bytes than were written"),
         (Fault::Load, "told to fail: Load"),
-        (Fault::Manifest, "the manifest is that of another backup"),
+        (Fault::Manifest, "no such backup"),
     ] {
         let world = World::new().await;
         run(&world, "shop").await.unwrap();
