@@ -333,8 +333,20 @@ fn describe(schema: &schema::Schema, name: &TableName, identity: String) -> Resu
     Ok(ColdTable { name: quoted(name), columns, key, referrers, identity, create })
 }
 
+async fn set_path(client: &Client, path: &str) -> Result<(), Error> {
+    let set = client.execute("SELECT pg_catalog.set_config('search_path', $1, true)", &[&path]).await;
+    set.map(drop).map_err(|error| failed(&error))
+}
+
 /// Refuses a table whose columns or types are others than when the plan was made. The lock on its rows keeps it so.
 async fn unchanged(client: &Client, table: &ColdTable) -> Result<(), Error> {
+    // Types are named as where the table was described: with their schemas. Triggers find theirs by the path that is set.
+    let path = client
+        .query_one("SELECT pg_catalog.current_setting('search_path')", &[])
+        .await
+        .map_err(|error| failed(&error))?
+        .get::<_, String>(0);
+    set_path(client, "pg_catalog").await?;
     let now = client
         .query(
             "SELECT a.attname::text, pg_catalog.format_type(a.atttypid, a.atttypmod) FROM pg_catalog.pg_attribute a \
@@ -344,13 +356,22 @@ async fn unchanged(client: &Client, table: &ColdTable) -> Result<(), Error> {
         )
         .await
         .map_err(|error| failed(&error))?;
+    set_path(client, &path).await?;
     let now: Vec<(String, String)> = now.iter().map(|row| (row.get(0), row.get(1))).collect();
-    let then = table.columns.iter().map(|column| (column.name.clone(), column.native_type.clone()));
-    if now == then.collect::<Vec<_>>() {
+    let then: Vec<(String, String)> =
+        table.columns.iter().map(|column| (column.name.clone(), column.native_type.clone())).collect();
+    if now == then {
         return Ok(());
     }
+    let differs = now
+        .iter()
+        .find(|column| !then.contains(column))
+        .or_else(|| then.iter().find(|column| !now.contains(column)));
+    let differs =
+        differs.map_or_else(|| "their order".to_owned(), |(name, native)| format!("{name} {native}"));
     Err(Error::new(ErrorKind::Conflict, "the table has other columns than when it was archived")
         .with("table", &table.name)
+        .with("column", differs)
         .with_retry(contract::Retry::Never)
         .hint("nothing was deleted; look at the change, and ask for the archive again"))
 }

@@ -101,7 +101,7 @@ CREATE TABLE "Zoo ""1""" (
   t text, v varchar(20), c char(5), j json, jb jsonb, b bytea,
   day date, at_time time, at_timetz timetz, ts timestamp, tstz timestamptz(3), iv interval,
   m mood, p pair, pos positive, ints int[], texts text[], ip inet, rng int4range, x xml, bits bit(3),
-  doubled int GENERATED ALWAYS AS (medium * 2) STORED,
+  halved int GENERATED ALWAYS AS (medium / 2) STORED,
   PRIMARY KEY (part, id)
 );
 INSERT INTO "Zoo ""1""" (part, yes, small, medium, big, r, d, money_, any_number, huge, t, v, c, j, jb, b, day, at_time,
@@ -130,7 +130,7 @@ async fn every_type_goes_out_and_comes_back_as_it_was() {
     let store = database.store();
     let table = cold(&store).cold_table(&ctx(), &name("Zoo \"1\"")).await.unwrap();
     assert_eq!(table.key, ["part", "id"]);
-    assert!(!table.columns.iter().any(|column| column.name == "doubled"), "the server computes it again");
+    assert!(!table.columns.iter().any(|column| column.name == "halved"), "the server computes it again");
     let all = selection("Zoo \"1\"", "\"id\" > 0");
     let text = format!("SELECT string_agg(z::text, E'\\n' ORDER BY id) FROM {TABLE} AS z");
     let before = database.text(&text).await;
