@@ -94,11 +94,11 @@ fn line(progress: &Progress, took: Duration) -> String {
     // The first moments say nothing about the pace.
     if took_ms >= 500 && *bytes > 0 {
         let per_second = u64::try_from(u128::from(*bytes) * 1_000 / took_ms).unwrap_or(u64::MAX);
-        line.push_str(&format!(", {}/s", size(per_second)));
+        line = format!("{line}, {}/s", size(per_second));
         if let Some(left) = expected.and_then(|expected| expected.checked_sub(*bytes))
             && per_second > 0
         {
-            line.push_str(&format!(", {} s left", left.div_ceil(per_second)));
+            line = format!("{line}, {} s left", left.div_ceil(per_second));
         }
     }
     line
