@@ -79,25 +79,24 @@ fn others_read_the_same_types_and_values() {
     ];
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("rows.parquet");
-    let column = |(number, (kind, ..)): (usize, &(ColumnKind, Cell, [&str; 2], [&str; 2]))| Column {
+    let described = columns.iter().enumerate().map(|(number, (kind, ..))| Column {
         name: format!("c{number}"),
         kind: *kind,
         native_type: String::new(),
         nullable: true,
-    };
-    let table =
-        ColumnarTable { columns: columns.iter().enumerate().map(column).collect(), notes: BTreeMap::new() };
+    });
+    let table = ColumnarTable { columns: described.collect(), notes: BTreeMap::new() };
     let mut writer = Parquet.create(&file, &table).unwrap();
     writer.write(columns.iter().map(|(_, cell, ..)| cell.clone()).collect()).unwrap();
     writer.write(vec![Cell::Null; columns.len()]).unwrap();
     writer.finish().unwrap();
     let answer = read(&file);
     for (reader, which) in [("duckdb", 0), ("pyarrow", 1)] {
-        let (types, rows) = (&answer[reader]["types"], &answer[reader]["rows"]);
+        let (named, rows) = (&answer[reader]["types"], &answer[reader]["rows"]);
         for (number, (kind, cell, duckdb, pyarrow)) in columns.iter().enumerate() {
             let [type_, text] = if which == 0 { duckdb } else { pyarrow };
             let told = |value: &Value| value.as_str().unwrap_or("NULL").to_owned();
-            assert!(*type_ == "*" || told(&types[number]) == *type_, "{reader} {kind:?}: {}", types[number]);
+            assert!(*type_ == "*" || told(&named[number]) == *type_, "{reader} {kind:?}: {}", named[number]);
             assert!(
                 *text == "*" || told(&rows[0][number]) == *text,
                 "{reader} {cell:?}: {}",

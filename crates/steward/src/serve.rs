@@ -167,9 +167,9 @@ mod tests {
         fn new() -> Self {
             let (answer, told) = mpsc::unbounded_channel::<Bytes>();
             let (hold, gone) = oneshot::channel::<()>();
-            let held = Arc::new(Mutex::new(Some((told, hold))));
-            let (ask, asked) = mpsc::unbounded_channel();
-            let take = move || held.lock().expect("no test panics with it").take().expect("it is asked once");
+            let once = Arc::new(Mutex::new(Some((told, hold))));
+            let (arrive, asked) = mpsc::unbounded_channel();
+            let take = move || once.lock().expect("no test panics with it").take().expect("it is asked once");
             let app = Router::new().route(
                 "/{how}",
                 any(move |axum::extract::Path(how): axum::extract::Path<String>, body: Body| async move {
@@ -177,7 +177,7 @@ mod tests {
                     if axum::body::to_bytes(body, 1 << 20).await.is_err() {
                         return Body::from("broken off");
                     }
-                    drop(ask.send(()));
+                    let _nobody_waits = arrive.send(());
                     if how == "later" {
                         let all = told.recv().await.unwrap_or_default();
                         drop(hold);
@@ -267,7 +267,7 @@ mod tests {
                     tokio::task::yield_now().await;
                 }
                 scene.client.shutdown().await.expect("it shuts");
-                tokio::time::sleep(Duration::from_secs(60)).await;
+                tokio::time::sleep(Duration::from_mins(1)).await;
                 scene.tell("here it is");
                 let read = scene.rest().await;
                 assert!(read.ends_with("\r\n\r\nhere it is"), "{body:.40} in pieces of {pieces}: {read}");
@@ -309,7 +309,7 @@ mod tests {
                 scene.until("begin").await;
             }
             // The server waits for what nobody says.
-            tokio::time::sleep(Duration::from_secs(60)).await;
+            tokio::time::sleep(Duration::from_mins(1)).await;
             if shuts {
                 scene.client.shutdown().await.expect("it shuts");
             } else {

@@ -8,13 +8,16 @@ use std::process::Command;
 use crate::process::{self, Used, mib_in};
 use crate::server::{Server, as_somebody};
 
+/// Does something with the server, and gives what it took.
+type Act<T> = Box<dyn Fn(&Server) -> io::Result<T>>;
+
 /// One way to back a database up.
 pub(crate) struct Peer {
     pub(crate) name: &'static str,
     /// Backs up into its folder, again and again.
-    pub(crate) backup: Box<dyn Fn(&Server) -> io::Result<Used>>,
+    pub(crate) backup: Act<Used>,
     /// Restores the newest into a server that then answers; seconds of wall time, and the answer to [`crate::CHECK`].
-    pub(crate) restore: Box<dyn Fn(&Server) -> io::Result<(Used, String)>>,
+    pub(crate) restore: Act<(Used, String)>,
     pub(crate) folder: PathBuf,
 }
 

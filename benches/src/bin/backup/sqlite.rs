@@ -7,6 +7,9 @@ use std::process::Command;
 use crate::process::{Used, good, mib_in};
 use crate::{Asked, Project, Report, data, peers};
 
+/// Appends one row of a table.
+type MakeRow = fn(&mut data::Seed, u64, &mut Vec<u8>);
+
 fn failed(error: rusqlite::Error) -> io::Error {
     io::Error::other(error)
 }
@@ -29,7 +32,7 @@ fn fill(file: &Path, mib: u64) -> io::Result<()> {
         )
         .map_err(failed)?;
     let (documents, readings) = data::counts(mib);
-    let rows: [(&str, u64, fn(&mut data::Seed, u64, &mut Vec<u8>)); 2] =
+    let rows: [(&str, u64, MakeRow); 2] =
         [("documents", documents, data::document), ("readings", readings, data::reading)];
     for (table, count, row) in rows {
         let transaction = database.transaction().map_err(failed)?;

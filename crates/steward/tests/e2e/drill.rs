@@ -143,6 +143,9 @@ fn a_drill_that_was_killed_leaves_nothing_after_the_next() {
     assert!(problem.contains("ended in the middle"), "{problem}");
 }
 
+const ALL: &str = "SELECT printf('%s %s %s %s %s %s %d %d %d', id, plan, store, repository, snapshot, state, point_us, bytes, \
+     rows) FROM backups ORDER BY id";
+
 /// The list of backups is a cache: without its rows, the manifests say the same.
 #[test]
 fn the_list_of_backups_is_made_anew_from_the_manifests() {
@@ -156,8 +159,6 @@ fn the_list_of_backups_is_made_anew_from_the_manifests() {
         let mut listed = state.prepare(sql).unwrap();
         listed.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap()
     };
-    const ALL: &str = "SELECT printf('%s %s %s %s %s %s %d %d %d', id, plan, store, repository, snapshot, state, point_us, bytes, \
-         rows) FROM backups ORDER BY id";
     let before = rows(ALL);
     assert_eq!(before.len(), 2);
     project.state().execute_batch("DELETE FROM backups").unwrap();

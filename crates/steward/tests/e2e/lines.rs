@@ -162,7 +162,8 @@ fn a_client_that_waits_is_told_to_go_on_only_where_its_body_is_wanted() {
 #[test]
 fn headers_without_end_are_refused_and_the_daemon_goes_on() {
     let (fake, _project, daemon, key) = served();
-    let many: String = (0..200).map(|number| format!("x-header-{number}: 1\r\n")).collect();
+    let many: String =
+        (0..200).fold(String::new(), |all, number| all + "x-header-" + &number.to_string() + ": 1\r\n");
     let long = format!("x-long: {}\r\n", "a".repeat(2 << 20));
     for (more, status) in [(&many, "431"), (&long, "431")] {
         let mut line = Line::to(&daemon);
