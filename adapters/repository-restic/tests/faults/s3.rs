@@ -380,3 +380,45 @@ async fn what_is_still_needed_is_locked_again_before_its_time_is_over() {
     .await;
     assert_eq!(again, 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_removed_goes_for_good_once_nothing_locks_it() {
+    let place = real(Some(LOCK)).await;
+    let who = place.who("far/pruner").await;
+    let root = format!("{PREFIX}/stream");
+    let at = |lock| Bucket::new(Arc::clone(&place.inside.client), Arc::clone(&who), &root, lock);
+    let (bare, firm) = (at(None), at(Some(LOCK)));
+    blocking(move || {
+        let paths = ["a", "b"].map(|letter| format!("data/00/{}", letter.repeat(64)));
+        bare.create(&paths[0], &[Bytes::from_static(b"bare")]).unwrap();
+        firm.create(&paths[1], &[Bytes::from_static(b"locked")]).unwrap();
+        assert_eq!(firm.sweep().unwrap(), 0, "what is still there was taken away");
+        for path in &paths {
+            firm.remove(path).unwrap();
+        }
+        assert_eq!(firm.list("data").unwrap(), []);
+        assert_eq!(firm.sweep().unwrap(), 4);
+        let left = paths.map(|path| firm.versions_of(&path).unwrap().len());
+        assert_eq!(left, [0, 1]);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_takes_its_time_arrives_whole() {
+    let place = real(None).await;
+    let limit = Arc::new(crate::s3::Pace::new(64 << 20));
+    let clock = Arc::new(contract::SystemClock);
+    let client = Client::new(place.inside.client.settings.clone(), Some(limit), place.naps.clone(), clock);
+    let slow =
+        Bucket::new(Arc::new(client), place.who("far/writer").await, &format!("{PREFIX}/stream"), None);
+    blocking(move || {
+        for length in [1, 65_536, 1_000_001] {
+            let bytes = super::home::noise(length, 7);
+            let path = format!("data/00/{}", crate::seal::name_of(&bytes));
+            slow.create(&path, std::slice::from_ref(&bytes)).unwrap();
+            assert!(slow.read(&path).unwrap() == bytes, "{length}");
+        }
+    })
+    .await;
+}
