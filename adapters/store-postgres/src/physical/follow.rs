@@ -17,7 +17,7 @@ use contract::{
 };
 use jiff::Timestamp;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStdin, Command};
 
 use super::base::{Source, free_bytes, identify};
 use crate::backup::Libpq;
@@ -193,6 +193,8 @@ impl Handed {
 /// The program while it runs.
 struct Receiver {
     child: Child,
+    /// The program ends with it. Not the child's own field, which a wait for the child closes.
+    pipe: Option<ChildStdin>,
     said: Arc<Mutex<VecDeque<String>>>,
 }
 
@@ -219,7 +221,8 @@ impl Receiver {
                 }
             });
         }
-        Ok(Self { child, said })
+        let pipe = child.stdin.take();
+        Ok(Self { child, pipe, said })
     }
 
     fn said(&self) -> String {
@@ -228,7 +231,7 @@ impl Receiver {
     }
 
     async fn stop(mut self) {
-        drop(self.child.stdin.take());
+        drop(self.pipe.take());
         drop(self.child.wait().await);
     }
 }
