@@ -289,7 +289,8 @@ mod tests {
                 "STATUS IN ('a', 'it''s') AND NOT total > 5.50",
                 r#""status" IN ('a', 'it''s') AND NOT "total" > 5.50"#,
             ),
-            (r#""Order No" IS NULL OR user = 'x'"#, r#""Order No" IS NULL OR "user" = 'x'"#),
+            // Without quotes `user` is PostgreSQL's name for whoever is connected.
+            (r#""Order No" IS NULL OR "user" = 'x'"#, r#""Order No" IS NULL OR "user" = 'x'"#),
             ("lower(status) LIKE 'c%' -- all", r#"lower("status") LIKE 'c%'"#),
             ("(total + 1) * 2 BETWEEN 3 AND 4", r#"("total" + 1) * 2 BETWEEN 3 AND 4"#),
         ] {
