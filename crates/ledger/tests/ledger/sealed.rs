@@ -13,6 +13,11 @@ const UNSEALED: &str = "
     DROP TABLE ai_jobs;
     DROP TABLE ai_things;
     DROP TABLE backups;
+    DROP TABLE backup_drills;
+    DROP TABLE backup_copies;
+    DROP TABLE backup_logs;
+    DROP TABLE repository_shares;
+    ALTER TABLE jobs DROP COLUMN timing;
     DROP TABLE plans;
     CREATE TABLE plans (digest TEXT NOT NULL, project TEXT NOT NULL, request TEXT NOT NULL, body TEXT NOT NULL,
         made_us INTEGER NOT NULL, PRIMARY KEY (project, digest));
