@@ -9,7 +9,8 @@ use serde_json::Value;
 use crate::program::{Ended, Project};
 
 fn shop() -> (Cluster, Project, String) {
-    let cluster = Cluster::new(&conformance::programs(17), &[], &["max_slot_wal_keep_size=4GB"]);
+    let cluster =
+        Cluster::new(&conformance::programs(17), &["--data-checksums"], &["max_slot_wal_keep_size=4GB"]);
     cluster.sql("postgres", "CREATE TABLE step (n int); INSERT INTO step VALUES (0)");
     let yaml = format!(
         "project: shop\nstores:\n  orders:\n    kind: postgres\n    url: postgres://127.0.0.1:{}/postgres\n    \
