@@ -572,6 +572,10 @@ async fn the_slot_gives_way_before_the_servers_disk_fills() {
     until("the gap is told", || !log.gaps.lock().unwrap().is_empty()).await;
     let why = log.gaps.lock().unwrap()[0].why.clone();
     assert!(why.contains("over the limit of 1048576"), "{why}");
+    if std::env::var_os("STEWARD_TEST_FULL").is_none() {
+        following.end().await;
+        return;
+    }
     // It goes on behind the gap with a slot of its own.
     until("it is followed again", || {
         log.states
