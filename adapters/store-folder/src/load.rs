@@ -111,7 +111,12 @@ impl Load for FolderStore {
         Ok(Box::new(RestoredFolder { number: number(&path), path, kept: false }))
     }
 
-    async fn swap(&self, ctx: &Context, restored: &dyn Restored) -> Result<String, Error> {
+    async fn swap(
+        &self,
+        ctx: &Context,
+        restored: &dyn Restored,
+        _end_sessions: bool,
+    ) -> Result<String, Error> {
         let live = self.folder()?;
         let copy = PathBuf::from(restored.address());
         let stamp = ctx.now().strftime("%Y%m%dT%H%M%SZ");

@@ -241,7 +241,7 @@ async fn a_restored_folder_takes_the_place_of_the_old_one() {
     std::fs::remove_dir_all(live.join("docs")).unwrap();
     let target = LoadTarget::Beside { name: "restored_1".into() };
     let restored = load(&store, &dumped, &kept, &Selection::Whole, &target).await.unwrap();
-    let undo = store.load().unwrap().swap(&ctx(), &*restored).await.unwrap();
+    let undo = store.load().unwrap().swap(&ctx(), &*restored, false).await.unwrap();
     drop(restored);
     assert_eq!(std::fs::read(live.join("docs/a.txt")).unwrap(), b"a");
     let before = root.path().join("live-before-20260304T050607Z");

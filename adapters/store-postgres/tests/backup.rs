@@ -769,13 +769,13 @@ async fn a_swap_exchanges_two_names() {
     // Somebody is connected: nothing happens, and nobody is locked out.
     let other = database.connect_as_superuser().await;
     other.batch_execute("SET application_name = 'the shop'").await.unwrap();
-    let error = store.swap(&ctx(), &*restored).await.unwrap_err();
+    let error = store.swap(&ctx(), &*restored, false).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
     assert!(error.to_string().contains("(the shop)"), "{error}");
     assert_eq!(database.text("SELECT a::text FROM t").await, "2");
     drop(other);
     database.until_sessions(&server::superuser(), "pid <> pg_backend_pid()", 0).await;
-    let undo = store.swap(&ctx(), &*restored).await.unwrap();
+    let undo = store.swap(&ctx(), &*restored, false).await.unwrap();
     restored.keep();
     assert_eq!(database.text("SELECT a::text FROM t").await, "1");
     // The old one is closed until it is brought back, as the words say.
@@ -796,10 +796,26 @@ async fn a_swap_exchanges_two_names() {
     }
     assert_eq!(database.text("SELECT a::text FROM t").await, "2");
     outside.batch_execute(&format!("DROP DATABASE {}_wrong", database.name())).await.unwrap();
+    // Whoever does not end is ended, where that was asked for, and what it had not committed is undone.
+    let target = LoadTarget::Beside { name: format!("{}_again", database.name()) };
+    let mut restored = restore(&store, &dumped, &parts, &Selection::Whole, &target).await.unwrap();
+    let other = database.connect_as_superuser().await;
+    other.batch_execute("BEGIN; UPDATE t SET a = 3").await.unwrap();
+    store.swap(&ctx(), &*restored, true).await.unwrap();
+    restored.keep();
+    assert!(other.batch_execute("COMMIT").await.is_err());
+    assert_eq!(database.text("SELECT a::text FROM t").await, "1");
+    let old = format!(
+        "SELECT datname::text FROM pg_database WHERE datname LIKE '{}_before_%' AND NOT datallowconn",
+        database.name()
+    );
+    let old = database.text(&old).await;
+    outside.batch_execute(&format!("ALTER DATABASE \"{old}\" WITH ALLOW_CONNECTIONS true")).await.unwrap();
+    outside.batch_execute(&format!("DROP DATABASE \"{old}\" WITH (FORCE)")).await.unwrap();
     // A scratch server is not swapped.
     let scratch = Scratch::new();
     let restored = restore(&store, &dumped, &parts, &Selection::Whole, &scratch.target("a")).await.unwrap();
-    assert_eq!(store.swap(&ctx(), &*restored).await.unwrap_err().kind(), ErrorKind::Unsupported);
+    assert_eq!(store.swap(&ctx(), &*restored, false).await.unwrap_err().kind(), ErrorKind::Unsupported);
 }
 
 /// With `psql` and the script in the backup alone, as somebody who has only `restic` would.

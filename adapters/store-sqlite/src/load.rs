@@ -123,7 +123,12 @@ impl Load for SqliteStore {
         }))
     }
 
-    async fn swap(&self, ctx: &Context, restored: &dyn Restored) -> Result<String, Error> {
+    async fn swap(
+        &self,
+        ctx: &Context,
+        restored: &dyn Restored,
+        _end_sessions: bool,
+    ) -> Result<String, Error> {
         if self.file.read_only {
             return Err(self.unsupported(
                 "a swap",

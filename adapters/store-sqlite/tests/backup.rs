@@ -270,7 +270,7 @@ async fn rows_that_break_promises_are_no_damage_of_the_copy() {
         .unwrap();
     assert_eq!(broken, 2, "NOT NULL and CHECK are broken");
     assert_same(&dumped, &parts, &*restored).await;
-    shop.load().swap(&ctx(), &*restored).await.unwrap();
+    shop.load().swap(&ctx(), &*restored, false).await.unwrap();
 }
 
 #[tokio::test]
@@ -513,7 +513,7 @@ async fn a_swap_happens_in_one_moment() {
             }
         };
         wait(2);
-        let undo = shop.load().swap(&ctx(), &*restored).await.unwrap();
+        let undo = shop.load().swap(&ctx(), &*restored, false).await.unwrap();
         wait(2);
         ends.store(true, Ordering::SeqCst);
         assert_eq!(reader.join().unwrap(), [(2, 2, 1), (1, 1, 0)], "{journal}");
@@ -545,7 +545,7 @@ async fn a_swap_that_cannot_be_done_changes_nothing() {
         let holder = shop.admin();
         holder.execute_batch(hold).unwrap();
         let hasty = open_waiting(&shop.path(), 50);
-        let error = hasty.swap(&ctx(), &*restored).await.unwrap_err();
+        let error = hasty.swap(&ctx(), &*restored, false).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Conflict, "{journal}: {error}");
         holder.execute_batch("COMMIT").unwrap();
         let balance: i64 =
@@ -553,7 +553,7 @@ async fn a_swap_that_cannot_be_done_changes_nothing() {
         assert_eq!(balance, 2, "{journal}");
         assert!(!shop.files().iter().any(|name| name.contains("-before-")), "{:?}", shop.files());
         // And then it can.
-        shop.load().swap(&ctx(), &*restored).await.unwrap();
+        shop.load().swap(&ctx(), &*restored, false).await.unwrap();
     }
 }
 

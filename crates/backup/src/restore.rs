@@ -49,6 +49,10 @@ pub struct RestoreBackup {
     /// Which timeline of the server is followed. Default: the newest that the backup leads to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeline: Option<u32>,
+    /// In its place: end the sessions of others that are still connected when the copy is ready; what they had not committed
+    /// is undone. Default: wait for the store's lock time, then leave everything as it is.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub end_sessions: bool,
     /// Name of the new database or file, for `beside`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
@@ -106,6 +110,9 @@ impl RestoreBackup {
                 "to",
                 "a server is brought forward in scratch; the answer says how the copy takes its place",
             );
+        }
+        if self.end_sessions && self.to != RestoreTo::InPlace {
+            return invalid("end_sessions", "sessions are only in the way of a restore in place");
         }
         match (self.to, &self.name) {
             (RestoreTo::Beside, None) => {
@@ -254,16 +261,29 @@ pub async fn plan_restore(
             let probe = store.probe(ctx).await?;
             pre_state.clone_from(&probe.identity);
             subject = format!("store:{}", backup.store);
+            if request.end_sessions && !store.load().is_some_and(contract::Load::can_end_sessions) {
+                return Err(Error::new(
+                    ErrorKind::Unsupported,
+                    "this store has no sessions that could be ended",
+                )
+                .with("store", &backup.store)
+                .hint("leave `end_sessions` out, and stop the programs that use it"));
+            }
             steps.push(step("safety", format!("back {} up as it is now", backup.store)));
             steps.push(step("load", format!("load everything as of {as_of} beside it")));
             steps.push(step("compare", "compare every table with what was dumped".to_owned()));
+            let others = if request.end_sessions {
+                "; sessions of others that do not end by themselves are ended, and what they had not committed is undone"
+            } else {
+                ""
+            };
             steps.push(PlanStep {
                 destructive: true,
                 reversible: true,
                 ..PlanStep::new(
                     "swap",
                     format!(
-                        "put it in the place of {}: what was written after {as_of} is no longer there",
+                        "put it in the place of {}: what was written after {as_of} is no longer there{others}",
                         probe.address
                     ),
                     StepMode::Transaction,
@@ -450,7 +470,7 @@ pub async fn restore(
             format!("{said}\nit is at {address}\n{take_over}take it away with: {end}\n")
         }
         RestoreTo::InPlace => {
-            let undo = match load.swap(ctx, &*restored).await {
+            let undo = match load.swap(ctx, &*restored, request.end_sessions).await {
                 Ok(undo) => undo,
                 Err(error) => {
                     drop(restored.remove().await);

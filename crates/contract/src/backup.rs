@@ -353,12 +353,19 @@ pub trait Load: Send + Sync {
     }
 
     /// Puts a verified copy that lies beside into the place of the store's own database, which is kept under another name or
-    /// in the copy's place; gives what undoes it, in words.
+    /// in the copy's place; gives what undoes it, in words. Others have the store's lock time to end; those that are still
+    /// connected then are ended with `end_sessions`, which only asks of stores that can.
     ///
     /// # Errors
     ///
     /// `Conflict`: others are connected and do not end. `Denied`, `Unavailable`. The store's own database is then as before.
-    async fn swap(&self, ctx: &Context, restored: &dyn Restored) -> Result<String, Error>;
+    async fn swap(&self, ctx: &Context, restored: &dyn Restored, end_sessions: bool)
+    -> Result<String, Error>;
+
+    /// Whether a swap can end the sessions of others.
+    fn can_end_sessions(&self) -> bool {
+        false
+    }
 }
 
 /// A backup that was loaded.

@@ -1,7 +1,7 @@
 //! Who keeps limits and budgets for the hot path: [`Accounts`] lets requests in from memory, and one task beside it
 //! writes what they used and takes slices of budgets ahead of use.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::budget::{Books, Candidate, Need, Part, Rule, Short, Taken, Who, scope_word};
 use crate::config::{AiConfig, BudgetScope, Enforce};
 use crate::cost::{cost, estimated_usage};
+use crate::in_force;
 use crate::keeper;
 use crate::limit::Slots;
 use crate::meter::{
@@ -29,7 +30,7 @@ use crate::price::{Model, PriceTable, Prices, Rates, Tier};
 use crate::share::{self, Quota, Shares};
 use crate::spans::Spans;
 use crate::table::{Grant, Table, Target};
-use crate::usage::{Billed, Done, Draw, Note, Outbox, Party};
+use crate::usage::{Billed, Done, Draw, Note, Outbox, Party, context};
 use crate::usd::Usd;
 
 /// Costs of a route's last requests, from which its usual cost is taken.
@@ -250,12 +251,10 @@ impl Accounts {
         table: Option<&Table>,
     ) -> Result<(), Error> {
         let inner = &self.0;
-        let raised = keeper::raised(&inner.ledger, project, config).await?;
-        let rules: Vec<Rule> = config
-            .budgets
-            .iter()
-            .map(|(name, budget)| Rule::new(name, budget, raised.get(name).copied()))
-            .collect();
+        let budgets = in_force::in_force(&inner.ledger, project, config).await?;
+        in_force::record(&context(project, &inner.clock), &inner.ledger, &budgets).await?;
+        let rules: Vec<Rule> =
+            budgets.iter().map(|(name, in_force)| Rule::new(name, &in_force.budget)).collect();
         let purse = inner.purse(project, &prices);
         let url = config.otlp_url.as_deref();
         if purse.spans.load().as_ref().map(|spans| spans.url()) != url {
@@ -276,6 +275,12 @@ impl Accounts {
         {
             let now = inner.clock.now();
             let mut books = lock(&purse.books);
+            let waiting = in_force::waiting(&budgets);
+            // Once for each change, and not whenever a key is made.
+            for sentence in waiting.iter().filter(|sentence| !books.waiting.contains(sentence)) {
+                tracing::warn!(project, "{sentence}");
+            }
+            books.waiting = waiting;
             books.set_rules(rules);
             for rule in 0..books.rules.len() {
                 let only = books.rules[rule].of.as_deref().map(str::to_owned);
@@ -1308,6 +1313,3 @@ async fn keep(inner: &Inner, ticks: u32) -> Result<(), Error> {
     }
     Ok(())
 }
-
-/// Budgets that were raised, by name.
-pub(crate) type Raised = BTreeMap<String, Usd>;

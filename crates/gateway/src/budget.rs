@@ -25,7 +25,7 @@ const ACCOUNTS_MAX: usize = 100_000;
 /// Before a period ends, money for the next one is taken.
 const AHEAD_US: i64 = 60_000_000;
 
-/// A budget as it is enforced: the project file's, with what was raised.
+/// A budget as it is enforced.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Rule {
     pub name: Arc<str>,
@@ -39,7 +39,7 @@ pub(crate) struct Rule {
 }
 
 impl Rule {
-    pub(crate) fn new(name: &str, config: &BudgetConfig, raised: Option<Usd>) -> Self {
+    pub(crate) fn new(name: &str, config: &BudgetConfig) -> Self {
         #[allow(
             clippy::cast_possible_truncation,
             reason = "a share between 0 and 1, checked with the configuration"
@@ -47,7 +47,7 @@ impl Rule {
         let soft_thousandths = (config.soft * 1000.0).round() as i64;
         Self {
             name: name.into(),
-            usd: raised.unwrap_or(config.usd),
+            usd: config.usd,
             per: config.per,
             scope: config.scope,
             of: config.of.as_deref().map(Into::into),
@@ -227,6 +227,8 @@ pub(crate) struct Taken {
 #[derive(Debug, Default)]
 pub(crate) struct Books {
     pub rules: Vec<Rule>,
+    /// What the log has been told of budgets that wait for approval.
+    pub waiting: Vec<String>,
     by_value: Vec<HashMap<Box<str>, usize>>,
     pub accounts: Vec<Account>,
     /// How often money was handed over: what was read before the last time may still count it here.

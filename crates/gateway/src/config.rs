@@ -419,7 +419,7 @@ pub struct BudgetConfig {
     pub soft: f64,
 }
 
-fn default_soft() -> f64 {
+pub(crate) fn default_soft() -> f64 {
     0.8
 }
 

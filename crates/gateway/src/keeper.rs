@@ -12,9 +12,8 @@ use serde::Deserialize;
 use serde_json::json;
 use wire::Usage;
 
-use crate::accounts::{Alarm, Inner, Purse, Raised};
+use crate::accounts::{Alarm, Inner, Purse};
 use crate::budget::{Books, Span, Want, scope_word};
-use crate::config::AiConfig;
 use crate::price::Tier;
 use crate::usage::{LOST, UsageRow, context, spend, write_rows};
 use crate::usd::Usd;
@@ -84,37 +83,6 @@ pub(crate) fn is_gone(holder: &str) -> bool {
 
 fn expiry(now: Timestamp) -> i64 {
     now.as_microsecond().saturating_add(i64::try_from(SLICE_TTL.as_micros()).unwrap_or(i64::MAX))
-}
-
-/// Budgets that were raised; where the project file has another amount since then, that one counts.
-pub(crate) async fn raised(
-    ledger: &ledger::Ledger,
-    project: &str,
-    config: &AiConfig,
-) -> Result<Raised, Error> {
-    let rows = ledger
-        .query(
-            "SELECT name, value FROM ai_settings WHERE project = ? AND name LIKE 'budget/%'",
-            vec![project.into()],
-        )
-        .await?;
-    let mut raised = Raised::new();
-    for row in rows {
-        let setting: BudgetSetting = row.get_json("value")?;
-        let name = row.get_text("name")?.trim_start_matches("budget/").to_owned();
-        if config.budgets.get(&name).is_some_and(|budget| budget.usd == setting.instead_of) {
-            raised.insert(name, setting.usd);
-        }
-    }
-    Ok(raised)
-}
-
-/// A budget's amount that takes the place of the project file's.
-#[derive(Debug, Clone, serde::Serialize, Deserialize)]
-pub(crate) struct BudgetSetting {
-    pub usd: Usd,
-    /// The project file's amount at that time: another one there makes this void.
-    pub instead_of: Usd,
 }
 
 /// Takes money for the accounts that want some, and learns how they stand.

@@ -21,6 +21,7 @@ mod header;
 mod hit_rate;
 mod hold;
 mod import;
+mod in_force;
 mod job;
 mod job_call;
 mod job_tally;

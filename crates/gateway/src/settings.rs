@@ -1,5 +1,6 @@
 //! What is set besides the project file: a budget's amount, a key's limits; and how keys and budgets stand.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use contract::{
@@ -10,8 +11,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::config::AiConfig;
-use crate::keeper::{BudgetSetting, raised};
+use crate::config::{AiConfig, BudgetConfig};
+use crate::in_force::{Described, Granted, InForce, in_force, waiting};
 use crate::key::GENERATION;
 use crate::report::columns;
 use crate::usd::Usd;
@@ -60,19 +61,22 @@ impl Request for SetLimit {
     const POSITIONAL: &'static [&'static str] = &["key"];
 }
 
-/// Sets the amount of a budget; needs the PM's approval.
+/// Sets the amount of a budget, or takes over what the project file says of it; needs the PM's approval.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RaiseBudget {
     /// The budget's name in the project file.
     pub budget: String,
-    /// The amount that takes the place of the project file's, in US dollars, such as `250`.
-    pub usd: String,
+    /// The amount that takes the place of the project file's, in US dollars, such as `250`. Default: what the project
+    /// file says, also where it allows more than before or names the budget no more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usd: Option<String>,
 }
 
 impl Request for RaiseBudget {
     const NAME: &'static str = "ai.budget";
-    const SUMMARY: &'static str = "Set the amount of an AI budget; needs the PM's approval";
+    const SUMMARY: &'static str =
+        "Set an AI budget, or let the project file raise it; needs the PM's approval";
     const EXAMPLE: &'static str = "steward ai budget month --usd 250";
     const EFFECT: Effect = Effect::Change;
     const ACTION: &'static str = "ai.budget.raise";
@@ -135,8 +139,11 @@ pub async fn limits(
         columns(&table)
     };
     let mut budgets = Vec::new();
+    let mut waits = Vec::new();
     if request.key.is_none() {
-        let stands = stands(ctx, ledger, config).await?;
+        let in_force = in_force(ledger, ctx.project(), config).await?;
+        let stands = stands(ctx, ledger, &in_force).await?;
+        waits = waiting(&in_force);
         if stands.is_empty() {
             text.push_str("\nno budgets; `ai.budgets` in steward.yaml names them\n");
         } else {
@@ -163,13 +170,17 @@ pub async fn limits(
         for stand in &stands {
             budgets.push(json!({
                 "budget": stand.budget, "scope": stand.scope, "value": stand.value, "enforce": stand.enforce,
-                "limit_usd_nanos": stand.limit.nanos(), "in_file_usd_nanos": stand.in_file.nanos(),
+                "limit_usd_nanos": stand.limit.nanos(),
+                "in_file_usd_nanos": config.budgets.get(&stand.budget).map(|budget| budget.usd.nanos()),
                 "spent_usd_nanos": stand.spent.nanos(), "set_aside_for_jobs_usd_nanos": stand.for_jobs.nanos(),
                 "resets": stand.resets,
             }));
         }
     }
-    let value = json!({ "keys": keys, "budgets": budgets });
+    for sentence in &waits {
+        writeln!(text, "{sentence}").expect("writing to a string does not fail");
+    }
+    let value = json!({ "keys": keys, "budgets": budgets, "waiting": waits });
     let mut outcome = Outcome::new(value.clone(), text);
     outcome.evidence.push(Evidence::new(
         &format!("project:{}", ctx.project()),
@@ -188,15 +199,17 @@ struct Stand {
     value: String,
     enforce: crate::config::Enforce,
     limit: Usd,
-    in_file: Usd,
     spent: Usd,
     /// Held for batches and training that have not ended.
     for_jobs: Usd,
     resets: Option<jiff::Timestamp>,
 }
 
-async fn stands(ctx: &Context, ledger: &Ledger, config: &AiConfig) -> Result<Vec<Stand>, Error> {
-    let raised = raised(ledger, ctx.project(), config).await?;
+async fn stands(
+    ctx: &Context,
+    ledger: &Ledger,
+    in_force: &BTreeMap<String, InForce>,
+) -> Result<Vec<Stand>, Error> {
     let rows = ledger
         .query(
             "SELECT a.account, a.period_us, a.spent_usd_nanos, \
@@ -208,11 +221,10 @@ async fn stands(ctx: &Context, ledger: &Ledger, config: &AiConfig) -> Result<Vec
         )
         .await?;
     let mut stands = Vec::new();
-    for (name, budget) in &config.budgets {
+    for (name, InForce { budget, .. }) in in_force {
         let span = crate::budget::Span::of(budget.per, ctx.now());
         let scope = crate::budget::scope_word(budget.scope);
         let prefix = format!("{name}/{scope}/");
-        let limit = raised.get(name).copied().unwrap_or(budget.usd);
         let mut known = false;
         let mut add = |value: String, spent: i64, for_jobs: i64| {
             stands.push(Stand {
@@ -220,8 +232,7 @@ async fn stands(ctx: &Context, ledger: &Ledger, config: &AiConfig) -> Result<Vec
                 scope,
                 value,
                 enforce: budget.enforce,
-                limit,
-                in_file: budget.usd,
+                limit: budget.usd,
                 spent: Usd::from_nanos(spent),
                 for_jobs: Usd::from_nanos(for_jobs),
                 resets: span.ends(),
@@ -269,7 +280,8 @@ pub async fn standings(
         overshoot: Usd::default(),
         resets: stand.resets,
     };
-    let stands = stands(ctx, ledger, config).await?;
+    let in_force = in_force(ledger, ctx.project(), config).await?;
+    let stands = stands(ctx, ledger, &in_force).await?;
     Ok(stands.into_iter().filter(|stand| stand.value != "(each)").map(standing).collect())
 }
 
@@ -312,7 +324,7 @@ pub(crate) fn plan(
     }
 }
 
-/// Plans to set a budget's amount.
+/// Plans to set a budget.
 ///
 /// # Errors
 ///
@@ -323,25 +335,37 @@ pub async fn plan_raise(
     config: &AiConfig,
     request: &RaiseBudget,
 ) -> Result<Plan, Error> {
-    let (now, to) = amounts(ctx, ledger, config, request).await?;
+    let (now, to) = change(ctx, ledger, config, request).await?;
     let arguments = serde_json::to_value(request).expect("a request holds only JSON values");
-    let summary = format!("the AI budget `{}` is {to} USD instead of {now}", request.budget);
-    let target = format!("budget:{}", request.budget);
-    let mut plan = plan(ctx, RaiseBudget::NAME, arguments, target, summary, format!("{now} USD"));
-    plan.predicted = json!({ "usd_before": now.to_string(), "usd_after": to.to_string() });
-    if now == to {
+    let name = &request.budget;
+    let summary = match &to {
+        Some(to) => format!("the AI budget `{name}` is {} instead of {}", Described(to), Described(&now)),
+        None => format!("the AI budget `{name}` is lifted; it was {}", Described(&now)),
+    };
+    let mut plan =
+        plan(ctx, RaiseBudget::NAME, arguments, format!("budget:{name}"), summary, pre_state(&now));
+    let usd = |budget: &BudgetConfig| budget.usd.to_string();
+    plan.predicted = json!({ "usd_before": usd(&now), "usd_after": to.as_ref().map(usd) });
+    if to.is_some_and(|to| pre_state(&to) == pre_state(&now)) {
         plan.steps.clear();
     }
     Ok(plan)
 }
 
-async fn amounts(
+fn pre_state(budget: &BudgetConfig) -> String {
+    Described(budget).to_string()
+}
+
+/// The budget that is in force and the one that is asked for; `None`: no such budget any more.
+async fn change(
     ctx: &Context,
     ledger: &Ledger,
     config: &AiConfig,
     request: &RaiseBudget,
-) -> Result<(Usd, Usd), Error> {
-    let budget = config.budgets.get(&request.budget).ok_or_else(|| {
+) -> Result<(BudgetConfig, Option<BudgetConfig>), Error> {
+    let mut in_force = in_force(ledger, ctx.project(), config).await?;
+    let in_file = config.budgets.get(&request.budget);
+    let unknown = || {
         let known: Vec<&str> = config.budgets.keys().map(String::as_str).collect();
         Error::new(ErrorKind::NotFound, "the project file has no budget of this name")
             .with("budget", &request.budget)
@@ -350,24 +374,22 @@ async fn amounts(
             } else {
                 format!("there are: {}", known.join(", "))
             })
-    })?;
-    let to: Usd = request
-        .usd
-        .parse()
-        .map_err(|why: &str| Error::new(ErrorKind::Invalid, why).with("argument", "usd"))?;
-    if to.nanos() <= 0 {
+    };
+    let now = in_force.remove(&request.budget).ok_or_else(unknown)?.budget;
+    let Some(usd) = &request.usd else { return Ok((now, in_file.cloned())) };
+    let usd: Usd =
+        usd.parse().map_err(|why: &str| Error::new(ErrorKind::Invalid, why).with("argument", "usd"))?;
+    if usd.nanos() <= 0 {
         return Err(Error::new(ErrorKind::Invalid, "a budget must be above 0").with("argument", "usd"));
     }
-    let now =
-        raised(ledger, ctx.project(), config).await?.get(&request.budget).copied().unwrap_or(budget.usd);
-    Ok((now, to))
+    Ok((now, Some(BudgetConfig { usd, ..in_file.ok_or_else(unknown)?.clone() })))
 }
 
-/// Sets the amount as planned; daemons know it within a second.
+/// Sets the budget as planned; daemons know it within a second.
 ///
 /// # Errors
 ///
-/// `Forbidden`: the permit is for another plan. `Conflict`: the amount has changed since.
+/// `Forbidden`: the permit is for another plan. `Conflict`: the budget has changed since.
 pub async fn raise(
     ctx: &Context,
     ledger: &Ledger,
@@ -377,28 +399,39 @@ pub async fn raise(
     request: &RaiseBudget,
 ) -> Result<Outcome, Error> {
     permit.covers(ctx, plan)?;
-    let (now, to) = amounts(ctx, ledger, config, request).await?;
-    if format!("{now} USD") != plan.pre_state {
+    let (now, to) = change(ctx, ledger, config, request).await?;
+    if pre_state(&now) != plan.pre_state {
         return Err(changed("budget", &request.budget));
     }
-    let in_file = config.budgets.get(&request.budget).map(|budget| budget.usd).unwrap_or_default();
-    let setting = serde_json::to_string(&BudgetSetting { usd: to, instead_of: in_file })
-        .expect("a setting holds only JSON values");
+    let name = &request.budget;
     let body = json!({
-        "budget": request.budget, "usd_before": now.to_string(), "usd_after": to.to_string(),
+        "budget": name, "was": pre_state(&now), "is": to.as_ref().map(pre_state),
+        "usd_before": now.usd.to_string(), "usd_after": to.as_ref().map(|to| to.usd.to_string()),
         "approval": permit.approval(),
     });
-    let write = set(ctx, &format!("budget/{}", request.budget), setting).event(NewEvent::new(
-        "ai.budget.set",
-        format!("budget:{}", request.budget),
-        body.clone(),
-    ));
+    let setting = format!("budget/{name}");
+    let (write, text) = match (&to, config.budgets.get(name)) {
+        (Some(to), Some(in_file)) => {
+            let granted = serde_json::to_string(&Granted::new(to.usd, in_file))
+                .expect("a record holds only JSON values");
+            let text = format!("the AI budget `{name}` is {} now, was {}\n", Described(to), Described(&now));
+            (set(Write::new(), ctx, &setting, granted), text)
+        }
+        _ => {
+            let text = format!("the AI budget `{name}` is lifted; it was {}\n", Described(&now));
+            let delete = "DELETE FROM ai_settings WHERE project = ? AND name = ?";
+            let write = Write::new().exec(delete, vec![ctx.project().into(), setting.as_str().into()]);
+            (write.bump(GENERATION), text)
+        }
+    };
+    let write = write.event(NewEvent::new("ai.budget.set", format!("budget:{name}"), body.clone()));
     ledger.write(ctx, write).await?;
-    Ok(Outcome::new(body, format!("the AI budget `{}` is {to} USD now, was {now}\n", request.budget)))
+    Ok(Outcome::new(body, text))
 }
 
-fn set(ctx: &Context, name: &str, value: String) -> Write {
-    Write::new()
+/// Records a setting, which daemons read anew within a second.
+pub(crate) fn set(write: Write, ctx: &Context, name: &str, value: String) -> Write {
+    write
         .exec(
             "INSERT INTO ai_settings (project, name, value, set_us) VALUES (?, ?, ?, ?) \
              ON CONFLICT (project, name) DO UPDATE SET value = excluded.value, set_us = excluded.set_us",

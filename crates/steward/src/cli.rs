@@ -520,6 +520,11 @@ async fn ask_and_submit(
     let dry_run = changes && sub.get_flag("dry_run");
     let mut options = Options { dry_run, terminal: terminal::can_ask(), reveal: true, ..Options::default() };
     if !dry_run {
+        if matches!(spec.name, "keys.rotate" | "secret.rotate") {
+            // Nobody types a secret for something that is not there.
+            let preview = Options { dry_run: true, ..options.clone() };
+            steward.submit_with(ctx, spec.name, arguments.clone(), preview).await?;
+        }
         (options.secret, options.voucher) = secrets_for(steward, ctx, spec.name, &arguments).await?;
     }
     let by_secret = options.secret.is_some();

@@ -341,7 +341,12 @@ impl Load for OwnState {
         Ok(Box::new(copy))
     }
 
-    async fn swap(&self, _ctx: &Context, _restored: &dyn Restored) -> Result<String, Error> {
+    async fn swap(
+        &self,
+        _ctx: &Context,
+        _restored: &dyn Restored,
+        _end_sessions: bool,
+    ) -> Result<String, Error> {
         Err(self.unsupported(
             "a restore in place",
             "the state is in use by the one who would replace it",

@@ -38,6 +38,8 @@ const SENT_BYTES: usize = 128 << 10;
 const DISK_PERCENT: u64 = 130;
 /// Disk that a server needs for itself.
 pub(crate) const SERVER_BYTES: u64 = 256 << 20;
+/// What sessions that were told to end have for it at least: a server stops at the next point where it can.
+const END_TIME: Duration = Duration::from_secs(10);
 /// Settings of `psql` and of sessions that load.
 const LOADING_SETTINGS: &str = "SET statement_timeout = 0; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0; \
      SET datestyle = 'ISO, YMD'; SET intervalstyle = 'postgres'; SET xmloption = 'content'; SET row_security = off; \
@@ -226,7 +228,16 @@ impl Load for PostgresStore {
         Box::pin(self.physical_recover(ctx, dumped, parts, recovery, target)).await
     }
 
-    async fn swap(&self, ctx: &Context, restored: &dyn Restored) -> Result<String, Error> {
+    fn can_end_sessions(&self) -> bool {
+        true
+    }
+
+    async fn swap(
+        &self,
+        ctx: &Context,
+        restored: &dyn Restored,
+        end_sessions: bool,
+    ) -> Result<String, Error> {
         let address = restored.address();
         let url = url::Url::parse(&address)
             .map_err(|error| Error::new(ErrorKind::Invalid, "the copy has no address").because(error))?;
@@ -252,8 +263,8 @@ impl Load for PostgresStore {
         }
         let before = format!("{cut}_before_{}", stamp.to_lowercase());
         let wait = Duration::from_millis(self.opener.config.lock_timeout_ms);
-        let swapped =
-            self.within(ctx, exchange(&session.client, &live.database, &copy.database, &before, wait)).await;
+        let names = [live.database.as_str(), copy.database.as_str(), before.as_str()];
+        let swapped = self.within(ctx, exchange(&session.client, names, wait, end_sessions)).await;
         if let Err(error) = swapped {
             // Nobody stays locked out, whatever happened; the transaction of the two names is all or nothing.
             let open =
@@ -278,13 +289,12 @@ impl Load for PostgresStore {
     }
 }
 
-/// Locks others out, waits until they have ended, and exchanges the names in one transaction.
+/// Locks others out, waits until they have ended or ends them, and exchanges the names in one transaction.
 async fn exchange(
     client: &Client,
-    live: &str,
-    copy: &str,
-    before: &str,
+    [live, copy, before]: [&str; 3],
     wait: Duration,
+    end_sessions: bool,
 ) -> Result<(), Error> {
     let failed = |error: tokio_postgres::Error| translate(&error);
     let (quoted_live, quoted_copy, quoted_before) =
@@ -293,7 +303,8 @@ async fn exchange(
         .batch_execute(&format!("ALTER DATABASE {quoted_live} WITH ALLOW_CONNECTIONS false"))
         .await
         .map_err(failed)?;
-    let until = tokio::time::Instant::now() + wait;
+    let mut until = tokio::time::Instant::now() + wait;
+    let mut ended = false;
     loop {
         let others = client
             .query(
@@ -309,11 +320,24 @@ async fn exchange(
         if others.is_empty() {
             break;
         }
-        if tokio::time::Instant::now() >= until {
+        let is_over = tokio::time::Instant::now() >= until;
+        if is_over && end_sessions && !ended {
+            // Nobody can come back: new ones are locked out.
+            client
+                .execute(
+                    "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity \
+                     WHERE datname IN ($1, $2) AND pid <> pg_catalog.pg_backend_pid()",
+                    &[&live, &copy],
+                )
+                .await
+                .map_err(failed)?;
+            ended = true;
+            until = tokio::time::Instant::now() + wait.max(END_TIME);
+        } else if is_over {
             let named: Vec<String> = others.iter().map(|row| row.get(0)).collect();
             return Err(Error::new(ErrorKind::Conflict, "others are connected and do not end")
                 .because(named.join("; "))
-                .hint("end the programs that use it, or their sessions with `steward session end`, and try again"));
+                .hint("end the programs that use it, or restore with `--end-sessions`, and try again"));
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }

@@ -39,6 +39,7 @@ fn whole(to: RestoreTo) -> RestoreBackup {
         to,
         until: None,
         timeline: None,
+        end_sessions: false,
         name,
         schema: None,
         tables: Vec::new(),
@@ -323,6 +324,12 @@ async fn in_place_is_destructive_and_bound_to_one_backup_and_one_store() {
     assert_eq!((plan.destructive(), plan.target.as_str()), (true, "store:shop"));
     let harmless = backup::plan_restore(&world.ctx(), &world, &whole(RestoreTo::Scratch)).await.unwrap();
     assert!(!harmless.destructive());
+    for (to, kind) in [(RestoreTo::InPlace, ErrorKind::Unsupported), (RestoreTo::Scratch, ErrorKind::Invalid)]
+    {
+        let ends = RestoreBackup { end_sessions: true, ..whole(to) };
+        let error = backup::plan_restore(&world.ctx(), &world, &ends).await.unwrap_err();
+        assert_eq!(error.kind(), kind, "this store has no sessions: {error}");
+    }
     let permit = world.permit("backup.restore", &plan);
     let now = world.tables();
     world.become_another();

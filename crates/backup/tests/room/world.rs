@@ -240,7 +240,12 @@ impl Load for FakeStore {
         Ok(Box::new(FakeCopy { shared: Arc::clone(&self.0), name, kept: false }))
     }
 
-    async fn swap(&self, _ctx: &Context, restored: &dyn Restored) -> Result<String, Error> {
+    async fn swap(
+        &self,
+        _ctx: &Context,
+        restored: &dyn Restored,
+        _end_sessions: bool,
+    ) -> Result<String, Error> {
         if self.0.fails(Fault::Swap) {
             return Err(told(Fault::Swap));
         }

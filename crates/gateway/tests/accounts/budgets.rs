@@ -269,12 +269,41 @@ async fn a_raised_budget_has_more_to_give_and_thresholds_are_told_once() {
     assert!(shop.ask().is_err());
     // As `ai.budget` writes it.
     let write = ledger::Write::new().exec(
-        "INSERT INTO ai_settings (project, name, value, set_us) VALUES (?, ?, ?, 0)",
+        "INSERT OR REPLACE INTO ai_settings (project, name, value, set_us) VALUES (?, ?, ?, 0)",
         vec![PROJECT.into(), "budget/day".into(), r#"{"usd":"0.0090","instead_of":"0.0075"}"#.into()],
     );
     shop.ledger.write(&home.ctx(), write).await.unwrap();
     shop.prepare().await;
     assert!(shop.ask().is_ok() && shop.ask().is_ok());
+}
+
+#[tokio::test]
+async fn the_project_file_makes_a_budget_tighter_and_not_wider() {
+    let home = Home::new();
+    let limits = async |yaml: &str| {
+        let shop = home.shop(yaml).await;
+        let standings = shop.accounts.standings(PROJECT).into_iter();
+        let limits: Vec<_> = standings
+            .map(|one| format!("{} {} {} {}", one.budget, one.scope, one.value, one.limit))
+            .collect();
+        shop.accounts.close().await.unwrap();
+        limits.join("; ")
+    };
+    let day = |usd: &str| format!("budgets: {{ day: {{ usd: {usd}, per: day, scope: project }} }}");
+    assert_eq!(limits(&day("0.0075")).await, "day project shop 0.0075");
+    assert_eq!(limits(&day("0.0076")).await, "day project shop 0.0075", "more waits");
+    assert_eq!(limits(&day("0.005")).await, "day project shop 0.005", "less counts at once");
+    assert_eq!(limits(&day("0.0075")).await, "day project shop 0.005", "and there is no way back");
+    assert_eq!(limits("").await, "day project shop 0.005", "nor is it gone with its line");
+    let wider = "budgets: { day: { usd: 0.005, per: day, scope: key } }";
+    assert_eq!(limits(wider).await, "day project shop 0.005", "as much for each key is more");
+    let shop = home.shop("").await;
+    while let Ok(asked) = shop.ask() {
+        asked.used(tokens(1000, 10));
+    }
+    shop.accounts.flush().await.unwrap();
+    until("it is written", || async { shop.spent().await > 3_000_000 }).await;
+    assert!(shop.spent().await <= 5_000_000, "what is not in the file any more is kept to");
 }
 
 #[tokio::test]
@@ -391,7 +420,8 @@ async fn a_model_without_a_price_is_refused_where_a_budget_is_strict_and_reporte
     assert_eq!(refusal.code, "price_unknown");
     assert!(refusal.message.contains("`openai/nobody-knows`"), "{}", refusal.message);
     shop.accounts.close().await.unwrap();
-    let shop = home.shop("").await;
+    let without = Home::new();
+    let shop = without.shop("").await;
     shop.ask_for("odd", Some(10)).unwrap().used(tokens(5, 5));
     shop.accounts.flush().await.unwrap();
     until("it is written", || async { shop.column("price_row").await == [""] }).await;

@@ -48,7 +48,9 @@ const WRONG: &[(&[&str], i32, &str)] = &[
     (&["import", "nowhere.yaml"], 1, "there is no such file"),
     (&["import", "other.yaml"], 2, "`model_list`"),
     (&["import", "broken.yaml"], 2, "this is no YAML"),
-    (&["budget", "month"], 2, "--usd"),
+    (&["budget"], 2, "<BUDGET>"),
+    (&["keys", "rotate", "nowhere"], 1, "nowhere"),
+    (&["budget", "month"], 1, "`ai.budgets` in steward.yaml names them"),
     (&["reconcile", "openai", "nowhere.csv"], 1, "nowhere.csv"),
     (&["nothing"], 2, "unrecognized subcommand"),
 ];

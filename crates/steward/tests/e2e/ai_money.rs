@@ -155,6 +155,52 @@ fn a_budget_is_raised_when_a_pm_grants_it_and_not_before() {
 }
 
 #[test]
+fn the_project_file_raises_a_budget_only_when_a_pm_has_said_yes() {
+    let fake = provider(&[OLD]);
+    fake.always(On::any(), answer());
+    let budget = |usd: &str| format!("  budgets:\n    month: {{ usd: {usd}, per: month, scope: project }}\n");
+    let project = shop(&fake, &budget("0.055"));
+    project.add_person("anna", ANNA, &["pm"]);
+    let key = key(&project, "checkout", &[]);
+    let agent = project.token("agent", "requester");
+    let daemon = project.daemon(&[]);
+    assert_eq!(wave(&daemon, &key, 20), 10);
+
+    let small = std::fs::read_to_string(project.file("steward.yaml")).unwrap();
+    let large = small.replace(&budget("0.055"), &budget("0.11"));
+    assert_ne!(small, large);
+    for (file, says) in
+        [(small.replace(&budget("0.055"), ""), "no such budget any more"), (large, "0.11 USD per month")]
+    {
+        project.write("steward.yaml", &file);
+        eventually("it is told what waits", || {
+            let shown = project.run(&["ai", "limits"]).expect(0).stdout;
+            shown.contains(says) && shown.contains("until `steward ai budget month` is approved")
+        });
+        eventually("the daemon's log tells it too", || {
+            std::fs::read_to_string(project.file("daemon.log")).unwrap().contains(says)
+        });
+        assert_eq!((amount(&project), ask_once(&daemon, &key).0), (TEN, 402));
+    }
+    let (_, asked) = daemon.post(&agent, "ai/budget", &json!({ "budget": "month" }));
+    assert_eq!(asked["status"], "waiting", "{asked}");
+    let waiting = project.run(&["ai", "budget", "month", "--json"]).expect(3).json();
+    let approval = waiting["approval"].as_str().unwrap();
+    project.run_on_terminal(&["approval", "grant", approval, "--person", "anna"], &[ANNA]).expect(0);
+    project.run(&["ai", "budget", "month"]).expect(0);
+    assert_eq!(amount(&project), 2 * TEN);
+    eventually("the daemon has heard of it", || is_let_in(&ask_once(&daemon, &key)));
+    // Less is in force without a word, and nothing waits any more.
+    project.write("steward.yaml", &small);
+    eventually("the smaller budget is in force", || amount(&project) == TEN);
+    eventually("the daemon has heard of that", || ask_once(&daemon, &key).0 == 402);
+    let shown = project.run(&["ai", "limits"]).expect(0).stdout;
+    assert!(!shown.contains("approved"), "{shown}");
+    assert_eq!(daemon.stop(), 0);
+    project.run(&["audit", "verify"]).expect(0);
+}
+
+#[test]
 fn limits_of_a_key_are_set_and_shown_and_the_daemon_keeps_them() {
     let fake = provider(&[OLD]);
     let project = shop(&fake, "  limits: { tpm: 9000000 }\n");
