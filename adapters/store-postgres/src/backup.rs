@@ -6,6 +6,7 @@ mod dump;
 pub(crate) mod load;
 mod place;
 pub(crate) mod programs;
+mod progress;
 pub(crate) mod restored;
 mod schema_text;
 pub(crate) mod scratch_server;

@@ -5,9 +5,9 @@
 #[allow(dead_code, reason = "shared with the other suites")]
 mod server;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use conformance::Parts;
@@ -692,6 +692,72 @@ async fn a_load_that_fails_leaves_nothing() {
     assert_eq!(restored.fingerprint(&ctx(), &dumped).await.unwrap(), dumped.tables);
     restored.remove().await.unwrap();
     assert_eq!(database.text(&databases).await, "0");
+}
+
+/// Gives so many parts and then nothing more, as one whose process is killed sees it.
+struct Halting {
+    given: conformance::Given,
+    left: AtomicUsize,
+    reached: tokio::sync::Notify,
+}
+
+#[async_trait::async_trait]
+impl contract::PartSource for Halting {
+    fn parts(&self) -> &[contract::PartRecord] {
+        self.given.parts()
+    }
+
+    async fn read(&self, path: &str) -> Result<bytes::Bytes, Error> {
+        if self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_err() {
+            self.reached.notify_one();
+            std::future::pending::<()>().await;
+        }
+        self.given.read(path).await
+    }
+
+    async fn read_into(&self, path: &str, file: &Path) -> Result<(), Error> {
+        self.given.read_into(path, file).await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_load_that_was_killed_is_gone_on_with() {
+    let database = zoo("backup_resume").await;
+    let store = store(&database).await;
+    let (dumped, parts) = dump(&store).await;
+    let target = LoadTarget::Beside { name: format!("{}_copy", database.name()) };
+    let rows = parts.paths().iter().filter(|path| is_of_rows(path)).count();
+    assert!(rows > 6, "{rows}");
+    // Among the rows, and after the last of them.
+    for kept in [4, rows + 2] {
+        let halting = Arc::new(Halting {
+            given: parts.given(),
+            left: AtomicUsize::new(kept),
+            reached: tokio::sync::Notify::new(),
+        });
+        let other = (self::store(&database).await, dumped.clone(), target.clone(), Arc::clone(&halting));
+        // A runtime of its own, which ends as a process does: nothing is taken away behind it.
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        runtime.spawn(async move {
+            let (store, dumped, target, halting) = other;
+            drop(
+                Store::load(&store)
+                    .unwrap()
+                    .load(&ctx(), &dumped, &*halting, &Selection::Whole, &target)
+                    .await,
+            );
+        });
+        tokio::time::timeout(PATIENCE, halting.reached.notified()).await.unwrap();
+        runtime.shutdown_background();
+        let given = parts.given();
+        let load = Store::load(&store).unwrap();
+        let restored = load.load(&ctx(), &dumped, &given, &Selection::Whole, &target).await.unwrap();
+        assert_same(&dumped, &parts, &*restored).await;
+        let again = given.asked().iter().filter(|path| is_of_rows(path)).count();
+        assert!(again < rows, "{kept}: {again} of {rows} parts were read again");
+        restored.remove().await.unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,6 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use contract::{Context, Error};
 use tokio_postgres::Client;
 
+use super::progress::{Progress, statement_of};
 use super::schema_text::unquoted;
 use crate::error::translate;
 
@@ -263,14 +264,18 @@ impl AfterRows {
         ctx: &Context,
         clients: &[Client],
         bytes: &HashMap<String, u64>,
+        progress: &Progress,
     ) -> Result<(), Error> {
         for client in clients {
             for sql in &self.preamble {
                 execute(ctx, client, sql).await.map_err(|error| error.with("statement", quoted(sql)))?;
             }
         }
-        for stage in self.stages {
-            stage.run(ctx, clients, bytes).await?;
+        for mut stage in self.stages {
+            stage.0.retain(|job| !progress.is_done(&statement_of(&job.sql)));
+            if !stage.0.is_empty() {
+                stage.run(ctx, clients, bytes, progress).await?;
+            }
         }
         Ok(())
     }
@@ -278,7 +283,7 @@ impl AfterRows {
 
 /// What of a stage waits and what runs.
 #[derive(Default)]
-struct Progress {
+struct Queue {
     waiting: VecDeque<Job>,
     /// By table: how many share it; one alone counts as all.
     used: HashMap<String, usize>,
@@ -286,7 +291,7 @@ struct Progress {
     again: Vec<Job>,
 }
 
-impl Progress {
+impl Queue {
     /// The first that nothing stands in the way of; `None` also when all that wait must go on waiting.
     fn take(&mut self) -> Option<Job> {
         let used = &self.used;
@@ -317,7 +322,13 @@ fn weight(how: Use) -> usize {
 }
 
 impl Stage {
-    async fn run(self, ctx: &Context, clients: &[Client], bytes: &HashMap<String, u64>) -> Result<(), Error> {
+    async fn run(
+        self,
+        ctx: &Context,
+        clients: &[Client],
+        bytes: &HashMap<String, u64>,
+        progress: &Progress,
+    ) -> Result<(), Error> {
         let mut jobs = self.0;
         let size = |job: &Job| {
             job.uses.iter().map(|(table, _)| bytes.get(table).copied().unwrap_or(0)).max().unwrap_or(0)
@@ -325,7 +336,7 @@ impl Stage {
         // Stable: those of one table stay together, its key first.
         jobs.sort_by_key(|job| std::cmp::Reverse(size(job)));
         let sessions = clients.len().min(jobs.len());
-        let progress = Mutex::new(Progress { waiting: jobs.into(), ..Progress::default() });
+        let queue = Mutex::new(Queue { waiting: jobs.into(), ..Queue::default() });
         let ended = tokio::sync::Notify::new();
         let workers = clients[..sessions].iter().map(|client| async {
             let mut settings = String::new();
@@ -333,9 +344,9 @@ impl Stage {
                 // Asked for first, so that an end in between is not missed.
                 let someone_ended = ended.notified();
                 let (job, is_over) = {
-                    let mut progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
-                    let job = progress.take();
-                    (job, progress.waiting.is_empty())
+                    let mut queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
+                    let job = queue.take();
+                    (job, queue.waiting.is_empty())
                 };
                 let Some(job) = job else {
                     if is_over {
@@ -344,12 +355,12 @@ impl Stage {
                     someone_ended.await;
                     continue;
                 };
-                let ran = under(ctx, client, &mut settings, &job).await;
+                let ran = under(ctx, client, &mut settings, &job, progress).await;
                 {
-                    let mut progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
-                    progress.give_back(&job);
+                    let mut queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
+                    queue.give_back(&job);
                     match ran {
-                        Err(error) if is_deadlock(&error) => progress.again.push(job),
+                        Err(error) if is_deadlock(&error) => queue.again.push(job),
                         other => other?,
                     }
                 }
@@ -357,11 +368,11 @@ impl Stage {
             }
         });
         futures::future::try_join_all(workers).await?;
-        let again = progress.into_inner().unwrap_or_else(PoisonError::into_inner).again;
+        let again = queue.into_inner().unwrap_or_else(PoisonError::into_inner).again;
         if let Some(client) = clients.first() {
             // Sessions differ in what is set by now; nothing is assumed.
             for job in again {
-                under(ctx, client, &mut String::new(), &job).await?;
+                under(ctx, client, &mut String::new(), &job, progress).await?;
             }
         }
         Ok(())
@@ -372,14 +383,22 @@ fn is_deadlock(error: &Error) -> bool {
     error.context().iter().any(|(name, code)| *name == "code" && code == DEADLOCK)
 }
 
-async fn under(ctx: &Context, client: &Client, settings: &mut String, job: &Job) -> Result<(), Error> {
+async fn under(
+    ctx: &Context,
+    client: &Client,
+    settings: &mut String,
+    job: &Job,
+    progress: &Progress,
+) -> Result<(), Error> {
     let named = |error: Error| error.with("statement", quoted(&job.sql));
     if *settings != job.settings {
         execute(ctx, client, &job.settings).await.map_err(named)?;
         settings.clone_from(&job.settings);
     }
     let begun = std::time::Instant::now();
-    execute(ctx, client, &job.sql).await.map_err(named)?;
+    // Several statements in one message are one transaction.
+    let sql = format!("{}{}", job.sql.trim_end_matches(';'), progress.mark(&statement_of(&job.sql)));
+    execute(ctx, client, &sql).await.map_err(named)?;
     tracing::debug!(
         statement = quoted(&job.sql),
         elapsed_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
@@ -489,7 +508,7 @@ mod tests {
             settings: String::new(),
             uses: uses.iter().map(|(table, how)| ((*table).to_owned(), *how)).collect(),
         };
-        let mut progress = Progress {
+        let mut progress = Queue {
             waiting: [
                 job("key", &[("a", Use::Alone)]),
                 job("index", &[("a", Use::Shared)]),
@@ -497,7 +516,7 @@ mod tests {
                 job("own", &[("b", Use::Alone), ("b", Use::Alone)]),
             ]
             .into(),
-            ..Progress::default()
+            ..Queue::default()
         };
         let key = progress.take().unwrap();
         let own = progress.take().unwrap();

@@ -20,6 +20,7 @@ use super::contents::Table;
 use super::dump::Detail;
 use super::place::{Place, outside};
 use super::programs::{self, Libpq, Programs};
+use super::progress::{self, Progress};
 use super::restored::RestoredDatabase;
 use super::scratch_server::ScratchServer;
 use super::{AFTER_ROWS, BEFORE_ROWS, LARGE_OBJECTS, ROLES, ROWS, SEQUENCES, schema_text};
@@ -525,18 +526,33 @@ impl Run<'_> {
         if self.place.is_scratch() {
             self.roles().await?;
         }
-        // Kept until the end: who loads the same has to wait for it.
-        let outside = self.make_database().await?;
-        let mut clock = Timed::new();
-        self.psql(BEFORE_ROWS, false).await?;
-        clock.done("definitions before the rows");
-        self.rows().await?;
-        clock.done("rows");
         let whole = *self.selection == Selection::Whole;
+        let backup = progress::backup_of(self.detail, self.parts.parts())?;
+        // Kept until the end: who loads the same has to wait for it.
+        let (outside, left) = self.make_database(&backup).await?;
+        let mut clock = Timed::new();
+        let progress = match left {
+            Some(left) => {
+                tracing::info!(database = self.place.database, "a load that broke off is gone on with");
+                left
+            }
+            None => {
+                self.psql(BEFORE_ROWS, false).await?;
+                // A copy in a server of its own is gone with whoever made it.
+                if whole && !self.place.is_scratch() {
+                    Progress::begin(&self.place.connect(self.ctx).await?, &backup).await?
+                } else {
+                    Progress::default()
+                }
+            }
+        };
+        clock.done("definitions before the rows");
+        self.rows(&progress).await?;
+        clock.done("rows");
         if whole {
             for part in self.parts.parts() {
-                if part.path.starts_with(LARGE_OBJECTS) {
-                    self.psql(&part.path, false).await?;
+                if part.path.starts_with(LARGE_OBJECTS) && !progress.is_done(&part.path) {
+                    self.large_objects(&part.path, &progress).await?;
                 }
             }
         } else {
@@ -545,12 +561,13 @@ impl Run<'_> {
         self.sequences().await?;
         clock.done("large objects and sequences");
         if whole {
-            self.after_rows().await?;
+            self.after_rows(&progress).await?;
         } else {
             self.psql(AFTER_ROWS, true).await?;
         }
         clock.done("definitions after the rows");
         let client = self.place.connect(self.ctx).await?;
+        progress.end(&client).await?;
         client
             .batch_execute("SET statement_timeout = 0; ANALYZE")
             .await
@@ -621,7 +638,8 @@ impl Run<'_> {
         Ok(())
     }
 
-    async fn make_database(&self) -> Result<Client, Error> {
+    /// Makes the database, unless one is there in which this very backup was being loaded: then with how far that came.
+    async fn make_database(&self, backup: &str) -> Result<(Client, Option<Progress>), Error> {
         let client = self.place.outside(self.ctx).await?;
         let failed = |error: tokio_postgres::Error| translate(&error);
         let name = &self.place.database;
@@ -652,6 +670,9 @@ impl Run<'_> {
                     .with("database", name));
             }
             // What a process that was killed has left.
+            if let Some(left) = self.left(&client, backup).await? {
+                return Ok((client, Some(left)));
+            }
             client
                 .batch_execute(&format!("DROP DATABASE IF EXISTS {quoted} WITH (FORCE)"))
                 .await
@@ -670,7 +691,30 @@ impl Run<'_> {
         if let Some((before, after)) = self.detail.statements.first() {
             client.batch_execute(&format!("{before}{quoted}{after}")).await.map_err(failed)?;
         }
-        Ok(client)
+        Ok((client, None))
+    }
+
+    async fn left(&self, outside: &Client, backup: &str) -> Result<Option<Progress>, Error> {
+        let there = "SELECT EXISTS (SELECT FROM pg_catalog.pg_database WHERE datname = $1)";
+        let there = outside.query_one(there, &[&self.place.database]).await;
+        if *self.selection != Selection::Whole || !there.map_err(|error| translate(&error))?.get::<_, bool>(0)
+        {
+            return Ok(None);
+        }
+        // One that cannot be looked into is made anew.
+        let Ok(client) = self.place.connect(self.ctx).await else { return Ok(None) };
+        Progress::left(&client, backup).await
+    }
+
+    /// All of a part or nothing of it.
+    async fn large_objects(&self, part: &str, progress: &Progress) -> Result<(), Error> {
+        let text = self.text(part).await?;
+        let mark = progress.mark(part);
+        if mark.is_empty() {
+            return self.psql_text(part, &text, false).await;
+        }
+        let whole = [b"BEGIN;\n", &text[..], mark.as_bytes(), b";\nCOMMIT;\n"].concat();
+        self.psql_text(part, &whole, false).await
     }
 
     /// Runs a part with `psql`. Of a selection, statements may name what was not selected; nothing else may fail.
@@ -717,7 +761,7 @@ impl Run<'_> {
     }
 
     /// Indexes, constraints and whatever else comes after the rows; side by side where the text can be taken apart.
-    async fn after_rows(&self) -> Result<(), Error> {
+    async fn after_rows(&self, progress: &Progress) -> Result<(), Error> {
         let bytes = self.text(AFTER_ROWS).await?;
         let read = match std::str::from_utf8(&bytes) {
             // The driver speaks nothing else.
@@ -728,7 +772,11 @@ impl Run<'_> {
             }
             _ => None,
         };
-        let Some(read) = read else { return self.psql_text(AFTER_ROWS, &bytes, false).await };
+        let Some(read) = read else {
+            // Nobody knows how far `psql` comes: after it begins nothing is gone on with.
+            progress.end(&self.place.connect(self.ctx).await?).await?;
+            return self.psql_text(AFTER_ROWS, &bytes, false).await;
+        };
         let mut clients = Vec::new();
         for _ in 0..sessions() {
             let client = self.place.connect(self.ctx).await?;
@@ -737,7 +785,7 @@ impl Run<'_> {
         }
         let of_table = |table: &Table| (schema_text::unquoted(&table.name), table.pages);
         let pages: HashMap<String, u64> = self.detail.tables.iter().map(of_table).collect();
-        read.run(self.ctx, &clients, &pages)
+        read.run(self.ctx, &clients, &pages, progress)
             .await
             .map_err(|error| self.explained(error.with("part", AFTER_ROWS)))
     }
@@ -752,7 +800,7 @@ impl Run<'_> {
         error
     }
 
-    async fn rows(&self) -> Result<(), Error> {
+    async fn rows(&self, progress: &Progress) -> Result<(), Error> {
         let tables: HashMap<&str, &Table> =
             self.detail.tables.iter().map(|table| (table.folder.as_str(), table)).collect();
         let mut by_table: Vec<(&Table, Vec<&PartRecord>)> = Vec::new();
@@ -766,7 +814,9 @@ impl Run<'_> {
                     Error::new(ErrorKind::Corrupt, "a part belongs to no table").with("part", &record.path)
                 );
             };
-            if !self.selected.iter().any(|selected| selected.name == table.name) {
+            if progress.is_done(&record.path)
+                || !self.selected.iter().any(|selected| selected.name == table.name)
+            {
                 continue;
             }
             match by_table.last_mut() {
@@ -784,7 +834,9 @@ impl Run<'_> {
             let settings = format!("{LOADING_SETTINGS}; SET client_encoding = '{}'", self.detail.encoding);
             client.batch_execute(&settings).await.map_err(|error| translate(&error))?;
             while let Some(job) = next() {
-                self.copy_all(&client, &job).await.map_err(|error| error.with("table", &job.table.name))?;
+                self.copy_all(&client, &job, progress)
+                    .await
+                    .map_err(|error| error.with("table", &job.table.name))?;
             }
             Ok::<(), Error>(())
         });
@@ -794,11 +846,15 @@ impl Run<'_> {
 
     /// Loads some parts of a table. All of a table that is loaded by one session go into one transaction that has made its
     /// file: such rows are written once, without a log where the server keeps none, and as they will stay.
-    async fn copy_all(&self, client: &Client, job: &Copies<'_>) -> Result<(), Error> {
+    async fn copy_all(&self, client: &Client, job: &Copies<'_>, progress: &Progress) -> Result<(), Error> {
         let failed = |error: tokio_postgres::Error| translate(&error);
         let mut options = "";
-        if job.is_whole {
+        let marks: String = job.parts.iter().map(|record| progress.mark(&record.path)).collect();
+        let is_one = job.is_whole || !marks.is_empty();
+        if is_one {
             client.batch_execute("BEGIN").await.map_err(failed)?;
+        }
+        if job.is_whole {
             let has_rows = format!("SELECT EXISTS (SELECT FROM ONLY {})", job.table.name);
             // An extension may have filled it.
             if !client.query_one(&has_rows, &[]).await.map_err(failed)?.get::<_, bool>(0) {
@@ -812,8 +868,8 @@ impl Run<'_> {
                 .await
                 .map_err(|error| error.with("part", &record.path))?;
         }
-        if job.is_whole {
-            client.batch_execute("COMMIT").await.map_err(failed)?;
+        if is_one {
+            client.batch_execute(&format!("{marks}; COMMIT")).await.map_err(failed)?;
         }
         Ok(())
     }
