@@ -12,10 +12,25 @@ use rustic_core::{Id, TreeId};
 use crate::backend::{id_of, read_named};
 use crate::error::{Fault, FaultKind, OrFault};
 use crate::keyfile;
+use crate::logs;
 use crate::place::Place;
 use crate::reading::{Indexed, indexed, salvaged};
 use crate::run::stopped;
 use crate::seal::Key;
+
+/// Which of the files are read, by numbers that are random for each.
+#[derive(Clone, Copy)]
+pub(crate) struct Share(CheckDepth);
+
+impl Share {
+    pub(crate) fn has(self, number: u32) -> bool {
+        match self.0 {
+            CheckDepth::Structure => false,
+            CheckDepth::Everything => true,
+            CheckDepth::Share { nth, of } => number % of.max(1) == nth.saturating_sub(1) % of.max(1),
+        }
+    }
+}
 
 /// What was found in one repository.
 struct Findings<'a> {
@@ -45,6 +60,7 @@ pub(crate) fn check(
     let packs = findings.packs()?;
     findings.data(depth, &packs)?;
     findings.backups()?;
+    findings.logs(depth)?;
     Ok(findings.check)
 }
 
@@ -155,12 +171,7 @@ impl Findings<'_> {
     /// Reads packs. The name of a pack is the hash of its bytes, and each blob was read again before it was written, so a
     /// pack with the right hash is sound.
     fn data(&mut self, depth: CheckDepth, packs: &[(Id, String, u64)]) -> Result<(), Fault> {
-        let is_due = |id: &Id| match depth {
-            CheckDepth::Structure => false,
-            CheckDepth::Everything => true,
-            CheckDepth::Share { nth, of } => id.as_u32() % of.max(1) == nth.saturating_sub(1) % of.max(1),
-        };
-        for (id, path, _) in packs.iter().filter(|(id, ..)| is_due(id)) {
+        for (id, path, _) in packs.iter().filter(|(id, ..)| Share(depth).has(id.as_u32())) {
             self.go_on()?;
             match read_named(&*self.place.objects, path) {
                 Ok(bytes) => self.check.bytes_read += bytes.len() as u64,
@@ -168,6 +179,21 @@ impl Findings<'_> {
                     self.bad_packs.insert(*id);
                     self.problem(fault);
                 }
+                Err(fault) => return Err(fault),
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads pieces of the logs that lie here.
+    fn logs(&mut self, depth: CheckDepth) -> Result<(), Fault> {
+        for found in self.place.objects.list(logs::FOLDER)? {
+            self.go_on()?;
+            match logs::look(&*self.place.objects, self.key, &found, Share(depth)) {
+                Ok(bytes) => self.check.bytes_read += bytes,
+                Err(fault) if fault.kind == FaultKind::Damaged => self.problem(fault),
+                // Deleted since it was listed.
+                Err(fault) if fault.kind == FaultKind::Missing => {}
                 Err(fault) => return Err(fault),
             }
         }

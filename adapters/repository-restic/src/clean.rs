@@ -9,6 +9,7 @@ use rustic_core::RepairIndexOptions;
 use crate::backend::{Access, Backend, id_of, read_named};
 use crate::check;
 use crate::error::{Fault, FaultKind, OrFault};
+use crate::keyfile;
 use crate::lock::{self, Sharing};
 use crate::place::Place;
 use crate::seal::Key;
@@ -22,6 +23,7 @@ pub(crate) fn clean(ctx: &Context, place: &Place, key: &Arc<Key>) -> Result<Vec<
     let folder = place.folder();
     let objects = &*place.objects;
     let now = ctx.now();
+    place.refuse_foreign(key)?;
     for found in objects.unfinished()? {
         if now.duration_since(found.modified) > UNFINISHED_AGE {
             objects.remove(&found.path)?;
@@ -94,6 +96,62 @@ pub(crate) fn clean(ctx: &Context, place: &Place, key: &Arc<Key>) -> Result<Vec<
         done.push(format!("{folder}: wrote a new index of what the packs say"));
     }
     Ok(done)
+}
+
+/// Makes keys whole whose file one of both has lost: half of a key restores half of the backups.
+pub(crate) fn keys(ctx: &Context, places: &[Place; 2], key: &Arc<Key>) -> Result<Vec<String>, Fault> {
+    let mut done = Vec::new();
+    if lacking(places)?.is_empty() {
+        return Ok(done);
+    }
+    // Whoever takes a key away has a lock there; what is half because of that is looked at next time.
+    let [stream, _] = places;
+    let held = match stream.lock(key, &ctx.clock(), Sharing::Exclusive) {
+        Err(fault) if fault.kind == FaultKind::Locked => return Ok(done),
+        held => held?,
+    };
+    for Lacking { path, from, to, is_damaged } in lacking(places)? {
+        let content = read_named(&*from.objects, &path)?;
+        if is_damaged {
+            to.objects.put_aside(&path, &aside(&path, ctx))?;
+            done.push(format!("{}: put `{path}` aside, which is damaged", to.folder()));
+        }
+        to.objects.create(&path, &[content])?;
+        if held.check_there().is_err() {
+            // Somebody has begun to take it away since.
+            to.objects.remove(&path)?;
+            return Ok(done);
+        }
+        done.push(format!("{}: wrote `{path}` again, as {} has it", to.folder(), from.folder()));
+    }
+    held.release();
+    Ok(done)
+}
+
+/// A key of which one place has a sound file and the other has none.
+struct Lacking<'a> {
+    path: String,
+    from: &'a Place,
+    to: &'a Place,
+    is_damaged: bool,
+}
+
+fn lacking([stream, pages]: &[Place; 2]) -> Result<Vec<Lacking<'_>>, Fault> {
+    let mut lacking = Vec::new();
+    let files = [keyfile::key_files(&*stream.objects)?, keyfile::key_files(&*pages.objects)?];
+    for (from, to, had, others) in
+        [(stream, pages, &files[0], &files[1]), (pages, stream, &files[1], &files[0])]
+    {
+        for (id, _) in had.iter().filter(|(_, file)| file.as_ref().is_ok_and(|file| file.check().is_ok())) {
+            let is_damaged = match others.iter().find(|(other, _)| other == id) {
+                None => false,
+                Some((_, Err(fault))) if fault.kind == FaultKind::Damaged => true,
+                Some(_) => continue,
+            };
+            lacking.push(Lacking { path: format!("keys/{id}"), from, to, is_damaged });
+        }
+    }
+    Ok(lacking)
 }
 
 /// Where a file is put that must not be where it is.

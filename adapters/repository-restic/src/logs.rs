@@ -13,14 +13,15 @@ use contract::{
 };
 use jiff::{SignedDuration, Timestamp};
 
+use crate::check::Share;
 use crate::error::{Fault, FaultKind};
-use crate::objects::Objects;
+use crate::objects::{Found, Objects};
 use crate::place::blocking;
 use crate::repository::ResticRepository;
 use crate::seal::{Key, name_of};
 
 /// Where logs lie in the repository for pages.
-const FOLDER: &str = "log";
+pub(crate) const FOLDER: &str = "log";
 /// Where it says what may be deleted, and since when.
 const MARKS: &str = "log-marks";
 /// zstd's level.
@@ -141,6 +142,21 @@ fn read(objects: &dyn Objects, key: &Key, piece: &LogPiece) -> Result<Bytes, Fau
         return Err(Fault::damaged(&path, "it holds another stretch than its name says"));
     }
     Ok(body.into())
+}
+
+/// Looks whether a file among the logs is a sound piece of one; where it is read, gives how many bytes.
+pub(crate) fn look(objects: &dyn Objects, key: &Key, found: &Found, share: Share) -> Result<u64, Fault> {
+    let store = found.path.split('/').nth(1).unwrap_or_default();
+    let piece = parse(store, &found.path, found.bytes)
+        .ok_or_else(|| Fault::damaged(&found.path, "it is no piece of a log"))?;
+    if found.bytes == 0 {
+        return Err(Fault::damaged(&found.path, "it is empty"));
+    }
+    let number = u32::from_str_radix(&piece.sha256[..8], 16).unwrap_or_default();
+    if !share.has(number) {
+        return Ok(0);
+    }
+    read(objects, key, &piece).map(|_| found.bytes)
 }
 
 /// When each file was marked, by path.

@@ -6,7 +6,7 @@ use contract::{Clock, Context, Error, ErrorKind, Layout};
 use rustic_core::repofile::{Chunker, ConfigFile};
 use rustic_core::{ConfigOptions, KeyOptions};
 
-use crate::backend::{Access, Backend};
+use crate::backend::{Access, Backend, read_named};
 use crate::error::{Fault, FaultKind, OrFault};
 use crate::lock::{Held, Sharing, Timing};
 use crate::objects::Objects;
@@ -104,6 +104,8 @@ impl Place {
                         FaultKind::Missing,
                         format!("no repository is at `{}`", self.objects.address()),
                     )
+                } else if self.is_foreign(key)? {
+                    self.foreign()
                 } else {
                     Fault::damaged(&at, "it is missing").hint("clean the repository: that writes a new one")
                 });
@@ -111,15 +113,11 @@ impl Place {
             Err(fault) => return Err(fault),
         };
         let Some(json) = key.open_record(&sealed) else {
-            return Err(if self.fits(key)? {
+            return Err(if self.opened(key)?.contains(&true) {
                 Fault::damaged(&at, "it does not open with the key that opens the rest")
                     .hint("clean the repository: that writes a new one")
             } else {
-                Fault::new(
-                    FaultKind::Foreign,
-                    format!("the key does not open the repository at `{}`", self.objects.address()),
-                )
-                .hint("was it made with another master key?")
+                self.foreign()
             });
         };
         let config: ConfigFile = serde_json::from_slice(&json)
@@ -138,21 +136,43 @@ impl Place {
         Ok(config)
     }
 
-    /// Whether the key opens anything of what lies there.
-    fn fits(&self, key: &Key) -> Result<bool, Fault> {
+    fn foreign(&self) -> Fault {
+        Fault::new(
+            FaultKind::Foreign,
+            format!("the key does not open the repository at `{}`", self.objects.address()),
+        )
+        .hint("was it made with another master key?")
+    }
+
+    /// Of some of the sound files that lie there, whether the key opens each.
+    fn opened(&self, key: &Key) -> Result<Vec<bool>, Fault> {
         /// One that opens is proof; several are tried because one may be damaged.
         const TRIED: usize = 16;
+        let mut opened = Vec::new();
         for folder in ["snapshots", "index"] {
             for found in self.objects.list(folder)?.iter().take(TRIED) {
-                match self.objects.read(&found.path) {
-                    Ok(sealed) if key.open(&sealed).is_some() => return Ok(true),
-                    Ok(_) => {}
-                    Err(fault) if fault.kind == FaultKind::Missing => {}
+                match read_named(&*self.objects, &found.path) {
+                    Ok(sealed) => opened.push(key.open(&sealed).is_some()),
+                    Err(fault) if matches!(fault.kind, FaultKind::Missing | FaultKind::Damaged) => {}
                     Err(fault) => return Err(fault),
                 }
             }
         }
-        Ok(false)
+        Ok(opened)
+    }
+
+    /// Whether there are sound files, and the key opens none of them.
+    fn is_foreign(&self, key: &Key) -> Result<bool, Fault> {
+        let opened = self.opened(key)?;
+        Ok(!opened.is_empty() && !opened.contains(&true))
+    }
+
+    /// Refuses a key that opens nothing of what is there; what is damaged or missing is somebody else's concern.
+    pub(crate) fn refuse_foreign(&self, key: &Key) -> Result<(), Fault> {
+        match self.look(key) {
+            Err(fault) if !matches!(fault.kind, FaultKind::Damaged | FaultKind::Missing) => Err(fault),
+            _ => Ok(()),
+        }
     }
 
     /// Makes the repository, if there is none.

@@ -495,12 +495,21 @@ impl Repository for ResticRepository {
     }
 
     async fn clean(&self, ctx: &Context) -> Result<Vec<String>, Error> {
-        self.each(ctx, self.tidying(), clean::clean).await.map(|both| both.concat())
+        let [stream, pages] = self.each(ctx, self.tidying(), clean::clean).await?;
+        let key = self.key(ctx).await?;
+        let (places, inner) = (self.tidying(), ctx.clone());
+        let keys = blocking(ctx, move || clean::keys(&inner, &places, &key)).await;
+        Ok([stream, pages, keys.map_err(|error| self.named(error))?].concat())
     }
 
     async fn keys(&self, ctx: &Context) -> Result<Vec<RepositoryKey>, Error> {
         // Both have the same; what one alone has opens but half.
-        let [stream, pages] = self.both(ctx, |_, place, _| readable_keys(place)).await?;
+        let [stream, pages] = self
+            .both(ctx, |_, place, key| {
+                place.refuse_foreign(key)?;
+                readable_keys(place)
+            })
+            .await?;
         Ok(stream
             .into_iter()
             .filter(|(id, _)| pages.iter().any(|(other, _)| other == id))
@@ -516,6 +525,7 @@ impl Repository for ResticRepository {
     ) -> Result<RepositoryKey, Error> {
         let key = self.key(ctx).await?;
         let [stream, pages] = self.places.clone();
+        let tidying = self.tidying();
         let (now, label, passphrase) = (ctx.now(), label.to_owned(), passphrase.clone());
         let answer = blocking(ctx, move || {
             for place in [&stream, &pages] {
@@ -530,18 +540,29 @@ impl Repository for ResticRepository {
             }
             let (id, json) = KeyFile::made(&key, &label, &passphrase, now)?;
             let path = format!("keys/{id}");
-            for place in [&stream, &pages] {
-                place.objects.create(&path, &[json.clone().into()])?;
-            }
-            // Believed when it was read back and opens.
-            for place in [&stream, &pages] {
-                let bytes = crate::backend::read_named(&*place.objects, &path)?;
-                let file: KeyFile = serde_json::from_slice(&bytes)
-                    .map_err(|error| Fault::damaged(&path, &format!("it is no key file: {error}")))?;
-                if !file.unlock(&passphrase)?.is_some_and(|found| found.is_same(&key)) {
-                    return Err(Fault::damaged(&path, "it does not open"));
+            let write = || {
+                for place in [&stream, &pages] {
+                    place.objects.create(&path, &[json.clone().into()])?;
                 }
-            }
+                // Believed when it was read back and opens.
+                for place in [&stream, &pages] {
+                    let bytes = crate::backend::read_named(&*place.objects, &path)?;
+                    let file: KeyFile = serde_json::from_slice(&bytes)
+                        .map_err(|error| Fault::damaged(&path, &format!("it is no key file: {error}")))?;
+                    if !file.unlock(&passphrase)?.is_some_and(|found| found.is_same(&key)) {
+                        return Err(Fault::damaged(&path, "it does not open"));
+                    }
+                }
+                Ok(())
+            };
+            write().inspect_err(|_| {
+                // Half of a key opens half of the backups.
+                for place in &tidying {
+                    if let Err(fault) = place.objects.remove(&path) {
+                        tracing::warn!(key = path, error = %fault, "a key that could not be added whole stays");
+                    }
+                }
+            })?;
             Ok(RepositoryKey { id, label, created: Some(now) })
         });
         answer.await.map_err(|error| self.named(error))
@@ -556,6 +577,9 @@ impl Repository for ResticRepository {
         let [stream, pages] = self.places.clone();
         let spellings = crate::unlock::spellings(passphrase);
         let answer = blocking(ctx, move || {
+            for place in [&stream, &pages] {
+                place.refuse_foreign(&key)?;
+            }
             let others = readable_keys(&pages)?;
             for (id, file) in readable_keys(&stream)? {
                 let in_both = others.iter().any(|(other, _)| *other == id);
@@ -577,11 +601,22 @@ impl Repository for ResticRepository {
         let there = id_of(&path).is_some() && !id.contains('/');
         let removed = if there {
             let path = path.clone();
-            self.each(ctx, self.tidying(), move |_, place, _| {
-                let found = place.objects.list("keys")?.iter().any(|found| found.path == path);
-                place.objects.remove(&path).map(|()| found)
-            })
-            .await?
+            let key = self.key(ctx).await?;
+            let (places, inner) = (self.tidying(), ctx.clone());
+            let answer = blocking(ctx, move || {
+                for place in &places {
+                    place.refuse_foreign(&key)?;
+                }
+                // Keeps others from making it whole again meanwhile.
+                let _held = reading_lock(&places[0], &key, &inner)?;
+                let mut removed = [false; 2];
+                for (place, removed) in places.iter().zip(&mut removed) {
+                    *removed = place.objects.list("keys")?.iter().any(|found| found.path == path);
+                    place.objects.remove(&path)?;
+                }
+                Ok(removed)
+            });
+            answer.await.map_err(|error| self.named(error))?
         } else {
             [false; 2]
         };

@@ -689,7 +689,8 @@ pub trait Repository: Send + Sync {
     async fn prune(&self, ctx: &Context) -> Result<Pruned, Error>;
 
     /// Takes away what interrupted runs have left: unfinished files older than a day, our own dead locks. Files of length 0
-    /// are put aside, not deleted. Gives what was done, one line each.
+    /// are put aside, not deleted. What is kept twice is made whole from the one that is sound. Gives what was done, one line
+    /// each.
     ///
     /// # Errors
     ///
@@ -730,7 +731,7 @@ pub trait Repository: Send + Sync {
     ///
     /// # Errors
     ///
-    /// `NotFound`, `Denied`, `Unavailable`.
+    /// `NotFound`, `Denied`, `Unavailable`. `Conflict`: another program has the repository for itself.
     async fn remove_key(&self, ctx: &Context, id: &str) -> Result<(), Error>;
 }
 

@@ -9,6 +9,7 @@ mod damage;
 mod fake_s3;
 mod guard;
 mod home;
+mod keys;
 mod kill;
 mod prune;
 mod s3;

@@ -19,9 +19,13 @@ impl Dice {
     pub(crate) fn below(&mut self, bound: usize) -> usize {
         usize::try_from(self.next() >> 33).unwrap() % bound
     }
+
+    pub(crate) fn one_of<T: Copy>(&mut self, some: &[T]) -> T {
+        some[self.below(some.len())]
+    }
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Harm {
     Bit,
     Cut,
@@ -31,7 +35,7 @@ pub(crate) enum Harm {
 
 impl Harm {
     pub(crate) fn any(dice: &mut Dice) -> Self {
-        [Self::Bit, Self::Cut, Self::Empty, Self::Gone][dice.below(4)]
+        dice.one_of(&[Self::Bit, Self::Cut, Self::Empty, Self::Gone])
     }
 
     pub(crate) fn apply(self, file: &Path, dice: &mut Dice) {

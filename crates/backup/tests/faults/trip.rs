@@ -1,4 +1,4 @@
-//! A repository between the room and the real one, which fails or ends the process at a named moment.
+//! A repository between the room and the real one, which fails, acts or ends the process at a named moment.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -7,16 +7,16 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use bytes::Bytes;
 use contract::{
-    BackupLabel, BackupWriter, CheckDepth, Committed, Context, Error, ErrorKind, Kept, Listing, MakeManifest,
-    Part, PartRecord, PartSink, PartSource, Pruned, Repository, RepositoryCheck, RepositoryKey,
+    BackupLabel, BackupWriter, CheckDepth, Committed, Context, Error, ErrorKind, Kept, Listing, Logs,
+    MakeManifest, Part, PartRecord, PartSink, PartSource, Pruned, Repository, RepositoryCheck, RepositoryKey,
 };
-use repository_restic::ResticRepository;
 use secrecy::SecretString;
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone)]
 enum Then {
     Abort,
     Full,
+    Act(Arc<dyn Fn() + Send + Sync>),
 }
 
 /// When something happens: at the nth moment of this name, counted from 0.
@@ -41,23 +41,35 @@ impl Trip {
         Self { then: Then::Full, ..Self::abort_at(point) }
     }
 
+    pub(crate) fn act_at(point: &str, act: impl Fn() + Send + Sync + 'static) -> Self {
+        Self { then: Then::Act(Arc::new(act)), ..Self::abort_at(point) }
+    }
+
     pub(crate) fn pass(&self, name: &str) -> Result<(), Error> {
         let Some((wanted, nth)) = &self.point else { return Ok(()) };
+        if wanted != name {
+            return Ok(());
+        }
         let mut seen = self.seen.lock().unwrap();
         let count = seen.entry(name.to_owned()).or_default();
         *count += 1;
-        if wanted != name || *count != nth + 1 {
+        if *count != nth + 1 {
             return Ok(());
         }
-        if self.then == Then::Abort {
-            std::process::abort();
+        drop(seen);
+        match &self.then {
+            Then::Abort => std::process::abort(),
+            Then::Full => Err(Error::new(ErrorKind::LimitExceeded, format!("no space is left: {name}"))),
+            Then::Act(act) => {
+                act();
+                Ok(())
+            }
         }
-        Err(Error::new(ErrorKind::LimitExceeded, format!("no space is left: {name}")))
     }
 }
 
 pub(crate) struct Tripping {
-    pub(crate) inner: ResticRepository,
+    pub(crate) inner: Arc<dyn Repository>,
     pub(crate) trip: Trip,
 }
 
@@ -121,6 +133,10 @@ impl Repository for Tripping {
 
     fn address(&self) -> String {
         self.inner.address()
+    }
+
+    fn logs(&self) -> Option<&dyn Logs> {
+        self.inner.logs()
     }
 
     async fn changeable(&self, ctx: &Context) -> Option<String> {
@@ -192,7 +208,10 @@ impl Repository for Tripping {
         label: &str,
         passphrase: &SecretString,
     ) -> Result<RepositoryKey, Error> {
-        self.inner.add_key(ctx, label, passphrase).await
+        self.trip.pass("key")?;
+        let added = self.inner.add_key(ctx, label, passphrase).await?;
+        self.trip.pass("key")?;
+        Ok(added)
     }
 
     async fn opens_with(
@@ -204,6 +223,8 @@ impl Repository for Tripping {
     }
 
     async fn remove_key(&self, ctx: &Context, id: &str) -> Result<(), Error> {
-        self.inner.remove_key(ctx, id).await
+        self.trip.pass("key")?;
+        self.inner.remove_key(ctx, id).await?;
+        self.trip.pass("key")
     }
 }
