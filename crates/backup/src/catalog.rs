@@ -168,6 +168,8 @@ const PROVE: &str = "UPDATE backups SET level = ?, verified_us = ?, restore_ms =
      WHERE project = ? AND id = ? AND state = 'complete'";
 const FORGET: &str =
     "UPDATE backups SET state = 'forgotten' WHERE project = ? AND id = ? AND state = 'complete'";
+const REMEMBER: &str =
+    "UPDATE backups SET state = 'complete' WHERE project = ? AND id = ? AND state = 'forgotten'";
 const TAKE_IN: &str = "INSERT INTO backups (project, id, plan, store, repository, snapshot, method, state, holder, begun_us, \
      point_us, finished_us, bytes, rows, together, level, suspicions, signed, origin) \
      VALUES (?, ?, ?, ?, ?, ?, ?, 'complete', 'gone', ?, ?, ?, ?, ?, ?, 'l0', '[]', ?, 'found') \
@@ -373,12 +375,25 @@ pub(crate) async fn prove(
     ledger.write(ctx, write).await.map(|_| ())
 }
 
-/// Records that backups were taken off their repository's list.
+/// Records that backups are taken off their repository's list.
 pub(crate) async fn forget(ctx: &Context, ledger: &Ledger, ids: &[&str]) -> Result<(), Error> {
     let mut write = Write::new();
     for id in ids {
         write = write.exec(FORGET, vec![ctx.project().into(), (*id).into()]).event(NewEvent::new(
             "backup.forgotten",
+            format!("backup:{id}"),
+            json!({}),
+        ));
+    }
+    ledger.write(ctx, write).await.map(|_| ())
+}
+
+/// Records that backups are still on their repository's list, though they were about to be taken off it.
+pub(crate) async fn remember(ctx: &Context, ledger: &Ledger, ids: &[&str]) -> Result<(), Error> {
+    let mut write = Write::new();
+    for id in ids {
+        write = write.exec(REMEMBER, vec![ctx.project().into(), (*id).into()]).event(NewEvent::new(
+            "backup.not_forgotten",
             format!("backup:{id}"),
             json!({}),
         ));

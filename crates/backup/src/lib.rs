@@ -9,6 +9,7 @@ mod copies;
 mod copy;
 mod drill;
 mod forecast;
+mod forgetting;
 mod lamps;
 mod list;
 mod logs;

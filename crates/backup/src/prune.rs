@@ -16,6 +16,7 @@ use crate::Surroundings;
 use crate::catalog::{self, Recorded, State};
 use crate::config::PlanConfig;
 use crate::copies;
+use crate::forgetting;
 use crate::logs;
 use crate::retention::keep;
 use crate::run::{give_up_dead, kept, plan_named, point};
@@ -155,6 +156,7 @@ pub async fn prune(
 ) -> Result<Outcome, Error> {
     permit.covers(ctx, plan)?;
     give_up_dead(ctx, around).await?;
+    forgetting::finish(ctx, around).await?;
     let doomed = doomed(ctx, around, request).await?;
     if fingerprint(&doomed) != plan.pre_state {
         return Err(Error::new(ErrorKind::Conflict, "the rules would delete other backups by now")
@@ -170,10 +172,8 @@ pub async fn prune(
     let mut values = Vec::new();
     for (name, backups) in by_repository {
         let repository = around.repository(ctx, name).await?;
-        let entries: Vec<Entry> = backups.iter().map(|backup| kept(backup)).collect();
-        repository.forget(ctx, &entries).await?;
         let ids: Vec<&str> = backups.iter().map(|backup| backup.id.as_str()).collect();
-        catalog::forget(ctx, around.ledger(), &ids).await?;
+        forgetting::take_off(ctx, around, &repository, &backups).await?;
         text.push_str(&forget_copies(ctx, around, &backups).await?);
         let pruned = repository.prune(ctx).await?;
         writeln!(

@@ -1,7 +1,8 @@
 //! Making a backup: dump, write, commit, compare with the one before, restore, compare.
 
 use std::fmt::Write as _;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::io::Write as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -85,38 +86,85 @@ pub(crate) fn repository_of(around: &dyn Surroundings, plan: &PlanConfig) -> Res
     })
 }
 
-/// A folder of this run alone, readable by nobody else; gone with the handle.
-pub(crate) struct Scratch(PathBuf);
+/// What stands behind the name of a scratch folder in that of the file that says whose it is.
+const HOLDER: &str = ".holder";
+
+/// A folder of this run alone, readable by nobody else; gone with the handle, or when its process is known to be gone.
+pub(crate) struct Scratch {
+    folder: PathBuf,
+    /// Says whose it is.
+    holder: PathBuf,
+}
 
 impl Scratch {
     pub(crate) fn make(around: &dyn Surroundings, id: &str) -> Result<Self, Error> {
-        let folder = around.scratch().join(id);
+        let (folder, holder) = (around.scratch().join(id), around.scratch().join(format!("{id}{HOLDER}")));
         let failed = |cause: std::io::Error| {
-            Error::new(ErrorKind::Unavailable, "cannot make a folder for scratch copies")
+            let kind = match cause.kind() {
+                std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+                    ErrorKind::LimitExceeded
+                }
+                _ => ErrorKind::Unavailable,
+            };
+            Error::new(kind, "cannot make a folder for scratch copies")
                 .with("folder", folder.display())
                 .because(cause)
         };
         std::fs::create_dir_all(around.scratch()).map_err(failed)?;
-        std::fs::DirBuilder::new().mode(0o700).create(&folder).map_err(failed)?;
-        Ok(Self(folder))
+        // Of a process that died it would be in the way.
+        sweep_scratch(around);
+        let mut mark = std::fs::OpenOptions::new();
+        let mut mark = mark.write(true).create_new(true).mode(0o600).open(&holder).map_err(failed)?;
+        // Whose it is before it is there: a folder of nobody's would stay for ever, with data in the clear.
+        let made = mark
+            .write_all(around.holder().as_bytes())
+            .and_then(|()| std::fs::DirBuilder::new().mode(0o700).create(&folder));
+        if let Err(cause) = made {
+            drop(std::fs::remove_file(&holder));
+            return Err(failed(cause));
+        }
+        Ok(Self { folder, holder })
     }
 
     pub(crate) fn path(&self) -> &Path {
-        &self.0
+        &self.folder
     }
 
     /// Leaves it to whoever asked for what is in it.
     pub(crate) fn leave(self) {
+        if let Err(error) = std::fs::remove_file(&self.holder) {
+            tracing::warn!(file = %self.holder.display(), %error, "what is left in scratch may be removed");
+        }
         std::mem::forget(self);
     }
 }
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_dir_all(&self.0)
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
-            tracing::warn!(folder = %self.0.display(), %error, "a scratch folder is left");
+        remove_scratch(&self.folder, &self.holder);
+    }
+}
+
+fn remove_scratch(folder: &Path, holder: &Path) {
+    let is_left = |error: &std::io::Error| error.kind() != std::io::ErrorKind::NotFound;
+    let removed =
+        std::fs::remove_dir_all(folder).or_else(|error| if is_left(&error) { Err(error) } else { Ok(()) });
+    if let Err(error) = removed.and_then(|()| std::fs::remove_file(holder))
+        && is_left(&error)
+    {
+        tracing::warn!(folder = %folder.display(), %error, "a scratch folder is left");
+    }
+}
+
+/// Takes away the scratch folders whose process is gone.
+fn sweep_scratch(around: &dyn Surroundings) {
+    let entries = std::fs::read_dir(around.scratch()).into_iter().flatten().flatten();
+    for holder in entries.map(|entry| entry.path()) {
+        let Some(folder) = holder.to_str().and_then(|path| path.strip_suffix(HOLDER)) else { continue };
+        // One that is empty is being written.
+        let Ok(name) = std::fs::read_to_string(&holder) else { continue };
+        if !name.is_empty() && name != around.holder() && around.is_gone(&name) {
+            remove_scratch(Path::new(folder), &holder);
         }
     }
 }
@@ -563,6 +611,7 @@ pub(crate) async fn read_manifest(
 ///
 /// As the ledger's.
 pub(crate) async fn give_up_dead(ctx: &Context, around: &dyn Surroundings) -> Result<Vec<String>, Error> {
+    sweep_scratch(around);
     let mut given_up = Vec::new();
     for backup in catalog::running(ctx, around.ledger()).await? {
         if backup.holder != around.holder() && around.is_gone(&backup.holder) {

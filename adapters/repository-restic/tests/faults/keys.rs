@@ -125,7 +125,7 @@ async fn another_master_key_changes_nothing_and_says_that_it_is_the_key() {
         let stranger = other.repository();
         let ctx = &home.ctx();
         for (what, error) in [
-            ("list", stranger.list(ctx).await.err()),
+            ("list", Repository::list(&stranger, ctx).await.err()),
             ("clean", stranger.clean(ctx).await.err()),
             ("keys", stranger.keys(ctx).await.err()),
             ("opens_with", stranger.opens_with(ctx, &strong()).await.err()),
