@@ -14,7 +14,7 @@ mod rows;
 mod run;
 mod trip;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Mutex;
@@ -188,4 +188,80 @@ async fn lied_to(folder: &Path, lie: Option<Lie>) -> Result<(), String> {
     holds::holds(&run, &mut dice, &home).await?;
     drop(home);
     holds::goes_on(&run, &open(3).await.map_err(text)?).await
+}
+
+#[test]
+fn what_was_begun_and_not_ended_is_ended_by_the_next() {
+    let template = tempfile::tempdir().unwrap();
+    let runtime = runtime();
+    let rows = runtime.block_on(async {
+        let rows = Rows::make().await;
+        Home::make(template.path(), &rows).await;
+        rows
+    });
+    let of_copy = |case: &str, work: &dyn Fn(&Path, &mut Run)| {
+        let folder = tempfile::tempdir().unwrap();
+        copy(template.path(), folder.path());
+        let mut run = Run::new(0, folder.path());
+        work(folder.path(), &mut run);
+        let lists = runtime.block_on(async {
+            let home = Home::open(folder.path(), Trip::never(), 0).await.unwrap();
+            lists(&home).await
+        });
+        assert_eq!(lists.0, lists.1, "{case}: what is on one list is not on the other");
+        lists.0.len()
+    };
+    let whole = of_copy("nothing", &|_, _| {});
+    for point in ["forget:0", "forget:1", "prune:0"] {
+        let left = of_copy(point, &|folder, run| {
+            let child = run.process(&format!("prune@{point}"), None);
+            assert_eq!(run.ended(child), Ok(true), "{point}");
+            runtime.block_on(async {
+                let home = Home::open(folder, Trip::never(), 0).await.unwrap();
+                let (recorded, listed) = lists(&home).await;
+                assert!(recorded.is_subset(&listed), "{point}: {recorded:?} and {listed:?}");
+                drop(home);
+                // The lock of the dead one is nobody's by then.
+                let home = Home::open(folder, Trip::never(), 1).await.unwrap();
+                home.work("prune").await.unwrap();
+            });
+        });
+        assert!(left < whole, "{point}: {left} of {whole} stay");
+    }
+    let left = of_copy("locked", &|folder, _| {
+        runtime.block_on(async {
+            let home = Home::open(folder, Trip::never(), 0).await.unwrap();
+            let label = contract::BackupLabel {
+                id: "x".into(),
+                project: "p".into(),
+                store: "app".into(),
+                plan: "app".into(),
+                at: home.ctx().now(),
+                layout: contract::Layout::Pages,
+            };
+            let writer = home.seen().begin(&home.ctx(), &label).await.unwrap();
+            let error = home.work("prune").await.unwrap_err();
+            assert_eq!(error.kind(), contract::ErrorKind::Conflict, "{error}");
+            writer.abandon().await;
+        });
+    });
+    assert!(left > 3 && left < whole, "those of the other repository went: {left} of {whole}");
+    of_copy("scratch", &|folder, run| {
+        let child = run.process("backup@read:0", None);
+        assert_eq!(run.ended(child), Ok(true));
+        assert!(!files(&folder.join("scratch")).is_empty(), "it died with a copy in scratch");
+        runtime.block_on(async {
+            let home = Home::open(folder, Trip::never(), 0).await.unwrap();
+            home.work("backup").await.unwrap();
+        });
+        assert_eq!(std::fs::read_dir(folder.join("scratch")).unwrap().count(), 0);
+    });
+    drop(rows);
+}
+
+/// The backups that the catalog counts, and those that the repository lists.
+async fn lists(home: &Home) -> (BTreeSet<String>, BTreeSet<String>) {
+    let recorded = home.recorded().await.into_iter().filter(|it| it.state == backup::State::Complete);
+    let listed = home.seen().list(&home.ctx()).await.unwrap().kept.into_iter();
+    (recorded.map(|it| it.snapshot).collect(), listed.map(|it| it.snapshot).collect())
 }
