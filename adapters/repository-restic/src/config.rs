@@ -52,6 +52,93 @@ pub struct Config {
     pub object_lock: Option<ObjectLock>,
 }
 
+/// A bucket for archives of rows; its keys mean what they mean for a repository in a bucket.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BucketConfig {
+    /// `s3://BUCKET/PREFIX`. What is written there is not encrypted by us.
+    pub url: String,
+    /// Where the server is, such as `https://s3.example.net`. Default: Amazon's in the region.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    /// Its region. Default: `us-east-1`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+    /// Name of the secret that holds `ACCESS_KEY:SECRET_KEY` of whoever writes and reads.
+    pub credentials: String,
+    /// Name of the secret with the credentials that take away what a run that was cut short has left. Default: those that write.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prune_credentials: Option<String>,
+    /// Whether the bucket's name is in the path of the URL instead of its host. Default: true where `endpoint` is set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path_style: Option<bool>,
+    /// A file with certificates in PEM that are trusted besides the system's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificates: Option<PathBuf>,
+    /// Longest time without an answer, in seconds; large objects may take longer. Default: 60.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_s: Option<u32>,
+    /// How often a request is tried that the server cannot answer just now. Default: 8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempts_max: Option<u32>,
+    /// Most bytes that are uploaded per second. Default: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upload_bytes_per_second: Option<u64>,
+    /// Of a bucket with object lock: how long nobody can change or delete what is written. Default: not at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub object_lock: Option<ObjectLock>,
+}
+
+impl BucketConfig {
+    /// A bucket with the defaults.
+    pub fn new(url: &str, credentials: &str) -> Self {
+        Self {
+            url: url.to_owned(),
+            endpoint: None,
+            region: None,
+            credentials: credentials.to_owned(),
+            prune_credentials: None,
+            path_style: None,
+            certificates: None,
+            timeout_s: None,
+            attempts_max: None,
+            upload_bytes_per_second: None,
+            object_lock: None,
+        }
+    }
+
+    /// The same as a repository's would be.
+    pub(crate) fn as_repository(&self) -> Config {
+        Config {
+            url: self.url.clone(),
+            key_secret: None,
+            endpoint: self.endpoint.clone(),
+            region: self.region.clone(),
+            credentials: Some(self.credentials.clone()),
+            prune_credentials: self.prune_credentials.clone(),
+            path_style: self.path_style,
+            certificates: self.certificates.clone(),
+            timeout_s: self.timeout_s,
+            attempts_max: self.attempts_max,
+            upload_bytes_per_second: self.upload_bytes_per_second,
+            object_lock: self.object_lock,
+        }
+    }
+
+    /// Checks what the types cannot say.
+    ///
+    /// # Errors
+    ///
+    /// `Invalid`: as [`Config::validate`]; and `url` is no bucket.
+    pub fn validate(&self) -> Result<(), Error> {
+        if !self.url.starts_with("s3://") {
+            return Err(invalid("url", "`url` is no bucket")
+                .hint("write `s3://BUCKET/PREFIX`; a folder stands in the rule itself: `to: FOLDER`"));
+        }
+        self.as_repository().validate()
+    }
+}
+
 /// How the storage keeps what is written from being changed and deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -350,6 +437,18 @@ mod tests {
         assert_eq!(Config::new("x").key_secret("nightly"), "repository/nightly");
         let config = Config { key_secret: Some("shop/key".into()), ..Config::new("x") };
         assert_eq!(config.key_secret("nightly"), "shop/key");
+    }
+
+    #[test]
+    fn a_place_for_archives_is_a_bucket() {
+        BucketConfig::new("s3://shop-cold/rows", "s3/writer").validate().unwrap();
+        for (url, key) in [("../cold", "url"), ("s3://A/b", "url"), ("s3://shop-cold/a//b", "url")] {
+            let error = BucketConfig::new(url, "s3/writer").validate().unwrap_err();
+            assert_eq!(error.context()[0].1, key, "{url}: {error}");
+            assert!(error.hint_text().is_some(), "{url}");
+        }
+        let nobody = BucketConfig::new("s3://shop-cold", "").validate().unwrap_err();
+        assert_eq!(nobody.context()[0].1, "credentials");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod backend;
 mod check;
 mod clean;
+mod cold;
 mod config;
 mod error;
 mod keyfile;
@@ -26,5 +27,6 @@ mod writer;
 #[path = "../tests/faults/mod.rs"]
 mod faults;
 
-pub use config::{Config, LockMode, ObjectLock};
+pub use cold::{ColdBucket, open_place};
+pub use config::{BucketConfig, Config, LockMode, ObjectLock};
 pub use repository::{ResticRepository, new_master_key, open};

@@ -98,10 +98,27 @@ pub fn open(
         }
         Location::Bucket { bucket, prefix } => (bucket, prefix),
     };
-    let endpoint = config.endpoint().map_err(named)?;
+    let inside = in_bucket(config, bucket, prefix, project_dir, &secrets).map_err(named)?;
+    Ok(ResticRepository::in_bucket(name, &key_secret, Arc::clone(&secrets), &inside, Limits::default()))
+}
+
+/// A place in a bucket, with those who speak to it.
+///
+/// # Errors
+///
+/// `Invalid`: the configuration does not hold together.
+pub(crate) fn in_bucket(
+    config: &Config,
+    bucket: String,
+    prefix: String,
+    project_dir: &Path,
+    secrets: &Arc<dyn SecretSource>,
+) -> Result<InBucket, Error> {
+    let endpoint = config.endpoint()?;
     let certificates = config.certificates.as_ref().map(|file| {
         std::fs::read(project_dir.join(file)).map_err(|cause| {
-            named(Error::new(ErrorKind::Invalid, "`certificates` cannot be read").with("key", "certificates"))
+            Error::new(ErrorKind::Invalid, "`certificates` cannot be read")
+                .with("key", "certificates")
                 .because(cause)
         })
     });
@@ -116,16 +133,10 @@ pub fn open(
     };
     let pace = config.upload_bytes_per_second.map(|bytes| Arc::new(Pace::new(bytes)));
     let client = Arc::new(Client::new(settings, pace, Arc::new(RealNap), Arc::new(SystemClock)));
-    let identity = |secret: &String| Arc::new(Identity::new(secret, Arc::clone(&secrets)));
+    let identity = |secret: &String| Arc::new(Identity::new(secret, Arc::clone(secrets)));
     let writer = identity(config.credentials.as_ref().expect("`validate` asks for them"));
     let pruner = config.prune_credentials.as_ref().map(identity);
-    Ok(ResticRepository::in_bucket(
-        name,
-        &key_secret,
-        Arc::clone(&secrets),
-        &InBucket { client, writer, pruner, prefix, lock: config.object_lock },
-        Limits::default(),
-    ))
+    Ok(InBucket { client, writer, pruner, prefix, lock: config.object_lock })
 }
 
 /// Longest time without an answer, in seconds.

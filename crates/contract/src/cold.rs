@@ -1,5 +1,7 @@
 //! Rows that are moved out of a table or deleted by a rule: counted, read in one state, deleted as they were read, put back.
 
+use std::path::Path;
+
 use async_trait::async_trait;
 use jiff::Timestamp;
 use schema::TableName;
@@ -224,4 +226,49 @@ pub trait ColdRows: Send + Sync {
         let _ = ctx;
         Ok(Vec::new())
     }
+}
+
+/// Where archives lie: files by names such as `shop/old_orders/20260304T050607Z-1f2e3d/rows-00001.parquet`. Names that begin with
+/// `.locks/` are taken away by whoever wrote them; all others are meant to stay.
+#[async_trait]
+pub trait ArchivePlace: Send + Sync {
+    /// Where it is, without credentials; a name behind it is where a file lies.
+    fn address(&self) -> String;
+
+    /// Keeps a copy of the file, durably and as a whole or not at all. One that is there with the same bytes may count as kept.
+    ///
+    /// # Errors
+    ///
+    /// `Conflict`: there is another of this name. `LimitExceeded`: it is full. `Denied`, `Unavailable`.
+    async fn put(&self, ctx: &Context, name: &str, file: &Path) -> Result<(), Error>;
+
+    /// Copies it into a new file with mode 0600.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound`, `Conflict`: the new file is there. `LimitExceeded`, `Denied`, `Unavailable`.
+    async fn get(&self, ctx: &Context, name: &str, file: &Path) -> Result<(), Error>;
+
+    /// Names that begin with this, sorted; it ends with `/`. What was written a moment ago may be missing: whether a file is there
+    /// is known by `get` alone.
+    ///
+    /// # Errors
+    ///
+    /// `Denied`, `Unavailable`.
+    async fn list(&self, ctx: &Context, prefix: &str) -> Result<Vec<String>, Error>;
+
+    /// Takes it away; it need not be there.
+    ///
+    /// # Errors
+    ///
+    /// `Denied`: the place keeps it. `Unavailable`.
+    async fn remove(&self, ctx: &Context, name: &str) -> Result<(), Error>;
+
+    /// Takes away what was never finished below the prefix, and what was removed there and could not be given free until now. Only
+    /// for whoever is alone at work there.
+    ///
+    /// # Errors
+    ///
+    /// `Denied`, `Unavailable`.
+    async fn clean(&self, ctx: &Context, prefix: &str) -> Result<(), Error>;
 }

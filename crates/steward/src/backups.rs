@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use async_trait::async_trait;
-use backup::archive::{ArchivePlace, ColdRule, Folder, LegalHold};
+use backup::archive::{ColdRule, Folder, LegalHold};
 use backup::{DrillStep, RecoveredMachine, StoreBack};
+use contract::cold::ArchivePlace;
 use contract::columnar::Columnar;
 use contract::{AnswerStatus, Context, Error, ErrorKind, Permit, Plan, Repository, Store, StoreDirectory};
 use ledger::Ledger;
@@ -194,12 +195,12 @@ impl backup::archive::ColdSurroundings for Room<'_> {
     }
 
     fn archive_place(&self, to: &str) -> Result<Arc<dyn ArchivePlace>, Error> {
-        if to.contains("://") {
-            return Err(Error::new(ErrorKind::Unsupported, "an archive's place is a folder")
-                .with("to", to)
-                .hint("give a folder; copy it to object storage with the tool of your choice"));
+        let loaded = self.project.loaded();
+        if let Some(bucket) = loaded.config.archive.places.get(to) {
+            let place = repository_restic::open_place(to, bucket, &loaded.dir, &self.project.secrets())?;
+            return Ok(Arc::new(place));
         }
-        Ok(Arc::new(Folder::new(self.project.loaded().dir.join(to))))
+        Ok(Arc::new(Folder::new(loaded.dir.join(to))))
     }
 
     fn columnar(&self) -> Arc<dyn Columnar> {

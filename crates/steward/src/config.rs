@@ -57,7 +57,7 @@ pub struct Config {
     pub backup: BackupConfig,
     /// Old rows: moved into files that others can read.
     #[serde(default)]
-    pub archive: RulesConfig,
+    pub archive: ArchiveConfig,
     /// Old rows: deleted without an archive.
     #[serde(default)]
     pub retention: RulesConfig,
@@ -168,6 +168,16 @@ pub struct BackupConfig {
     pub repositories: BTreeMap<String, repository_restic::Config>,
     /// What is backed up together, how, where to and how long it is kept, by name.
     pub plans: BTreeMap<String, backup::PlanConfig>,
+}
+
+/// Old rows that are moved into files.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ArchiveConfig {
+    /// Buckets that rules name in `to`, by name.
+    pub places: BTreeMap<String, repository_restic::BucketConfig>,
+    /// Which rows, and where they go, by name.
+    pub rules: BTreeMap<String, backup::archive::ColdRule>,
 }
 
 /// Rules for old rows.
@@ -595,6 +605,23 @@ fn is_name(name: &str) -> bool {
 
 fn validate_rules(config: &Config) -> At<()> {
     let stores = config.stores.keys().cloned().collect();
+    for (name, place) in &config.archive.places {
+        let path = |key: Option<String>| {
+            let start = ["archive".to_owned(), "places".to_owned(), name.clone()].into_iter();
+            start
+                .chain(key.into_iter().flat_map(|key| key.split('.').map(str::to_owned).collect::<Vec<_>>()))
+                .collect()
+        };
+        if !is_name(name) {
+            let error = Error::new(ErrorKind::Invalid, "a place's name cannot be this")
+                .hint("use lower-case letters, digits, `-` and `_`");
+            return Err((path(None), error));
+        }
+        if let Err(error) = place.validate() {
+            let key = error.context().iter().find(|(name, _)| *name == "key").map(|(_, key)| key.clone());
+            return Err((path(key), error));
+        }
+    }
     for (section, rules) in [("archive", &config.archive.rules), ("retention", &config.retention.rules)] {
         for (name, rule) in rules {
             if !is_name(name) {
@@ -609,6 +636,11 @@ fn validate_rules(config: &Config) -> At<()> {
                 let out = Error::new(error.kind(), error.message());
                 let hint = error.hint_text().unwrap_or("`docs/reference/configuration.md` lists every key");
                 return Err((path, out.hint(hint)));
+            }
+            if let Some(to) = rule.to.as_ref().filter(|to| to.contains("://")) {
+                let error = Error::new(ErrorKind::Invalid, format!("`{to}` is no folder and no place"))
+                    .hint("write the bucket under `archive.places` by a name, with `url` and `credentials`, and that name here");
+                return Err((vec![section.into(), "rules".into(), name.clone(), "to".into()], error));
             }
         }
     }

@@ -5,6 +5,7 @@
 
 mod answer;
 mod client;
+mod file;
 mod pace;
 mod sign;
 
@@ -30,6 +31,7 @@ use self::answer::Element;
 use self::client::Answer;
 #[cfg(not(test))]
 use self::client::Call;
+use self::file::Content;
 use crate::config::{LockMode, ObjectLock};
 use crate::error::{Fault, FaultKind};
 use crate::objects::{Found, Objects};
@@ -44,7 +46,9 @@ const PAGES_MAX: usize = 1_000_000;
 /// Where it is written down when locks were last prolonged, by the seconds since 1970.
 const PROLONGED: &str = "prolonged";
 /// What is taken away again by whoever wrote it, and so never locked.
-const LOCKS: &str = "locks/";
+pub(crate) const LOCKS: &str = "locks/";
+/// Files of archives; a repository has none.
+pub(crate) const ARCHIVES: &str = "archives/";
 
 /// A version of an object.
 #[derive(Debug, Clone)]
@@ -277,7 +281,7 @@ impl Bucket {
             return Ok(None);
         }
         // Its name says nothing of its bytes, and it is written once: the first counts since it was last put aside.
-        if path == "config" {
+        if path == "config" || path.starts_with(ARCHIVES) {
             let versions = self.versions(path)?.remove(path).unwrap_or_default();
             let since = versions.iter().take_while(|version| !version.is_marker);
             return Ok(since.last().map(|version| version.id.clone()));
@@ -368,8 +372,8 @@ impl Bucket {
     }
 
     /// Writes an object in parts; nothing is left of it after an error, as far as the server can be reached.
-    fn put_in_parts(&self, path: &str, body: &Bytes) -> Result<(), Fault> {
-        match self.holds(path, body)? {
+    fn put_in_parts(&self, path: &str, content: &Content<'_>) -> Result<(), Fault> {
+        match self.holds_all(path, content)? {
             Some(true) => return Ok(()),
             Some(false) => return Err(Self::taken(path)),
             None => {}
@@ -391,10 +395,10 @@ impl Bucket {
         let id = Element::read(&answer.body)
             .and_then(|document| document.text("UploadId").map(str::to_owned))
             .ok_or_else(|| odd("an upload has no id"))?;
-        let finished = self.upload(&key, &id, body);
+        let finished = self.upload(&key, &id, content);
         if let Err(fault) = finished {
             // The answer may have been lost, and the object be there.
-            if matches!(self.holds(path, body), Ok(Some(true))) {
+            if matches!(self.holds_all(path, content), Ok(Some(true))) {
                 return Ok(());
             }
             if let Err(left) = self.abort(&key, &id) {
@@ -405,10 +409,10 @@ impl Bucket {
         Ok(())
     }
 
-    fn upload(&self, key: &str, id: &str, body: &Bytes) -> Result<(), Fault> {
+    fn upload(&self, key: &str, id: &str, content: &Content<'_>) -> Result<(), Fault> {
         let mut parts = Vec::new();
-        for (number, start) in (1_u32..).zip((0..body.len()).step_by(self.part_bytes)) {
-            let piece = body.slice(start..body.len().min(start + self.part_bytes));
+        for (number, start) in (1_u32..).zip((0..content.bytes()).step_by(self.part_bytes)) {
+            let piece = content.piece(start, self.part_bytes)?;
             let call = Call {
                 method: Method::PUT,
                 key,
@@ -624,8 +628,11 @@ impl Objects for Bucket {
             [one] => one.clone(),
             pieces => pieces.concat().into(),
         };
-        let written =
-            if body.len() > self.part_bytes { self.put_in_parts(path, &body) } else { self.put(path, &body) };
+        let written = if body.len() > self.part_bytes {
+            self.put_in_parts(path, &Content::Held(&body))
+        } else {
+            self.put(path, &body)
+        };
         // It was written while nobody told us so.
         match written {
             Err(fault)
@@ -736,11 +743,18 @@ impl Objects for Bucket {
     }
 
     fn sweep(&self) -> Result<u64, Fault> {
+        self.sweep_below("")
+    }
+}
+
+impl Bucket {
+    /// Takes away for good what was removed below a prefix and whose retention has ended; gives how many bytes.
+    pub(crate) fn sweep_below(&self, prefix: &str) -> Result<u64, Fault> {
         if self.lock.is_none() {
             return Ok(0);
         }
         let mut bytes = 0;
-        for (path, versions) in self.versions("")? {
+        for (path, versions) in self.versions(prefix)? {
             let removed = versions.iter().any(|version| version.is_latest && version.is_marker);
             if !removed {
                 continue;

@@ -118,6 +118,12 @@ impl Place {
         Bucket::new(Arc::clone(&self.inside.client), who, &root, self.inside.lock)
     }
 
+    /// What lies below the prefix, as somebody sees it.
+    pub(super) async fn bucket(&self, secret: &str) -> Bucket {
+        let who = self.who(secret).await;
+        Bucket::new(Arc::clone(&self.inside.client), who, PREFIX, self.inside.lock)
+    }
+
     /// A request as somebody makes it.
     pub(super) async fn ask(&self, secret: &str, call: Call<'static>) -> Result<u16, crate::error::Fault> {
         let (client, who) = (Arc::clone(&self.inside.client), self.who(secret).await);

@@ -47,6 +47,10 @@ pub(super) enum Do {
     Stale,
     /// Never answers, until the server ends.
     Hang,
+    /// Answers as if it was done.
+    Forget,
+    /// Lists all but what has this in its key.
+    Hide(&'static str),
 }
 
 type Judge = Box<dyn FnMut(&Asked) -> Do + Send>;
@@ -154,6 +158,15 @@ fn serve(stream: TcpStream, shared: &(Mutex<State>, Condvar)) {
                 let state = shared.0.lock().unwrap();
                 drop(shared.1.wait_while(state, |state| !state.ended).unwrap());
                 return;
+            }
+            Do::Forget if asked.method != "GET" => answer(200, ""),
+            Do::Hide(part) => {
+                let mut state = shared.0.lock().unwrap();
+                let all = state.objects.clone();
+                state.objects.retain(|key, _| !key.contains(part));
+                let answer = state.answer(&asked, &headers, body, false);
+                state.objects = all;
+                answer
             }
             _ => {
                 let mut state = shared.0.lock().unwrap();

@@ -271,6 +271,30 @@ async fn long_lists_and_large_objects_are_whole() {
         objects.remove("locks/none").unwrap();
     })
     .await;
+    // The same from a file of this machine, and into one.
+    let folder = tempfile::tempdir().unwrap();
+    let (from, to) = (folder.path().join("from"), folder.path().join("to"));
+    let inner = (place.objects("far/writer").await.with_part_bytes(5 << 20), from.clone(), to.clone());
+    blocking(move || {
+        let (objects, from, to) = inner;
+        for length in [0, 100, 10 << 20, (10 << 20) + 1] {
+            std::fs::write(&from, &large[..length]).unwrap();
+            let path = format!("archives/shop/old/{length}");
+            objects.put_file(&path, &from).unwrap();
+            objects.put_file(&path, &from).unwrap();
+            objects.fetch_file(&path, &to).unwrap();
+            assert!(std::fs::read(&to).unwrap() == large[..length], "{length}");
+            assert_eq!(objects.fetch_file(&path, &to).unwrap_err().kind, FaultKind::Locked);
+            std::fs::remove_file(&to).unwrap();
+            for other in [&large[1..=length.max(1)], &large[..length + 1]] {
+                std::fs::write(&from, other).unwrap();
+                assert_eq!(objects.put_file(&path, &from).unwrap_err().kind, FaultKind::Locked, "{length}");
+            }
+        }
+        assert_eq!(objects.fetch_file("archives/none", &to).unwrap_err().kind, FaultKind::Missing);
+        assert!(!to.exists());
+    })
+    .await;
     let who = place.who("far/writer").await;
     let client = Arc::clone(&place.inside.client);
     let listed = blocking(move || {

@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use contract::cold::ArchivePlace as _;
 use contract::{CheckDepth, ErrorKind, Repository};
 
 use super::bucket::{Place, blocking, settings};
 use super::fake_s3::{Asked, Do, FakeS3};
 use super::home::{cases, noise};
+use crate::cold::ColdBucket;
 use crate::error::FaultKind;
 use crate::objects::Objects;
 use crate::s3::Settings;
@@ -275,6 +277,82 @@ async fn an_upload_in_parts_leaves_nothing_when_it_fails() {
             }
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_is_written_in_parts_or_not_at_all_and_what_is_left_is_cleaned() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    std::fs::write(&file, noise(4_500, 1)).unwrap();
+    for (method, what, times) in [
+        ("PUT", Do::Refuse(500, "InternalError"), 1),
+        ("POST", Do::LoseAnswer, 1),
+        ("PUT", Do::Reset, usize::MAX),
+        ("POST", Do::Refuse(507, "InsufficientStorage"), usize::MAX),
+    ] {
+        for nth in 0..3 {
+            let case = format!("{what:?} {method} {nth}");
+            let fake = FakeS3::start();
+            let place = place(&fake);
+            let bucket = |bytes| {
+                let place = &place;
+                async move { place.bucket("far/writer").await.with_part_bytes(bytes) }
+            };
+            let who = vec![place.who("far/writer").await];
+            let cold = ColdBucket::with(bucket(1_000).await, bucket(1_000).await, who);
+            // Whatever is sent to give up an upload is refused too.
+            let refused = what.clone();
+            let at = Arc::new(AtomicUsize::new(0));
+            fake.judge(move |asked| {
+                let fits = asked.method == method || (times > 1 && asked.method == "DELETE");
+                let number = if fits { at.fetch_add(1, Ordering::SeqCst) } else { 0 };
+                let acts = fits && number >= nth && number - nth < times;
+                if acts { refused.clone() } else { Do::Serve }
+            });
+            let ctx = place.home.ctx();
+            let put = cold.put(&ctx, "shop/old/a/rows", &file).await;
+            fake.calm();
+            let copy = folder.path().join("copy");
+            let got = cold.get(&ctx, "shop/old/a/rows", &copy).await;
+            match put {
+                Ok(()) => {
+                    got.unwrap();
+                    assert!(std::fs::read(&copy).unwrap() == noise(4_500, 1), "{case}");
+                    std::fs::remove_file(&copy).unwrap();
+                }
+                Err(error) => {
+                    assert!(times > 1, "{case}: {error}");
+                    assert_eq!(got.unwrap_err().kind(), ErrorKind::NotFound, "{case}");
+                    assert!(!copy.exists(), "{case}");
+                }
+            }
+            // Only what lies below the prefix is given up.
+            let before = fake.uploads();
+            cold.clean(&ctx, "shop/other/").await.unwrap();
+            assert_eq!(fake.uploads(), before, "{case}");
+            cold.clean(&ctx, "shop/old/").await.unwrap();
+            assert_eq!(fake.uploads(), 0, "{case}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whether_a_file_is_there_is_known_by_getting_it_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    std::fs::write(&file, "rows").unwrap();
+    let fake = FakeS3::start();
+    let place = place(&fake);
+    let cold = ColdBucket::new("cold", &place.inside);
+    let ctx = place.home.ctx();
+    fake.judge(|asked| if asked.method == "PUT" { Do::Forget } else { Do::Serve });
+    cold.put(&ctx, "shop/old/a/lost", &file).await.unwrap();
+    fake.judge(|asked| if asked.key.is_empty() { Do::Hide("hidden") } else { Do::Serve });
+    cold.put(&ctx, "shop/old/a/hidden", &file).await.unwrap();
+    assert_eq!(cold.list(&ctx, "shop/old/").await.unwrap(), [""; 0]);
+    cold.get(&ctx, "shop/old/a/hidden", &folder.path().join("hidden")).await.unwrap();
+    let lost = cold.get(&ctx, "shop/old/a/lost", &folder.path().join("lost")).await.unwrap_err();
+    assert_eq!(lost.kind(), ErrorKind::NotFound, "{lost}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,13 +4,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use contract::cold::{ColdRows, Fate};
+use contract::cold::{ArchivePlace, ColdRows, Fate};
 use contract::columnar::{Columnar, Row};
 use contract::{Context, Error, ErrorKind, Permit, Plan, RowSum};
 
 use super::files::{add, fetch, key_of, rows, write_record};
 use super::manifest::{ArchiveManifest, ENDING, Ending, Stayed};
-use super::place::ArchivePlace;
 
 /// Most rows that stay and are named; a rule whose rows change under it is no rule for old rows.
 const STAYED_MAX: usize = 100_000;

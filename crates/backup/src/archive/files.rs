@@ -6,7 +6,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use contract::cold::{ColdPage, ColdRows, ColdSelection, ColdTable};
+use contract::cold::{ArchivePlace, ColdPage, ColdRows, ColdSelection, ColdTable};
 use contract::columnar::{Column, ColumnKind, Columnar, ColumnarTable, Row, encode_row};
 use contract::{Context, Error, ErrorKind, RecoveryPoint, RowSum};
 use serde_json::Value;
@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
 use super::manifest::{ArchiveFile, ArchiveManifest};
-use super::place::{ArchivePlace, failed};
+use super::place::failed;
 
 /// Pieces of rows between the store and the file; a full channel stops the store.
 const PIECES_IN_FLIGHT_MAX: usize = 2;
@@ -355,10 +355,40 @@ pub(super) async fn write_record(
     scratch: &Path,
 ) -> Result<(), Error> {
     let path = scratch.join(format!("{}.json", uuid::Uuid::now_v7().simple()));
-    let fetched = Fetched(path.clone());
+    let written = Fetched(path.clone());
     let text = serde_json::to_vec_pretty(record).expect("records are JSON");
     std::fs::write(&path, text).map_err(|error| failed(&path, &error))?;
     let put = place.put(ctx, name, &path).await;
-    drop(fetched);
+    drop(written);
     put
+}
+
+/// Writes a record and reads it back: on its being there depends what is deleted.
+///
+/// # Errors
+///
+/// `Corrupt`: it is not there, or another, though the place said that it was kept. As [`write_record`].
+pub(super) async fn write_record_for_sure(
+    ctx: &Context,
+    place: &dyn ArchivePlace,
+    name: &str,
+    record: &impl serde::Serialize,
+    scratch: &Path,
+) -> Result<(), Error> {
+    write_record(ctx, place, name, record, scratch).await?;
+    let wrong = |why: &str| {
+        Error::new(ErrorKind::Corrupt, format!("a record of the archive was taken, and {why}"))
+            .with("file", name)
+            .hint("nothing was deleted from the store")
+    };
+    let path = scratch.join(format!("{}.json", uuid::Uuid::now_v7().simple()));
+    let fetched = Fetched(path.clone());
+    place
+        .get(ctx, name, &path)
+        .await
+        .map_err(|error| if error.kind() == ErrorKind::NotFound { wrong("is not there") } else { error })?;
+    let text = std::fs::read(&path).map_err(|error| failed(&path, &error))?;
+    drop(fetched);
+    let same = text == serde_json::to_vec_pretty(record).expect("records are JSON");
+    if same { Ok(()) } else { Err(wrong("is another now")) }
 }

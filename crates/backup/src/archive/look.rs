@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
+use contract::cold::ArchivePlace;
 use contract::quantity::{count, size};
 use contract::{Context, Effect, Error, ErrorKind, Finding, Outcome, Request, Severity, Trigger};
 use schemars::JsonSchema;
@@ -12,7 +13,6 @@ use serde_json::json;
 use super::ColdSurroundings;
 use super::files;
 use super::manifest::{ArchiveManifest, Ending, MANIFEST};
-use super::place::ArchivePlace;
 use super::run::{ending_name, folder, place_of, value};
 use crate::run::Scratch;
 
@@ -83,7 +83,7 @@ pub(super) struct Found {
 pub(super) struct FoundAll {
     /// The oldest first.
     pub(super) archives: Vec<Found>,
-    /// Files of archives that have no manifest.
+    /// Files that lie there without a manifest.
     pub(super) leftovers: Vec<String>,
     /// Archives whose records cannot be read, and why.
     pub(super) unreadable: Vec<String>,
@@ -109,13 +109,12 @@ pub(super) async fn archives_of(
     let mut ids: Vec<String> = names.iter().filter_map(|name| id_of(name)).collect();
     ids.dedup();
     for id in ids {
-        let manifest_name = format!("{prefix}{id}/{MANIFEST}");
-        if !names.contains(&manifest_name) {
-            all.leftovers.extend(names.iter().filter(|name| id_of(name).as_ref() == Some(&id)).cloned());
-            continue;
-        }
-        match one(ctx, place, &manifest_name, &names, scratch).await {
-            Ok(found) => all.archives.push(found),
+        // Asked for by name: a listing may not have it yet, and what counts as a leftover is deleted.
+        match one(ctx, place, &format!("{prefix}{id}/{MANIFEST}"), scratch).await {
+            Ok(Some(found)) => all.archives.push(found),
+            Ok(None) => {
+                all.leftovers.extend(names.iter().filter(|name| id_of(name).as_ref() == Some(&id)).cloned());
+            }
             Err(error) if error.kind() == ErrorKind::Corrupt => {
                 all.unreadable.push(format!("{id}: {}", error.message()));
             }
@@ -125,24 +124,32 @@ pub(super) async fn archives_of(
     Ok(all)
 }
 
+/// A record that need not be there.
+async fn record<T: serde::de::DeserializeOwned>(
+    ctx: &Context,
+    place: &dyn ArchivePlace,
+    name: &str,
+    scratch: &Path,
+) -> Result<Option<T>, Error> {
+    match files::read_record(ctx, place, name, scratch).await {
+        Ok(record) => Ok(Some(record)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 async fn one(
     ctx: &Context,
     place: &dyn ArchivePlace,
     name: &str,
-    names: &[String],
     scratch: &Path,
-) -> Result<Found, Error> {
-    let manifest: ArchiveManifest = files::read_record(ctx, place, name, scratch).await?;
+) -> Result<Option<Found>, Error> {
+    let Some(manifest) = record::<ArchiveManifest>(ctx, place, name, scratch).await? else { return Ok(None) };
     if name != format!("{}/{MANIFEST}", manifest.folder()) {
         return Err(Error::new(ErrorKind::Corrupt, "the manifest is that of another archive"));
     }
-    let ending_name = ending_name(&manifest);
-    let ending = if names.contains(&ending_name) {
-        Some(files::read_record(ctx, place, &ending_name, scratch).await?)
-    } else {
-        None
-    };
-    Ok(Found { manifest, ending })
+    let ending = record(ctx, place, &ending_name(&manifest), scratch).await?;
+    Ok(Some(Found { manifest, ending }))
 }
 
 /// The archives that are meant by an id or a rule, the oldest first, with their rule's place.

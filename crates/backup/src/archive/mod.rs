@@ -14,7 +14,7 @@ mod sweep;
 
 pub use look::{ListArchives, ShowArchive, VerifyArchive, list_archives, show_archive, verify_archive};
 pub use manifest::{ArchiveFile, ArchiveManifest, Ending, Stayed};
-pub use place::{ArchivePlace, Folder};
+pub use place::Folder;
 pub use query::{QueryArchive, query_archive};
 pub use restore::{RestoreArchive, plan_restore_archive, restore_archive};
 pub use rule::{ColdRule, LegalHold};
@@ -24,6 +24,7 @@ pub use sweep::{ApplyRetention, ListRetention, apply_retention, list_retention, 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use contract::cold::ArchivePlace;
 use contract::columnar::Columnar;
 use contract::{Error, ErrorKind};
 

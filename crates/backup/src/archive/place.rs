@@ -1,4 +1,4 @@
-//! Where archives lie.
+//! Archives in a folder.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -6,42 +6,8 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
+use contract::cold::ArchivePlace;
 use contract::{Context, Error, ErrorKind};
-
-/// Keeps files by names such as `shop/old_orders/20260304T050607Z-1f2e3d/rows-00001.parquet`.
-#[async_trait]
-pub trait ArchivePlace: Send + Sync {
-    /// Where it is, without credentials.
-    fn address(&self) -> String;
-
-    /// Keeps a copy of the file, durably and as a whole or not at all.
-    ///
-    /// # Errors
-    ///
-    /// `Conflict`: there is one of this name. `LimitExceeded`: it is full. `Denied`, `Unavailable`.
-    async fn put(&self, ctx: &Context, name: &str, file: &Path) -> Result<(), Error>;
-
-    /// Copies it into a new file with mode 0600.
-    ///
-    /// # Errors
-    ///
-    /// `NotFound`, `Conflict`: the new file is there. `LimitExceeded`, `Denied`, `Unavailable`.
-    async fn get(&self, ctx: &Context, name: &str, file: &Path) -> Result<(), Error>;
-
-    /// Names that begin with this, sorted.
-    ///
-    /// # Errors
-    ///
-    /// `Denied`, `Unavailable`.
-    async fn list(&self, ctx: &Context, prefix: &str) -> Result<Vec<String>, Error>;
-
-    /// Takes it away; it need not be there.
-    ///
-    /// # Errors
-    ///
-    /// `Denied`, `Unavailable`.
-    async fn remove(&self, ctx: &Context, name: &str) -> Result<(), Error>;
-}
 
 /// A folder of this machine.
 #[derive(Debug, Clone)]
@@ -98,6 +64,15 @@ fn sync_folder(folder: &Path) -> Result<(), Error> {
     File::open(folder).and_then(|folder| folder.sync_all()).map_err(|error| failed(folder, &error))
 }
 
+/// What the name of a copy ends in that is not whole yet.
+const PART: &str = ".part";
+
+/// Whether a file is a copy that has no name yet.
+fn is_part(name: &str) -> bool {
+    let file = name.rsplit('/').next().unwrap_or(name);
+    file.strip_prefix('.').is_some_and(|rest| rest.strip_suffix(PART).is_some())
+}
+
 /// Copies beside, and gives the copy its name only when all of it is there.
 fn put(root: &Path, name: &str, file: &Path) -> Result<(), Error> {
     let target = root.join(name);
@@ -107,7 +82,7 @@ fn put(root: &Path, name: &str, file: &Path) -> Result<(), Error> {
         .mode(0o700)
         .create(&folder)
         .map_err(|error| failed(&folder, &error))?;
-    let beside = folder.join(format!(".{}.part", uuid::Uuid::now_v7().simple()));
+    let beside = folder.join(format!(".{}{PART}", uuid::Uuid::now_v7().simple()));
     // A hard link does not replace what has the name already, unlike a rename.
     let done = copy(file, &beside)
         .and_then(|()| std::fs::hard_link(&beside, &target).map_err(|error| failed(&target, &error)));
@@ -168,10 +143,7 @@ impl ArchivePlace for Folder {
             let folder = prefix.rsplit_once('/').map_or(root.clone(), |(folder, _)| root.join(folder));
             collect(&root, &folder, &mut names)?;
             // Copies that were cut short have no name yet.
-            names.retain(|name| {
-                name.starts_with(&prefix)
-                    && !name.rsplit('/').next().is_some_and(|file| file.starts_with('.'))
-            });
+            names.retain(|name| name.starts_with(&prefix) && !is_part(name));
             names.sort();
             Ok(names)
         })
@@ -191,6 +163,20 @@ impl ArchivePlace for Folder {
                 }
                 Ok(())
             }
+        })
+        .await
+    }
+
+    async fn clean(&self, ctx: &Context, prefix: &str) -> Result<(), Error> {
+        let (root, prefix) = (self.0.clone(), prefix.to_owned());
+        blocking(ctx, move || {
+            let mut names = Vec::new();
+            let folder = prefix.rsplit_once('/').map_or(root.clone(), |(folder, _)| root.join(folder));
+            collect(&root, &folder, &mut names)?;
+            for path in names.iter().filter(|name| is_part(name)).map(|name| root.join(name)) {
+                std::fs::remove_file(&path).map_err(|error| failed(&path, &error))?;
+            }
+            Ok(())
         })
         .await
     }
@@ -214,8 +200,11 @@ mod tests {
         std::fs::write(&file, "two").unwrap();
         let error = place.put(&ctx, "shop/rule/a/rows", &file).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Conflict);
-        std::fs::write(dir.path().join("cold/shop/rule/a/.x.part"), "cut").unwrap();
+        let cut = dir.path().join("cold/shop/rule/a/.x.part");
+        std::fs::write(&cut, "cut").unwrap();
         assert_eq!(place.list(&ctx, "shop/rule/").await.unwrap(), ["shop/rule/a/rows"]);
+        place.clean(&ctx, "shop/rule/").await.unwrap();
+        assert!(!cut.exists());
         let copy = dir.path().join("copy");
         place.get(&ctx, "shop/rule/a/rows", &copy).await.unwrap();
         assert_eq!(std::fs::read_to_string(&copy).unwrap(), "one");

@@ -35,7 +35,7 @@ pub struct ColdRule {
     /// And only rows for which this is true: one expression of SQL without subqueries, such as `status = 'closed'`.
     #[serde(default, rename = "where", skip_serializing_if = "Option::is_none")]
     pub filter: Option<String>,
-    /// Of an archive: the folder that the files go to, relative to the project file.
+    /// Of an archive: where the files go: a name under `archive.places`, or a folder relative to the project file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to: Option<String>,
     /// Of an archive: delete the rows once the files are verified. Default: true.
@@ -133,7 +133,7 @@ impl ColdRule {
         }
         self.zone()?;
         match (archives, &self.to) {
-            (true, None) => return invalid("to", "an archive needs `to`: the folder for its files"),
+            (true, None) => return invalid("to", "an archive needs `to`: a folder or a place for its files"),
             (false, Some(_)) => {
                 return invalid(
                     "to",

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Instant;
 
-use contract::cold::{ColdRows, ColdSelection, ColdTable, Fate};
+use contract::cold::{ArchivePlace, ColdRows, ColdSelection, ColdTable, Fate};
 use contract::quantity::{count, size, thousands};
 use contract::{
     Context, Effect, Error, ErrorKind, Evidence, Finding, Outcome, Permit, Plan, PlanStep, Request, Severity,
@@ -19,7 +19,6 @@ use super::ending::Deletion;
 use super::files::{self, Export, is_kept_as_text};
 use super::look::{Found, archives_of};
 use super::manifest::{ArchiveManifest, ENDING, Ending, MANIFEST, VERSION};
-use super::place::ArchivePlace;
 use super::rule::Boundary;
 use super::{ColdRule, ColdSurroundings, at_most, rule_named};
 use crate::run::Scratch;
@@ -46,13 +45,18 @@ impl Request for ArchiveRows {
     const POSITIONAL: &'static [&'static str] = &["rule"];
 }
 
-/// The lock of a rule, in its folder.
-const OPEN: &str = "open.json";
+/// The lock of a rule.
+fn lock_name(ctx: &Context, rule: &str) -> String {
+    format!(".locks/{}/{rule}.json", ctx.project())
+}
 
 /// Who is at work on a rule.
 #[derive(Debug, Serialize, Deserialize)]
 struct Open {
     holder: String,
+    /// Tells two runs of one process apart: a place may count the same bytes as kept.
+    #[serde(default)]
+    run: String,
 }
 
 /// The role of a store that moves rows.
@@ -247,11 +251,12 @@ impl<'a> Lock<'a> {
         ctx: &'a Context,
         around: &dyn ColdSurroundings,
         place: &'a dyn ArchivePlace,
-        folder: &str,
+        rule: &str,
         scratch: &Scratch,
     ) -> Result<Lock<'a>, Error> {
-        let name = format!("{folder}/{OPEN}");
-        let own = Open { holder: around.holder().to_owned() };
+        let name = lock_name(ctx, rule);
+        let run = uuid::Uuid::now_v7().simple().to_string();
+        let own = Open { holder: around.holder().to_owned(), run };
         match files::write_record(ctx, place, &name, &own, scratch.path()).await {
             Ok(()) => return Ok(Self { ctx, place, name }),
             Err(error) if error.kind() == ErrorKind::Conflict => {}
@@ -273,16 +278,60 @@ impl<'a> Lock<'a> {
         Ok(Self { ctx, place, name })
     }
 
-    /// Gives it back, also after a failure; what was done decides what is told.
-    async fn release<T>(self, done: Result<T, Error>) -> Result<T, Error> {
+    /// Gives it back, also after a failure; what was done decides what is told. With it what is to be said of the lock.
+    async fn release<T>(self, done: Result<T, Error>) -> Result<(T, Option<Finding>), Error> {
         // Also when the call was canceled: the lock must not outlive it.
         let ctx = Context::new(self.ctx.project(), self.ctx.actor().clone());
         let released = self.place.remove(&ctx, &self.name).await;
-        if let (Ok(_), Err(error)) = (&done, released) {
-            tracing::warn!(lock = self.name, %error, "the lock of the rule is left; the next run takes it over");
-        }
-        done
+        let done = done?;
+        let Err(error) = released else { return Ok((done, None)) };
+        tracing::warn!(lock = self.name, %error, "the lock of the rule is left");
+        let title = format!("the lock of the rule stays in its place: {}", error.message());
+        let said = error.hint_text().unwrap_or("the next run takes it over, if it may remove it");
+        Ok((done, Some(left_behind("archive_lock_left", &self.name, title, said))))
     }
+}
+
+fn left_behind(code: &str, object: &str, title: String, recommendation: &str) -> Finding {
+    Finding {
+        code: code.to_owned(),
+        severity: Severity::Warning,
+        title,
+        object: object.to_owned(),
+        recommendation: Some(recommendation.to_owned()),
+        evidence: Vec::new(),
+        escalate: None,
+    }
+}
+
+/// Takes away what runs that were cut short have left: files without a manifest, whose rows are in the table. What the place keeps is told and
+/// does no harm; it is no archive.
+async fn take_away(
+    ctx: &Context,
+    place: &dyn ArchivePlace,
+    folder: &str,
+    leftovers: &[String],
+) -> Result<Option<Finding>, Error> {
+    let mut kept: Vec<(&String, Error)> = Vec::new();
+    for name in leftovers {
+        match place.remove(ctx, name).await {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::Denied => kept.push((name, error)),
+            Err(error) => return Err(error),
+        }
+    }
+    if let Err(error) = place.clean(ctx, &format!("{folder}/")).await {
+        tracing::warn!(folder, %error, "what was never finished stays in the place");
+    }
+    Ok(kept.first().map(|(name, error)| {
+        let title = format!(
+            "{} of runs that were cut short cannot be removed, the first {name}: {}",
+            count(kept.len() as u64, "file"),
+            error.message()
+        );
+        let said = error.hint_text().unwrap_or("remove them by hand; their rows are in the table");
+        left_behind("archive_leftovers", folder, title, said)
+    }))
 }
 
 /// What was done with one archive.
@@ -311,11 +360,15 @@ pub async fn run_archive(
     refuse_another_state(&meant, plan)?;
     let place = place_of(around, rule)?;
     let scratch = Scratch::make(around, &format!("archive-{}", uuid::Uuid::now_v7().simple()))?;
-    let folder = folder(ctx, &request.rule);
-    let lock = Lock::take(ctx, around, &*place, &folder, &scratch).await?;
+    let lock = Lock::take(ctx, around, &*place, &request.rule, &scratch).await?;
     let done = work(ctx, around, permit, plan, request, rule, &meant, &*place, &scratch).await;
-    let done = lock.release(done).await?;
-    Ok(told(ctx, rule, &*place, done))
+    let ((done, left), lock_left) = lock.release(done).await?;
+    let mut outcome = told(ctx, rule, &*place, done);
+    for finding in left.into_iter().chain(lock_left) {
+        writeln!(outcome.text, "  {}", finding.title).expect("writing to a string does not fail");
+        outcome.findings.push(finding);
+    }
+    Ok(outcome)
 }
 
 pub(super) fn refuse_another_state(meant: &Meant, plan: &Plan) -> Result<(), Error> {
@@ -342,7 +395,7 @@ async fn work(
     meant: &Meant,
     place: &dyn ArchivePlace,
     scratch: &Scratch,
-) -> Result<Vec<Done>, Error> {
+) -> Result<(Vec<Done>, Option<Finding>), Error> {
     let deletion = Deletion {
         ctx,
         cold: meant.cold()?,
@@ -359,10 +412,7 @@ async fn work(
             .with("archive", odd)
             .hint("rows of it may be in the table still; look at it before more is archived"));
     }
-    // Files without a manifest are of a run that was cut short: their rows are in the table.
-    for name in &found.leftovers {
-        place.remove(ctx, name).await?;
-    }
+    let left = take_away(ctx, place, &folder, &found.leftovers).await?;
     let mut done = Vec::new();
     for manifest in unfinished(&found.archives) {
         let ending = deletion.run(manifest, &meant.selection.holds).await?;
@@ -380,7 +430,7 @@ async fn work(
         };
         done.extend(manifest.map(|manifest| Done { manifest, ending }));
     }
-    Ok(done)
+    Ok((done, left))
 }
 
 /// Writes the files, reads them back, and only then the record that makes them an archive. `None`: there are no rows any more.
@@ -453,14 +503,18 @@ async fn export(
             return Ok(None);
         }
         files::verify(ctx, place, &around.columnar(), &manifest, scratch.path()).await?;
-        files::write_record(ctx, place, &format!("{in_place}/{MANIFEST}"), &manifest, scratch.path()).await?;
+        let name = format!("{in_place}/{MANIFEST}");
+        files::write_record_for_sure(ctx, place, &name, &manifest, scratch.path()).await?;
         Ok(Some(manifest))
     };
     let made: Result<_, Error> = made.await;
     if made.is_err() {
         // Not in the call's context, which may have ended; what is left all the same is removed by the next run.
         let ctx = Context::new(ctx.project(), ctx.actor().clone());
-        for name in place.list(&ctx, &format!("{in_place}/")).await.unwrap_or_default() {
+        // The manifest first: what has none is no archive.
+        let mut names = vec![format!("{in_place}/{MANIFEST}")];
+        names.extend(place.list(&ctx, &format!("{in_place}/")).await.unwrap_or_default());
+        for name in names {
             if let Err(error) = place.remove(&ctx, &name).await {
                 tracing::warn!(file = name, %error, "a file of an archive that failed is left");
             }
@@ -489,14 +543,12 @@ pub async fn finish_archive(
     let place = place_of(around, rule)?;
     let scratch = Scratch::make(around, &format!("archive-{}", uuid::Uuid::now_v7().simple()))?;
     let folder = folder(ctx, &request.rule);
-    let lock = Lock::take(ctx, around, &*place, &folder, &scratch).await?;
+    let lock = Lock::take(ctx, around, &*place, &request.rule, &scratch).await?;
     let finish = async {
         let found = archives_of(ctx, &*place, &folder, scratch.path()).await?;
-        for name in &found.leftovers {
-            place.remove(ctx, name).await?;
-        }
+        let left = take_away(ctx, &*place, &folder, &found.leftovers).await?;
         let digest = plan.digest().0;
-        let mut said = Vec::new();
+        let mut said: Vec<String> = Vec::new();
         let finishes = |manifest: &ArchiveManifest| {
             manifest.plan == digest
                 || plan.steps.iter().any(|step| step.id == format!("finish {}", manifest.id))
@@ -527,10 +579,13 @@ pub async fn finish_archive(
                     .to_owned(),
             );
         }
-        Ok(said.join("; "))
+        said.extend(left.map(|finding| finding.title));
+        Ok(said)
     };
     let done = finish.await;
-    lock.release(done).await
+    let (mut said, left) = lock.release(done).await?;
+    said.extend(left.map(|finding| finding.title));
+    Ok(said.join("; "))
 }
 
 fn told(ctx: &Context, rule: &ColdRule, place: &dyn ArchivePlace, done: Vec<Done>) -> Outcome {

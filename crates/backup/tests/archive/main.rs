@@ -1,7 +1,17 @@
 //! What is promised of old rows: each is in the archive or in the table, whatever dies, changes or is damaged meanwhile.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test fails by panicking and may print")]
 
+mod bucket;
 mod world;
+
+#[path = "../../../../adapters/repository-restic/tests/faults/fake_s3.rs"]
+#[allow(
+    dead_code,
+    clippy::format_push_string,
+    clippy::format_collect,
+    reason = "a server of two crates' tests need not be fast"
+)]
+mod fake_s3;
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -363,10 +373,10 @@ async fn retention_deletes_what_is_old_and_no_more_than_was_planned() {
 async fn two_runs_of_a_rule_do_not_meet() {
     let dir = tempfile::tempdir().unwrap();
     let world = World::new(dir.path()).await;
-    let lock = dir.path().join("cold/p/old");
+    let lock = dir.path().join("cold/.locks/p");
     std::fs::create_dir_all(&lock).unwrap();
     std::fs::write(
-        lock.join("open.json"),
+        lock.join("old.json"),
         json!({ "holder": format!("pid-{}", std::process::id()) }).to_string(),
     )
     .unwrap();
@@ -376,9 +386,9 @@ async fn two_runs_of_a_rule_do_not_meet() {
     for left in [json!({ "holder": "pid-0" }).to_string(), "{".to_owned()] {
         let dir = tempfile::tempdir().unwrap();
         let world = World::new(dir.path()).await;
-        let lock = dir.path().join("cold/p/old");
+        let lock = dir.path().join("cold/.locks/p");
         std::fs::create_dir_all(&lock).unwrap();
-        std::fs::write(lock.join("open.json"), left).unwrap();
+        std::fs::write(lock.join("old.json"), left).unwrap();
         archive(&world).await.unwrap();
         assert_eq!(rows(dir.path()), 50);
     }
@@ -398,13 +408,20 @@ async fn child() {
 /// Every call of the place and every change of the store, before it and after it, is where the process is killed once.
 #[tokio::test]
 async fn wherever_the_process_dies_each_row_is_in_the_archive_or_in_the_table() {
-    let mut died = 0;
     // Each takes a process; the long run tries all.
     let full = std::env::var("STEWARD_TEST_FULL").is_ok_and(|full| full == "1");
     let apart = if full { 1 } else { 4 };
-    for die_at in (0..).step_by(apart) {
+    let died = die_everywhere(0, apart, |_| {}).await;
+    assert!(died * apart > 30, "only {died} places to die were found");
+}
+
+/// Lets a process die at every so many steps from the first one, each in a world that `prepare` makes ready; gives how many died.
+async fn die_everywhere(first: usize, apart: usize, prepare: impl Fn(&Path)) -> usize {
+    let mut died = 0;
+    for die_at in (first..).step_by(apart) {
         let dir = tempfile::tempdir().unwrap();
         sql(dir.path(), world::SHOP);
+        prepare(dir.path());
         let ended = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "child", "--nocapture"])
             .env(FOLDER, dir.path())
@@ -433,7 +450,8 @@ async fn wherever_the_process_dies_each_row_is_in_the_archive_or_in_the_table() 
         // Asked again, the rest is done; nothing is in both then, and no file is of no archive.
         let made = plan(&world).await.unwrap();
         if !made.steps.is_empty() {
-            carry_out(&world, &made).await.unwrap();
+            let done = carry_out(&world, &made).await.unwrap();
+            assert!(done.findings.is_empty(), "died at {die_at}: {}", done.text);
         }
         let archived = query(&world, None).await.unwrap();
         assert_eq!((rows(dir.path()), archived.len()), (50, 100), "died at {die_at}");
@@ -443,10 +461,12 @@ async fn wherever_the_process_dies_each_row_is_in_the_archive_or_in_the_table() 
         let request = VerifyArchive { archive: "old".into() };
         let sound = backup::archive::verify_archive(&world.ctx(), &world, &request).await.unwrap();
         assert!(sound.findings.is_empty(), "{}", sound.text);
-        assert_eq!(world.parquet().len(), 3, "died at {die_at}");
+        let names = world.place().list(&world.ctx(), "p/old/").await.unwrap();
+        let files = names.iter().filter(|name| name.ends_with(".parquet")).count();
+        assert_eq!(files, 3, "died at {die_at}: {names:?}");
         if ended.success() {
             break;
         }
     }
-    assert!(died * apart > 30, "only {died} places to die were found");
+    died
 }

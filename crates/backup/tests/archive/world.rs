@@ -7,18 +7,19 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use backup::archive::{ArchivePlace, ColdRule, ColdSurroundings, Folder, LegalHold};
+use backup::archive::{ColdRule, ColdSurroundings, Folder, LegalHold};
 use backup::{PlanConfig, Surroundings};
 use columnar_parquet::Parquet;
-use contract::cold::{ColdCount, ColdPage, ColdRows, ColdSelection, ColdTable, Fate, Return};
+use contract::cold::{ArchivePlace, ColdCount, ColdPage, ColdRows, ColdSelection, ColdTable, Fate, Return};
 use contract::columnar::{Columnar, Row};
 use contract::{
     Actor, Capabilities, Context, Error, ErrorKind, Permit, Plan, Probe, RecoveryPoint, Relational,
-    Repository, Store, StoreDirectory, TestClock,
+    Repository, SecretSource, Store, StoreDirectory, TestClock,
 };
 use ledger::{Keys, Ledger, Options};
+use repository_restic::BucketConfig;
 use schema::TableName;
-use secrecy::SecretBox;
+use secrecy::{SecretBox, SecretString};
 use store_sqlite::SqliteStore;
 use tokio::sync::mpsc;
 
@@ -142,7 +143,7 @@ impl ColdRows for Watched {
 }
 
 struct WatchedPlace {
-    folder: Folder,
+    place: Arc<dyn ArchivePlace>,
     steps: Arc<Steps>,
     full: Arc<Mutex<Option<u32>>>,
 }
@@ -150,7 +151,7 @@ struct WatchedPlace {
 #[async_trait]
 impl ArchivePlace for WatchedPlace {
     fn address(&self) -> String {
-        self.folder.address()
+        self.place.address()
     }
     async fn put(&self, ctx: &Context, name: &str, file: &Path) -> Result<(), Error> {
         self.steps.at("put");
@@ -160,20 +161,34 @@ impl ArchivePlace for WatchedPlace {
             }
             *left -= 1;
         }
-        self.folder.put(ctx, name, file).await?;
+        self.place.put(ctx, name, file).await?;
         self.steps.at("was put");
         Ok(())
     }
     async fn get(&self, ctx: &Context, name: &str, file: &Path) -> Result<(), Error> {
         self.steps.at("get");
-        self.folder.get(ctx, name, file).await
+        self.place.get(ctx, name, file).await
     }
     async fn list(&self, ctx: &Context, prefix: &str) -> Result<Vec<String>, Error> {
-        self.folder.list(ctx, prefix).await
+        self.place.list(ctx, prefix).await
     }
     async fn remove(&self, ctx: &Context, name: &str) -> Result<(), Error> {
         self.steps.at("remove");
-        self.folder.remove(ctx, name).await
+        self.place.remove(ctx, name).await
+    }
+    async fn clean(&self, ctx: &Context, prefix: &str) -> Result<(), Error> {
+        self.place.clean(ctx, prefix).await
+    }
+}
+
+/// Who speaks to buckets.
+struct Secrets;
+
+#[async_trait]
+impl SecretSource for Secrets {
+    async fn secret(&self, _: &Context, name: &str) -> Result<SecretString, Error> {
+        let (_, user) = name.split_once('/').unwrap();
+        Ok(format!("{user}:{user}secret").into())
     }
 }
 
@@ -196,6 +211,8 @@ pub(crate) struct World {
     pub(crate) retention: BTreeMap<String, ColdRule>,
     pub(crate) holds: BTreeMap<String, LegalHold>,
     pub(crate) steps: Arc<Steps>,
+    /// Where archives go instead of a folder; `place.json` of the folder says it to a child.
+    pub(crate) bucket: Option<BucketConfig>,
     holder: String,
     full: Arc<Mutex<Option<u32>>>,
     directory: Directory,
@@ -244,6 +261,9 @@ impl World {
             holds: BTreeMap::new(),
             directory: Directory(Arc::new(Watched { store, steps: Arc::clone(&steps) })),
             steps,
+            bucket: std::fs::read(dir.join("place.json"))
+                .ok()
+                .map(|json| serde_json::from_slice(&json).unwrap()),
             holder,
             full: Arc::default(),
             ledger,
@@ -254,6 +274,11 @@ impl World {
     pub(crate) async fn new(dir: &Path) -> Self {
         sql(dir, SHOP);
         Self::at(dir, None).await
+    }
+
+    /// Where the rule's archives go.
+    pub(crate) fn place(&self) -> Arc<dyn ArchivePlace> {
+        self.archive_place("cold").unwrap()
     }
 
     pub(crate) fn ctx(&self) -> Context {
@@ -368,11 +393,14 @@ impl ColdSurroundings for World {
         &self.holds
     }
     fn archive_place(&self, to: &str) -> Result<Arc<dyn ArchivePlace>, Error> {
-        Ok(Arc::new(WatchedPlace {
-            folder: Folder::new(self.dir.join(to)),
-            steps: Arc::clone(&self.steps),
-            full: Arc::clone(&self.full),
-        }))
+        let place: Arc<dyn ArchivePlace> = match &self.bucket {
+            None => Arc::new(Folder::new(self.dir.join(to))),
+            Some(bucket) => {
+                let secrets: Arc<dyn SecretSource> = Arc::new(Secrets);
+                Arc::new(repository_restic::open_place(to, bucket, &self.dir, &secrets)?)
+            }
+        };
+        Ok(Arc::new(WatchedPlace { place, steps: Arc::clone(&self.steps), full: Arc::clone(&self.full) }))
     }
     fn columnar(&self) -> Arc<dyn Columnar> {
         Arc::new(Parquet)
