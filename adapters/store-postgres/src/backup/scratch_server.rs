@@ -364,6 +364,8 @@ impl ScratchServer {
                 line.contains("FATAL:")
                     && !line.contains("starting up")
                     && !line.contains("accepting connections")
+                    // Of a session that was open when the server was stopped and started again.
+                    && !line.contains("terminating connection")
             };
             if let Some(fatal) = log.lines().find(ended) {
                 return Err(Error::new(ErrorKind::Unavailable, "the scratch server does not start")
