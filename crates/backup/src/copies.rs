@@ -21,9 +21,10 @@ pub struct Copied {
     /// When it was made.
     #[schemars(with = "String")]
     pub copied_at: Timestamp,
-    /// When its manifest and bytes were last read back.
-    #[schemars(with = "String")]
-    pub verified_at: Timestamp,
+    /// When its manifest and bytes were last read back; not yet, where it was found in its repository.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub verified_at: Option<Timestamp>,
     /// Bytes that its repository had not yet.
     pub bytes_added: u64,
     /// What is wrong with it.
@@ -31,6 +32,18 @@ pub struct Copied {
     pub problem: Option<String>,
 }
 
+impl Copied {
+    /// Whether it was read back and was sound.
+    pub(crate) fn is_sound(&self) -> bool {
+        self.problem.is_none() && self.verified_at.is_some()
+    }
+}
+
+const FOUND: &str = "INSERT INTO backup_copies (project, backup, repository, snapshot, state, copied_us, verified_us, bytes_added, problem) \
+     VALUES (?, ?, ?, ?, 'complete', ?, 0, 0, ?) ON CONFLICT (project, backup, repository) DO UPDATE SET \
+     snapshot = excluded.snapshot, state = 'complete', copied_us = excluded.copied_us, verified_us = 0, bytes_added = 0, \
+     problem = excluded.problem";
+const DOUBT: &str = "UPDATE backup_copies SET problem = ? WHERE project = ? AND backup = ? AND repository = ? AND state = 'complete'";
 const RECORD: &str = "INSERT INTO backup_copies (project, backup, repository, snapshot, state, copied_us, verified_us, bytes_added) \
      VALUES (?, ?, ?, ?, 'complete', ?, ?, ?) ON CONFLICT (project, backup, repository) DO UPDATE SET \
      snapshot = excluded.snapshot, state = 'complete', copied_us = excluded.copied_us, verified_us = excluded.verified_us, \
@@ -47,7 +60,8 @@ fn read(row: &Row) -> Result<(String, Copied), Error> {
         repository: row.get_text("repository")?.to_owned(),
         snapshot: row.get_text("snapshot")?.to_owned(),
         copied_at: row.get_time("copied_us")?,
-        verified_at: row.get_time("verified_us")?,
+        // 0: never.
+        verified_at: row.get_opt_time("verified_us")?.filter(|at| *at > Timestamp::UNIX_EPOCH),
         bytes_added: row.get_opt_i64("bytes_added")?.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(0),
         problem: row.get_opt_text("problem")?.map(str::to_owned),
     };
@@ -99,6 +113,54 @@ pub(crate) async fn record(
             "backup.copied",
             format!("backup:{backup}"),
             json!({ "repository": repository, "snapshot": snapshot, "bytes_added": bytes_added }),
+        ));
+    ledger.write(ctx, write).await.map(|_| ())
+}
+
+/// Records a copy that was found in its repository, of which only the manifest was read.
+pub(crate) async fn found(
+    ctx: &Context,
+    ledger: &Ledger,
+    backup: &str,
+    repository: &str,
+    snapshot: &str,
+    made_at: Timestamp,
+    problem: Option<&str>,
+) -> Result<(), Error> {
+    let write = Write::new()
+        .exec(
+            FOUND,
+            vec![
+                ctx.project().into(),
+                backup.into(),
+                repository.into(),
+                snapshot.into(),
+                made_at.as_microsecond().into(),
+                problem.map(str::to_owned).into(),
+            ],
+        )
+        .event(NewEvent::new(
+            "backup.copy_found",
+            format!("backup:{backup}"),
+            json!({ "repository": repository, "snapshot": snapshot, "problem": problem }),
+        ));
+    ledger.write(ctx, write).await.map(|_| ())
+}
+
+/// Records what is wrong with a copy without having looked at its bytes.
+pub(crate) async fn doubt(
+    ctx: &Context,
+    ledger: &Ledger,
+    backup: &str,
+    repository: &str,
+    problem: &str,
+) -> Result<(), Error> {
+    let write = Write::new()
+        .exec(DOUBT, vec![problem.into(), ctx.project().into(), backup.into(), repository.into()])
+        .event(NewEvent::new(
+            "backup.copy_doubted",
+            format!("backup:{backup}"),
+            json!({ "repository": repository, "problem": problem }),
         ));
     ledger.write(ctx, write).await.map(|_| ())
 }

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use contract::quantity::size;
+use contract::quantity::{count, size};
 use contract::{
-    BackupLabel, Context, Effect, Error, ErrorKind, Finding, Kept, Outcome, PART_BYTES_MAX, Part, PartBody,
-    PartSource, Permit, Plan, PlanStep, Repository, Request, Severity, StepMode, Trigger,
+    BackupLabel, BackupMethod, Context, Effect, Error, ErrorKind, Finding, Kept, Outcome, PART_BYTES_MAX,
+    Part, PartBody, PartSource, Permit, Plan, PlanStep, Repository, Request, Severity, StepMode, Trigger,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -17,8 +17,9 @@ use crate::Surroundings;
 use crate::catalog::{self, Recorded, State};
 use crate::config::PlanConfig;
 use crate::copies;
+use crate::log_copies;
 use crate::manifest::Manifest;
-use crate::places::Places;
+use crate::places::{Places, is_the_place};
 use crate::run::{Scratch, kept, layout, plan_named};
 use crate::verify::backup_named;
 
@@ -50,10 +51,32 @@ impl Request for CopyBackup {
     const POSITIONAL: &'static [&'static str] = &["backup"];
 }
 
-/// A copy that is missing.
-struct Missing {
-    backup: Recorded,
-    to: String,
+/// What is missing in a repository.
+enum Missing {
+    /// A copy, with the log behind it.
+    Backup { backup: Box<Recorded>, to: String },
+    /// The log behind copies that are there.
+    Log { store: String, to: String, title: String },
+}
+
+/// Whether a repository lacks a part of the log behind copies that are there. One that cannot be asked is asked again when it is done.
+async fn missing_log(
+    ctx: &Context,
+    around: &dyn Surroundings,
+    store: &str,
+    to: &str,
+) -> Result<Option<Missing>, Error> {
+    let title = match log_copies::lacking(ctx, around, store, to).await {
+        Ok(None) => return Ok(None),
+        Ok(Some(lacking)) => format!(
+            "copy {} of the log of {store} from {} to {to}",
+            count(lacking.pieces.len() as u64, "piece"),
+            lacking.from()
+        ),
+        Err(error) if is_the_place(&error) => format!("copy the log of {store} to {to}"),
+        Err(error) => return Err(error),
+    };
+    Ok(Some(Missing::Log { store: store.to_owned(), to: to.to_owned(), title }))
 }
 
 /// The copies that a request asks for and that are not there.
@@ -81,7 +104,7 @@ async fn missing(
         return Err(Error::new(ErrorKind::NotFound, format!("there is no repository `{to}`"))
             .hint(format!("there are: {}", known.join(", "))));
     }
-    let mut missing = Vec::new();
+    let (mut missing, mut logs) = (Vec::new(), BTreeSet::new());
     let mut asked = false;
     for backup in backups {
         let targets = match &request.to {
@@ -90,9 +113,14 @@ async fn missing(
         };
         asked |= !targets.is_empty();
         for to in targets {
-            let there = |it: &copies::Copied| it.repository == to && it.problem.is_none();
-            if to != backup.repository && !backup.copies.iter().any(there) {
-                missing.push(Missing { backup: backup.clone(), to });
+            let there = |it: &copies::Copied| it.repository == to && it.is_sound();
+            if to == backup.repository {
+                continue;
+            }
+            if !backup.copies.iter().any(there) {
+                missing.push(Missing::Backup { backup: Box::new(backup.clone()), to });
+            } else if backup.method == BackupMethod::Physical {
+                logs.insert((backup.store.clone(), to));
             }
         }
     }
@@ -100,6 +128,13 @@ async fn missing(
         return Err(Error::new(ErrorKind::Invalid, "the plan names no copies").with("argument", "to").hint(
             format!("say where to: `--to`, or `copies` in the plan; there are: {}", known.join(", ")),
         ));
+    }
+    for (store, to) in logs {
+        // With a new copy the log comes anyway.
+        let comes = |it: &Missing| matches!(it, Missing::Backup { backup, to: target } if backup.store == store && *target == to && backup.method == BackupMethod::Physical);
+        if !missing.iter().any(comes) {
+            missing.extend(missing_log(ctx, around, &store, &to).await?);
+        }
     }
     Ok(missing)
 }
@@ -123,11 +158,13 @@ pub async fn plan_copy(
     let steps = missing
         .iter()
         .map(|it| {
-            let title = format!(
-                "copy {} of {} from {} to {}",
-                it.backup.id, it.backup.store, it.backup.repository, it.to
-            );
-            let id = format!("copy {} to {}", it.backup.id, it.to);
+            let (id, title) = match it {
+                Missing::Backup { backup, to } => (
+                    format!("copy {} to {to}", backup.id),
+                    format!("copy {} of {} from {} to {to}", backup.id, backup.store, backup.repository),
+                ),
+                Missing::Log { store, to, title } => (format!("log {store} to {to}"), title.clone()),
+            };
             PlanStep { reversible: true, ..PlanStep::new(id, title, StepMode::Transaction, Vec::new()) }
         })
         .collect();
@@ -166,18 +203,36 @@ pub async fn copy(
     let missing = missing(ctx, around, request).await?;
     let (mut text, mut values, mut findings) = (String::new(), Vec::new(), Vec::new());
     let alone = missing.len() == 1;
-    for Missing { backup, to } in missing {
+    for one in missing {
+        let (backup, to) = match one {
+            Missing::Backup { backup, to } => (backup, to),
+            Missing::Log { store, to, .. } => {
+                match copy_log(ctx, around, &store, &to).await {
+                    Ok(log) => {
+                        writeln!(text, "{store}: {}", log.said(&to))
+                            .expect("writing to a string does not fail");
+                        values.push(json!({
+                            "store": store, "repository": to, "log_pieces": log.pieces, "log_bytes": log.bytes,
+                        }));
+                    }
+                    Err(error) if alone => return Err(error.with("store", &store)),
+                    Err(error) => {
+                        writeln!(text, "{store}: the log is not copied to {to}: {error}")
+                            .expect("writing to a string does not fail");
+                        findings.push(log_failed(&store, &to, &error));
+                    }
+                }
+                continue;
+            }
+        };
         match copy_one(ctx, around, &backup, &to).await {
             Ok(made) => {
-                writeln!(
-                    text,
-                    "{}: copied to {to}, {} of it new there, all read back",
-                    backup.id,
-                    size(made)
-                )
-                .expect("writing to a string does not fail");
+                writeln!(text, "{}: {}", backup.id, made.said(&to))
+                    .expect("writing to a string does not fail");
+                let log = made.log.unwrap_or_default();
                 values.push(json!({
-                    "backup": backup.id, "store": backup.store, "repository": to, "bytes_added": made,
+                    "backup": backup.id, "store": backup.store, "repository": to, "bytes_added": made.bytes,
+                    "log_pieces": log.pieces, "log_bytes": log.bytes,
                 }));
             }
             Err(error) if alone => return Err(error.with("backup", &backup.id)),
@@ -192,6 +247,70 @@ pub async fn copy(
         text.push_str("nothing to do: every copy is there\n");
     }
     Ok(Outcome { findings, ..Outcome::new(json!({ "copies": values }), text) })
+}
+
+fn log_failed(store: &str, to: &str, error: &Error) -> Finding {
+    Finding {
+        code: "backup_copy_failed".into(),
+        severity: Severity::Critical,
+        title: format!("the log of {store} was not copied to {to}: {error}"),
+        object: store.to_owned(),
+        recommendation: Some(format!("steward backup copy {store} --to {to}")),
+        evidence: Vec::new(),
+        escalate: Some(Trigger::BackupFailure),
+    }
+}
+
+/// What was copied of a log.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct CopiedLog {
+    pieces: u64,
+    bytes: u64,
+}
+
+impl CopiedLog {
+    fn said(self, to: &str) -> String {
+        if self.pieces == 0 {
+            return format!("{to} has the whole log");
+        }
+        format!(
+            "{} of the log copied to {to}, {}, all read back",
+            count(self.pieces, "piece"),
+            size(self.bytes)
+        )
+    }
+}
+
+/// What a copy came to.
+pub(crate) struct Made {
+    /// That its repository had not yet.
+    pub(crate) bytes: u64,
+    /// Of a physical backup, the log behind it.
+    log: Option<CopiedLog>,
+}
+
+impl Made {
+    pub(crate) fn said(&self, to: &str) -> String {
+        let said = format!("copied to {to}, {} of it new there, all read back", size(self.bytes));
+        match self.log {
+            Some(log) if log.pieces > 0 => format!("{said}; {}", log.said(to)),
+            _ => said,
+        }
+    }
+}
+
+/// Copies what a repository lacks of the log behind the copies that are there.
+async fn copy_log(
+    ctx: &Context,
+    around: &dyn Surroundings,
+    store: &str,
+    to: &str,
+) -> Result<CopiedLog, Error> {
+    let Some(lacking) = log_copies::lacking(ctx, around, store, to).await? else {
+        return Ok(CopiedLog::default());
+    };
+    let bytes = log_copies::fill(ctx, store, &lacking).await?;
+    Ok(CopiedLog { pieces: lacking.pieces.len() as u64, bytes })
 }
 
 pub(crate) fn failed(backup: &Recorded, to: &str, error: &Error) -> Finding {
@@ -216,7 +335,7 @@ pub(crate) async fn copy_as_planned(
     let (mut said, mut findings) = (Vec::new(), Vec::new());
     for to in config.copies.iter().filter(|to| **to != backup.repository) {
         match copy_one(ctx, around, backup, to).await {
-            Ok(added) => said.push(format!("copied to {to}, {} of it new there, all read back", size(added))),
+            Ok(made) => said.push(made.said(to)),
             Err(error) => {
                 said.push(format!("NOT COPIED to {to}: {error}"));
                 findings.push(failed(backup, to, &error));
@@ -226,7 +345,7 @@ pub(crate) async fn copy_as_planned(
     (said, findings)
 }
 
-/// Makes one copy, from wherever the backup can be read, and reads it back. Gives the bytes that were new.
+/// Makes one copy, from wherever the backup can be read, and reads it back; of a physical backup with the log behind it.
 ///
 /// # Errors
 ///
@@ -236,7 +355,7 @@ pub(crate) async fn copy_one(
     around: &dyn Surroundings,
     backup: &Recorded,
     to: &str,
-) -> Result<u64, Error> {
+) -> Result<Made, Error> {
     let target = around.repository(ctx, to).await?;
     let mut places = Places::of(backup, None)?;
     let mut first: Option<Error> = None;
@@ -252,7 +371,17 @@ pub(crate) async fn copy_one(
         match made {
             Ok((kept, added)) => {
                 copies::record(ctx, around.ledger(), &backup.id, to, &kept.snapshot, added).await?;
-                return Ok(added);
+                let log = match backup.method {
+                    BackupMethod::Physical => {
+                        Some(copy_log(ctx, around, &backup.store, to).await.map_err(|error| {
+                            error
+                                .with("copied", "the backup")
+                                .hint("the backup is copied; its log is not, ask again")
+                        })?)
+                    }
+                    BackupMethod::Logical => None,
+                };
+                return Ok(Made { bytes: added, log });
             }
             // Only what was read can be damaged; what was written is read back below.
             Err(error) if error.kind() == ErrorKind::Corrupt && places.has_more() => {

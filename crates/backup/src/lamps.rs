@@ -104,7 +104,7 @@ pub(crate) async fn lamps(
     };
     if let Some(backup) = &proven {
         let mut places = vec![backup.repository.clone()];
-        let whole = backup.copies.iter().filter(|copied| copied.problem.is_none());
+        let whole = backup.copies.iter().filter(|copied| copied.is_sound());
         places.extend(whole.map(|copied| copied.repository.clone()));
         for name in places {
             match repositories.ask(ctx, around, &name).await {

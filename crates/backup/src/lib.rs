@@ -12,6 +12,7 @@ mod forecast;
 mod forgetting;
 mod lamps;
 mod list;
+mod log_copies;
 mod logs;
 mod manifest;
 mod meter;
@@ -46,7 +47,7 @@ pub use logs::{
 };
 pub use manifest::{MANIFEST_VERSION, Manifest};
 pub use plan::{ShowPlans, show_plans};
-pub use prune::{PruneBackups, plan_prune, prune};
+pub use prune::{PruneBackups, plan_prune, prune, prune_warnings};
 pub use rebuild::{RebuildCatalog, plan_rebuild, rebuild};
 pub use restore::{RestoreBackup, RestoreTo, plan_restore, restore};
 pub use retention::{Kept, Reason, keep};

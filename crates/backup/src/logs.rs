@@ -26,6 +26,7 @@ use crate::Surroundings;
 use crate::catalog::{self, Recorded, State, age_s};
 use crate::config::{LogMode, PlanConfig};
 use crate::manifest::Manifest;
+use crate::places::{is_the_place, places};
 use crate::run::{plan_named, read_manifest, repository_of};
 
 /// Backups that are looked at for one that fits.
@@ -292,6 +293,13 @@ pub(crate) struct Chain {
     markers: BTreeMap<String, (u32, LogPosition)>,
 }
 
+impl Chain {
+    /// Whether this moment can be restored from it.
+    pub(crate) fn leads_to(&self, target: &RecoveryTarget) -> bool {
+        self.fits(target).is_ok()
+    }
+}
+
 /// Why a moment cannot be restored from a backup.
 enum Missed {
     Before,
@@ -382,15 +390,41 @@ pub(crate) async fn newest_proven_chain(
     }
 }
 
-/// The log behind a backup; none for one that no log can be applied to.
+/// The log behind a backup, where it was made or, if that is gone or damaged, where a copy lies; none for one that no log can be applied to.
+///
+/// # Errors
+///
+/// Of the first place, where there is none to read it from.
 pub(crate) async fn chain(
     ctx: &Context,
     around: &dyn Surroundings,
     backup: Recorded,
     timeline: Option<u32>,
 ) -> Result<Option<Chain>, Error> {
-    let repository = around.repository(ctx, &backup.repository).await?;
-    let manifest = read_manifest(ctx, &repository, &backup).await?;
+    let mut first: Option<Error> = None;
+    for place in places(&backup, None)? {
+        match chain_at(ctx, around, &backup, &place, timeline).await {
+            Err(error) if is_the_place(&error) => drop(first.get_or_insert(error)),
+            other => return other,
+        }
+    }
+    Err(first.unwrap_or_else(|| Error::new(ErrorKind::NotFound, "the backup lies nowhere")))
+}
+
+/// The log behind a backup as it lies in one of its places.
+///
+/// # Errors
+///
+/// As the repository's and the store's.
+pub(crate) async fn chain_at(
+    ctx: &Context,
+    around: &dyn Surroundings,
+    backup: &Recorded,
+    place: &Recorded,
+    timeline: Option<u32>,
+) -> Result<Option<Chain>, Error> {
+    let repository = around.repository(ctx, &place.repository).await?;
+    let manifest = read_manifest(ctx, &repository, place).await?;
     let opened = around.stores().open(ctx, &backup.store).await?;
     let Some(start) = opened.load().and_then(|load| load.log_start(&manifest.dumped)) else {
         return Ok(None);
@@ -420,7 +454,7 @@ pub(crate) async fn chain(
             Some((name, (piece.span.timeline, piece.span.start)))
         })
         .collect();
-    Ok(Some(Chain { backup, manifest, repository, start, reach, from, markers }))
+    Ok(Some(Chain { backup: backup.clone(), manifest, repository, start, reach, from, markers }))
 }
 
 /// The newest backup from which this moment can be restored.
@@ -434,6 +468,7 @@ pub(crate) async fn chain_for(
     name: &str,
     target: &RecoveryTarget,
     timeline: Option<u32>,
+    from: Option<&str>,
 ) -> Result<Chain, Error> {
     let is_store = around.stores().list(ctx).iter().any(|(store, _)| store == name);
     let found = if is_store {
@@ -451,8 +486,31 @@ pub(crate) async fn chain_for(
     }
     let missed: Vec<Missed> = found.iter().filter_map(|chain| chain.fits(target).err()).collect();
     let said: Vec<String> = found.iter().map(Chain::said).collect();
-    if let Some(at) = found.iter().position(|chain| chain.fits(target).is_ok()) {
+    let asked = |chain: &Chain| from.is_none_or(|from| chain.repository.name() == from);
+    if let Some(at) = found.iter().position(|chain| asked(chain) && chain.fits(target).is_ok()) {
         return Ok(found.into_iter().nth(at).expect("it was found at this position"));
+    }
+    // Where a copy lies the log may reach further, or it is what is asked for.
+    for chain in &found {
+        let mut nowhere = true;
+        for place in places(&chain.backup, None)? {
+            if from.is_some_and(|from| place.repository != from) {
+                continue;
+            }
+            nowhere = false;
+            if place.repository == chain.repository.name() {
+                continue;
+            }
+            match chain_at(ctx, around, &chain.backup, &place, timeline).await {
+                Ok(Some(other)) if other.fits(target).is_ok() => return Ok(other),
+                Err(error) if from.is_some() || !is_the_place(&error) => return Err(error),
+                _ => {}
+            }
+        }
+        if nowhere && !is_store {
+            // Says where it is.
+            places(&chain.backup, from)?;
+        }
     }
     let why = if missed.iter().all(|missed| matches!(missed, Missed::Before)) {
         "it is before the first backup"
@@ -1020,7 +1078,7 @@ pub async fn plan_export_logs(
     around: &dyn Surroundings,
     request: &ExportLogs,
 ) -> Result<Plan, Error> {
-    let chain = chain_for(ctx, around, &request.backup, &RecoveryTarget::End, request.timeline).await?;
+    let chain = chain_for(ctx, around, &request.backup, &RecoveryTarget::End, request.timeline, None).await?;
     let title = format!(
         "write the log behind {} ({}) into {}, where it is in the clear",
         chain.backup.id,
@@ -1049,7 +1107,7 @@ pub async fn export_logs(
     request: &ExportLogs,
 ) -> Result<Outcome, Error> {
     permit.covers(ctx, plan)?;
-    let chain = chain_for(ctx, around, &request.backup, &RecoveryTarget::End, request.timeline).await?;
+    let chain = chain_for(ctx, around, &request.backup, &RecoveryTarget::End, request.timeline, None).await?;
     let files = match fetch(ctx, &chain, &request.folder).await {
         Ok(files) => files,
         Err(error) => {

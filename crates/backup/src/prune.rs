@@ -1,12 +1,12 @@
 //! Deleting what the retention rules no longer keep: first off the list, two days later off the disk.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use contract::quantity::{count, size};
 use contract::{
-    BackupMethod, Context, Effect, Error, ErrorKind, Kept as Entry, Outcome, Permit, Plan, PlanStep, Request,
-    StepMode, canonical_json, sha256_hex,
+    BackupMethod, Context, Effect, Error, ErrorKind, Finding, Kept as Entry, Outcome, Permit, Plan, PlanStep,
+    Pruned, Request, Severity, StepMode, canonical_json, sha256_hex,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -18,6 +18,7 @@ use crate::config::PlanConfig;
 use crate::copies;
 use crate::forgetting;
 use crate::logs;
+use crate::places::{is_the_place, places};
 use crate::retention::keep;
 use crate::run::{give_up_dead, kept, plan_named, point};
 
@@ -108,7 +109,7 @@ pub async fn plan_prune(
             )
         })
         .collect();
-    let orphaned = orphaned_logs(ctx, around, &doomed).await?;
+    let (orphaned, unsure) = orphaned_logs(ctx, around, &doomed).await?;
     for (store, repository, pieces) in &orphaned {
         steps.push(PlanStep {
             destructive: true,
@@ -129,6 +130,11 @@ pub async fn plan_prune(
         1 => "delete 1 backup that no retention rule keeps".to_owned(),
         many => format!("delete {many} backups that no retention rule keeps"),
     };
+    let summary = match unsure.as_slice() {
+        [] => summary,
+        [one] => format!("{summary}; {}", one.said()),
+        [one, ..] => format!("{summary}; {}, and {} more", one.said(), unsure.len() - 1),
+    };
     Ok(Plan {
         request: PruneBackups::NAME.to_owned(),
         arguments: serde_json::to_value(request).expect("arguments are JSON"),
@@ -137,16 +143,23 @@ pub async fn plan_prune(
         summary,
         steps,
         pre_state: fingerprint(&doomed),
-        predicted: json!({}),
+        predicted: if unsure.is_empty() { json!({}) } else { json!({ "unsure": unsure }) },
         cost_usd_nanos: 0,
     })
+}
+
+/// What a plan warns of: manifests that cannot be read, and what stays for their sake.
+pub fn prune_warnings(plan: &Plan) -> Vec<Finding> {
+    let unsure: Vec<Unsure> = serde_json::from_value(plan.predicted["unsure"].clone()).unwrap_or_default();
+    unsure.iter().map(Unsure::finding).collect()
 }
 
 /// Deletes what was planned, and of what was deleted two days ago the bytes.
 ///
 /// # Errors
 ///
-/// `Conflict`: the rules would delete others by now; nothing was deleted. As the repository's.
+/// `Conflict`: the rules would delete others by now; nothing was deleted. As the repository's. What cannot be read is a finding, and
+/// the rest is done: `backup_manifest_unreadable`, `repository_not_pruned`.
 pub async fn prune(
     ctx: &Context,
     around: &dyn Surroundings,
@@ -169,75 +182,206 @@ pub async fn prune(
         by_repository.entry(&backup.repository).or_default().push(backup);
     }
     let mut text = String::new();
-    let mut values = Vec::new();
+    let (mut values, mut findings) = (Vec::new(), Vec::new());
+    let mut copied_to = BTreeSet::new();
     for (name, backups) in by_repository {
         let repository = around.repository(ctx, name).await?;
         let ids: Vec<&str> = backups.iter().map(|backup| backup.id.as_str()).collect();
         forgetting::take_off(ctx, around, &repository, &backups).await?;
-        text.push_str(&forget_copies(ctx, around, &backups).await?);
-        let pruned = repository.prune(ctx).await?;
-        writeln!(
-            text,
-            "{name}: {} backups deleted; {} are gone in 48 hours, {} are gone now, {} stay",
-            ids.len(),
-            size(pruned.bytes_marked),
-            size(pruned.bytes_deleted),
-            size(pruned.bytes_kept)
-        )
-        .expect("writing to a string does not fail");
-        values.push(json!({ "repository": name, "deleted": ids, "pruned": pruned }));
+        text.push_str(&forget_copies(ctx, around, &backups, &mut copied_to).await?);
+        match repository.prune(ctx).await {
+            Ok(pruned) => {
+                let deleted = format!("{} deleted", count(ids.len() as u64, "backup"));
+                writeln!(text, "{name}: {deleted}; {}", said(&pruned))
+                    .expect("writing to a string does not fail");
+                values.push(json!({ "repository": name, "deleted": ids, "pruned": pruned }));
+            }
+            // Nothing is deleted then: what cannot be read may need it.
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                writeln!(
+                    text,
+                    "{name}: {} deleted; their bytes stay: {error}",
+                    count(ids.len() as u64, "backup")
+                )
+                .expect("writing to a string does not fail");
+                values.push(json!({ "repository": name, "deleted": ids, "pruned": null }));
+                findings.push(not_pruned(name, &error));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    for name in copied_to {
+        let pruned = async { around.repository(ctx, &name).await?.prune(ctx).await };
+        match pruned.await {
+            Ok(pruned) => {
+                writeln!(text, "{name}: copies deleted; {}", said(&pruned))
+                    .expect("writing to a string does not fail");
+                values.push(json!({ "repository": name, "deleted": [], "pruned": pruned }));
+            }
+            Err(error) if is_the_place(&error) => {
+                writeln!(text, "{name}: the bytes of deleted copies stay: {error}")
+                    .expect("writing to a string does not fail");
+                findings.push(not_pruned(&name, &error));
+            }
+            Err(error) => return Err(error),
+        }
     }
     let mut logs = Vec::new();
     // Of what is forgotten by now, nothing is doomed any more.
-    for (store, name, pieces) in orphaned_logs(ctx, around, &[]).await? {
-        let repository = around.repository(ctx, &name).await?;
-        let Some(role) = repository.logs() else { continue };
-        let pruned = role.prune(ctx, &store, &pieces).await?;
-        writeln!(
-            text,
-            "{name}: of the log of {store} {} are gone in 48 hours, {} are gone now, {} stay",
-            size(pruned.bytes_marked),
-            size(pruned.bytes_deleted),
-            size(pruned.bytes_kept)
-        )
-        .expect("writing to a string does not fail");
+    let (orphaned, unsure) = orphaned_logs(ctx, around, &[]).await?;
+    for one in &unsure {
+        writeln!(text, "{}", one.said()).expect("writing to a string does not fail");
+        findings.push(one.finding());
+    }
+    for (store, name, pieces) in orphaned {
+        let done = async {
+            let repository = around.repository(ctx, &name).await?;
+            match repository.logs() {
+                None => Ok(None),
+                Some(role) => role.prune(ctx, &store, &pieces).await.map(Some),
+            }
+        };
+        let pruned = match done.await {
+            Ok(Some(pruned)) => pruned,
+            Ok(None) => continue,
+            Err(error) if is_the_place(&error) => {
+                writeln!(text, "{name}: of the log of {store} everything stays: {error}")
+                    .expect("writing to a string does not fail");
+                findings.push(not_pruned(&name, &error));
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        writeln!(text, "{name}: of the log of {store} {}", said(&pruned))
+            .expect("writing to a string does not fail");
         logs.push(json!({ "store": store, "repository": name, "pruned": pruned }));
     }
-    Ok(Outcome::new(json!({ "repositories": values, "logs": logs }), text))
+    Ok(Outcome { findings, ..Outcome::new(json!({ "repositories": values, "logs": logs }), text) })
 }
 
-/// What of the stores' logs no backup needs once `doomed` are gone: store, repository, pieces.
+fn said(pruned: &Pruned) -> String {
+    format!(
+        "{} are gone in 48 hours, {} are gone now, {} stay",
+        size(pruned.bytes_marked),
+        size(pruned.bytes_deleted),
+        size(pruned.bytes_kept)
+    )
+}
+
+fn warning(code: &str, object: &str, title: String, recommendation: String) -> Finding {
+    Finding {
+        code: code.to_owned(),
+        severity: Severity::Warning,
+        title,
+        object: object.to_owned(),
+        recommendation: Some(recommendation),
+        evidence: Vec::new(),
+        escalate: None,
+    }
+}
+
+fn not_pruned(repository: &str, error: &Error) -> Finding {
+    let title = format!("the bytes of deleted backups stay in {repository}: {error}");
+    let said =
+        error.hint_text().unwrap_or("see what `steward backup verify` says of the backups that are there");
+    warning("repository_not_pruned", repository, title, said.to_owned())
+}
+
+/// A backup of which nobody can say what it needs of the log, so that all of it stays.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Unsure {
+    backup: String,
+    store: String,
+    /// Where it lies; the log stays there.
+    repositories: Vec<String>,
+    why: String,
+}
+
+impl Unsure {
+    fn said(&self) -> String {
+        format!(
+            "the manifest of {} cannot be read ({}), so the whole log of {} stays in {}",
+            self.backup,
+            self.why,
+            self.store,
+            self.repositories.join(", ")
+        )
+    }
+
+    fn finding(&self) -> Finding {
+        let todo =
+            format!("try a copy: steward backup verify {}; a new backup makes it superfluous", self.backup);
+        warning("backup_manifest_unreadable", &self.backup, self.said(), todo)
+    }
+}
+
+/// Pieces of the log of a store in a repository.
+type Orphaned = Vec<(String, String, Vec<contract::LogPiece>)>;
+
+/// What of the stores' logs no backup needs once `doomed` are gone: store, repository, pieces. And the backups whose manifests cannot be
+/// read anywhere: of the log that they may need, nothing is given.
 async fn orphaned_logs(
     ctx: &Context,
     around: &dyn Surroundings,
     doomed: &[Recorded],
-) -> Result<Vec<(String, String, Vec<contract::LogPiece>)>, Error> {
+) -> Result<(Orphaned, Vec<Unsure>), Error> {
     let mut stay: BTreeMap<(String, String), Vec<contract::LogStart>> = BTreeMap::new();
+    let mut unsure: Vec<Unsure> = Vec::new();
+    let known: BTreeSet<String> = around.stores().list(ctx).into_iter().map(|(store, _)| store).collect();
     for backup in catalog::list(ctx, around.ledger(), None, LOOKED_AT_MAX).await? {
         let is_doomed = doomed.iter().any(|it| it.id == backup.id);
         if is_doomed || backup.state != State::Complete || backup.method != BackupMethod::Physical {
             continue;
         }
-        let known = around.stores().list(ctx);
-        if !known.iter().any(|(store, _)| *store == backup.store) {
+        if !known.contains(&backup.store) {
             // Nobody can say what its backups need; everything stays.
             continue;
         }
-        let key = (backup.store.clone(), backup.repository.clone());
-        if let Some(chain) = logs::chain(ctx, around, backup, None).await? {
-            stay.entry(key).or_default().push(chain.start);
+        let repositories: Vec<String> = places(&backup, None)?.into_iter().map(|it| it.repository).collect();
+        match logs::chain(ctx, around, backup.clone(), None).await {
+            Ok(Some(chain)) => {
+                for name in repositories {
+                    stay.entry((backup.store.clone(), name)).or_default().push(chain.start.clone());
+                }
+            }
+            Ok(None) => {}
+            Err(error) if is_the_place(&error) => unsure.push(Unsure {
+                why: error.message().to_owned(),
+                backup: backup.id,
+                store: backup.store,
+                repositories,
+            }),
+            Err(error) => return Err(error),
         }
     }
     let mut orphaned = Vec::new();
     for ((store, name), starts) in stay {
-        let repository = around.repository(ctx, &name).await?;
-        let Some(role) = repository.logs() else { continue };
-        let pieces = logs::unneeded(&starts, &role.list(ctx, &store).await?.pieces);
+        if unsure.iter().any(|one| one.store == store && one.repositories.contains(&name)) {
+            continue;
+        }
+        let listed = async {
+            let repository = around.repository(ctx, &name).await?;
+            match repository.logs() {
+                None => Ok(None),
+                Some(role) => role.list(ctx, &store).await.map(Some),
+            }
+        };
+        let listing = match listed.await {
+            Ok(Some(listing)) => listing,
+            Ok(None) => continue,
+            // It is pruned when it answers again.
+            Err(error) if is_the_place(&error) => {
+                tracing::warn!(store, repository = name, %error, "a log is not pruned");
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        let pieces = logs::unneeded(&starts, &listing.pieces);
         if !pieces.is_empty() {
             orphaned.push((store, name, pieces));
         }
     }
-    Ok(orphaned)
+    Ok((orphaned, unsure))
 }
 
 /// Takes the copies of forgotten backups off the lists too; a repository that cannot be asked keeps its own until the next time.
@@ -245,6 +389,7 @@ async fn forget_copies(
     ctx: &Context,
     around: &dyn Surroundings,
     backups: &[&Recorded],
+    repositories: &mut BTreeSet<String>,
 ) -> Result<String, Error> {
     let mut said = String::new();
     for backup in backups {
@@ -255,7 +400,10 @@ async fn forget_copies(
                 repository.forget(ctx, &[there]).await
             };
             match forgotten.await {
-                Ok(()) => copies::forget(ctx, around.ledger(), &backup.id, &copied.repository).await?,
+                Ok(()) => {
+                    copies::forget(ctx, around.ledger(), &backup.id, &copied.repository).await?;
+                    repositories.insert(copied.repository.clone());
+                }
                 Err(error) => {
                     writeln!(said, "{}: the copy of {} stays: {error}", copied.repository, backup.id)
                         .expect("writing to a string does not fail");

@@ -14,6 +14,7 @@ use serde_json::json;
 
 use crate::Surroundings;
 use crate::catalog::{self, Found, State};
+use crate::copies;
 use crate::manifest::Manifest;
 use crate::signature::{self, Signed};
 
@@ -39,7 +40,15 @@ impl RebuildCatalog {
     fn names(&self, around: &dyn Surroundings) -> Result<Vec<String>, Error> {
         let known = around.repositories();
         match &self.repository {
-            None => Ok(known),
+            // What lies in several places was made where its plan makes it; those that only hold copies come last.
+            None => {
+                let plans = around.plans().values();
+                let makes: BTreeSet<_> = plans.clone().filter_map(|plan| plan.repository.clone()).collect();
+                let copied_to: BTreeSet<_> = plans.flat_map(|plan| plan.copies.clone()).collect();
+                let mut names = known;
+                names.sort_by_key(|name| copied_to.contains(name) && !makes.contains(name));
+                Ok(names)
+            }
             Some(name) if known.contains(name) => Ok(vec![name.clone()]),
             Some(name) => Err(Error::new(ErrorKind::NotFound, format!("there is no repository `{name}`"))
                 .hint(format!("there are: {}", known.join(", ")))),
@@ -88,6 +97,9 @@ struct Tally {
     unreadable: Vec<String>,
     missing: Vec<String>,
     doubtful: Vec<(String, Signed)>,
+    /// Copies of backups that lie elsewhere too, each with its repository.
+    copies: Vec<(String, String)>,
+    missing_copies: Vec<(String, String)>,
 }
 
 /// Takes in every backup of this project that the ledger does not know, and says which of those that it knows are no longer
@@ -110,13 +122,18 @@ pub async fn rebuild(
     let mut findings = Vec::new();
     let mut text = String::new();
     for name in request.names(around)? {
-        let before = tally.taken_in.len();
+        let (before, copies) = (tally.taken_in.len(), tally.copies.len());
         match one(ctx, around, &name, &mut tally).await {
             Ok(found) => writeln!(
                 text,
-                "{name}: {}, {} taken in",
+                "{name}: {}, {} taken in{}",
                 count(found, "backup"),
-                count((tally.taken_in.len() - before) as u64, "backup")
+                count((tally.taken_in.len() - before) as u64, "backup"),
+                match tally.copies.len() - copies {
+                    0 => String::new(),
+                    1 => " and 1 copy".to_owned(),
+                    many => format!(" and {many} copies"),
+                }
             )
             .expect("writing to a string does not fail"),
             // The ledger's own errors end the request.
@@ -157,6 +174,16 @@ pub async fn rebuild(
             "someone has deleted it, or the repository is an older copy",
         ));
     }
+    for (id, name) in &tally.missing_copies {
+        writeln!(text, "MISSING: the copy of {id} is not in {name}")
+            .expect("writing to a string does not fail");
+        findings.push(finding(
+            "backup_not_in_repository",
+            id,
+            format!("the copy of {id} is on the list and not in {name}"),
+            "make it again: steward backup copy --all",
+        ));
+    }
     for (id, signed) in &tally.doubtful {
         writeln!(text, "NOT TRUSTED: {id}: {}", signed.means()).expect("writing to a string does not fail");
         findings.push(finding(
@@ -169,11 +196,21 @@ pub async fn rebuild(
     let value = json!({
         "not_trusted": tally.doubtful.iter().map(|(id, _)| id).collect::<Vec<_>>(), "taken_in": tally.taken_in, "known": tally.known, "foreign": tally.foreign,
         "forgotten": tally.forgotten, "unreadable": tally.unreadable, "missing": tally.missing,
+        "copies": places(&tally.copies), "missing_copies": places(&tally.missing_copies),
     });
     if !tally.taken_in.is_empty() {
         text.push_str("what was taken in counts once it was restored: steward backup verify ID\n");
     }
+    if !tally.copies.is_empty() {
+        text.push_str(
+            "copies that were taken in count once they were read back: steward backup copy --all\n",
+        );
+    }
     Ok(Outcome { findings, ..Outcome::new(value, text) })
+}
+
+fn places(copies: &[(String, String)]) -> Vec<serde_json::Value> {
+    copies.iter().map(|(id, name)| json!({ "backup": id, "repository": name })).collect()
 }
 
 fn finding(code: &str, object: &str, title: String, recommendation: &str) -> Finding {
@@ -199,17 +236,25 @@ async fn one(ctx: &Context, around: &dyn Surroundings, name: &str, tally: &mut T
         |error: Error| Error::new(ErrorKind::Other, "the list of backups cannot be read").because(error);
     let all = catalog::list(ctx, ledger, None, u32::MAX).await.map_err(of_ledger)?;
     let known: BTreeMap<&str, &catalog::Recorded> = all.iter().map(|one| (one.id.as_str(), one)).collect();
-    let (mut ours, mut there) = (0, BTreeSet::new());
+    let there: BTreeSet<&str> = listing.kept.iter().map(|kept| kept.snapshot.as_str()).collect();
+    let mut ours = 0;
     for kept in &listing.kept {
         if kept.project.as_deref() != Some(ctx.project()) {
             tally.foreign += 1;
             continue;
         }
         ours += 1;
-        there.insert(kept.snapshot.as_str());
         let record = kept.id.as_deref().and_then(|id| known.get(id));
+        let of_elsewhere = record.filter(|it| it.state == State::Complete && it.repository != name);
+        if let Some(record) = of_elsewhere {
+            let here = |it: &copies::Copied| it.repository == name && there.contains(it.snapshot.as_str());
+            if record.copies.iter().any(here) {
+                tally.known += 1;
+                continue;
+            }
+        }
         match record.map(|record| record.state) {
-            Some(State::Complete) => {
+            Some(State::Complete) if of_elsewhere.is_none() => {
                 tally.known += 1;
                 continue;
             }
@@ -223,6 +268,20 @@ async fn one(ctx: &Context, around: &dyn Surroundings, name: &str, tally: &mut T
         match read(ctx, &repository, kept).await {
             Ok(manifest) => {
                 let signed = manifest.signed_by(&keys);
+                if of_elsewhere.is_some() {
+                    let doubt = signed != Signed::Signed && !(keys.is_empty() && signed == Signed::Unsigned);
+                    let problem =
+                        doubt.then(|| format!("it was found in its repository, and {}", signed.means()));
+                    let (id, at) = (&manifest.id, kept.at);
+                    copies::found(ctx, ledger, id, name, &kept.snapshot, at, problem.as_deref())
+                        .await
+                        .map_err(of_ledger)?;
+                    if doubt {
+                        tally.doubtful.push((manifest.id.clone(), signed));
+                    }
+                    tally.copies.push((manifest.id, name.to_owned()));
+                    continue;
+                }
                 take_in(ctx, around, name, kept, &manifest, signed).await.map_err(of_ledger)?;
                 // Where nothing was ever signed, nothing is told by that.
                 if signed != Signed::Signed && !(keys.is_empty() && signed == Signed::Unsigned) {
@@ -246,6 +305,17 @@ async fn one(ctx: &Context, around: &dyn Surroundings, name: &str, tally: &mut T
         for one in gone {
             catalog::doubt(ctx, ledger, &one.id, "it is not in its repository").await.map_err(of_ledger)?;
             tally.missing.push(one.id.clone());
+        }
+        for one in all.iter().filter(|one| one.state == State::Complete) {
+            let gone = |it: &&copies::Copied| it.repository == name && !there.contains(it.snapshot.as_str());
+            // Another snapshot of it may have been taken in just now.
+            let taken_in = tally.copies.iter().any(|(id, at)| *id == one.id && at == name);
+            if one.copies.iter().find(gone).is_some() && !taken_in {
+                copies::doubt(ctx, ledger, &one.id, name, "it is not in its repository")
+                    .await
+                    .map_err(of_ledger)?;
+                tally.missing_copies.push((one.id.clone(), name.to_owned()));
+            }
         }
     }
     Ok(ours)

@@ -13,6 +13,7 @@ use serde_json::json;
 use crate::Surroundings;
 use crate::catalog::{self, Level, Recorded};
 use crate::config::PlanConfig;
+use crate::log_copies;
 use crate::logs::{self, Chain};
 use crate::meter::MeteredSource;
 use crate::places::{Place, Places, is_the_place};
@@ -145,7 +146,15 @@ async fn meant(ctx: &Context, around: &dyn Surroundings, request: &RestoreBackup
     request.check(&selection)?;
     let (backup, chain) = match &request.until {
         Some(target) => {
-            let chain = logs::chain_for(ctx, around, &request.backup, target, request.timeline).await?;
+            let chain = logs::chain_for(
+                ctx,
+                around,
+                &request.backup,
+                target,
+                request.timeline,
+                request.from.as_deref(),
+            )
+            .await?;
             (chain.backup.clone(), Some((target.clone(), chain)))
         }
         None => (backup_named(ctx, around, &request.backup).await?, None),
@@ -222,12 +231,13 @@ pub async fn plan_restore(
         steps.push(step(
             "log",
             format!(
-                "fetch the log from {} to {} on timeline {}: {}, {}",
+                "fetch the log from {} to {} on timeline {}: {}, {}, from {}",
                 chain.start.position,
                 chain.reach.end,
                 chain.reach.timeline,
                 count(chain.reach.pieces.len() as u64, "piece"),
                 size(chain.reach.bytes()),
+                chain.repository.name(),
             ),
         ));
         if let Some(gap) = &chain.reach.gap {
@@ -367,13 +377,16 @@ pub async fn restore(
     };
     let target = target(request, &backup, scratch.as_ref());
     let started = std::time::Instant::now();
-    let logs = match (&chain, &scratch) {
-        (Some((_, chain)), Some(scratch)) => {
+    let mut log_passed = Vec::new();
+    let (chain, logs) = match (chain, &scratch) {
+        (Some((until, chain)), Some(scratch)) => {
             let folder = scratch.path().join("log");
-            logs::fetch(ctx, chain, &folder).await?;
-            Some(folder)
+            let from = request.from.as_deref();
+            let (chain, passed) = log_copies::fetch(ctx, around, chain, &until, from, &folder).await?;
+            log_passed = passed;
+            (Some((until, chain)), Some(folder))
         }
-        _ => None,
+        (chain, _) => (chain, None),
     };
     let recovery = chain.as_ref().zip(logs.clone()).map(|((until, chain), logs)| Recovery {
         target: until.clone(),
@@ -438,6 +451,7 @@ pub async fn restore(
         ),
         _ => point(&backup).strftime("%Y-%m-%d %H:%M:%SZ").to_string(),
     };
+    places.passed.append(&mut log_passed);
     let said = format!(
         "{}{} of {} as of {as_of}: {} rows, {} ({ms} ms)",
         places.said(&backup.repository, &place.backup.repository),
@@ -450,6 +464,7 @@ pub async fn restore(
         "backup": backup.id, "to": request.to, "restore_ms": ms, "safety_backup": safety, "proven_by": by,
         "take_over": restored.take_over(), "reached": reached,
         "from": place.backup.repository, "passed_by": places.passed,
+        "log_from": chain.as_ref().map(|(_, chain)| chain.repository.name()),
     });
     let mut take_over = String::new();
     if !restored.take_over().is_empty() {

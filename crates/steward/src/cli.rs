@@ -619,7 +619,7 @@ fn show(answer: &Answer) {
 
 /// Requests that say whether something is as it should be: what they find decides the exit code. Those that propose, such
 /// as `index.advise` and `migration.plan`, have done what they were asked for, whatever they found on the way.
-pub(crate) const CHECKS: [&str; 28] = [
+pub(crate) const CHECKS: [&str; 29] = [
     "access.review",
     "ai.scan",
     "ai.test",
@@ -631,6 +631,7 @@ pub(crate) const CHECKS: [&str; 28] = [
     "backup.follow",
     "backup.list",
     "backup.logs",
+    "backup.prune",
     "backup.rebuild",
     "backup.run",
     "backup.setup",

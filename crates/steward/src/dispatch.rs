@@ -444,7 +444,8 @@ pub(crate) async fn plan(
             backup::plan_verify(ctx, &Room::new(steward, project), request).await?.into()
         }
         Request::BackupPrune(request) => {
-            backup::plan_prune(ctx, &Room::new(steward, project), request).await?.into()
+            let plan = backup::plan_prune(ctx, &Room::new(steward, project), request).await?;
+            Planned { findings: backup::prune_warnings(&plan), ..plan.into() }
         }
         Request::BackupCopy(request) => {
             backup::plan_copy(ctx, &Room::new(steward, project), request).await?.into()

@@ -12,6 +12,7 @@ mod backup;
 mod between;
 mod bucket;
 mod checks;
+mod copies;
 mod daemon;
 mod doors;
 mod drill;
