@@ -591,7 +591,7 @@ async fn preflight_names_what_the_login_may_not_read() {
     ] {
         assert!(all.contains(expected), "{all}");
     }
-    assert!(preflight.warnings[0].contains("passwords of roles"), "{:?}", preflight.warnings);
+    assert!(preflight.notes[0].contains("passwords of roles"), "{:?}", preflight.notes);
     assert!(
         dump_into(&store, &Parts::default()).await.is_err(),
         "and it fails rather than leaving something out"

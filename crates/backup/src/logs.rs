@@ -27,7 +27,7 @@ use crate::catalog::{self, Recorded, State, age_s};
 use crate::config::{LogMode, PlanConfig};
 use crate::manifest::Manifest;
 use crate::places::{is_the_place, places};
-use crate::run::{plan_named, read_manifest, repository_of};
+use crate::run::{plan_named, read_manifest, repository_of, told_before};
 
 /// Backups that are looked at for one that fits.
 const LOOKED_AT_MAX: u32 = 10_000;
@@ -654,15 +654,7 @@ pub async fn plan_follow(
             )
             .with("store", store));
         }
-        findings.extend(looked.warnings.into_iter().map(|warning| Finding {
-            code: "backup_log_unbounded".into(),
-            severity: Severity::Warning,
-            title: format!("{store}: {warning}"),
-            object: store.clone(),
-            recommendation: None,
-            evidence: Vec::new(),
-            escalate: None,
-        }));
+        findings.extend(told_before(store, "backup_log_unbounded", &looked));
         steps.push(step(format!("follow {store}"), format!("keep the log of {store} in {name} from now on")));
     }
     let summary = format!("follow the log of {} to {name}", plan.stores.join(", "));

@@ -12,7 +12,7 @@ use crate::Surroundings;
 use crate::catalog::{self, age_s};
 use crate::config::PlanConfig;
 use crate::lamps::{Repositories, lamps, lit};
-use crate::run::{plan_named, point, preflight, repository_of, word};
+use crate::run::{plan_named, point, preflight, repository_of, told_before, word};
 
 /// Shows what is backed up, how, where to, and what stands in the way; with five lamps per store.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -34,7 +34,7 @@ impl Request for ShowPlans {
 }
 
 /// Answers `backup.plan`. `value`: `plans[] {plan, declared, repository, address, copies, stores[] {store, method, bytes_expected,
-/// tools, refusals, warnings, lamps[] {lamp, on, why, todo}, proven, age_s}}`. Findings: `backup_impossible`, `backup_is_partial`.
+/// tools, refusals, warnings, notes, lamps[] {lamp, on, why, todo}, proven, age_s}}`. Findings: `backup_impossible`, `backup_is_partial`.
 ///
 /// # Errors
 ///
@@ -138,10 +138,10 @@ async fn one_store(
         writeln!(text, "    cannot be backed up: {refusal}").expect("writing to a string does not fail");
         say(Severity::Critical, "backup_impossible", format!("{store} cannot be backed up: {refusal}"));
     }
-    for warning in &before.warnings {
-        writeln!(text, "    {warning}").expect("writing to a string does not fail");
-        say(Severity::Warning, "backup_is_partial", format!("{store}: {warning}"));
+    for said in before.warnings.iter().chain(&before.notes) {
+        writeln!(text, "    {said}").expect("writing to a string does not fail");
     }
+    findings.extend(told_before(store, "backup_is_partial", &before));
     for lamp in lamps.iter().filter(|lamp| !lamp.on) {
         let todo = lamp.todo.as_deref().unwrap_or_default();
         writeln!(text, "    {}-: {}; {todo}", lamp.name, lamp.why)
@@ -149,7 +149,7 @@ async fn one_store(
     }
     Ok(json!({
         "store": store, "method": method, "bytes_expected": before.bytes_expected, "tools": before.tools,
-        "refusals": before.refusals, "warnings": before.warnings, "lamps": lamps,
+        "refusals": before.refusals, "warnings": before.warnings, "notes": before.notes, "lamps": lamps,
         "proven": proven.map(|backup| backup.id), "age_s": age,
     }))
 }

@@ -216,15 +216,7 @@ pub async fn plan_run(
                 continue;
             }
         };
-        findings.extend(preflight.warnings.iter().map(|warning| Finding {
-            code: "backup_is_partial".into(),
-            severity: Severity::Warning,
-            title: format!("{store}: {warning}"),
-            object: store.clone(),
-            recommendation: None,
-            evidence: Vec::new(),
-            escalate: None,
-        }));
+        findings.extend(told_before(store, "backup_is_partial", &preflight));
         let title = format!("back up {store} ({}) to {name} at {}", word(method), repository.address());
         steps.push(PlanStep {
             reversible: true,
@@ -249,6 +241,22 @@ pub async fn plan_run(
         cost_usd_nanos: 0,
     };
     Ok((made, findings))
+}
+
+/// What was found before a run. A note is true of every run, so it does not make one end as if somebody had to act.
+pub(crate) fn told_before(store: &str, code: &str, preflight: &Preflight) -> Vec<Finding> {
+    let warnings = preflight.warnings.iter().map(|warning| (Severity::Warning, warning));
+    let notes = preflight.notes.iter().map(|note| (Severity::Info, note));
+    let finding = |(severity, said): (Severity, &String)| Finding {
+        code: code.to_owned(),
+        severity,
+        title: format!("{store}: {said}"),
+        object: store.to_owned(),
+        recommendation: None,
+        evidence: Vec::new(),
+        escalate: None,
+    };
+    warnings.chain(notes).map(finding).collect()
 }
 
 pub(crate) fn word(method: BackupMethod) -> &'static str {

@@ -158,8 +158,11 @@ pub struct Dumped {
 pub struct Preflight {
     /// Makes it impossible: what, and what to do.
     pub refusals: Vec<String>,
-    /// Makes it less: what will be missing, and what to do.
+    /// Makes it less than it could be: what is wrong, and what to do now.
     pub warnings: Vec<String>,
+    /// Good to know and true of every run: what such a backup never holds or covers here. Nobody has to act.
+    #[serde(default)]
+    pub notes: Vec<String>,
     /// Bytes that will be read, as far as the engine says.
     pub bytes_expected: Option<u64>,
     /// Bytes of disk that are needed in the scratch folder meanwhile.

@@ -262,7 +262,7 @@ impl Dump for OwnState {
         let mut preflight = self.sqlite_dump()?.preflight(ctx, options).await?;
         let others = others(own).await?;
         if !others.is_empty() {
-            preflight.warnings.push(format!(
+            preflight.notes.push(format!(
                 "the state file is shared with {}: whoever has this repository's recovery key can read their secrets too",
                 others.join(", ")
             ));

@@ -187,7 +187,7 @@ impl Dump for PostgresStore {
                 "the login `{user}` may not read {objects} large objects: configure `admin` for this store"
             ));
         }
-        preflight.warnings = left_out(&session, &tables);
+        preflight.notes = left_out(&session, &tables);
         preflight.bytes_expected = u64::try_from(size).ok();
         Ok(preflight)
     }

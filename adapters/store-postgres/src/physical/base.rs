@@ -233,10 +233,10 @@ impl PostgresStore {
                 ));
             }
         }
-        preflight.warnings =
+        preflight.notes =
             source.left_out().into_iter().skip(1).map(|it| format!("not in the backup: {it}")).collect();
         if !source.page_checksums {
-            preflight.warnings.push(
+            preflight.notes.push(
                 "the server's pages carry no checksums, so damage on its disk is backed up unseen: `pg_checksums --enable` adds them while it is stopped".into(),
             );
         }
