@@ -5,6 +5,8 @@ mod detail;
 mod follow;
 mod load;
 mod manifest;
+mod received;
+mod receiver;
 mod restored;
 mod tar;
 

@@ -30,7 +30,8 @@ pub struct PlanConfig {
     /// Longest time between two looks at the log, in seconds; what was written since the last one would be lost. Default: 5.
     #[serde(default = "default_log_every_s", skip_serializing_if = "is_default_log_every_s")]
     pub log_every_s: u32,
-    /// Most MiB of log that a server may keep for us; beyond, its slot is given up, which is a gap. Default: 4,096.
+    /// Most MiB of log that a server may keep for us, beyond what it keeps for itself; above, its slot is given up, which is a
+    /// gap. Default: 4,096.
     #[serde(
         default = "default_log_retained_mib_max",
         skip_serializing_if = "is_default_log_retained_mib_max"

@@ -3,69 +3,38 @@
 //! The server keeps what we have not received in a slot; what we have received and not handed over lies in the folder. So
 //! nothing is lost whichever of the three is away, and the folder is never emptied of what was not handed over.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use contract::{
-    Context, Error, ErrorKind, FollowLog, FollowOptions, LogGap, LogPiece, LogPosition, LogSink, LogSpan,
-    LogState, Preflight, RecoveryPoint, Store, check_marker,
+    Context, Error, ErrorKind, FollowLog, FollowOptions, LogGap, LogPosition, LogSink, LogState, Preflight,
+    RecoveryPoint, Store, check_marker,
 };
 use jiff::Timestamp;
-use tokio::io::{AsyncBufReadExt as _, BufReader};
-use tokio::process::{Child, ChildStdin, Command};
 
 use super::base::{Source, free_bytes, identify};
-use crate::backup::Libpq;
-use crate::backup::programs::{PATH, Programs};
+use super::received::{Handed, Received};
+use super::receiver::{PROGRAM, Receiver};
 use crate::error::translate;
 use crate::session::Session;
 use crate::store::PostgresStore;
 
-/// The program.
-const PROGRAM: &str = "pg_receivewal";
 /// Since this version a slot says where it stands, which is where the program begins.
 const VERSION_MIN: i32 = 150_000;
-/// Most bytes of one piece.
-const PIECE_BYTES_MAX: u64 = 16 << 20;
 /// Waits between two tries grow from the first to the last.
 const WAIT_MIN: Duration = Duration::from_millis(500);
 const WAIT_MAX: Duration = Duration::from_secs(30);
 /// Below so many free bytes on the server's disk, where that is ours to see, the slot gives way.
 const SERVER_FREE_MIN: u64 = 512 << 20;
-/// Lines of the program's that are kept for an error.
-const LINES_MAX: usize = 20;
-/// What stays of a moment until the log has come to it.
-const SAMPLES_MAX: usize = 4_096;
 /// What the server says of a log that it has no more.
 const REMOVED: &str = "has already been removed";
-
-/// Runs a program that ends with the pipe, however we end.
-const WATCH: &str = r#"
-exec 3<&0
-"$@" </dev/null &
-child=$!
-{ read -r word <&3; kill -TERM "$child"; } 2>/dev/null &
-watcher=$!
-wait "$child"
-status=$?
-kill "$watcher" 2>/dev/null
-exit "$status"
-"#;
-
-fn cannot(what: &str) -> impl Fn(std::io::Error) -> Error {
-    move |error| {
-        let kind = match error.kind() {
-            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => ErrorKind::LimitExceeded,
-            _ => ErrorKind::Unavailable,
-        };
-        Error::new(kind, format!("the received log cannot be handled: {what}")).because(error)
-    }
-}
+/// What the server says of a timeline that it left before the place where we are, and behind it where.
+const FORKED: &str = "is not in this server's history";
+const FORKED_AT: &str = "history forked from timeline";
+/// How often, and how long between, it is looked whether the server has noticed that a program is gone.
+const SETTLE_TRIES: u32 = 100;
+const SETTLE: Duration = Duration::from_millis(50);
 
 /// What the server says at one moment.
 struct Look {
@@ -73,9 +42,25 @@ struct Look {
     written: LogPosition,
     there: bool,
     active: bool,
+    /// From where on the slot keeps the log.
     kept: Option<LogPosition>,
+    /// Up to where the program that is at work says that it has the log on disk.
+    flushed: Option<LogPosition>,
+    /// From where on the server keeps its log for itself.
+    redo: LogPosition,
+    file_bytes: u64,
     lost: bool,
     kept_max: Option<String>,
+}
+
+impl Look {
+    /// Bytes that the server keeps for nobody but us: whole files, as it keeps no less. A program that begins anew in the
+    /// middle of a file sets the slot back to its beginning, which costs nothing.
+    fn retained_bytes(&self) -> u64 {
+        let file = |at: LogPosition| at.0 / self.file_bytes;
+        self.kept
+            .map_or(0, |kept| file(self.written.min(self.redo)).saturating_sub(file(kept)) * self.file_bytes)
+    }
 }
 
 async fn look(session: &Session, slot: &str) -> Result<Look, Error> {
@@ -91,149 +76,12 @@ async fn look(session: &Session, slot: &str) -> Result<Look, Error> {
         there: row.get("there"),
         active: row.get::<_, Option<bool>>("active").unwrap_or(false),
         kept: position("kept"),
+        flushed: position("flushed"),
+        redo: position("redo").unwrap_or(LogPosition(u64::MAX)),
+        file_bytes: u64::try_from(row.get::<_, i64>("file_bytes")).unwrap_or(0).max(1),
         lost: row.get::<_, Option<bool>>("lost").unwrap_or(false),
         kept_max: row.get("kept_max"),
     })
-}
-
-/// What was handed over, and what is known of when.
-struct Handed {
-    source: String,
-    file_bytes: u64,
-    /// Behind the last byte that was handed over, by the name of its file.
-    ends: BTreeMap<String, LogPosition>,
-    /// Moments of the server's clock with the position before which everything acknowledged until then lies.
-    samples: VecDeque<(Timestamp, LogPosition)>,
-    until: Option<Timestamp>,
-    histories: BTreeMap<u32, (u32, LogPosition)>,
-}
-
-/// A file of the log by its name: timeline and number.
-fn segment_of(name: &str, file_bytes: u64) -> Option<(u32, u64)> {
-    let hex = |range: std::ops::Range<usize>| u32::from_str_radix(name.get(range)?, 16).ok();
-    if name.len() != 24 || !name.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return None;
-    }
-    let per_id = (1_u64 << 32) / file_bytes;
-    Some((hex(0..8)?, u64::from(hex(8..16)?) * per_id + u64::from(hex(16..24)?)))
-}
-
-fn segment_name(timeline: u32, number: u64, file_bytes: u64) -> String {
-    let per_id = (1_u64 << 32) / file_bytes;
-    format!("{timeline:08X}{:08X}{:08X}", number / per_id, number % per_id)
-}
-
-/// Which timeline a history file's one left, and where.
-fn branch_of(history: &str) -> Option<(u32, LogPosition)> {
-    let last = history.lines().map(str::trim).rfind(|line| !line.is_empty() && !line.starts_with('#'))?;
-    let mut fields = last.split_whitespace();
-    Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
-}
-
-impl Handed {
-    fn new(source: &str, file_bytes: u64, kept: &[LogPiece]) -> Self {
-        let mut handed = Self {
-            source: source.to_owned(),
-            file_bytes,
-            ends: BTreeMap::new(),
-            samples: VecDeque::new(),
-            until: None,
-            histories: BTreeMap::new(),
-        };
-        for piece in kept.iter().filter(|piece| piece.span.source == source) {
-            let span = &piece.span;
-            match span.parent {
-                Some(parent) => {
-                    handed.histories.insert(span.timeline, (parent, span.start));
-                }
-                None if span.file_bytes == file_bytes => handed.note(&span.file, span.end),
-                None => {}
-            }
-        }
-        handed
-    }
-
-    fn note(&mut self, file: &str, end: LogPosition) {
-        let known = self.ends.entry(file.to_owned()).or_insert(end);
-        *known = (*known).max(end);
-    }
-
-    /// The newest position of the newest timeline.
-    fn end(&self) -> Option<LogPosition> {
-        self.newest().map(|(_, _, end)| end)
-    }
-
-    fn newest(&self) -> Option<(u32, u64, LogPosition)> {
-        let all = self.ends.iter().filter_map(|(file, end)| {
-            let (timeline, number) = segment_of(file, self.file_bytes)?;
-            Some((timeline, number, *end))
-        });
-        all.max()
-    }
-
-    fn sample(&mut self, at: Timestamp, written: LogPosition) {
-        if self.samples.len() == SAMPLES_MAX {
-            self.samples.pop_back();
-        }
-        self.samples.push_back((at, written));
-    }
-
-    /// Until when everything acknowledged lies before this position.
-    fn until(&mut self, end: LogPosition) -> Option<Timestamp> {
-        while let Some((at, written)) = self.samples.front().copied()
-            && written <= end
-        {
-            self.until = Some(at);
-            self.samples.pop_front();
-        }
-        self.until
-    }
-}
-
-/// The program while it runs.
-struct Receiver {
-    child: Child,
-    /// The program ends with it. Not the child's own field, which a wait for the child closes.
-    pipe: Option<ChildStdin>,
-    said: Arc<Mutex<VecDeque<String>>>,
-}
-
-impl Receiver {
-    fn start(programs: &Programs, libpq: &Libpq, folder: &Path, slot: &str) -> Result<Self, Error> {
-        let mut command = Command::new("/bin/sh");
-        command.args(["-c", WATCH, "steward-log"]).arg(programs.path(PROGRAM)).arg("-D").arg(folder);
-        command.args(["-S", slot, "--synchronous", "--no-loop", "--no-password", "--status-interval=1"]);
-        command.env_clear().env("LC_ALL", "C").env("PATH", PATH);
-        command.envs(libpq.0.iter().map(|(name, value)| (name, value)));
-        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-        let mut child = command.spawn().map_err(cannot("the program cannot be run"))?;
-        let said = Arc::new(Mutex::new(VecDeque::new()));
-        if let Some(stderr) = child.stderr.take() {
-            let said = Arc::clone(&said);
-            tokio::spawn(async move {
-                let mut lines = BufReader::new(stderr).lines();
-                while let Ok(Some(line)) = lines.next_line().await {
-                    let mut kept = said.lock().unwrap_or_else(PoisonError::into_inner);
-                    if kept.len() == LINES_MAX {
-                        kept.pop_front();
-                    }
-                    kept.push_back(line);
-                }
-            });
-        }
-        let pipe = child.stdin.take();
-        Ok(Self { child, pipe, said })
-    }
-
-    fn said(&self) -> String {
-        let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        said.iter().cloned().collect::<Vec<_>>().join("; ")
-    }
-
-    async fn stop(mut self) {
-        drop(self.pipe.take());
-        drop(self.child.wait().await);
-    }
 }
 
 #[async_trait]
@@ -261,7 +109,7 @@ impl FollowLog for PostgresStore {
             }
         }
         if seen.kept_max.as_deref() == Some("-1") {
-            preflight.warnings.push(
+            preflight.notes.push(
                 "the server itself keeps its log for a slot without limit while nobody follows it: set `max_slot_wal_keep_size`, such as to 8GB".to_owned(),
             );
         }
@@ -269,15 +117,15 @@ impl FollowLog for PostgresStore {
     }
 
     async fn follow(&self, ctx: &Context, options: &FollowOptions, sink: &dyn LogSink) -> Result<(), Error> {
-        let folder = options.folder.join("received");
-        std::os::unix::fs::DirBuilderExt::mode(std::fs::DirBuilder::new().recursive(true), 0o700)
-            .create(&folder)
-            .map_err(cannot("its folder"))?;
+        let received = Received::open(&options.folder)?;
         let mut handed: Option<Handed> = None;
         let mut wait = WAIT_MIN;
         loop {
             let error = match self
-                .within(ctx, Box::pin(self.follow_once(ctx, options, &folder, sink, &mut handed, &mut wait)))
+                .within(
+                    ctx,
+                    Box::pin(self.follow_once(ctx, options, &received, sink, &mut handed, &mut wait)),
+                )
                 .await
             {
                 Ok(()) => continue,
@@ -353,7 +201,7 @@ impl FollowLog for PostgresStore {
 
     async fn unfollow(&self, ctx: &Context, slot: &str) -> Result<(), Error> {
         let session = self.dumping_session(ctx).await?;
-        let seen = self.within(ctx, look(&session, slot)).await?;
+        let seen = self.within(ctx, settled(&session, slot)).await?;
         if seen.active {
             return Err(
                 Error::new(ErrorKind::Conflict, "somebody follows the log right now").with("slot", slot)
@@ -373,13 +221,82 @@ async fn drop_slot(session: &Session, slot: &str) -> Result<(), Error> {
     session.client.execute(statement, &[&slot]).await.map(|_| ()).map_err(|error| translate(&error))
 }
 
+/// Looks until nobody is on the slot: the server notices a moment later that a program is gone.
+async fn settled(session: &Session, slot: &str) -> Result<Look, Error> {
+    let mut seen = look(session, slot).await?;
+    for _ in 0..SETTLE_TRIES {
+        if !seen.active {
+            break;
+        }
+        tokio::time::sleep(SETTLE).await;
+        seen = look(session, slot).await?;
+    }
+    Ok(seen)
+}
+
+/// Where the server's own history left the timeline that we had received further: it was promoted before it had all of that.
+fn forked_at(said: &str) -> Option<LogPosition> {
+    let (_, behind) = said.split_once(FORKED)?;
+    let (_, behind) = behind.split_once(FORKED_AT)?;
+    let position = behind.split_whitespace().skip_while(|word| *word != "at").nth(1)?;
+    position.trim_end_matches(['.', ';']).parse().ok()
+}
+
+/// What becomes of the slot where the log has a gap.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Slot {
+    /// It keeps what is still there.
+    Stays,
+    /// It keeps too much, or nothing any more.
+    Anew,
+}
+
+/// Goes on behind a gap: the slot first, so that nothing more is lost while the gap is told and a new backup is made.
+async fn behind_a_gap(
+    session: &Session,
+    options: &FollowOptions,
+    received: &Received,
+    sink: &dyn LogSink,
+    (handed, slot): (&Handed, Slot),
+    why: String,
+) -> Result<(), Error> {
+    let before = settled(session, &options.slot).await?;
+    if before.there && slot == Slot::Anew {
+        drop_slot(session, &options.slot).await?;
+    }
+    if slot == Slot::Anew || !before.there {
+        make_slot(session, &options.slot).await?;
+    }
+    let seen = look(session, &options.slot).await?;
+    sink.gap(LogGap { after: handed.end(), before: seen.kept, why }).await?;
+    // Whoever hears of the gap may end this at any time: nothing is waited for from here on.
+    received.set_aside(handed.furthest().max(seen.kept.unwrap_or(seen.written)))
+}
+
+/// Goes on where the server's own history does. The end of the other timeline stays kept, for whoever wants it.
+async fn onto_another_timeline(
+    session: &Session,
+    options: &FollowOptions,
+    received: &Received,
+    sink: &dyn LogSink,
+    handed: &Handed,
+    fork: LogPosition,
+) -> Result<(), Error> {
+    let kept = settled(session, &options.slot).await?.kept.unwrap_or_default();
+    if kept.0 - kept.0 % handed.file_bytes > fork.0 {
+        let why = format!("the server was promoted at {fork} and has its log only from {kept} on");
+        return behind_a_gap(session, options, received, sink, (handed, Slot::Stays), why).await;
+    }
+    received.set_aside(handed.furthest().max(kept))
+}
+
 impl PostgresStore {
     /// Follows until something ends it; without an error where it is to begin anew at once.
     async fn follow_once(
         &self,
         ctx: &Context,
         options: &FollowOptions,
-        folder: &Path,
+        received: &Received,
         sink: &dyn LogSink,
         handed: &mut Option<Handed>,
         wait: &mut Duration,
@@ -390,18 +307,12 @@ impl PostgresStore {
         let libpq = self.opener.libpq(ctx, self.dumping(), programs.major).await?;
         let system = identify(ctx, &programs, &libpq).await?;
         if handed.as_ref().is_none_or(|handed| handed.source != system.id) {
+            received.adopt(&system.id)?;
             *handed = Some(Handed::new(&system.id, source.wal_file_bytes, &options.kept));
-            adopt(folder, &system.id)?;
         }
         let Some(handed) = handed.as_mut() else { return Ok(()) };
         handed.samples.clear();
-        let mut seen = look(&session, &options.slot).await?;
-        if seen.lost {
-            drop_slot(&session, &options.slot).await?;
-            let why = "the server gave up the slot, because it would have kept more than its `max_slot_wal_keep_size`";
-            sink.gap(LogGap { after: handed.end(), before: None, why: why.to_owned() }).await?;
-            seen.there = false;
-        }
+        let seen = settled(&session, &options.slot).await?;
         if seen.active {
             return Err(Error::new(
                 ErrorKind::Conflict,
@@ -409,108 +320,117 @@ impl PostgresStore {
             )
             .with("slot", &options.slot));
         }
-        if seen.there
-            && let Some(kept) = seen.kept
+        if seen.lost {
+            let why = "the server gave up the slot, because it would have kept more than its `max_slot_wal_keep_size`";
+            let of = (&*handed, Slot::Anew);
+            return behind_a_gap(&session, options, received, sink, of, why.to_owned()).await;
+        }
+        let disk = if self.opener.address_for(self.dumping()).is_loopback() {
+            data_directory(&session).await
+        } else {
+            None
+        };
+        // What the program had received when it last ran.
+        if let Err(error) = received.hand_over(handed, sink, self.name()).await
+            && received.bytes()? > options.retained_bytes_max
         {
-            // What the program had received when it last ran.
-            hand_over(handed, folder, kept, sink, self.name()).await?;
-        } else if !seen.there {
+            // Nothing more is received until the repository takes it again. The server's disk must not fill meanwhile.
+            if let Some(why) = too_much(&seen, options, handed, disk.as_deref()) {
+                behind_a_gap(&session, options, received, sink, (&*handed, Slot::Anew), why).await?;
+            }
+            return Err(error);
+        }
+        if !seen.there {
             make_slot(&session, &options.slot).await?;
         }
-        plant(handed, folder)?;
-        let mut receiver = Receiver::start(&programs, &libpq, folder, &options.slot)?;
-        let ended = self.supervise(options, folder, sink, handed, &session, &mut receiver, wait).await;
-        let said = receiver.said();
-        receiver.stop().await;
-        match ended? {
-            Ended::Itself => {}
-            Ended::GaveUp(why) => {
-                drop_slot(&session, &options.slot).await?;
-                sink.gap(LogGap { after: handed.end(), before: None, why }).await?;
-                forget(folder)?;
-                return Ok(());
+        received.plant(handed)?;
+        let mut program = Receiver::start(&programs, &libpq, &received.folder(), &options.slot)?;
+        let following = Following { options, received, sink, session: &session, disk: disk.as_deref() };
+        let ended = self.supervise(&following, handed, &mut program, wait).await;
+        let said = program.said();
+        program.stop().await;
+        let gap = match ended? {
+            Ended::Itself if said.contains(REMOVED) => {
+                Some((Slot::Stays, format!("the server has no more of its log than what follows it: {said}")))
             }
+            Ended::Itself => None,
+            Ended::GaveUp(why) => Some((Slot::Anew, why)),
+        };
+        if let Some(fork) = forked_at(&said) {
+            return onto_another_timeline(&session, options, received, sink, handed, fork).await;
         }
-        if said.contains(REMOVED) {
-            let why = format!("the server has no more of its log than what follows it: {said}");
-            sink.gap(LogGap { after: handed.end(), before: None, why }).await?;
-            forget(folder)?;
-            handed.ends.clear();
-            return Ok(());
+        if let Some((slot, why)) = gap {
+            return behind_a_gap(&session, options, received, sink, (&*handed, slot), why).await;
         }
         let kind =
             if said.contains("No space left") { ErrorKind::LimitExceeded } else { ErrorKind::Unavailable };
         Err(Error::new(kind, format!("`{PROGRAM}` has ended")).because(said))
     }
 
-    #[allow(clippy::too_many_arguments, reason = "what a run works with, each of its own kind")]
     async fn supervise(
         &self,
-        options: &FollowOptions,
-        folder: &Path,
-        sink: &dyn LogSink,
+        following: &Following<'_>,
         handed: &mut Handed,
-        session: &Session,
-        receiver: &mut Receiver,
+        program: &mut Receiver,
         wait: &mut Duration,
     ) -> Result<Ended, Error> {
-        let disk = if self.opener.address_for(self.dumping()).is_loopback() {
-            data_directory(session).await
-        } else {
-            None
-        };
+        let Following { options, received, sink, session, disk } = *following;
         loop {
             let seen = look(session, &options.slot).await?;
             handed.sample(seen.server_at, seen.written);
-            let kept = seen.kept.unwrap_or_default();
-            let retained_bytes = seen.written.0.saturating_sub(kept.0);
-            let given = hand_over(handed, folder, kept, sink, self.name()).await;
+            // Until the program at work has said anything, what it had before is all that is known to be on disk.
+            if let Some(flushed) = seen.flushed {
+                received.note_flushed(flushed)?;
+            }
+            let given = received.hand_over(handed, sink, self.name()).await;
             if given.is_ok() {
                 *wait = WAIT_MIN;
             }
             let (timeline, _, end) = handed.newest().unwrap_or_default();
             // Where nothing was written there is nothing to hand over, and nothing would be lost.
-            let until = handed.until(end.max(if given.is_ok() { kept } else { end }));
+            let until = match seen.flushed {
+                Some(flushed) if given.is_ok() => handed.until(end.max(flushed)),
+                _ => handed.until(end),
+            };
             sink.state(LogState {
                 source: handed.source.clone(),
                 timeline,
                 written: seen.written,
                 kept: end,
                 until,
-                retained_bytes,
+                retained_bytes: seen.retained_bytes(),
                 problem: given.as_ref().err().map(ToString::to_string),
             })
             .await;
-            let free = disk.as_deref().and_then(free_bytes);
             if seen.lost || !seen.there {
                 return Ok(Ended::Itself);
             }
-            if retained_bytes > options.retained_bytes_max {
-                return Ok(Ended::GaveUp(format!(
-                    "the server kept {retained_bytes} bytes for us, over the limit of {}; the slot was given up so that its disk does not fill",
-                    options.retained_bytes_max
-                )));
-            }
-            if let Some(free) = free.filter(|free| *free < SERVER_FREE_MIN)
-                && retained_bytes > handed.file_bytes
-            {
-                return Ok(Ended::GaveUp(format!(
-                    "the server's disk has {free} bytes left and it kept {retained_bytes} for us; the slot was given up"
-                )));
+            if let Some(why) = too_much(&seen, options, handed, disk) {
+                return Ok(Ended::GaveUp(why));
             }
             if let Err(error) = given {
                 // The server keeps what we do not take; our own disk must not be what fills.
-                if received_bytes(folder)? > options.retained_bytes_max {
+                if received.bytes()? > options.retained_bytes_max {
                     return Err(error);
                 }
                 tracing::warn!(store = self.name(), %error, "the log cannot be handed over at the moment");
             }
             tokio::select! {
-                _ = receiver.child.wait() => return Ok(Ended::Itself),
+                _ = program.child.wait() => return Ok(Ended::Itself),
                 () = tokio::time::sleep(options.every) => {}
             }
         }
     }
+}
+
+/// What a log is followed with.
+#[derive(Clone, Copy)]
+struct Following<'a> {
+    options: &'a FollowOptions,
+    received: &'a Received,
+    sink: &'a dyn LogSink,
+    session: &'a Session,
+    disk: Option<&'a Path>,
 }
 
 /// Why the program no longer runs.
@@ -520,6 +440,21 @@ enum Ended {
     GaveUp(String),
 }
 
+/// Why the slot has to go, if it has.
+fn too_much(seen: &Look, options: &FollowOptions, handed: &Handed, disk: Option<&Path>) -> Option<String> {
+    let retained_bytes = seen.retained_bytes();
+    if retained_bytes > options.retained_bytes_max {
+        return Some(format!(
+            "the server kept {retained_bytes} bytes for us, over the limit of {}; the slot was given up so that its disk does not fill",
+            options.retained_bytes_max
+        ));
+    }
+    let free = disk.and_then(free_bytes).filter(|free| *free < SERVER_FREE_MIN)?;
+    (retained_bytes > handed.file_bytes).then(|| {
+        format!("the server's disk has {free} bytes left and it kept {retained_bytes} for us; the slot was given up")
+    })
+}
+
 async fn data_directory(session: &Session) -> Option<PathBuf> {
     let asked = "SELECT pg_catalog.current_setting('data_directory', true)";
     let row = session.client.query_one(asked, &[]).await.ok()?;
@@ -527,187 +462,16 @@ async fn data_directory(session: &Session) -> Option<PathBuf> {
     path.is_dir().then_some(path)
 }
 
-fn names(folder: &Path) -> Result<Vec<String>, Error> {
-    let mut names = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(cannot("its folder"))? {
-        names.extend(entry.map_err(cannot("its folder"))?.file_name().into_string());
-    }
-    names.sort();
-    Ok(names)
-}
-
-fn received_bytes(folder: &Path) -> Result<u64, Error> {
-    let mut sum = 0;
-    for name in names(folder)? {
-        sum += std::fs::metadata(folder.join(name)).map_or(0, |about| about.len());
-    }
-    Ok(sum)
-}
-
-fn remove(folder: &Path, name: &str) -> Result<(), Error> {
-    match std::fs::remove_file(folder.join(name)) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(cannot(name)(error)),
-        _ => Ok(()),
-    }
-}
-
-/// Empties the folder of what another server had given us.
-fn adopt(folder: &Path, source: &str) -> Result<(), Error> {
-    let file = folder.with_extension("source");
-    if std::fs::read_to_string(&file).is_ok_and(|known| known != source) {
-        forget(folder)?;
-    }
-    std::fs::write(&file, source).map_err(cannot("its folder"))
-}
-
-fn forget(folder: &Path) -> Result<(), Error> {
-    for name in names(folder)? {
-        remove(folder, &name)?;
-    }
-    Ok(())
-}
-
-/// Tells the program where to go on where its folder says nothing: it begins behind the newest whole file that it finds.
-/// That it holds nothing but zeros is of no matter, as nobody reads it.
-fn plant(handed: &mut Handed, folder: &Path) -> Result<(), Error> {
-    let is_known = names(folder)?.iter().any(|name| segment_of(name, handed.file_bytes).is_some());
-    let Some((timeline, number, end)) = handed.newest() else { return Ok(()) };
-    if is_known {
-        return Ok(());
-    }
-    // A file that was handed over whole counts as there; of one that was not, the one before it does.
-    let whole = end.0 >= (number + 1) * handed.file_bytes;
-    let Some(before) = (if whole { Some(number) } else { number.checked_sub(1) }) else { return Ok(()) };
-    let name = segment_name(timeline, before, handed.file_bytes);
-    handed.note(&name, LogPosition((before + 1) * handed.file_bytes));
-    let path = folder.join(name);
-    let file = std::fs::File::create(&path).map_err(cannot("its folder"))?;
-    file.set_len(handed.file_bytes).map_err(cannot("its folder"))
-}
-
-/// Hands over everything that was received up to `kept` and not yet handed over.
-async fn hand_over(
-    handed: &mut Handed,
-    folder: &Path,
-    kept: LogPosition,
-    sink: &dyn LogSink,
-    store: &str,
-) -> Result<(), Error> {
-    let names = names(folder)?;
-    for name in names.iter().filter(|name| name.ends_with(".history")) {
-        let timeline = name.strip_suffix(".history").and_then(|hex| u32::from_str_radix(hex, 16).ok());
-        let Some(timeline) = timeline.filter(|timeline| !handed.histories.contains_key(timeline)) else {
-            continue;
-        };
-        let text = std::fs::read_to_string(folder.join(name)).map_err(cannot(name))?;
-        let Some((parent, at)) = branch_of(&text) else { continue };
-        let span = LogSpan {
-            store: store.to_owned(),
-            source: handed.source.clone(),
-            timeline,
-            file: name.clone(),
-            file_bytes: 0,
-            start: at,
-            end: at,
-            until: None,
-            parent: Some(parent),
-        };
-        sink.put(span, text.into()).await?;
-        handed.histories.insert(timeline, (parent, at));
-    }
-    let newest_whole = names.iter().rfind(|name| segment_of(name, handed.file_bytes).is_some()).cloned();
-    for name in &names {
-        let (file, is_partial) = match name.strip_suffix(".partial") {
-            Some(file) => (file.to_owned(), true),
-            None => (name.clone(), false),
-        };
-        let Some((timeline, number)) = segment_of(&file, handed.file_bytes) else { continue };
-        let start = LogPosition(number * handed.file_bytes);
-        let whole = LogPosition(start.0 + handed.file_bytes);
-        // Of a timeline that ended, up to where the next one left it.
-        let left_at =
-            handed.histories.values().filter(|(parent, _)| *parent == timeline).map(|(_, at)| *at).max();
-        let end = match (is_partial, left_at) {
-            (false, _) => whole,
-            (true, Some(at)) if kept > at => at.min(whole),
-            (true, _) => kept.min(whole),
-        };
-        let mut from = handed.ends.get(&file).copied().unwrap_or(start).max(start);
-        while from < end {
-            let to = LogPosition(end.0.min(from.0 + PIECE_BYTES_MAX));
-            let body = read(&folder.join(name), from.0 - start.0, to.0 - from.0)?;
-            let span = LogSpan {
-                store: store.to_owned(),
-                source: handed.source.clone(),
-                timeline,
-                file: file.clone(),
-                file_bytes: handed.file_bytes,
-                start: from,
-                end: to,
-                until: handed.until(to),
-                parent: None,
-            };
-            sink.put(span, body.into()).await?;
-            handed.note(&file, to);
-            from = to;
-        }
-        let is_over = match (is_partial, left_at) {
-            (true, Some(at)) => kept > at,
-            (true, None) => false,
-            // The newest one tells the program where to go on.
-            (false, _) => Some(name) != newest_whole.as_ref(),
-        };
-        if is_over {
-            remove(folder, name)?;
-        }
-    }
-    Ok(())
-}
-
-fn read(path: &Path, offset: u64, length: u64) -> Result<Vec<u8>, Error> {
-    let run = || {
-        let mut file = std::fs::File::open(path)?;
-        file.seek(SeekFrom::Start(offset))?;
-        let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
-        file.read_exact(&mut bytes)?;
-        Ok(bytes)
-    };
-    run().map_err(cannot("a file"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn files_are_known_by_their_names() {
-        let size = 16 << 20;
-        for (name, expected) in [
-            ("000000010000000000000002", Some((1, 2))),
-            ("0000000A00000001000000FF", Some((10, 256 + 255))),
-            ("00000002.history", None),
-            ("000000010000000000000002.partial", None),
-        ] {
-            assert_eq!(segment_of(name, size), expected, "{name}");
-            if let Some((timeline, number)) = expected {
-                assert_eq!(segment_name(timeline, number, size), name);
-            }
-        }
-        let history = "1\t0/3000000\tno recovery target specified\n\n2\t0/50000A0\tbefore 2026\n";
-        assert_eq!(branch_of(history), Some((2, LogPosition(0x0500_00a0))));
-        assert_eq!(branch_of("\n"), None);
-    }
-
-    #[test]
-    fn a_moment_counts_once_the_log_has_come_to_it() {
-        let mut handed = Handed::new("1", 16 << 20, &[]);
-        let at = |second: i64| Timestamp::from_second(second).unwrap();
-        handed.sample(at(1), LogPosition(100));
-        handed.sample(at(2), LogPosition(200));
-        handed.sample(at(3), LogPosition(200));
-        assert_eq!(handed.until(LogPosition(99)), None);
-        assert_eq!(handed.until(LogPosition(150)), Some(at(1)));
-        assert_eq!(handed.until(LogPosition(200)), Some(at(3)));
-        assert_eq!(handed.until(LogPosition(150)), Some(at(3)), "what was handed over stays so");
+    fn a_fork_is_read_from_what_the_program_says() {
+        let said = "pg_receivewal: error: could not send replication command \"START_REPLICATION\": ERROR:  requested starting \
+            point 0/7000000 on timeline 1 is not in this server's history; DETAIL:  This server's history forked from \
+            timeline 1 at 0/5000148.; pg_receivewal: disconnected";
+        assert_eq!(forked_at(said), Some(LogPosition(0x0500_0148)));
+        assert_eq!(forked_at("pg_receivewal: error: disconnected"), None);
     }
 }
