@@ -42,8 +42,8 @@ pub use drill::{
 };
 pub use list::{ListBackups, ShowBackup, list, show};
 pub use logs::{
-    ExportLogs, FollowLogs, MarkLogs, ShowLogs, export_logs, follow, marker, plan_export_logs, plan_follow,
-    plan_marker, show_logs,
+    ExportLogs, FollowLogs, MarkLogs, ShowLogs, base_wanted, export_logs, follow, marker, plan_export_logs,
+    plan_follow, plan_marker, show_logs,
 };
 pub use manifest::{MANIFEST_VERSION, Manifest};
 pub use plan::{ShowPlans, show_plans};

@@ -35,6 +35,9 @@ const LOOKED_AT_MAX: u32 = 10_000;
 const MARKER: &str = "marker.";
 /// A follower that has not looked for so long is not at work.
 const SILENT_S: u64 = 120;
+/// How long after a base backup behind a gap failed it is made again, in seconds, at first and at last.
+const BASE_PAUSE_S: u64 = 30;
+const BASE_PAUSE_S_MAX: u64 = 3_600;
 /// Most timelines on one path.
 const TIMELINES_MAX: usize = 1_000;
 
@@ -817,6 +820,41 @@ pub async fn follow(
         values.push(json!({ "store": store, "gap": gap }));
     }
     Ok(Outcome { findings, ..Outcome::new(json!({ "stores": values }), text) })
+}
+
+/// Why a plan needs a base backup at once: the log of one of its stores has a gap, and no base backup was begun behind it. None
+/// while one is being made, and for a while after one failed: half a minute, then twice as long each time, at most an hour.
+///
+/// # Errors
+///
+/// `NotFound`: no such plan. As the ledger's.
+pub async fn base_wanted(
+    ctx: &Context,
+    around: &dyn Surroundings,
+    plan: &str,
+) -> Result<Option<String>, Error> {
+    for store in plan_named(ctx, around, plan)?.stores {
+        let state = followed(ctx, around, &store).await?;
+        let Some((gap, at)) = state.and_then(|state| state.gap.zip(state.gap_at)) else { continue };
+        let known = catalog::list(ctx, around.ledger(), Some(&store), LOOKED_AT_MAX).await?;
+        let behind =
+            || known.iter().filter(|backup| backup.method == BackupMethod::Physical && backup.begun_at >= at);
+        let is_dead = |backup: &Recorded| backup.holder != around.holder() && around.is_gone(&backup.holder);
+        let is_there = behind().any(|backup| match backup.state {
+            State::Complete | State::Forgotten => true,
+            State::Running => !is_dead(backup),
+            State::Failed => false,
+        });
+        let failed: Vec<Timestamp> =
+            behind().filter(|backup| backup.state == State::Failed).map(|backup| backup.begun_at).collect();
+        let doubled = u32::try_from(failed.len()).unwrap_or(u32::MAX).saturating_sub(1).min(16);
+        let pause_s = (BASE_PAUSE_S << doubled).min(BASE_PAUSE_S_MAX);
+        let is_too_early = failed.iter().max().is_some_and(|last| age_s(ctx.now(), *last) < pause_s);
+        if !is_there && !is_too_early {
+            return Ok(Some(format!("{store}: {gap}")));
+        }
+    }
+    Ok(None)
 }
 
 fn gap_finding(store: &str, why: &str) -> Finding {

@@ -16,6 +16,7 @@ use crate::Surroundings;
 use crate::catalog::{self, Found, State};
 use crate::copies;
 use crate::manifest::Manifest;
+use crate::run::give_up_dead;
 use crate::signature::{self, Signed};
 
 /// Makes the list of backups anew from what lies in the repositories: after the state was lost, or came from an older copy.
@@ -118,6 +119,8 @@ pub async fn rebuild(
     request: &RebuildCatalog,
 ) -> Result<Outcome, Error> {
     permit.covers(ctx, plan)?;
+    // A backup that is whole counts, and what its process has left in the clear goes.
+    give_up_dead(ctx, around).await?;
     let mut tally = Tally::default();
     let mut findings = Vec::new();
     let mut text = String::new();
