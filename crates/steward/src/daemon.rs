@@ -300,6 +300,7 @@ async fn tick(steward: Arc<Steward>, stop: CancellationToken, tracker: TaskTrack
 /// Sees to it that the log of every plan that says so is followed, as the project files are at the moment.
 async fn follow_logs(steward: Arc<Steward>, stop: CancellationToken, tracker: TaskTracker) {
     let mut following: HashMap<(String, String), JoinHandle<()>> = HashMap::new();
+    let mut bases: HashMap<(String, String), JoinHandle<()>> = HashMap::new();
     loop {
         for project in steward.projects() {
             for (name, plan) in &project.loaded().config.backup.plans {
@@ -307,12 +308,18 @@ async fn follow_logs(steward: Arc<Steward>, stop: CancellationToken, tracker: Ta
                     continue;
                 }
                 let key = (project.name().to_owned(), name.clone());
+                let ctx = system(&steward, &project)
+                    .with_actor(Actor::new(ActorKind::Schedule, name, []))
+                    .with_cancellation(stop.child_token());
+                // Beside each other: while a base backup is made, the log that belongs to it is followed already.
                 if following.get(&key).is_none_or(JoinHandle::is_finished) {
-                    let ctx = system(&steward, &project)
-                        .with_actor(Actor::new(ActorKind::Schedule, name, []))
-                        .with_cancellation(stop.child_token());
-                    let task = follow_log(Arc::clone(&steward), ctx, name.clone(), stop.clone());
-                    following.insert(key, tracker.spawn(task));
+                    let task = follow_log(Arc::clone(&steward), ctx.clone(), name.clone(), stop.clone());
+                    following.insert(key.clone(), tracker.spawn(task));
+                }
+                if bases.get(&key).is_none_or(JoinHandle::is_finished) {
+                    let (steward, project) = (Arc::clone(&steward), Arc::clone(&project));
+                    let task = make_base(steward, project, ctx, name.clone(), stop.clone());
+                    bases.insert(key, tracker.spawn(task));
                 }
             }
         }
@@ -323,17 +330,15 @@ async fn follow_logs(steward: Arc<Steward>, stop: CancellationToken, tracker: Ta
     }
 }
 
-/// Follows the log of one plan until that ends; behind a gap a new base backup is made at once.
+/// Follows the log of one plan until that ends.
 async fn follow_log(steward: Arc<Steward>, ctx: Context, plan: String, stop: CancellationToken) {
     let arguments = serde_json::json!({ "plan": plan });
-    let followed = steward.submit_with(&ctx, "backup.follow", arguments.clone(), Options::default()).await;
+    let followed = steward.submit_with(&ctx, "backup.follow", arguments, Options::default()).await;
     match followed {
         _ if stop.is_cancelled() => {}
         Ok(answer) if answer.status == AnswerStatus::Done => {
-            tracing::error!(plan, "the log has a gap; a new base backup is made");
-            if let Err(error) = steward.submit_with(&ctx, "backup.run", arguments, Options::default()).await {
-                tracing::error!(plan, error = steward.redact(&error.to_string()), "no new base backup");
-            }
+            tracing::error!(plan, "the log has a gap; it is followed on behind it");
+            return;
         }
         Ok(_) => tracing::error!(plan, "the log is not followed: the authority matrix does not let it"),
         Err(error) => {
@@ -341,6 +346,38 @@ async fn follow_log(steward: Arc<Steward>, ctx: Context, plan: String, stop: Can
         }
     }
     // Whatever stands in the way is looked at again, and not at once.
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = tokio::time::sleep(FOLLOW_PAUSE) => {}
+    }
+}
+
+/// Makes the base backup that a gap in the log of a plan calls for, if there is one, also after a start that follows it.
+async fn make_base(
+    steward: Arc<Steward>,
+    project: Arc<Project>,
+    ctx: Context,
+    plan: String,
+    stop: CancellationToken,
+) {
+    let room = crate::backups::Room::new(&steward, &project);
+    let made = match backup::base_wanted(&ctx, &room, &plan).await {
+        Ok(None) => return,
+        Ok(Some(gap)) => {
+            tracing::error!(plan, gap, "the log has a gap; a new base backup is made");
+            let arguments = serde_json::json!({ "plan": plan });
+            steward.submit_with(&ctx, "backup.run", arguments, Options::default()).await
+        }
+        Err(error) => Err(error),
+    };
+    match made {
+        _ if stop.is_cancelled() => return,
+        Ok(answer) if answer.status == AnswerStatus::Done => return,
+        Ok(_) => tracing::error!(plan, "no new base backup: the authority matrix does not let it"),
+        Err(error) => {
+            tracing::error!(plan, error = steward.redact(&error.to_string()), "no new base backup");
+        }
+    }
     tokio::select! {
         () = stop.cancelled() => {}
         () = tokio::time::sleep(FOLLOW_PAUSE) => {}

@@ -6,16 +6,17 @@ use std::process::Command;
 use conformance::Cluster;
 use serde_json::Value;
 
-use crate::program::{Ended, Project};
+use crate::program::{Ended, Project, eventually};
 
-fn shop() -> (Cluster, Project, String) {
-    let cluster =
-        Cluster::new(&conformance::programs(17), &["--data-checksums"], &["max_slot_wal_keep_size=4GB"]);
+/// A server as it is made without further thought: it keeps no checksums of its pages (before 18) and its log without limit,
+/// which is told and ends nothing with 5. `plan`: more lines of the plan.
+fn shop(settings: &[&str], plan: &str) -> (Cluster, Project, String) {
+    let cluster = Cluster::new(&conformance::programs(17), &[], settings);
     cluster.sql("postgres", "CREATE TABLE step (n int); INSERT INTO step VALUES (0)");
     let yaml = format!(
         "project: shop\nstores:\n  orders:\n    kind: postgres\n    url: postgres://127.0.0.1:{}/postgres\n    \
          reader: {{ user: postgres }}\n    bin_dir: {}\nbackup:\n  plans:\n    orders:\n      stores: [orders]\n      \
-         method: physical\n      logs: continuous\n      log_every_s: 1\n",
+         method: physical\n      logs: continuous\n      log_every_s: 1\n{plan}",
         cluster.port(),
         cluster.programs().display()
     );
@@ -65,7 +66,7 @@ fn now(cluster: &Cluster) -> String {
 
 #[test]
 fn a_server_is_brought_back_to_any_moment_and_gaps_are_named() {
-    let (cluster, project, key) = shop();
+    let (cluster, project, key) = shop(&[], "");
     let before = now(&cluster);
     let made = project.run(&["backup", "run", "orders"]).expect(0);
     for said in ["as the server's own list has them", "1 row in 1 table", "amcheck found nothing"] {
@@ -148,4 +149,72 @@ fn a_server_is_brought_back_to_any_moment_and_gaps_are_named() {
     assert!(said.contains("a part of the log that leads there is missing"), "{said}");
     assert_eq!(restored(&cluster, &project, "marker:before-release"), "1");
     assert!(!project.escalations("data_loss_risk").is_empty());
+}
+
+/// The process that receives the log of this project.
+fn receiver(project: &Project) -> Option<String> {
+    let mut processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let found = processes.find(|entry| {
+        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let mut words = line.split(|byte| *byte == 0);
+        words.next().unwrap_or_default().ends_with(b"pg_receivewal")
+            && words.any(|word| word.starts_with(project.path().as_os_str().as_encoded_bytes()))
+    });
+    found.map(|entry| entry.file_name().into_string().unwrap())
+}
+
+/// What the followed log is known to hold.
+fn kept(project: &Project) -> String {
+    let logs = project.run(&["backup", "logs", "orders", "--json"]).json();
+    logs["value"]["stores"][0]["followed"]["kept"].as_str().unwrap_or("0/0").to_owned()
+}
+
+fn is_kept(cluster: &Cluster, project: &Project, position: &str) -> bool {
+    cluster.sql("postgres", &format!("SELECT '{}'::pg_lsn >= '{position}'", kept(project))) == "t"
+}
+
+fn backups(project: &Project) -> usize {
+    let listed = project.run(&["backup", "list", "--store", "orders", "--json"]).json();
+    let all = listed["value"]["backups"].as_array().unwrap().iter();
+    all.filter(|backup| backup["state"] == "complete").count()
+}
+
+#[test]
+fn the_daemon_follows_a_log_and_makes_a_base_backup_behind_a_gap() {
+    let plan = "      verify: { level: l0 }\n";
+    let (cluster, project, _) = shop(&["max_wal_size=32MB", "min_wal_size=32MB"], plan);
+    project.run(&["backup", "run", "orders"]).expect(0);
+    let daemon = project.daemon(&[]);
+    cluster.sql("postgres", "INSERT INTO step VALUES (1)");
+    let first = cluster.sql("postgres", "SELECT pg_current_wal_flush_lsn()");
+    eventually("the log is followed", || is_kept(&cluster, &project, &first));
+    let killed = receiver(&project).unwrap();
+    assert!(Command::new("kill").args(["-9", &killed]).status().unwrap().success());
+    cluster.sql("postgres", "INSERT INTO step VALUES (2)");
+    let second = cluster.sql("postgres", "SELECT pg_current_wal_flush_lsn()");
+    eventually("it is followed again", || is_kept(&cluster, &project, &second));
+    assert_ne!(receiver(&project).unwrap(), killed);
+    assert_eq!(project.escalations("data_loss_risk"), Vec::<Value>::new());
+    assert_eq!(daemon.stop(), 0);
+    eventually("nobody receives any more", || receiver(&project).is_none());
+
+    // Nobody follows, somebody takes the slot away, the server forgets.
+    cluster.sql("postgres", "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots");
+    let file = cluster.sql("postgres", "SELECT pg_walfile_name(pg_current_wal_lsn())");
+    eventually("the server has forgotten", || {
+        cluster.sql("postgres", "SELECT pg_logical_emit_message(true, 'a', 'b'); SELECT pg_switch_wal()");
+        cluster.sql("postgres", "CHECKPOINT");
+        !cluster.data().join("pg_wal").join(&file).exists()
+    });
+    let before = backups(&project);
+    let daemon = project.daemon(&[]);
+    eventually("the gap is told", || !project.escalations("data_loss_risk").is_empty());
+    eventually("there is a new base backup", || backups(&project) > before);
+    cluster.sql("postgres", "INSERT INTO step VALUES (3)");
+    let third = cluster.sql("postgres", "SELECT pg_current_wal_flush_lsn()");
+    eventually("the log goes on", || is_kept(&cluster, &project, &third));
+    assert_eq!(daemon.stop(), 0);
+    assert_eq!(backups(&project), before + 1, "one is enough");
+    project.run(&["backup", "logs", "orders"]).expect(0);
+    assert_eq!(restored(&cluster, &project, "end"), "3");
 }
