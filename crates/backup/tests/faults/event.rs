@@ -260,7 +260,7 @@ pub(crate) async fn source(run: &mut Run, dice: &mut Dice) -> Answer {
     let database = std::fs::read_to_string(run.folder.join(ROWS)).unwrap();
     let kind = dice.below(6);
     let point = format!("{}:{}", dice.one_of(&["begin", "put", "put", "put", "commit"]), dice.below(9));
-    let (trip, hunter, holder) = match kind {
+    let (trip, watch, holder) = match kind {
         0 | 1 => {
             run.told.push(format!("source: its sessions end at {point}"));
             let database = database.clone();
@@ -286,13 +286,13 @@ pub(crate) async fn source(run: &mut Run, dice: &mut Dice) -> Answer {
     let home = open(run, trip).await?;
     let before = home.recorded().await.len();
     let made = home.work("backup-rows").await;
-    let hunted = hunter.map(Hunter::end);
+    let was_cut_off = watch.map(Hunter::end);
     match (&made, &holder) {
         (Err(error), _) => write!(run.said, "{error:?} {error}").unwrap(),
         (Ok(_), Some(_)) => return Err("a table was dumped that another had locked".to_owned()),
         (Ok(_), None) => {}
     }
-    match (&made, hunted) {
+    match (&made, was_cut_off) {
         (Ok(_), Some(true)) => return Err("`pg_dump` was cut off, and the backup was made".to_owned()),
         (Err(error), Some(false)) => return Err(format!("nothing was done to the dump: {error}")),
         _ => {}

@@ -96,7 +96,7 @@ async fn comes_back(
     home: &Home,
     repository: &dyn Repository,
     kept: &Kept,
-    restores: bool,
+    is_restored: bool,
 ) -> Result<(), Lost> {
     let told = |error: contract::Error| Lost::Told(error.to_string());
     // Nothing without a manifest is listed.
@@ -107,7 +107,7 @@ async fn comes_back(
     }
     let source = repository.open(&home.ctx(), kept, manifest.parts.clone()).await.map_err(told)?;
     let folder = tempfile::tempdir().unwrap();
-    if restores {
+    if is_restored {
         let store = home.store(&manifest.store);
         let load = contract::Store::load(&*store).unwrap();
         let target = LoadTarget::Scratch { folder: folder.path().join("scratch") };
@@ -227,7 +227,7 @@ pub(crate) async fn goes_on(run: &Run, home: &Home) -> Answer {
         must(locks.is_empty(), || format!("locks are left after cleaning: {locks:?}"))?;
     }
     // What lies in two places is whole again when one of them was damaged.
-    if run.harmed.is_some_and(|(_, kind)| kind == "keys") || run.harmed.is_none() {
+    if run.harmed.is_none_or(|(_, kind)| kind == "keys") {
         let check = repository.check(&home.ctx(), CheckDepth::Structure).await;
         let check = check.map_err(|error| error.to_string())?;
         must(check.problems.is_empty(), || format!("{:?} is left after cleaning", check.problems))?;
