@@ -410,19 +410,16 @@ pub async fn raise(
         "approval": permit.approval(),
     });
     let setting = format!("budget/{name}");
-    let (write, text) = match (&to, config.budgets.get(name)) {
-        (Some(to), Some(in_file)) => {
-            let granted = serde_json::to_string(&Granted::new(to.usd, in_file))
-                .expect("a record holds only JSON values");
-            let text = format!("the AI budget `{name}` is {} now, was {}\n", Described(to), Described(&now));
-            (set(Write::new(), ctx, &setting, granted), text)
-        }
-        _ => {
-            let text = format!("the AI budget `{name}` is lifted; it was {}\n", Described(&now));
-            let delete = "DELETE FROM ai_settings WHERE project = ? AND name = ?";
-            let write = Write::new().exec(delete, vec![ctx.project().into(), setting.as_str().into()]);
-            (write.bump(GENERATION), text)
-        }
+    let (write, text) = if let (Some(to), Some(in_file)) = (&to, config.budgets.get(name)) {
+        let granted =
+            serde_json::to_string(&Granted::new(to.usd, in_file)).expect("a record holds only JSON values");
+        let text = format!("the AI budget `{name}` is {} now, was {}\n", Described(to), Described(&now));
+        (set(Write::new(), ctx, &setting, granted), text)
+    } else {
+        let text = format!("the AI budget `{name}` is lifted; it was {}\n", Described(&now));
+        let delete = "DELETE FROM ai_settings WHERE project = ? AND name = ?";
+        let write = Write::new().exec(delete, vec![ctx.project().into(), setting.as_str().into()]);
+        (write.bump(GENERATION), text)
     };
     let write = write.event(NewEvent::new("ai.budget.set", format!("budget:{name}"), body.clone()));
     ledger.write(ctx, write).await?;

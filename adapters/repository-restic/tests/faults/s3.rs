@@ -286,7 +286,7 @@ async fn long_lists_and_large_objects_are_whole() {
             assert!(std::fs::read(&to).unwrap() == large[..length], "{length}");
             assert_eq!(objects.fetch_file(&path, &to).unwrap_err().kind, FaultKind::Locked);
             std::fs::remove_file(&to).unwrap();
-            for other in [&large[1..=length.max(1)], &large[..length + 1]] {
+            for other in [&large[1..=length.max(1)], &large[..=length]] {
                 std::fs::write(&from, other).unwrap();
                 assert_eq!(objects.put_file(&path, &from).unwrap_err().kind, FaultKind::Locked, "{length}");
             }

@@ -531,19 +531,16 @@ impl Run<'_> {
         // Kept until the end: who loads the same has to wait for it.
         let (outside, left) = self.make_database(&backup).await?;
         let mut clock = Timed::new();
-        let progress = match left {
-            Some(left) => {
-                tracing::info!(database = self.place.database, "a load that broke off is gone on with");
-                left
-            }
-            None => {
-                self.psql(BEFORE_ROWS, false).await?;
-                // A copy in a server of its own is gone with whoever made it.
-                if whole && !self.place.is_scratch() {
-                    Progress::begin(&self.place.connect(self.ctx).await?, &backup).await?
-                } else {
-                    Progress::default()
-                }
+        let progress = if let Some(left) = left {
+            tracing::info!(database = self.place.database, "a load that broke off is gone on with");
+            left
+        } else {
+            self.psql(BEFORE_ROWS, false).await?;
+            // A copy in a server of its own is gone with whoever made it.
+            if whole && !self.place.is_scratch() {
+                Progress::begin(&self.place.connect(self.ctx).await?, &backup).await?
+            } else {
+                Progress::default()
             }
         };
         clock.done("definitions before the rows");
