@@ -805,6 +805,7 @@ mod tests {
         promised.dedup();
         let known = [
             "access.review",
+            "backup.prune",
             "keys.rotate",
             "migration.lint",
             "store.compare",

@@ -124,7 +124,8 @@ async fn what_cannot_be_bounded_is_refused_with_what_to_do() {
     let refused = world.post(SHOP, "/v1/batches", &json!({})).await;
     assert!(refused.status == 400 && refused.error().contains("input_file_id"), "{}", refused.text());
     // Without a strict budget it is let in, and counted as what has no price.
-    let lenient = home.open("").await;
+    let elsewhere = Home::new().await;
+    let lenient = elsewhere.open("").await;
     let file = lenient.upload(SHOP, &line(json!({ "model": "nobody-knows", "messages": [] }))).await;
     let batch = lenient.make_batch(SHOP, &file).await.id();
     finish(&lenient, &batch).await;
@@ -360,11 +361,17 @@ async fn twenty_at_once_on_money_for_three_let_in_three() {
     // Each may cost some 400,000 nano-dollars.
     let world = home.open("budgets: { day: { usd: 0.0013, per: day, scope: project } }").await;
     let file = world.upload(SHOP, &requests_file(1)).await;
-    let all = futures::future::join_all((0..20).map(|_| world.make_batch(SHOP, &file))).await;
+    let mut all = futures::future::join_all((0..20).map(|_| world.make_batch(SHOP, &file))).await;
+    // Who was in the way of another was told to try again.
+    while all.iter().filter(|read| read.status == 200).count() < 3 && all.len() < 40 {
+        all.push(world.make_batch(SHOP, &file).await);
+    }
+    all.push(world.make_batch(SHOP, &file).await);
     let let_in = all.iter().filter(|read| read.status == 200).count();
     let held = world.held().await;
     assert!(let_in == 3 && held <= 1_300_000, "{let_in} hold {held}");
-    assert!(all.iter().all(|read| read.status == 200 || read.status == 402));
+    assert!(all.iter().all(|read| [200, 402, 503].contains(&read.status.as_u16())));
+    assert_eq!(all.last().unwrap().status, 402);
     until("what is left is known", || async { world.standing().in_flight.nanos() == held }).await;
 }
 
