@@ -351,7 +351,9 @@ impl PostgresStore {
         program.stop().await;
         let gap = match ended? {
             Ended::Itself if said.contains(REMOVED) => {
-                Some((Slot::Stays, format!("the server has no more of its log than what follows it: {said}")))
+                // Anew, as the program has set the slot back to where there is no log any more. What the server still has
+                // from before its last checkpoint is of use to no backup that comes.
+                Some((Slot::Anew, format!("the server has no more of its log than what follows it: {said}")))
             }
             Ended::Itself => None,
             Ended::GaveUp(why) => Some((Slot::Anew, why)),

@@ -208,7 +208,12 @@ async fn a_log_that_the_server_has_no_more_is_a_gap_that_is_told_once() {
     caught_up(&cluster, &log, 1).await;
     following.end().await;
     // Somebody takes the slot away, and the server forgets.
-    cluster.sql("postgres", "SELECT pg_drop_replication_slot('steward_shop_orders')");
+    until("the slot is gone", || {
+        let drop = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE NOT active";
+        cluster.sql("postgres", drop);
+        cluster.sql("postgres", "SELECT count(*) FROM pg_replication_slots") == "0"
+    })
+    .await;
     let first = cluster.sql("postgres", "SELECT pg_walfile_name(pg_current_wal_lsn())");
     until("the server has forgotten", || {
         cluster.sql("postgres", "INSERT INTO step VALUES (1, ''); SELECT pg_switch_wal()");

@@ -11,7 +11,12 @@ use crate::trip::Trip;
 
 /// Takes the slot away and lets the server forget its log.
 async fn forget(server: &Cluster) {
-    server.sql("postgres", "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots");
+    until("the slot is gone", || async {
+        let drop = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE NOT active";
+        server.sql("postgres", drop);
+        server.sql("postgres", "SELECT count(*) FROM pg_replication_slots") == "0"
+    })
+    .await;
     let first = server.sql("postgres", "SELECT pg_walfile_name(pg_current_wal_lsn())");
     let file = server.data().join("pg_wal").join(first);
     until("the server has forgotten", || async {

@@ -199,7 +199,11 @@ fn the_daemon_follows_a_log_and_makes_a_base_backup_behind_a_gap() {
     eventually("nobody receives any more", || receiver(&project).is_none());
 
     // Nobody follows, somebody takes the slot away, the server forgets.
-    cluster.sql("postgres", "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots");
+    eventually("the slot is gone", || {
+        let drop = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE NOT active";
+        cluster.sql("postgres", drop);
+        cluster.sql("postgres", "SELECT count(*) FROM pg_replication_slots") == "0"
+    });
     let file = cluster.sql("postgres", "SELECT pg_walfile_name(pg_current_wal_lsn())");
     eventually("the server has forgotten", || {
         cluster.sql("postgres", "SELECT pg_logical_emit_message(true, 'a', 'b'); SELECT pg_switch_wal()");
