@@ -279,6 +279,9 @@ impl World {
     pub(crate) async fn copy_with_damaged_page(&self, table: &str) -> World {
         let (database, version) = parts(&self.address);
         self.store.close().await;
+        // Nothing is left to be written into the pages: a worker that looked at the rows would write the sound page back.
+        self.run_as_superuser(&format!("ALTER TABLE {table} SET (autovacuum_enabled = false)")).await;
+        self.run_as_superuser(&format!("VACUUM (FREEZE) {table}")).await;
         // The large object holds the file as it is on disk, with the third page overwritten, and is written over it.
         self.run_as_superuser(&format!(
             "CREATE TABLE damage AS SELECT pg_relation_filepath('{table}') AS path, 0::oid AS object;\n\
