@@ -1,6 +1,6 @@
 //! What backups cost and how long it takes until the data is back, next to how others do it with the same database.
 //!
-//! `cargo build --release -p steward && cargo run --release -p benches --bin backup -- [MIB] [alone] [postgres | sqlite]
+//! `cargo build --release -p steward && cargo run --release -p benches --bin backup -- [MIB] [alone] [postgres | sqlite | rpo]
 //! [physical] [steward=FILE] [bin=FOLDER]`
 //!
 //! Through the program itself, as a user would. Everything runs on this machine, so processor time and ratios are the
@@ -9,6 +9,7 @@
 mod data;
 mod peers;
 mod process;
+mod rpo;
 mod server;
 mod sqlite;
 
@@ -61,11 +62,15 @@ fn main() -> io::Result<()> {
     let load = std::fs::read_to_string("/proc/loadavg")?;
     let load: Vec<&str> = load.split_whitespace().take(3).collect();
     report.say(&format!("{} MiB; load before: {}\n", asked.mib, load.join(" ")))?;
-    if !said("sqlite") {
+    let all = !["postgres", "sqlite", "rpo"].into_iter().any(said);
+    if all || said("postgres") {
         postgres(&asked, &mut report)?;
     }
-    if !said("postgres") && !asked.physical {
+    if said("sqlite") || all && !asked.physical {
         sqlite::measure(&asked, &mut report)?;
+    }
+    if all || said("rpo") {
+        rpo::measure(&asked, &mut report)?;
     }
     report.say(&format!("\n{} promises missed\n", report.missed))
 }

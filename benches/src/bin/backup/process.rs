@@ -1,6 +1,7 @@
 //! Programs that are measured from outside: time, processor time of them and of all that they started, memory.
 
 use std::io;
+use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -63,6 +64,43 @@ pub(crate) fn good(command: &mut Command, server: Option<u32>) -> io::Result<(Us
     Ok((used, String::from_utf8_lossy(&output.stdout).into_owned()))
 }
 
+/// A program that runs beside, until it is dropped: then it and all that it started are killed at once.
+pub(crate) struct Beside(std::process::Child);
+
+impl Beside {
+    pub(crate) fn start(command: &mut Command) -> io::Result<Self> {
+        let silent = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        silent.process_group(0).spawn().map(Self)
+    }
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        if let Some(group) = process_id(self.0.id()) {
+            rustix::process::kill_process_group(group, rustix::process::Signal::KILL).unwrap_or_default();
+        }
+        drop(self.0.wait());
+    }
+}
+
+pub(crate) fn process_id(id: u32) -> Option<rustix::process::Pid> {
+    rustix::process::Pid::from_raw(i32::try_from(id).ok()?)
+}
+
+/// Those that a process has started and that run.
+pub(crate) fn children(of: u32) -> io::Result<Vec<u32>> {
+    let mut children = Vec::new();
+    for entry in std::fs::read_dir("/proc")? {
+        let name = entry?.file_name();
+        let Some(id) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
+        // It may be gone by now.
+        if fields(&format!("{id}")).is_ok_and(|fields| fields.get(1) == Some(&u64::from(of))) {
+            children.push(id);
+        }
+    }
+    Ok(children)
+}
+
 fn reader(mut stream: impl io::Read + Send + 'static) -> std::thread::JoinHandle<Vec<u8>> {
     std::thread::spawn(move || {
         let mut bytes = Vec::new();
@@ -91,16 +129,8 @@ fn children_cpu() -> io::Result<Duration> {
 /// Of a server, of its processes that have ended, and of those that run.
 fn cpu_of(server: u32) -> io::Result<Duration> {
     let mut all = ticks(&fields(&server.to_string())?, &[11, 12, 13, 14]);
-    for entry in std::fs::read_dir("/proc")? {
-        let name = entry?.file_name();
-        let Some(id) = name.to_str().filter(|name| name.bytes().all(|byte| byte.is_ascii_digit())) else {
-            continue;
-        };
-        // It may be gone by now.
-        let Ok(fields) = fields(id) else { continue };
-        if fields.get(1) == Some(&u64::from(server)) {
-            all += ticks(&fields, &[11, 12]);
-        }
+    for child in children(server)? {
+        all += fields(&child.to_string()).map_or(Duration::ZERO, |fields| ticks(&fields, &[11, 12]));
     }
     Ok(all)
 }

@@ -87,6 +87,16 @@ impl Server {
         Ok(crate::process::good(&mut psql, None)?.1.trim().to_owned())
     }
 
+    /// Loses it with its disk, in the middle of what it does.
+    pub(crate) fn lose(&self) -> io::Result<()> {
+        let sessions = crate::process::children(self.id())?;
+        for id in [self.id()].into_iter().chain(sessions).filter_map(crate::process::process_id) {
+            // It may have ended by itself.
+            rustix::process::kill_process(id, rustix::process::Signal::KILL).unwrap_or_default();
+        }
+        std::fs::remove_dir_all(&self.data)
+    }
+
     /// Fills a table.
     pub(crate) fn copy(
         &self,
@@ -108,8 +118,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        if let Some(id) = rustix::process::Pid::from_raw(i32::try_from(self.process.id()).unwrap_or_default())
-        {
+        if let Some(id) = crate::process::process_id(self.id()) {
             // Fast: open sessions end.
             rustix::process::kill_process(id, rustix::process::Signal::INT).unwrap_or_default();
         }
