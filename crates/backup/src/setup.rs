@@ -31,13 +31,13 @@ pub struct SetupRepository {
     /// The repository's name in the project file. Default: the first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repository: Option<String>,
-    /// Make a new recovery key; those before it open nothing any more.
+    /// Make a new recovery key; those before it open nothing any more once the new one has been tried.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub new_recovery_key: bool,
     /// Only look which keys open it, and whether the recovery key is still among them.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub check: bool,
-    /// Try the recovery key, which is asked for.
+    /// Try the recovery key, which is asked for; those before it open nothing any more.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub test_recovery_key: bool,
     /// Add a passphrase of your own that opens it, also with restic; it is asked for.
@@ -123,7 +123,11 @@ pub fn plan_setup(
             format!("make the backup repository {name}, if it is not there, and a new recovery key")
         }
         _ if request.check => format!("look which keys open the backup repository {name}"),
-        _ if request.test_recovery_key => format!("try the recovery key of the backup repository {name}"),
+        _ if request.test_recovery_key => {
+            format!(
+                "try the recovery key of the backup repository {name}; those before it open nothing any more"
+            )
+        }
         _ if request.add_passphrase => format!("add a passphrase that opens the backup repository {name}"),
         _ if request.new_signing_key => "sign the manifests of backups with a new key".to_owned(),
         SetupRepository { remove_key: Some(id), .. } => {
@@ -178,13 +182,17 @@ pub async fn setup(
     if before.is_empty() || request.new_recovery_key {
         let key = recovery_key()?;
         repository.add_key(ctx, RECOVERY, &key).await?;
-        for old in &before {
-            repository.remove_key(ctx, &old.id).await?;
-        }
         text.push_str(
             "its recovery key follows; it is kept nowhere else. Print it: with it and restic the backups can be restored \
              without Steward.\n",
         );
+        if !before.is_empty() {
+            // Were the old one gone at once, a death before the new one is shown would leave none that anybody knows.
+            text.push_str(
+                "the one before it still opens the repository, until this one has been tried: steward backup setup \
+                 --test-recovery-key\n",
+            );
+        }
         made = Some(key);
     } else {
         text.push_str("it has a recovery key; `--new-recovery-key` makes another\n");
@@ -226,6 +234,7 @@ async fn tend(
                     json!({ "key": key.id }),
                 );
                 around.ledger().append(ctx, event).await?;
+                text.push_str(&retire(ctx, repository, &key).await?);
                 tested = Some(key.id);
             }
             Some(key) => {
@@ -239,7 +248,7 @@ async fn tend(
                 return Err(Error::new(ErrorKind::Denied, "this key does not open the repository")
                     .with("repository", repository.name())
                     .hint(
-                        "if the recovery key is lost, make another: steward backup setup --new-recovery-key",
+                        "if the recovery key is lost, make another: steward backup setup --new-recovery-key, then try it",
                     ));
             }
         }
@@ -277,6 +286,27 @@ async fn tend(
     Ok(Outcome { findings, ..Outcome::new(value, text) })
 }
 
+/// Takes the recovery keys before this one, which its holder is known to have, out of force; says what there is to say.
+async fn retire(
+    ctx: &Context,
+    repository: &Arc<dyn Repository>,
+    tried: &RepositoryKey,
+) -> Result<String, Error> {
+    let mut text = String::new();
+    for other in repository.keys(ctx).await?.iter().filter(|key| key.label == RECOVERY && key.id != tried.id)
+    {
+        let id = short(&other.id);
+        let said = if other.created < tried.created {
+            repository.remove_key(ctx, &other.id).await?;
+            format!("the recovery key {id}, which is older, opens nothing any more")
+        } else {
+            format!("the recovery key {id} is newer: once it has been tried, this one opens nothing any more")
+        };
+        writeln!(text, "{said}").expect("writing to a string does not fail");
+    }
+    Ok(text)
+}
+
 /// The one key whose id begins like this; never the last recovery key.
 fn one_of(keys: Vec<RepositoryKey>, beginning: &str) -> Result<RepositoryKey, Error> {
     let recovery = keys.iter().filter(|key| key.label == RECOVERY).count();
@@ -287,7 +317,8 @@ fn one_of(keys: Vec<RepositoryKey>, beginning: &str) -> Result<RepositoryKey, Er
             "this is the only recovery key",
         )
         .hint(
-            "make another first, which takes this one out of force: steward backup setup --new-recovery-key",
+            "make another and try it, which takes this one out of force: steward backup setup --new-recovery-key, then \
+             steward backup setup --test-recovery-key",
         )),
         (Some(key), None) if !beginning.is_empty() => Ok(key),
         (None, _) => Err(Error::new(ErrorKind::NotFound, format!("no key's id begins with `{beginning}`"))

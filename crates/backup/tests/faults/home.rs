@@ -420,15 +420,18 @@ impl Home {
             .into_iter()
             .filter(|(id, _)| before.iter().any(|(known, label)| known == id && label == "recovery"))
             .collect();
+        let request = SetupRepository { new_recovery_key: true, ..SetupRepository::default() };
+        let made = self.set_up(&request, None).await?.1.unwrap();
+        // Until its holder has tried it, the one before is in force.
+        self.note(Standing::Opens, &newest(ids().await?), made.expose_secret());
         for (id, passphrase) in &of_recovery {
             self.note(Standing::Unknown, id, passphrase);
         }
-        let request = SetupRepository { new_recovery_key: true, ..SetupRepository::default() };
-        let (done, made) = self.set_up(&request, None).await?;
+        let request = SetupRepository { test_recovery_key: true, ..SetupRepository::default() };
+        let (done, _) = self.set_up(&request, Some(&made)).await?;
         for (id, passphrase) in &of_recovery {
             self.note(Standing::OpensNothing, id, passphrase);
         }
-        self.note(Standing::Opens, &newest(ids().await?), made.unwrap().expose_secret());
         Ok(done)
     }
 }

@@ -80,13 +80,19 @@ fn keys_are_listed_tried_added_and_taken_out_of_force() {
         keys.as_array().unwrap().iter().filter(made).min_by_key(|key| key["created"].to_string()).unwrap();
     setup(&["--remove-key", &oldest["id"].as_str().unwrap()[..16]], "").expect(0);
     assert!(!restic_opens(&project, old) && restic_opens(&project, new) && restic_opens(&project, &key));
-    // The only recovery key stays; another one takes it out of force.
+    // The only recovery key stays; another one takes it out of force, once it is known to be in somebody's hands.
     let recovery = keys.as_array().unwrap().iter().find(|key| key["label"] == "recovery").unwrap();
     let refused = setup(&["--remove-key", recovery["id"].as_str().unwrap()], "").expect(1);
     assert!(refused.stderr.contains("the only recovery key"), "{}", refused.stderr);
     assert!(setup(&["--remove-key", "ffffffffffff"], "").expect(1).stderr.contains("--check lists them"));
     let made = setup(&["--new-recovery-key", "--json"], "").expect(0).json();
     let newer = made["value"]["value"].as_str().unwrap();
+    assert!(restic_opens(&project, newer) && restic_opens(&project, &key), "it may never have been read");
+    let older = setup(&["--test-recovery-key"], &key).expect(0);
+    assert!(older.stdout.contains("is newer: once it has been tried"), "{}", older.stdout);
+    assert!(restic_opens(&project, newer) && restic_opens(&project, &key));
+    let tried = setup(&["--test-recovery-key"], newer).expect(0);
+    assert!(tried.stdout.contains("which is older, opens nothing any more"), "{}", tried.stdout);
     assert!(restic_opens(&project, newer) && !restic_opens(&project, &key));
     let lost = project.run_with_input(&["backup", "drill", "app", "--lose", "key"], &key).expect(5);
     assert!(lost.stdout.contains("this key does not open the repository"), "{}", lost.stdout);
