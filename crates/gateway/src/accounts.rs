@@ -1235,46 +1235,70 @@ impl Hold for Held {
     }
 }
 
+/// Ticks by the clock, and not by what there is to write: a daemon with much to write would do what is due at one of them with
+/// each batch, and never come to the next.
+struct Ticks {
+    interval: tokio::time::Interval,
+    passed: u32,
+}
+
+impl Ticks {
+    fn new() -> Self {
+        let mut interval = tokio::time::interval_at(Instant::now() + TICK, TICK);
+        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        Self { interval, passed: 0 }
+    }
+
+    async fn next(&mut self) -> u32 {
+        self.interval.tick().await;
+        self.passed = self.passed.wrapping_add(1);
+        self.passed
+    }
+}
+
 /// Writes what requests used and keeps slices at hand, until the accounts are closed.
 async fn run(inner: Arc<Inner>) {
-    let mut ticks: u32 = 0;
+    let mut ticks = Ticks::new();
     // Since when nothing can be written, and whether that was told.
     let mut failing: Option<(Instant, bool)> = None;
     loop {
-        tokio::select! {
+        let tick = tokio::select! {
             () = inner.stop.cancelled() => return,
-            () = inner.outbox.wake.notified() => tokio::time::sleep(LINGER).await,
-            () = tokio::time::sleep(TICK) => ticks = ticks.wrapping_add(1),
-        }
-        loop {
-            let began = Instant::now();
-            match inner.outbox.write(&inner.ledger, &inner.holder, &inner.clock).await {
-                Ok(more) => {
-                    failing = None;
-                    if !more {
-                        break;
-                    }
+            () = inner.outbox.wake.notified() => {
+                // What comes while a batch is written waits for more as well: many small ones cost more than a few.
+                if !inner.outbox.has_a_batch() {
+                    tokio::time::sleep(LINGER).await;
                 }
-                Err(error) => {
-                    let (since, told) = failing.get_or_insert((began, false));
-                    if !*told && since.elapsed() >= UNWRITABLE {
-                        *told = true;
-                        inner.tell_unwritable(&error);
-                    }
-                    // It has been said; the next attempt follows after a pause.
-                    tokio::time::sleep(TICK).await;
-                    break;
+                None
+            }
+            tick = ticks.next() => Some(tick),
+        };
+        let began = Instant::now();
+        match inner.outbox.write(&inner.ledger, &inner.holder, &inner.clock).await {
+            Ok(more) => {
+                failing = None;
+                if more {
+                    inner.outbox.wake.notify_one();
                 }
+            }
+            Err(error) => {
+                let (since, told) = failing.get_or_insert((began, false));
+                if !*told && since.elapsed() >= UNWRITABLE {
+                    *told = true;
+                    inner.tell_unwritable(&error);
+                }
+                // It has been said; the next attempt follows after a pause.
+                tokio::time::sleep(TICK).await;
             }
         }
         if inner.shared.is_none() {
-            if let Err(error) = keep(&inner, ticks).await {
+            if let Err(error) = keep(&inner, tick).await {
                 tracing::warn!(%error, "slices of AI budgets cannot be taken now");
             }
             inner.leased.notify_waiters();
         }
         inner.look_at_thresholds();
-        if ticks.is_multiple_of(FORGET_TICKS)
+        if tick.is_some_and(|tick| tick.is_multiple_of(FORGET_TICKS))
             && let Err(error) = keeper::forget_responses(&inner).await
         {
             tracing::warn!(%error, "responses that providers no longer keep are still remembered");
@@ -1284,22 +1308,27 @@ async fn run(inner: Arc<Inner>) {
 
 /// Keeps slices at hand that come from shared counters, until the accounts are closed.
 async fn keep_shared(inner: Arc<Inner>) {
-    let mut ticks: u32 = 0;
+    let mut ticks = Ticks::new();
     loop {
-        tokio::select! {
+        let tick = tokio::select! {
             () = inner.stop.cancelled() => return,
-            () = inner.slices.notified() => tokio::time::sleep(LINGER).await,
-            () = tokio::time::sleep(TICK) => ticks = ticks.wrapping_add(1),
-        }
-        if let Err(error) = keep(&inner, ticks).await {
+            () = inner.slices.notified() => {
+                tokio::time::sleep(LINGER).await;
+                None
+            }
+            tick = ticks.next() => Some(tick),
+        };
+        if let Err(error) = keep(&inner, tick).await {
             tracing::warn!(%error, "slices of AI budgets cannot be taken now");
         }
         inner.leased.notify_waiters();
     }
 }
 
-async fn keep(inner: &Inner, ticks: u32) -> Result<(), Error> {
-    let slow = ticks.is_multiple_of(SLOW_TICKS);
+/// Looks after the slices; between ticks only takes those that are wanted.
+async fn keep(inner: &Inner, tick: Option<u32>) -> Result<(), Error> {
+    let each = |ticks: u32| tick.is_some_and(|tick| tick.is_multiple_of(ticks));
+    let slow = each(SLOW_TICKS);
     if slow {
         // Before more is taken, so that what somebody waits for is there when it is asked for again.
         keeper::share(inner).await?;
@@ -1307,7 +1336,7 @@ async fn keep(inner: &Inner, ticks: u32) -> Result<(), Error> {
     for purse in inner.all_purses() {
         keeper::lease(inner, &purse, slow).await?;
     }
-    if ticks.is_multiple_of(RENEW_TICKS) {
+    if each(RENEW_TICKS) {
         keeper::renew(inner).await?;
         keeper::recover(inner).await?;
     }

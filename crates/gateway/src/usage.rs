@@ -558,6 +558,11 @@ impl Outbox {
         }
     }
 
+    /// Whether as much waits as is written at once.
+    pub(crate) fn has_a_batch(&self) -> bool {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner).len() >= BATCH_MAX
+    }
+
     /// Whether all that was handed over is written.
     pub(crate) fn is_empty(&self) -> bool {
         let notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);

@@ -113,6 +113,30 @@ async fn two_processes_share_what_jobs_do_not_hold() {
     second.accounts.close().await.unwrap();
 }
 
+/// What is looked after by the clock is so also while there is always something to write.
+#[tokio::test]
+async fn a_daemon_that_is_never_idle_shares_its_slices_all_the_same() {
+    let home = Home::new();
+    let first = home.shop(TEN).await;
+    // Now that it has all there is, and some of its ticks are behind it.
+    until("it has all", || async { first.accounts.standings(PROJECT).len() == 1 }).await;
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    let second = home.shop(TEN).await;
+    let mut used = None;
+    until("the second one has its part", || {
+        // The first one has something to write at each moment, none of which costs anything.
+        for _ in 0..4 {
+            first.call("free").unwrap().used(tokens(0, 0));
+        }
+        used = second.use_all();
+        let has = used.is_some();
+        async move { has }
+    })
+    .await;
+    first.accounts.close().await.unwrap();
+    second.accounts.close().await.unwrap();
+}
+
 /// Asks without using anything; waits for money that is on its way.
 async fn is_let_in(shop: &Shop, route: &str) -> bool {
     let mut let_in = false;
