@@ -315,9 +315,14 @@ impl ResticRepository {
     async fn opened(&self, ctx: &Context, kept: &Kept) -> Result<reading::Opened, Error> {
         let key = self.key(ctx).await?;
         let place = self.place(kept.layout);
-        let (kept, inner) = (kept.clone(), ctx.clone());
+        let (kept, inner, both) = (kept.clone(), ctx.clone(), self.places.clone());
         let answer = blocking(ctx, move || {
             match place.look(&key) {
+                // Nothing is told of its backups by a disk that is not mounted.
+                Err(fault) if fault.kind == FaultKind::Missing && is_away(&both)? => {
+                    return Err(Fault::new(FaultKind::Unavailable, fault.to_string())
+                        .hint("is its disk mounted, and its address right?"));
+                }
                 Err(fault) if fault.kind != FaultKind::Damaged => return Err(fault),
                 _ => {}
             }
@@ -326,6 +331,21 @@ impl ResticRepository {
         });
         answer.await.map_err(|error| self.named(error))
     }
+}
+
+/// Whether nothing at all is where both repositories should be.
+fn is_away(places: &[Place; 2]) -> Result<bool, Fault> {
+    for place in places {
+        for folder in ["keys", "snapshots", "index", "data"] {
+            match place.objects.list(folder) {
+                Ok(found) if found.is_empty() => {}
+                Err(fault) if fault.kind == FaultKind::Missing => {}
+                Ok(_) => return Ok(false),
+                Err(fault) => return Err(fault),
+            }
+        }
+    }
+    Ok(true)
 }
 
 /// A lock against restic's prune; none where the repository can only be read.
@@ -453,8 +473,13 @@ impl Repository for ResticRepository {
     }
 
     async fn check(&self, ctx: &Context, depth: CheckDepth) -> Result<RepositoryCheck, Error> {
+        let places = self.places.clone();
         let both = self
             .both(ctx, move |ctx, place, key| match check::check(ctx, place, key, depth) {
+                Err(fault) if fault.kind == FaultKind::Missing && is_away(&places)? => {
+                    Err(Fault::new(FaultKind::Unavailable, fault.to_string())
+                        .hint("is its disk mounted, and its address right?"))
+                }
                 Err(fault) if fault.kind == FaultKind::Missing => {
                     let problem = format!("{}: {fault}", place.folder());
                     Ok(RepositoryCheck { problems: vec![problem], ..RepositoryCheck::default() })

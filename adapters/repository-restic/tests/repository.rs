@@ -96,6 +96,36 @@ async fn a_wrong_key_opens_nothing() {
     only(&repository).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repository_that_is_away_as_a_whole_says_nothing_of_its_backups() {
+    let home = Home::new();
+    let repository = home.repository().await;
+    write(&repository, &label("b1", Layout::Stream), vec![part("a", noise(10, 1))]).await;
+    let kept = only(&repository).await;
+    let (there, away) = (home.folder.path().join("backups"), home.folder.path().join("away"));
+    let kinds = async || {
+        let manifest = repository.manifest(&ctx(), &kept).await.err().map(|error| error.kind());
+        let check = repository.check(&ctx(), CheckDepth::Structure).await.err().map(|error| error.kind());
+        (manifest, check)
+    };
+    let unavailable = Some(ErrorKind::Unavailable);
+    std::fs::rename(&there, &away).unwrap();
+    assert_eq!(kinds().await, (unavailable, unavailable), "the folder is gone");
+    // As a disk leaves it that is not mounted.
+    std::fs::create_dir(&there).unwrap();
+    assert_eq!(kinds().await, (unavailable, unavailable), "the folder is empty");
+    std::fs::remove_dir(&there).unwrap();
+    std::fs::rename(&away, &there).unwrap();
+    assert_eq!(kinds().await, (None, None));
+    // What is there without the record is a verdict, and so is half of it.
+    let record = there.join("stream/snapshots").join(&kept.snapshot);
+    std::fs::rename(&record, home.folder.path().join("record")).unwrap();
+    assert_eq!(kinds().await.0, Some(ErrorKind::NotFound));
+    std::fs::rename(there.join("stream"), home.folder.path().join("half")).unwrap();
+    write(&repository, &label("b2", Layout::Pages), vec![part("a", noise(10, 1))]).await;
+    assert_eq!(kinds().await.0, Some(ErrorKind::NotFound));
+}
+
 #[test]
 fn the_example_of_the_readme_is_read() {
     let readme = include_str!("../README.md");

@@ -1,5 +1,7 @@
 //! What the ledger knows of backups: a cache of what the repositories hold, with what became of each.
 
+use std::collections::BTreeMap;
+
 use contract::quantity::{size, span};
 use contract::{BackupMethod, Context, Error, ErrorKind};
 use jiff::Timestamp;
@@ -144,8 +146,12 @@ pub struct Recorded {
     pub restore_ms: Option<u64>,
     /// Why it failed, or what is wrong with it.
     pub problem: Option<String>,
-    /// What is odd about it beside the one before.
+    /// What is odd about it beside the newest one about which nothing was.
     pub suspicions: Vec<String>,
+    /// When a person accepted what is odd about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub accepted_at: Option<Timestamp>,
     /// Where else it lies.
     #[serde(default)]
     pub copies: Vec<Copied>,
@@ -182,6 +188,17 @@ const LIST: &str = "SELECT * FROM backups WHERE project = ? AND (? = '' OR store
 const SHOW: &str = "SELECT * FROM backups WHERE project = ? AND id = ?";
 const TOGETHER: &str =
     "SELECT * FROM backups WHERE project = ? AND together = ? AND state = 'complete' ORDER BY store";
+const BASELINE: &str = "SELECT * FROM backups WHERE project = ? AND store = ? AND repository = ? AND method = ? AND id <> ? \
+     AND begun_us < ? AND state = 'complete' AND (suspicions = '[]' OR accepted_us IS NOT NULL) \
+     ORDER BY problem IS NOT NULL, COALESCE(point_us, begun_us) DESC, id DESC LIMIT 20";
+const COUNTED: &str = "SELECT counted FROM backups WHERE project = ? AND id = ? AND counted IS NOT NULL";
+const COUNT: &str = "UPDATE backups SET counted = ? WHERE project = ? AND id = ? AND state = 'complete'";
+const SUSPECT: &str =
+    "UPDATE backups SET suspicions = ? WHERE project = ? AND id = ? AND state = 'complete' AND accepted_us IS NULL";
+const SUSPICIOUS: &str = "SELECT * FROM backups WHERE project = ? AND (? = '' OR store = ?) AND state = 'complete' \
+     AND suspicions <> '[]' AND accepted_us IS NULL ORDER BY begun_us, id";
+const ACCEPT: &str = "UPDATE backups SET accepted_us = ? WHERE project = ? AND id = ? AND state = 'complete' \
+     AND suspicions <> '[]' AND accepted_us IS NULL";
 const RUNNING: &str = "SELECT * FROM backups WHERE project = ? AND state = 'running'";
 const NEWEST_PROVEN: &str = "SELECT * FROM backups WHERE project = ? AND store = ? AND state = 'complete' \
      AND level IN ('l3', 'l4') AND problem IS NULL ORDER BY point_us DESC, id DESC LIMIT 1";
@@ -213,6 +230,7 @@ impl Recorded {
             restore_ms: number("restore_ms")?,
             problem: row.get_opt_text("problem")?.map(str::to_owned),
             suspicions: row.get_json("suspicions")?,
+            accepted_at: row.get_opt_time("accepted_us")?,
             copies: Vec::new(),
             together: Some(row.get_text("together")?.to_owned()).filter(|name| !name.is_empty()),
             origin: serde_json::from_value(word("origin")?).map_err(odd("origin"))?,
@@ -225,6 +243,11 @@ impl Recorded {
         age_s(now, self.point_at.unwrap_or(self.begun_at))
     }
 
+    /// Whether something is odd about it that nobody has accepted.
+    pub fn is_suspicious(&self) -> bool {
+        !self.suspicions.is_empty() && self.accepted_at.is_none()
+    }
+
     /// In a list for people.
     pub(crate) fn line(&self, now: Timestamp) -> String {
         let at = self.point_at.unwrap_or(self.begun_at);
@@ -235,7 +258,11 @@ impl Recorded {
             (State::Failed, problem) => format!("failed: {}", problem.as_deref().unwrap_or("interrupted")),
             (State::Forgotten, _) => "forgotten".to_owned(),
         };
-        let suspicious = if self.suspicions.is_empty() { "" } else { "; SUSPICIOUS" };
+        let suspicious = match (self.is_suspicious(), self.accepted_at) {
+            (true, _) => "; SUSPICIOUS",
+            (false, Some(_)) => "; accepted as it is",
+            (false, None) => "",
+        };
         let whole: Vec<&str> = self
             .copies
             .iter()
@@ -372,6 +399,84 @@ pub(crate) async fn prove(
             format!("backup:{id}"),
             json!({ "level": level, "restore_ms": restore_ms, "problem": problem }),
         ));
+    ledger.write(ctx, write).await.map(|_| ())
+}
+
+/// Rows by table.
+pub(crate) type Counted = BTreeMap<String, u64>;
+
+/// Records what the tables of the restored copy of a backup held.
+pub(crate) async fn count(ctx: &Context, ledger: &Ledger, id: &str, counted: &Counted) -> Result<(), Error> {
+    let counted = serde_json::to_string(counted).expect("names and numbers are JSON");
+    let write = Write::new().exec(COUNT, vec![counted.into(), ctx.project().into(), id.into()]);
+    ledger.write(ctx, write).await.map(|_| ())
+}
+
+/// What the tables of the restored copy of a backup held, if it was restored and the dump had seen no rows.
+pub(crate) async fn counted(ctx: &Context, ledger: &Ledger, id: &str) -> Result<Option<Counted>, Error> {
+    let rows = ledger.query(COUNTED, vec![ctx.project().into(), id.into()]).await?;
+    rows.first().map(|row| row.get_json("counted")).transpose()
+}
+
+/// What a backup may be compared with: complete ones of its series that were begun before the moment, about which nothing is odd or
+/// was accepted. Sound ones come first, of these the newest.
+pub(crate) async fn baselines(
+    ctx: &Context,
+    ledger: &Ledger,
+    of: &Recorded,
+    begun_before: Option<Timestamp>,
+) -> Result<Vec<Recorded>, Error> {
+    let parameters = vec![
+        ctx.project().into(),
+        of.store.as_str().into(),
+        of.repository.as_str().into(),
+        method(of.method).into(),
+        of.id.as_str().into(),
+        begun_before.map_or(i64::MAX, Timestamp::as_microsecond).into(),
+    ];
+    ledger.query(BASELINE, parameters).await?.iter().map(Recorded::read).collect()
+}
+
+/// Records what is odd about a backup. What was accepted stays so.
+pub(crate) async fn suspect(
+    ctx: &Context,
+    ledger: &Ledger,
+    id: &str,
+    suspicions: &[String],
+) -> Result<(), Error> {
+    let told = serde_json::to_string(suspicions).expect("texts are JSON");
+    let write =
+        Write::new().exec(SUSPECT, vec![told.into(), ctx.project().into(), id.into()]).event(NewEvent::new(
+            "backup.suspected",
+            format!("backup:{id}"),
+            json!({ "suspicions": suspicions }),
+        ));
+    ledger.write(ctx, write).await.map(|_| ())
+}
+
+/// The backups about which something is odd that nobody has accepted, the oldest first.
+pub(crate) async fn suspicious(
+    ctx: &Context,
+    ledger: &Ledger,
+    store: Option<&str>,
+) -> Result<Vec<Recorded>, Error> {
+    let store = store.unwrap_or_default();
+    let parameters = vec![ctx.project().into(), store.into(), store.into()];
+    ledger.query(SUSPICIOUS, parameters).await?.iter().map(Recorded::read).collect()
+}
+
+/// Records that somebody has looked at what is odd about these backups, and that it is as it should be.
+pub(crate) async fn accept(ctx: &Context, ledger: &Ledger, backups: &[Recorded]) -> Result<(), Error> {
+    let mut write = Write::new();
+    for backup in backups {
+        let now = ctx.now().as_microsecond();
+        let parameters = vec![now.into(), ctx.project().into(), backup.id.as_str().into()];
+        write = write.exec_expecting(ACCEPT, parameters, 1).event(NewEvent::new(
+            "backup.accepted",
+            format!("backup:{}", backup.id),
+            json!({ "store": backup.store, "suspicions": backup.suspicions }),
+        ));
+    }
     ledger.write(ctx, write).await.map(|_| ())
 }
 

@@ -2,8 +2,10 @@
 //!
 //! A backup counts only after it was restored and every table had the rows that were dumped.
 
+mod accept;
 pub mod archive;
 mod catalog;
+mod clock;
 mod config;
 mod copies;
 mod copy;
@@ -30,7 +32,9 @@ mod signature;
 mod suspicion;
 mod verify;
 
+pub use accept::{AcceptBackup, accept, plan_accept};
 pub use catalog::{Level, Origin, Recorded, State, newest_proven};
+pub use clock::Uptime;
 pub use config::{
     Consistency, LogMode, Mode, Objectives, PlanConfig, PlanSchedule, Probe, Retention, Verification,
 };
@@ -140,6 +144,11 @@ pub trait Surroundings: Send + Sync {
 
     /// Whether the process of this name is gone.
     fn is_gone(&self, holder: &str) -> bool;
+
+    /// How long the machine has run, where the project's clock is the machine's.
+    fn uptime(&self) -> Option<Uptime> {
+        None
+    }
 
     /// The ledger.
     fn ledger(&self) -> &Ledger;

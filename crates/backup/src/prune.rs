@@ -14,6 +14,7 @@ use serde_json::json;
 
 use crate::Surroundings;
 use crate::catalog::{self, Recorded, State};
+use crate::clock;
 use crate::config::PlanConfig;
 use crate::copies;
 use crate::forgetting;
@@ -61,10 +62,15 @@ async fn doomed(
         let group = (backup.plan.clone(), backup.store.clone(), backup.repository.clone());
         groups.entry(group).or_default().push(backup);
     }
+    let frozen = catalog::suspicious(ctx, around.ledger(), None).await?;
     let mut doomed = Vec::new();
     for ((plan, store, _), backups) in groups {
         // Of a plan that is no longer in the project file, the usual rules hold.
         let rules = plan_named(ctx, around, &plan).unwrap_or_else(|_| PlanConfig::of_store(&store)).keep;
+        // Another plan's backups of the store are the last ones of its rows too.
+        if frozen.iter().any(|odd| odd.store == store) {
+            continue;
+        }
         for (backup, verdict) in backups.iter().zip(keep(&backups, &rules, ctx.now())) {
             if backup.state == State::Complete && verdict.reasons.is_empty() {
                 doomed.push(backup.clone());
@@ -135,6 +141,11 @@ pub async fn plan_prune(
         [one] => format!("{summary}; {}", one.said()),
         [one, ..] => format!("{summary}; {}, and {} more", one.said(), unsure.len() - 1),
     };
+    let frozen = frozen(ctx, around, request).await?;
+    let summary = match frozen.as_slice() {
+        [] => summary,
+        all => format!("{summary}; {}", all.iter().map(Frozen::said).collect::<Vec<_>>().join("; ")),
+    };
     Ok(Plan {
         request: PruneBackups::NAME.to_owned(),
         arguments: serde_json::to_value(request).expect("arguments are JSON"),
@@ -143,23 +154,27 @@ pub async fn plan_prune(
         summary,
         steps,
         pre_state: fingerprint(&doomed),
-        predicted: if unsure.is_empty() { json!({}) } else { json!({ "unsure": unsure }) },
+        predicted: match (unsure.is_empty(), frozen.is_empty()) {
+            (true, true) => json!({}),
+            _ => json!({ "unsure": unsure, "frozen": frozen }),
+        },
         cost_usd_nanos: 0,
     })
 }
 
-/// What a plan warns of: manifests that cannot be read, and what stays for their sake.
+/// What a plan warns of: manifests that cannot be read, suspicious backups, and what stays for their sake.
 pub fn prune_warnings(plan: &Plan) -> Vec<Finding> {
     let unsure: Vec<Unsure> = serde_json::from_value(plan.predicted["unsure"].clone()).unwrap_or_default();
-    unsure.iter().map(Unsure::finding).collect()
+    let frozen: Vec<Frozen> = serde_json::from_value(plan.predicted["frozen"].clone()).unwrap_or_default();
+    unsure.iter().map(Unsure::finding).chain(frozen.iter().map(Frozen::finding)).collect()
 }
 
 /// Deletes what was planned, and of what was deleted two days ago the bytes.
 ///
 /// # Errors
 ///
-/// `Conflict`: the rules would delete others by now; nothing was deleted. As the repository's. What cannot be read is a finding, and
-/// the rest is done: `backup_manifest_unreadable`, `repository_not_pruned`.
+/// `Conflict`: the rules would delete others by now, or the clock jumped forward; nothing was deleted. As the repository's. What cannot be read is a finding, and
+/// the rest is done: `backup_manifest_unreadable`, `repository_not_pruned`. What is kept for its sake is one too: `backup_retention_frozen`.
 pub async fn prune(
     ctx: &Context,
     around: &dyn Surroundings,
@@ -168,6 +183,7 @@ pub async fn prune(
     request: &PruneBackups,
 ) -> Result<Outcome, Error> {
     permit.covers(ctx, plan)?;
+    clock::check(ctx, around).await?;
     give_up_dead(ctx, around).await?;
     forgetting::finish(ctx, around).await?;
     let doomed = doomed(ctx, around, request).await?;
@@ -229,6 +245,10 @@ pub async fn prune(
     let mut logs = Vec::new();
     // Of what is forgotten by now, nothing is doomed any more.
     let (orphaned, unsure) = orphaned_logs(ctx, around, &[]).await?;
+    for one in frozen(ctx, around, request).await? {
+        writeln!(text, "{}", one.said()).expect("writing to a string does not fail");
+        findings.push(one.finding());
+    }
     for one in &unsure {
         writeln!(text, "{}", one.said()).expect("writing to a string does not fail");
         findings.push(one.finding());
@@ -285,6 +305,49 @@ fn not_pruned(repository: &str, error: &Error) -> Finding {
     let said =
         error.hint_text().unwrap_or("see what `steward backup verify` says of the backups that are there");
     warning("repository_not_pruned", repository, title, said.to_owned())
+}
+
+/// A store whose backups all stay, because something is odd about one of them.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Frozen {
+    store: String,
+    /// The oldest of those about which something is odd.
+    backup: String,
+    odd: String,
+}
+
+impl Frozen {
+    fn said(&self) -> String {
+        format!("of {} nothing is deleted, because {} is suspicious: {}", self.store, self.backup, self.odd)
+    }
+
+    fn finding(&self) -> Finding {
+        let todo =
+            format!("find out whether the data was meant to go; if it was: steward backup accept {}", self.store);
+        warning("backup_retention_frozen", &self.store, self.said(), todo)
+    }
+}
+
+/// The stores of which nothing is deleted.
+async fn frozen(
+    ctx: &Context,
+    around: &dyn Surroundings,
+    request: &PruneBackups,
+) -> Result<Vec<Frozen>, Error> {
+    let only = match &request.plan {
+        Some(name) => Some(plan_named(ctx, around, name)?.stores),
+        None => None,
+    };
+    // The same while it lasts, or an approval would end with the next backup.
+    let mut oldest = BTreeMap::new();
+    for backup in catalog::suspicious(ctx, around.ledger(), None).await? {
+        if only.as_ref().is_none_or(|stores| stores.contains(&backup.store)) {
+            let odd = backup.suspicions.join("; ");
+            let store = backup.store.clone();
+            oldest.entry(store).or_insert(Frozen { store: backup.store, backup: backup.id, odd });
+        }
+    }
+    Ok(oldest.into_values().collect())
 }
 
 /// A backup of which nobody can say what it needs of the log, so that all of it stays.

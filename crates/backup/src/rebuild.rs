@@ -16,8 +16,10 @@ use crate::Surroundings;
 use crate::catalog::{self, Found, State};
 use crate::copies;
 use crate::manifest::Manifest;
-use crate::run::give_up_dead;
+use crate::places::is_the_place;
+use crate::run::{give_up_dead, read_manifest};
 use crate::signature::{self, Signed};
+use crate::suspicion;
 
 /// Makes the list of backups anew from what lies in the repositories: after the state was lost, or came from an older copy.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -106,7 +108,7 @@ struct Tally {
 /// Takes in every backup of this project that the ledger does not know, and says which of those that it knows are no longer
 /// there. What was proven before is not known of what is taken in: it is at `l0` until it is verified.
 ///
-/// Findings: `backup_unreadable`, `backup_not_in_repository`, `repository_unreadable`.
+/// Findings: `backup_unreadable`, `backup_not_in_repository`, `repository_unreadable`, `backup_suspicious`.
 ///
 /// # Errors
 ///
@@ -154,6 +156,10 @@ pub async fn rebuild(
                 ));
             }
         }
+    }
+    for (backup, odd) in judge(ctx, around, &tally.taken_in).await? {
+        writeln!(text, "SUSPICIOUS: {}: {odd}", backup.id).expect("writing to a string does not fail");
+        findings.push(suspicion::finding(&backup, &odd));
     }
     if tally.foreign > 0 {
         writeln!(text, "{} of other projects or programs are left alone", count(tally.foreign, "backup"))
@@ -322,6 +328,40 @@ async fn one(ctx: &Context, around: &dyn Surroundings, name: &str, tally: &mut T
         }
     }
     Ok(ours)
+}
+
+/// Compares what was taken in with what was made before it, as its run had done, the oldest first; gives what is odd. What was accepted
+/// is not known any more, nor what was counted in restored copies: that comes back with the next looks at them.
+async fn judge(
+    ctx: &Context,
+    around: &dyn Surroundings,
+    taken_in: &[String],
+) -> Result<Vec<(catalog::Recorded, String)>, Error> {
+    let mut backups = Vec::new();
+    for id in taken_in {
+        backups.extend(catalog::show(ctx, around.ledger(), id).await?);
+    }
+    backups.sort_by_key(|backup| (backup.begun_at, backup.id.clone()));
+    let mut found = Vec::new();
+    for backup in backups {
+        let looked = async {
+            let repository = around.repository(ctx, &backup.repository).await?;
+            let manifest = read_manifest(ctx, &repository, &backup).await?;
+            Ok::<_, Error>((repository, manifest))
+        };
+        let (repository, manifest) = match looked.await {
+            Ok(looked) => looked,
+            Err(error) if is_the_place(&error) => continue, // It was read a moment ago; another look tells.
+            Err(error) => return Err(error),
+        };
+        let before = Some(backup.begun_at);
+        let odd = suspicion::of_manifest(ctx, around, &repository, &backup, &manifest, before).await?;
+        if !odd.is_empty() {
+            catalog::suspect(ctx, around.ledger(), &backup.id, &odd).await?;
+        }
+        found.extend(odd.into_iter().map(|odd| (backup.clone(), odd)));
+    }
+    Ok(found)
 }
 
 /// Whether the run that was making a backup can no longer say what became of it.

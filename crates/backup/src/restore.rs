@@ -13,6 +13,7 @@ use serde_json::json;
 use crate::Surroundings;
 use crate::catalog::{self, Level, Recorded};
 use crate::config::PlanConfig;
+use crate::drill;
 use crate::log_copies;
 use crate::logs::{self, Chain};
 use crate::meter::MeteredSource;
@@ -184,6 +185,19 @@ fn target(request: &RestoreBackup, backup: &Recorded, scratch: Option<&Scratch>)
     }
 }
 
+/// A forecast as a plan says it. What needs an approval is bound to the plan, and must not expire with each restore that is measured: so
+/// it is rounded up there, to 1, 2 or 5 with noughts; elsewhere to two digits.
+fn said_ms(to: RestoreTo, ms: u64) -> u64 {
+    let step = |digits: u32| 10_u64.pow((ms.max(1).ilog10() + 1).saturating_sub(digits));
+    match to {
+        RestoreTo::Scratch => ms.div_ceil(step(2)) * step(2),
+        RestoreTo::Beside | RestoreTo::InPlace => {
+            let one = step(1);
+            [1, 2, 5, 10].map(|times| times * one).into_iter().find(|round| *round >= ms).unwrap_or(ms)
+        }
+    }
+}
+
 /// Says what a restore would do: chain, target, what would be overwritten, what it needs.
 ///
 /// # Errors
@@ -224,6 +238,14 @@ pub async fn plan_restore(
         reversible: true,
         ..PlanStep::new(id, &title, StepMode::Transaction, Vec::new())
     };
+    let bytes = manifest.parts.iter().map(|part| part.bytes).sum::<u64>();
+    let forecast_ms = drill::forecast(ctx, around.ledger(), &backup.store, bytes).await?;
+    let forecast_ms = forecast_ms.map(|ms| said_ms(request.to, ms));
+    let room = match (preflight.bytes_expected, request.to) {
+        (Some(bytes), RestoreTo::Beside | RestoreTo::InPlace) => format!(", which takes about {}", size(bytes)),
+        _ => String::new(),
+    };
+    let mut warnings = preflight.warnings;
     let as_of = point(&backup).strftime("%Y-%m-%d %H:%M:%SZ").to_string();
     let mut steps = Vec::new();
     let (mut pre_state, mut subject) = (String::new(), format!("backup:{}", backup.id));
@@ -258,6 +280,19 @@ pub async fn plan_restore(
             ),
         ));
     }
+    let elsewhere = match request.to {
+        RestoreTo::Scratch => None,
+        RestoreTo::Beside | RestoreTo::InPlace => {
+            let there = store.probe(ctx).await?;
+            (there.identity != manifest.dumped.identity).then(|| {
+                format!(
+                    "the backup is of another database, {}, than the one that is at {} now",
+                    manifest.dumped.address, there.address
+                )
+            })
+        }
+    };
+    warnings.extend(elsewhere.clone());
     match request.to {
         RestoreTo::Scratch if chain.is_some() => {}
         RestoreTo::Scratch => {
@@ -265,7 +300,8 @@ pub async fn plan_restore(
         }
         RestoreTo::Beside => {
             let name = request.name.clone().unwrap_or_default();
-            steps.push(step("load", format!("load {what} as of {as_of} into {name}, which must not exist")));
+            let title = format!("load {what} as of {as_of} into {name}, which must not exist{room}");
+            steps.push(step("load", title));
         }
         RestoreTo::InPlace => {
             let probe = store.probe(ctx).await?;
@@ -280,7 +316,7 @@ pub async fn plan_restore(
                 .hint("leave `end_sessions` out, and stop the programs that use it"));
             }
             steps.push(step("safety", format!("back {} up as it is now", backup.store)));
-            steps.push(step("load", format!("load everything as of {as_of} beside it")));
+            steps.push(step("load", format!("load everything as of {as_of} beside it{room}")));
             steps.push(step("compare", "compare every table with what was dumped".to_owned()));
             let others = if request.end_sessions {
                 "; sessions of others that do not end by themselves are ended, and what they had not committed is undone"
@@ -293,8 +329,9 @@ pub async fn plan_restore(
                 ..PlanStep::new(
                     "swap",
                     format!(
-                        "put it in the place of {}: what was written after {as_of} is no longer there{others}",
-                        probe.address
+                        "put it in the place of {}: what was written after {as_of} is no longer there{others}{}",
+                        probe.address,
+                        elsewhere.map(|said| format!("; {said}")).unwrap_or_default()
                     ),
                     StepMode::Transaction,
                     Vec::new(),
@@ -317,15 +354,15 @@ pub async fn plan_restore(
         pre_state,
         predicted: json!({
             "backup": backup.id, "as_of": as_of, "proven": backup.level, "rows": manifest.rows(),
-            "bytes": manifest.parts.iter().map(|part| part.bytes).sum::<u64>(),
-            "last_restore_ms": backup.restore_ms,
+            "bytes": bytes, "last_restore_ms": backup.restore_ms, "forecast_ms": forecast_ms,
+            "target_bytes": preflight.bytes_expected,
             "scratch_bytes": preflight.scratch_bytes + chain.as_ref().map_or(0, |(_, chain)| chain.reach.clear_bytes()),
             "log": chain.as_ref().map(|(target, chain)| json!({
                 "until": target, "from": chain.start.position, "to": chain.reach.end, "reaches": chain.reach.until,
                 "timeline": chain.reach.timeline, "pieces": chain.reach.pieces.len(), "bytes": chain.reach.bytes(),
                 "gap": chain.reach.gap,
             })),
-            "warnings": preflight.warnings, "from": place.backup.repository, "passed_by": places.passed,
+            "warnings": warnings, "from": place.backup.repository, "passed_by": places.passed,
         }),
         cost_usd_nanos: 0,
     })
@@ -530,4 +567,26 @@ async fn safety_backup(ctx: &Context, around: &dyn Surroundings, backup: &Record
         "backed up before it is overwritten"
     );
     Ok(made.recorded.id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forecasts_are_said_as_exactly_as_an_approval_can_bear() {
+        for (ms, scratch, in_place) in [
+            (0, 0, 1),
+            (7, 7, 10),
+            (99, 99, 100),
+            (100, 100, 100),
+            (1_234, 1_300, 2_000),
+            (48_001, 49_000, 50_000),
+            (501_000, 510_000, 1_000_000),
+        ] {
+            assert_eq!(said_ms(RestoreTo::Scratch, ms), scratch, "{ms}");
+            assert_eq!(said_ms(RestoreTo::InPlace, ms), in_place, "{ms}");
+            assert_eq!(said_ms(RestoreTo::Beside, ms), in_place, "{ms}");
+        }
+    }
 }

@@ -30,7 +30,7 @@ pub enum Reason {
     Yearly,
     /// One of the newest that were restored and compared.
     Verified,
-    /// Something is odd about a later one: nothing is deleted until a person has looked.
+    /// Something is odd about one of the store's: nothing is deleted until a person has looked.
     Frozen,
     /// It is not finished, or its time lies ahead of the clock.
     Unclear,
@@ -49,7 +49,8 @@ pub struct Kept {
 ///
 /// Hours, days, weeks (from Monday), months and years are those of UTC. Rules look at backups that are complete and
 /// undamaged; of each period the newest is kept, and only periods that have a backup count. A backup from after `now`
-/// is kept and counts for nothing: a clock that ran ahead must not push the others out.
+/// is kept and counts for nothing: a clock that ran ahead must not push the others out. While something is odd about one of
+/// them that nobody has accepted, all are kept: what is compared with a backup of nothing is odd no more.
 pub fn keep(backups: &[Recorded], rules: &Retention, now: Timestamp) -> Vec<Kept> {
     let mut kept: BTreeMap<&str, BTreeSet<Reason>> =
         backups.iter().map(|backup| (backup.id.as_str(), BTreeSet::new())).collect();
@@ -74,9 +75,7 @@ pub fn keep(backups: &[Recorded], rules: &Retention, now: Timestamp) -> Vec<Kept
         }
     }
     sound.sort_by_key(|(backup, at)| (std::cmp::Reverse(*at), backup.id.clone()));
-    if let Some((newest, _)) = sound.first()
-        && !newest.suspicions.is_empty()
-    {
+    if backups.iter().any(|backup| backup.state == State::Complete && backup.is_suspicious()) {
         backups.iter().filter(|backup| backup.state == State::Complete).for_each(|backup| {
             give(&backup.id, Reason::Frozen);
         });
@@ -144,6 +143,7 @@ mod tests {
             restore_ms: None,
             problem: None,
             suspicions: Vec::new(),
+            accepted_at: None,
             copies: Vec::new(),
             origin: crate::catalog::Origin::Made,
             signed: crate::signature::Signed::Signed,
@@ -217,6 +217,13 @@ mod tests {
         ];
         backups[1].suspicions = vec!["empty now: orders".into()];
         assert_eq!(ids(&backups, &one, "2026-03-03T00:00:00Z"), ["old", "odd"]);
+        // Also when the next one is as empty and therefore odd no more, when it is damaged, and when the rows are back.
+        backups[1].problem = Some("3 rows are missing".into());
+        let mut later = backups.to_vec();
+        later.push(backup("next", "2026-03-03T01:00:00Z", Level::L3));
+        assert_eq!(ids(&later, &one, "2026-03-04T00:00:00Z"), ["old", "odd", "next"]);
+        later[1].accepted_at = Some(at("2026-03-03T02:00:00Z"));
+        assert_eq!(ids(&later, &one, "2026-03-04T00:00:00Z"), ["next"]);
         let ahead = [
             backup("true", "2026-03-01T01:00:00Z", Level::L3),
             backup("ahead", "2031-01-01T00:00:00Z", Level::L3),

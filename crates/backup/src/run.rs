@@ -10,7 +10,7 @@ use std::time::Instant;
 use contract::quantity::{count, size};
 use contract::{
     BackupLabel, BackupMethod, Context, DumpOptions, Dumped, Effect, Error, ErrorKind, Finding, Kept,
-    Outcome, Permit, Plan, PlanStep, Preflight, Repository, Request, Severity, StepMode, Trigger,
+    Outcome, Permit, Plan, PlanStep, Preflight, Repository, Request, Severity, StepMode,
 };
 use jiff::Timestamp;
 use schemars::JsonSchema;
@@ -18,14 +18,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::Surroundings;
-use crate::catalog::{self, Begun, Completed, Level, Recorded, State};
+use crate::catalog::{self, Begun, Completed, Level, Recorded};
+use crate::clock;
 use crate::config::{Mode, PlanConfig};
 use crate::copy::copy_as_planned;
 use crate::manifest::{MANIFEST_VERSION, Manifest};
 use crate::meter::MeteredSink;
 use crate::shares;
 use crate::signature::{self, Signed};
-use crate::suspicion::suspicions;
+use crate::suspicion;
 use crate::verify::{self, Proof};
 
 /// Readers of one store at once.
@@ -425,6 +426,7 @@ async fn take(
     together: Option<&str>,
 ) -> Result<Taken, Error> {
     let started = Instant::now();
+    clock::note(ctx, around).await?;
     let id = format!("bk-{}", uuid::Uuid::now_v7().simple());
     let (method, found) = preflight(ctx, around, config, store).await?;
     let expected = found.bytes_expected;
@@ -451,8 +453,8 @@ async fn take(
             return Err(error.with("backup", &id));
         }
     };
-    let before = previous(ctx, around, repository, store, &id, method).await;
-    let odd = suspicions(&manifest, before.as_ref());
+    let begun = recorded(ctx, around, &id).await?;
+    let odd = suspicion::of_manifest(ctx, around, repository, &begun, &manifest, None).await?;
     let completed = Completed {
         id: &id,
         store,
@@ -557,31 +559,6 @@ pub(crate) fn layout(method: BackupMethod) -> contract::Layout {
     match method {
         BackupMethod::Logical => contract::Layout::Stream,
         BackupMethod::Physical => contract::Layout::Pages,
-    }
-}
-
-/// The manifest of the newest complete backup of the store by the same method before this one, if it can be read.
-async fn previous(
-    ctx: &Context,
-    around: &dyn Surroundings,
-    repository: &Arc<dyn Repository>,
-    store: &str,
-    id: &str,
-    method: BackupMethod,
-) -> Option<Manifest> {
-    let known = catalog::list(ctx, around.ledger(), Some(store), 50).await.ok()?;
-    let before = known.into_iter().find(|backup| {
-        backup.id != id
-            && backup.method == method
-            && backup.state == State::Complete
-            && backup.repository == repository.name()
-    })?;
-    match read_manifest(ctx, repository, &before).await {
-        Ok(manifest) => Some(manifest),
-        Err(error) => {
-            tracing::warn!(backup = before.id, %error, "the backup before cannot be compared with");
-            None
-        }
     }
 }
 
@@ -693,17 +670,7 @@ fn told(made: &[Made], level: Level, config: &PlanConfig) -> Outcome {
             writeln!(text, "  SUSPICIOUS: {odd}").expect("writing to a string does not fail");
         }
         findings.extend(proof.findings(backup, level));
-        findings.extend(backup.suspicions.iter().map(|odd| Finding {
-            code: "backup_suspicious".into(),
-            severity: Severity::Critical,
-            title: format!("the backup of {} is suspicious: {odd}", backup.store),
-            object: backup.store.clone(),
-            recommendation: Some(
-                "find out whether the data was meant to go; no older backup is deleted until then".into(),
-            ),
-            evidence: Vec::new(),
-            escalate: Some(Trigger::DataLossRisk),
-        }));
+        findings.extend(backup.suspicions.iter().map(|odd| suspicion::finding(backup, odd)));
         values.push(json!({
             "backup": backup, "proof": proof, "left_out": one.manifest.dumped.left_out,
             "tables": one.manifest.dumped.tables.len(), "seconds": round(one.seconds),

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::Surroundings;
-use crate::catalog::{self, Level, Origin, Recorded, State};
+use crate::catalog::{self, Counted, Level, Origin, Recorded, State};
 use crate::config::PlanConfig;
 use crate::copies;
 use crate::manifest::Manifest;
@@ -22,6 +22,7 @@ use crate::meter::MeteredSource;
 use crate::places::{is_the_place, places};
 use crate::run::{Scratch, kept, plan_named, read_manifest};
 use crate::signature::{self, Signed};
+use crate::suspicion;
 
 /// Differences that are said of one backup.
 const SAID_MAX: usize = 10;
@@ -112,6 +113,12 @@ pub(crate) struct Proof {
     pub restore_ms: Option<u64>,
     /// What is wrong with the backup; empty when it is sound.
     pub problems: Vec<String>,
+    /// What is odd about the rows that were counted in the copy, where the dump saw none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub odd: Vec<String>,
+    /// The rows of the copy, where the dump saw none.
+    #[serde(skip)]
+    counted: Option<Counted>,
     /// Why the level that was asked for was not tried.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unproven: Option<String>,
@@ -210,7 +217,32 @@ pub(crate) async fn prove(
     let level = if proof.problems.is_empty() { proof.level.max(backup.level) } else { Level::L0 };
     let problem = proof.problems.first().map(String::as_str);
     catalog::prove(ctx, around.ledger(), &backup.id, level, proof.restore_ms, problem).await?;
+    if let Some(counted) = &proof.counted {
+        proof.odd = judge(ctx, around, backup, counted).await?;
+    }
     Ok(proof)
+}
+
+/// Records what was counted in the copy, and what is odd about that; gives what was not known to be.
+async fn judge(
+    ctx: &Context,
+    around: &dyn Surroundings,
+    backup: &Recorded,
+    counted: &Counted,
+) -> Result<Vec<String>, Error> {
+    catalog::count(ctx, around.ledger(), &backup.id, counted).await?;
+    if backup.accepted_at.is_some() {
+        return Ok(Vec::new());
+    }
+    let kind = |odd: &str| odd.split(':').next().unwrap_or_default().to_owned();
+    let mut odd = suspicion::of_counted(ctx, around, backup, counted).await?;
+    // Another look may compare with another backup, and what is empty is so all the same.
+    odd.retain(|one| !backup.suspicions.iter().any(|known| kind(known) == kind(one)));
+    if !odd.is_empty() {
+        let all = [backup.suspicions.as_slice(), odd.as_slice()].concat();
+        catalog::suspect(ctx, around.ledger(), &backup.id, &all).await?;
+    }
+    Ok(odd)
 }
 
 async fn look(
@@ -298,6 +330,9 @@ async fn restore_and_compare(
             return Err(error);
         }
     };
+    if manifest.dumped.tables.is_empty() && problems.is_empty() {
+        proof.counted = Some(found.iter().map(|table| (table.table.clone(), table.rows)).collect());
+    }
     let counted = if manifest.dumped.tables.is_empty() { &found } else { &manifest.dumped.tables };
     proof.tables = counted.len();
     proof.rows = counted.iter().map(|table| table.rows).sum();
@@ -449,7 +484,11 @@ pub async fn verify(
             Ok(proof) => {
                 writeln!(text, "{} of {}{whose}: {}", backup.id, backup.store, proof.said())
                     .expect("writing to a string does not fail");
+                for odd in &proof.odd {
+                    writeln!(text, "  SUSPICIOUS: {odd}").expect("writing to a string does not fail");
+                }
                 findings.extend(proof.findings(&backup, asked));
+                findings.extend(proof.odd.iter().map(|odd| suspicion::finding(&backup, odd)));
                 let is_sound = proof.problems.is_empty();
                 proofs.push((place.repository, proof));
                 if is_sound {

@@ -11,7 +11,7 @@ use crate::sealed::seal_old_rows;
 use crate::sqlite::Connection;
 
 /// One script for each version; never edited once shipped.
-const MIGRATIONS: [&str; 17] = [
+const MIGRATIONS: [&str; 18] = [
     include_str!("../sql/0001_state.sql"),
     include_str!("../sql/0002_ai.sql"),
     include_str!("../sql/0003_ai_keys.sql"),
@@ -29,6 +29,7 @@ const MIGRATIONS: [&str; 17] = [
     include_str!("../sql/0015_backup_groups.sql"),
     include_str!("../sql/0016_repository_shares.sql"),
     include_str!("../sql/0017_backup_logs.sql"),
+    include_str!("../sql/0018_backup_acceptance.sql"),
 ];
 /// After this one, what lies in the clear is sealed.
 const SEALING: usize = 4;

@@ -262,6 +262,10 @@ impl backup::Surroundings for Room<'_> {
         Ok(Arc::new(opened))
     }
 
+    fn uptime(&self) -> Option<backup::Uptime> {
+        backup::Uptime::of_machine()
+    }
+
     async fn signing_keys(&self, ctx: &Context) -> Result<Vec<SecretString>, Error> {
         let vault = self.steward.vault();
         let mut keys = Vec::new();

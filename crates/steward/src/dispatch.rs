@@ -447,6 +447,9 @@ pub(crate) async fn plan(
             let plan = backup::plan_prune(ctx, &Room::new(steward, project), request).await?;
             Planned { findings: backup::prune_warnings(&plan), ..plan.into() }
         }
+        Request::BackupAccept(request) => {
+            backup::plan_accept(ctx, &Room::new(steward, project), request).await?.into()
+        }
         Request::BackupCopy(request) => {
             backup::plan_copy(ctx, &Room::new(steward, project), request).await?.into()
         }
@@ -646,6 +649,9 @@ async fn carry_out(
         }
         Request::BackupPrune(request) => {
             backup::prune(ctx, &Room::new(steward, project), permit, plan, request).await
+        }
+        Request::BackupAccept(request) => {
+            backup::accept(ctx, &Room::new(steward, project), permit, plan, request).await
         }
         Request::BackupCopy(request) => {
             backup::copy(ctx, &Room::new(steward, project), permit, plan, request).await

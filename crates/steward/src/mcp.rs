@@ -59,6 +59,8 @@ pub(crate) const FOR_PEOPLE: &[&str] = &[
     "backup.setup",
     // No agent deletes backups.
     "backup.prune",
+    // Nor opens the way to it.
+    "backup.accept",
     "backup.rebuild",
     // What every transaction wrote, in the clear.
     "backup.export-logs",

@@ -164,6 +164,7 @@ requests! {
     BackupVerify(backup::VerifyBackup),
     BackupDrill(backup::DrillBackup),
     BackupRestore(backup::RestoreBackup),
+    BackupAccept(backup::AcceptBackup),
     BackupPrune(backup::PruneBackups),
     BackupCopy(backup::CopyBackup),
     BackupFollow(backup::FollowLogs),

@@ -11,6 +11,7 @@ mod guard;
 mod home;
 mod keys;
 mod kill;
+mod power;
 mod prune;
 mod s3;
 mod s3_faults;

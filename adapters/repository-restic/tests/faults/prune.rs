@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::SystemTime;
 
-use contract::{CheckDepth, ErrorKind, Part, PartBody, Repository};
+use contract::{CheckDepth, ErrorKind, Layout, Part, PartBody, Repository};
 
 use super::home::{Answer, Dice, Home, cases, contents, manifest};
 use crate::error::FaultKind;
+use crate::objects::Objects as _;
 
 async fn is_sound(home: &Home, ids: &[&str], case: &str) {
     let repository = home.repository();
@@ -52,6 +53,50 @@ async fn pruning_marks_first_and_deletes_later() {
     assert!(home.files("data").len() < before);
     is_sound(&home, &["3"], "deleted").await;
     assert_eq!(home.files("locks").len(), 0);
+}
+
+/// Writes the indexes anew as if what is marked had been marked so many hours earlier; gives how many packs that are.
+fn age_marks(home: &Home, hours: i64) -> usize {
+    let objects = home.objects(Layout::Stream);
+    let mut marked = 0;
+    for found in objects.list("index").unwrap() {
+        let plain = home.key.open_record(&objects.read(&found.path).unwrap()).unwrap();
+        let mut index: serde_json::Value = serde_json::from_slice(&plain).unwrap();
+        let Some(packs) = index["packs_to_delete"].as_array_mut() else { continue };
+        for pack in packs.iter_mut() {
+            let at: jiff::Timestamp = pack["time"].as_str().unwrap().parse().unwrap();
+            let earlier = at - jiff::SignedDuration::from_hours(hours);
+            pack["time"] = serde_json::json!(earlier.to_string());
+            marked += 1;
+        }
+        let sealed = home.key.seal(&serde_json::to_vec(&index).unwrap()).unwrap();
+        objects.create(&format!("index/{}", crate::seal::name_of(&sealed)), &[sealed.into()]).unwrap();
+        objects.remove(&found.path).unwrap();
+    }
+    marked
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_marked_goes_after_48_hours_and_not_one_earlier() {
+    let home = Home::new();
+    three(&home).await;
+    let repository = home.repository();
+    let kept = home.kept(&repository).await;
+    repository.forget(&home.ctx(), &kept[..2]).await.unwrap();
+    repository.prune(&home.ctx()).await.unwrap();
+    let before = home.files("data").len();
+    let marked = age_marks(&home, 47);
+    assert!(marked > 0);
+    assert_eq!(repository.prune(&home.ctx()).await.unwrap().bytes_deleted, 0);
+    assert!(home.files("data").len() >= before);
+    is_sound(&home, &["3"], "47 hours").await;
+    // What a backup needs again by then stays, however old its mark.
+    home.write(&repository, 1).await.unwrap();
+    assert_eq!(age_marks(&home, 2), marked);
+    let pruned = repository.prune(&home.ctx()).await.unwrap();
+    assert!(pruned.bytes_deleted > 1_000_000, "{pruned:?}");
+    assert!(home.files("data").len() < before);
+    is_sound(&home, &["3", "1"], "49 hours").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

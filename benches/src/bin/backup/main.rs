@@ -150,7 +150,7 @@ impl Project<'_> {
     /// How long a restore will take, as its plan says.
     pub(crate) fn forecast(&self) -> io::Result<f64> {
         let (_, answer) = self.ask(&["backup", "restore", "db", "--dry-run"], None)?;
-        find(&answer, "last_restore_ms")
+        find(&answer, "forecast_ms")
             .and_then(Value::as_f64)
             .map(|ms| ms / 1e3)
             .ok_or_else(|| io::Error::other(format!("the plan of a restore has no forecast: {answer:#}")))

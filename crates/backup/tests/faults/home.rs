@@ -356,8 +356,9 @@ impl Home {
                 let plan = backup::plan_restore(&ctx, self, &request).await?;
                 backup::restore(&ctx, self, &self.permit("backup.restore", &plan), &plan, &request).await
             }
-            "verify-rows" => {
-                let request = VerifyBackup { backup: ROWS.into(), from: None, level: Some(Level::L3) };
+            "verify" | "verify-rows" => {
+                let name = if what == "verify" { STORE } else { ROWS };
+                let request = VerifyBackup { backup: name.into(), from: None, level: Some(Level::L3) };
                 let plan = backup::plan_verify(&ctx, self, &request).await?;
                 backup::verify(&ctx, self, &self.permit("backup.verify", &plan), &plan, &request).await
             }

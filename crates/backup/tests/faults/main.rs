@@ -4,6 +4,7 @@
 //! `STEWARD_TEST_SEED=17` repeats one run, `STEWARD_TEST_SEED=17..40` some, `STEWARD_TEST_FULL=1` makes all of them.
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test fails by panicking and may print")]
 
+mod crowd;
 mod dice;
 mod disk;
 mod event;
@@ -24,7 +25,7 @@ use dice::{Dice, Harm};
 use home::Home;
 use lie::Lie;
 use rows::Rows;
-use run::{DAYS, FILL, FOLDER, Run, WORK, copy, files};
+use run::{DAYS, FILL, FOLDER, Run, STOP, WORK, copy, files};
 use trip::Trip;
 
 /// Runs of the short form and of all.
@@ -48,6 +49,7 @@ async fn child() {
             let (folder, leave) = (Path::new(folder).to_owned(), leave.parse().unwrap());
             Trip::act_at(point, move || disk::fill(&folder, leave))
         }
+        Err(_) if std::env::var_os(STOP).is_some() => Trip::act_at(point, crowd::stop_here),
         Err(_) => Trip::abort_at(point),
     };
     let answer = match Home::open(Path::new(&variable(FOLDER)), trip, variable(DAYS).parse().unwrap()).await {
@@ -256,6 +258,27 @@ fn what_was_begun_and_not_ended_is_ended_by_the_next() {
         });
         assert_eq!(std::fs::read_dir(folder.join("scratch")).unwrap().count(), 0);
     });
+    drop(rows);
+}
+
+#[test]
+fn a_crowd_at_one_repository_loses_nothing() {
+    let template = tempfile::tempdir().unwrap();
+    let runtime = runtime();
+    let rows = runtime.block_on(async {
+        let rows = Rows::make().await;
+        Home::make(template.path(), &rows).await;
+        rows
+    });
+    let rounds = if std::env::var("STEWARD_TEST_FULL").is_ok_and(|full| full == "1") { 10 } else { 1 };
+    for round in 0..rounds {
+        for impatient in [false, true] {
+            let folder = tempfile::tempdir().unwrap();
+            copy(template.path(), folder.path());
+            let answer = runtime.block_on(crowd::crowd(folder.path(), impatient));
+            assert_eq!(answer, Ok(()), "round {round}, impatient: {impatient}");
+        }
+    }
     drop(rows);
 }
 

@@ -11,6 +11,9 @@ pub(crate) const DAYS: &str = "STEWARD_TEST_FAULTS_DAYS";
 /// A disk that is filled at the moment of [`WORK`], and how many bytes stay free.
 pub(crate) const FILL: &str = "STEWARD_TEST_FAULTS_FILL";
 
+/// Where it stops at the moment of [`WORK`] and does not die.
+pub(crate) const STOP: &str = "STEWARD_TEST_FAULTS_STOP";
+
 /// What a shell says of a process that was killed by SIGABRT.
 const ABORTED: i32 = 128 + 6;
 

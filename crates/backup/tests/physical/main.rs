@@ -4,6 +4,7 @@
 
 mod bucket;
 mod crash;
+mod emptied;
 mod gap;
 mod home;
 mod loss;

@@ -5,7 +5,7 @@ mod copies;
 mod world;
 
 use backup::{
-    Level, ListBackups, PlanConfig, Probe, PruneBackups, Recorded, RestoreBackup, RestoreTo, Retention,
+    AcceptBackup, Level, ListBackups, PlanConfig, Probe, PruneBackups, Recorded, RestoreBackup, RestoreTo, Retention,
     RunBackup, ShowBackup, ShowPlans, Surroundings as _, VerifyBackup,
 };
 use contract::{Error, ErrorKind, Outcome, Severity, Trigger};
@@ -205,6 +205,177 @@ async fn only_what_no_rule_keeps_is_deleted_and_only_as_it_was_approved() {
     run(&world, "nightly").await.unwrap();
     let frozen = backup::plan_prune(&world.ctx(), &world, &request).await.unwrap();
     assert_eq!(frozen.steps, [], "{}", frozen.summary);
+    assert_eq!(backup::prune_warnings(&frozen)[0].code, "backup_retention_frozen", "{}", frozen.summary);
+}
+
+/// Two plans of one store, each of which keeps its newest backup alone.
+async fn of_two_plans() -> World {
+    let mut world = World::new().await;
+    for name in ["nightly", "hourly"] {
+        let mut plan = PlanConfig::of_store("shop");
+        plan.keep =
+            Retention { within_hours: 0, hourly: 0, daily: 1, weekly: 0, monthly: 0, yearly: 0, ..plan.keep };
+        plan.keep.verified_min = 1;
+        world.plan(name, plan);
+    }
+    world
+}
+
+async fn doomed(world: &World) -> usize {
+    backup::plan_prune(&world.ctx(), world, &PruneBackups::default()).await.unwrap().steps.len()
+}
+
+async fn accept(world: &World, backup: &str) -> Result<Outcome, Error> {
+    let request = AcceptBackup { backup: backup.into() };
+    let plan = backup::plan_accept(&world.ctx(), world, &request).await?;
+    let permit = world.permit("backup.delete", &plan);
+    backup::accept(&world.ctx(), world, &permit, &plan, &request).await
+}
+
+async fn rebuild(world: &World) -> Outcome {
+    let request = backup::RebuildCatalog::default();
+    let plan = backup::plan_rebuild(&world.ctx(), world, &request).unwrap();
+    let permit = world.permit("backup.configure", &plan);
+    backup::rebuild(&world.ctx(), world, &permit, &plan, &request).await.unwrap()
+}
+
+#[tokio::test]
+async fn what_is_suspicious_freezes_retention_until_a_person_has_accepted_it() {
+    let world = of_two_plans().await;
+    for plan in ["nightly", "hourly", "nightly", "hourly"] {
+        run(&world, plan).await.unwrap();
+        world.advance_s(24 * 3_600);
+    }
+    assert_eq!(doomed(&world).await, 2);
+    world.fill("orders", 0);
+    for night in 0..3 {
+        let made = run(&world, "nightly").await.unwrap();
+        assert_eq!(codes(&made), ["backup_suspicious"], "night {night}: {}", made.text);
+        assert!(made.findings[0].title.contains("orders (had 1,000 rows)"), "{}", made.findings[0].title);
+        world.advance_s(24 * 3_600);
+        assert_eq!(doomed(&world).await, 0, "night {night}, also of the other plan");
+    }
+    // Nor does a damaged one that is odd, nor rows that are back, end it.
+    world.fill("orders", 1_000);
+    assert_eq!(codes(&run(&world, "hourly").await.unwrap()), [""; 0]);
+    world.advance_s(24 * 3_600);
+    assert_eq!(doomed(&world).await, 0);
+    let odd: Vec<Recorded> = recorded(&world).await.into_iter().filter(Recorded::is_suspicious).collect();
+    assert_eq!(odd.len(), 3);
+    // What was read is what is accepted.
+    let request = AcceptBackup { backup: "shop".into() };
+    let plan = backup::plan_accept(&world.ctx(), &world, &request).await.unwrap();
+    assert_eq!((plan.steps.len(), plan.destructive()), (3, false));
+    assert!(plan.steps[0].title.contains("empty now: orders (had 1,000 rows)"), "{}", plan.steps[0].title);
+    let permit = world.permit("backup.delete", &plan);
+    world.fill("orders", 0);
+    run(&world, "nightly").await.unwrap();
+    let error = backup::accept(&world.ctx(), &world, &permit, &plan, &request).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+    assert_eq!(doomed(&world).await, 0);
+    // The first of them: those behind it are still to be looked at.
+    accept(&world, &odd[2].id).await.unwrap();
+    assert_eq!(recorded(&world).await.iter().filter(|it| it.is_suspicious()).count(), 3);
+    assert_eq!(doomed(&world).await, 0);
+    let accepted = accept(&world, "shop").await.unwrap();
+    assert_eq!(accepted.value["accepted"].as_array().unwrap().len(), 3, "{}", accepted.text);
+    assert_eq!(accept(&world, "shop").await.unwrap().value["accepted"], json!([]));
+    assert_ne!(doomed(&world).await, 0);
+    // From now on the empty table is how it should be.
+    world.advance_s(24 * 3_600);
+    assert_eq!(codes(&run(&world, "nightly").await.unwrap()), [""; 0]);
+    assert_ne!(doomed(&world).await, 0);
+}
+
+#[tokio::test]
+async fn what_is_suspicious_is_so_after_the_list_was_made_anew() {
+    let mut world = of_two_plans().await;
+    run(&world, "nightly").await.unwrap();
+    for _ in 0..2 {
+        world.advance_s(24 * 3_600);
+        world.fill("orders", 0);
+        run(&world, "nightly").await.unwrap();
+    }
+    world.lose_the_state().await;
+    let taken = rebuild(&world).await;
+    assert_eq!(codes(&taken), ["backup_suspicious"; 2], "{}", taken.text);
+    assert_eq!(taken.findings[0].escalate, Some(Trigger::DataLossRisk));
+    let odd: Vec<bool> = recorded(&world).await.iter().map(Recorded::is_suspicious).collect();
+    assert_eq!(odd, [true, true, false], "the newest first");
+    world.advance_s(24 * 3_600);
+    assert_eq!(codes(&run(&world, "nightly").await.unwrap()), ["backup_suspicious"]);
+    assert_eq!(doomed(&world).await, 0);
+}
+
+/// As a copy of a server's files: what is in the tables is seen by whoever starts it.
+#[tokio::test]
+async fn rows_that_only_the_restored_copy_shows_are_missed_there() {
+    let world = of_two_plans().await;
+    world.fail(&[Fault::Blind]);
+    let first = run(&world, "nightly").await.unwrap();
+    assert_eq!(codes(&first), [""; 0], "{}", first.text);
+    world.advance_s(60);
+    // One that nobody has looked at says nothing, and the next is compared past it.
+    let request = RunBackup { plan: "nightly".into(), verify: Some(Level::L1) };
+    let (plan, _) = backup::plan_run(&world.ctx(), &world, &request).await.unwrap();
+    let permit = world.permit("backup.run", &plan);
+    world.fill("orders", 0);
+    let blind = backup::run(&world.ctx(), &world, &permit, &plan, &request).await.unwrap();
+    assert_eq!(codes(&blind), [""; 0], "{}", blind.text);
+    world.advance_s(60);
+    world.drop_table("orders");
+    let odd = run(&world, "nightly").await.unwrap();
+    assert_eq!(codes(&odd), ["backup_suspicious"], "{}", odd.text);
+    assert_eq!(odd.findings[0].escalate, Some(Trigger::DataLossRisk));
+    assert!(odd.findings[0].title.contains("no longer there: orders (had 1,000 rows)"), "{}", odd.text);
+    let known = recorded(&world).await;
+    assert_eq!(known[0].suspicions, ["no longer there: orders (had 1,000 rows)"]);
+    let unseen = known[1].id.clone();
+    // Looked at later, it is as odd.
+    let looked = verify(&world, &unseen, None).await.unwrap();
+    assert_eq!(codes(&looked), ["backup_suspicious"], "{}", looked.text);
+    assert!(looked.text.contains("empty now: orders (had 1,000 rows)"), "{}", looked.text);
+    assert_eq!(codes(&verify(&world, &unseen, None).await.unwrap()), [""; 0], "it is known by now");
+    assert_eq!(recorded(&world).await[1].suspicions.len(), 1);
+    accept(&world, "shop").await.unwrap();
+    verify(&world, &unseen, None).await.unwrap();
+    assert!(!recorded(&world).await.iter().any(Recorded::is_suspicious), "what was accepted stays so");
+    world.advance_s(60);
+    assert_eq!(codes(&run(&world, "nightly").await.unwrap()), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_clock_that_jumped_forward_deletes_nothing_until_the_machine_ran_as_long() {
+    let world = of_two_plans().await;
+    world.runs_for("one", 1_000);
+    for _ in 0..2 {
+        run(&world, "nightly").await.unwrap();
+        world.advance_s(24 * 3_600);
+        world.runs_for("one", 1_000 + 24 * 3_600);
+    }
+    let prune = async || {
+        let request = PruneBackups::default();
+        let plan = backup::plan_prune(&world.ctx(), &world, &request).await.unwrap();
+        let permit = world.permit("backup.delete", &plan);
+        backup::prune(&world.ctx(), &world, &permit, &plan, &request).await
+    };
+    // The machine ran for a day, the clock for two: so far only the second day is too much.
+    let error = prune().await.unwrap_err();
+    assert_eq!((error.kind(), world.snapshots()), (ErrorKind::Conflict, 2), "{error}");
+    assert!(error.message().contains("the clock went further than the machine ran"), "{error}");
+    // A backup in between proves nothing, and an hour before the time it is still refused.
+    world.advance_s(47 * 3_600);
+    world.runs_for("one", 1_000 + 71 * 3_600);
+    run(&world, "hourly").await.unwrap();
+    assert_eq!(prune().await.unwrap_err().kind(), ErrorKind::Conflict);
+    world.advance_s(3_600);
+    world.runs_for("one", 1_000 + 72 * 3_600);
+    prune().await.unwrap();
+    assert_eq!(world.snapshots(), 2);
+    // After another start the clock is all there is.
+    world.advance_s(200 * 3_600);
+    world.runs_for("two", 5);
+    prune().await.unwrap();
 }
 
 #[tokio::test]
@@ -322,6 +493,8 @@ async fn in_place_is_destructive_and_bound_to_one_backup_and_one_store() {
     let request = whole(RestoreTo::InPlace);
     let plan = backup::plan_restore(&world.ctx(), &world, &request).await.unwrap();
     assert_eq!((plan.destructive(), plan.target.as_str()), (true, "store:shop"));
+    assert_eq!(plan.predicted["warnings"], json!([]));
+    assert!(plan.predicted["forecast_ms"].is_number(), "{}", plan.predicted);
     let harmless = backup::plan_restore(&world.ctx(), &world, &whole(RestoreTo::Scratch)).await.unwrap();
     assert!(!harmless.destructive());
     for (to, kind) in [(RestoreTo::InPlace, ErrorKind::Unsupported), (RestoreTo::Scratch, ErrorKind::Invalid)]
@@ -333,6 +506,10 @@ async fn in_place_is_destructive_and_bound_to_one_backup_and_one_store() {
     let permit = world.permit("backup.restore", &plan);
     let now = world.tables();
     world.become_another();
+    let other = backup::plan_restore(&world.ctx(), &world, &request).await.unwrap();
+    let said = "the backup is of another database, fake:shop, than the one that is at fake:shop now";
+    assert_eq!(other.predicted["warnings"], json!([said]));
+    assert!(other.steps.last().unwrap().title.ends_with(said), "{:#?}", other.steps);
     let error = backup::restore(&world.ctx(), &world, &permit, &plan, &request).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
     world.advance_s(60);
@@ -448,12 +625,6 @@ async fn a_drill_that_is_canceled_leaves_a_receipt_and_nothing_else() {
 async fn the_list_is_made_anew_and_says_what_is_not_there() {
     let world = World::new().await;
     run(&world, "shop").await.unwrap();
-    let request = backup::RebuildCatalog::default();
-    let rebuild = async || {
-        let plan = backup::plan_rebuild(&world.ctx(), &world, &request).unwrap();
-        let permit = world.permit("backup.configure", &plan);
-        backup::rebuild(&world.ctx(), &world, &permit, &plan, &request).await.unwrap()
-    };
-    let same = rebuild().await;
+    let same = rebuild(&world).await;
     assert_eq!((codes(&same), &same.value["known"]), (vec![], &json!(1)), "{}", same.text);
 }

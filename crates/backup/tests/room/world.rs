@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use backup::{PlanConfig, Surroundings};
+use backup::{PlanConfig, Surroundings, Uptime};
 use bytes::Bytes;
 use contract::{
     Actor, BackupLabel, BackupMethod, BackupWriter, Capabilities, CheckDepth, Committed, Context, Dump,
@@ -51,6 +51,8 @@ pub(crate) enum Fault {
     FarCommit,
     /// Bytes that come from `far` are others than were written.
     FarPart,
+    /// The dump sees files, and no rows.
+    Blind,
     /// Bytes that no restore needs have become others.
     Rot,
 }
@@ -180,7 +182,7 @@ impl Dump for FakeStore {
             method: BackupMethod::Logical,
             layout: Layout::Stream,
             point: RecoveryPoint { at: ctx.now(), server_at: None, position: None, timeline: None },
-            tables: digests(&tables),
+            tables: if self.0.fails(Fault::Blind) { Vec::new() } else { digests(&tables) },
             schema_sha256: String::new(),
             needs: Vec::new(),
             left_out: Vec::new(),
@@ -542,19 +544,24 @@ pub(crate) struct World {
     ledger: Ledger,
     folder: tempfile::TempDir,
     clock: Arc<TestClock>,
+    uptime: Mutex<Option<Uptime>>,
+}
+
+async fn open_ledger(folder: &Path, name: &str, clock: &Arc<TestClock>) -> Ledger {
+    let keys = Keys { seal: SecretBox::new(Box::new([1; 32])), sign: SecretBox::new(Box::new([2; 32])) };
+    let options = Options {
+        clock: Arc::clone(clock) as Arc<dyn contract::Clock>,
+        ..Options::new(folder.join(format!("{name}.head")))
+    };
+    Ledger::open(&folder.join(format!("{name}.db")), keys, options).await.unwrap()
 }
 
 impl World {
     /// Two tables with rows.
     pub(crate) async fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let keys = Keys { seal: SecretBox::new(Box::new([1; 32])), sign: SecretBox::new(Box::new([2; 32])) };
         let clock = Arc::new(TestClock::at("2026-03-04T05:06:07Z".parse().unwrap()));
-        let options = Options {
-            clock: Arc::clone(&clock) as Arc<dyn contract::Clock>,
-            ..Options::new(folder.path().join("audit.head"))
-        };
-        let ledger = Ledger::open(&folder.path().join("state.db"), keys, options).await.unwrap();
+        let ledger = open_ledger(folder.path(), "state", &clock).await;
         let shared = Arc::new(Shared::default());
         *shared.identity.lock().unwrap() = "one".into();
         let world = Self {
@@ -564,6 +571,7 @@ impl World {
             ledger,
             folder,
             clock,
+            uptime: Mutex::default(),
         };
         world.fill("orders", 1_000);
         world.fill("teams", 3);
@@ -581,6 +589,21 @@ impl World {
     pub(crate) fn fill(&self, table: &str, rows: usize) {
         let rows = (0..rows).map(|n| format!("{table} {n}")).collect();
         self.shared.tables.lock().unwrap().insert(table.into(), rows);
+    }
+
+    pub(crate) fn drop_table(&self, table: &str) {
+        self.shared.tables.lock().unwrap().remove(table);
+    }
+
+    /// The machine has run for so long since this start.
+    pub(crate) fn runs_for(&self, boot: &str, seconds: u64) {
+        let ran = Duration::from_secs(seconds);
+        *self.uptime.lock().unwrap() = Some(Uptime { boot: boot.to_owned(), ran });
+    }
+
+    /// Another ledger, which knows nothing.
+    pub(crate) async fn lose_the_state(&mut self) {
+        self.ledger = open_ledger(self.folder.path(), "anew", &self.clock).await;
     }
 
     pub(crate) fn tables(&self) -> Tables {
@@ -662,6 +685,10 @@ impl Surroundings for World {
 
     fn holder(&self) -> &'static str {
         "this"
+    }
+
+    fn uptime(&self) -> Option<Uptime> {
+        self.uptime.lock().unwrap().clone()
     }
 
     fn is_gone(&self, holder: &str) -> bool {

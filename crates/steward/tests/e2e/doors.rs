@@ -153,6 +153,7 @@ async fn tools_are_few_and_describe_explains_each_operation() {
         "token.create",
         "backup.setup",
         "backup.prune",
+        "backup.accept",
     ] {
         assert!(!seen.contains(name), "{name} is offered to agents");
     }
