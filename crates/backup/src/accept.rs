@@ -67,12 +67,8 @@ pub async fn plan_accept(
     let (backup, odd) = meant(ctx, around, request).await?;
     let steps = odd.iter().map(|one| {
         let at = point(one).strftime("%Y-%m-%d %H:%M:%SZ");
-        let title = format!(
-            "accept {} of {} as of {at} as it is: {}",
-            one.id,
-            one.store,
-            one.suspicions.join("; ")
-        );
+        let title =
+            format!("accept {} of {} as of {at} as it is: {}", one.id, one.store, one.suspicions.join("; "));
         PlanStep {
             reversible: true,
             ..PlanStep::new(format!("accept {}", one.id), title, StepMode::Transaction, Vec::new())

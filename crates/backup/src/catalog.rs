@@ -193,8 +193,7 @@ const BASELINE: &str = "SELECT * FROM backups WHERE project = ? AND store = ? AN
      ORDER BY problem IS NOT NULL, COALESCE(point_us, begun_us) DESC, id DESC LIMIT 20";
 const COUNTED: &str = "SELECT counted FROM backups WHERE project = ? AND id = ? AND counted IS NOT NULL";
 const COUNT: &str = "UPDATE backups SET counted = ? WHERE project = ? AND id = ? AND state = 'complete'";
-const SUSPECT: &str =
-    "UPDATE backups SET suspicions = ? WHERE project = ? AND id = ? AND state = 'complete' AND accepted_us IS NULL";
+const SUSPECT: &str = "UPDATE backups SET suspicions = ? WHERE project = ? AND id = ? AND state = 'complete' AND accepted_us IS NULL";
 const SUSPICIOUS: &str = "SELECT * FROM backups WHERE project = ? AND (? = '' OR store = ?) AND state = 'complete' \
      AND suspicions <> '[]' AND accepted_us IS NULL ORDER BY begun_us, id";
 const ACCEPT: &str = "UPDATE backups SET accepted_us = ? WHERE project = ? AND id = ? AND state = 'complete' \
@@ -445,12 +444,9 @@ pub(crate) async fn suspect(
     suspicions: &[String],
 ) -> Result<(), Error> {
     let told = serde_json::to_string(suspicions).expect("texts are JSON");
-    let write =
-        Write::new().exec(SUSPECT, vec![told.into(), ctx.project().into(), id.into()]).event(NewEvent::new(
-            "backup.suspected",
-            format!("backup:{id}"),
-            json!({ "suspicions": suspicions }),
-        ));
+    let write = Write::new().exec(SUSPECT, vec![told.into(), ctx.project().into(), id.into()]).event(
+        NewEvent::new("backup.suspected", format!("backup:{id}"), json!({ "suspicions": suspicions })),
+    );
     ledger.write(ctx, write).await.map(|_| ())
 }
 

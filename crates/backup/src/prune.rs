@@ -322,8 +322,10 @@ impl Frozen {
     }
 
     fn finding(&self) -> Finding {
-        let todo =
-            format!("find out whether the data was meant to go; if it was: steward backup accept {}", self.store);
+        let todo = format!(
+            "find out whether the data was meant to go; if it was: steward backup accept {}",
+            self.store
+        );
         warning("backup_retention_frozen", &self.store, self.said(), todo)
     }
 }

@@ -242,7 +242,9 @@ pub async fn plan_restore(
     let forecast_ms = drill::forecast(ctx, around.ledger(), &backup.store, bytes).await?;
     let forecast_ms = forecast_ms.map(|ms| said_ms(request.to, ms));
     let room = match (preflight.bytes_expected, request.to) {
-        (Some(bytes), RestoreTo::Beside | RestoreTo::InPlace) => format!(", which takes about {}", size(bytes)),
+        (Some(bytes), RestoreTo::Beside | RestoreTo::InPlace) => {
+            format!(", which takes about {}", size(bytes))
+        }
         _ => String::new(),
     };
     let mut warnings = preflight.warnings;

@@ -176,10 +176,7 @@ mod tests {
     #[test]
     fn tables_that_lost_their_rows_are_odd_and_growth_is_not() {
         let before = manifest(&[("orders", 5_000), ("teams", 7)], 10 << 20);
-        assert_eq!(
-            suspicions(&manifest(&[("orders", 5_100), ("teams", 0)], 11 << 20), &before),
-            [""; 0]
-        );
+        assert_eq!(suspicions(&manifest(&[("orders", 5_100), ("teams", 0)], 11 << 20), &before), [""; 0]);
         let odd = suspicions(&manifest(&[("orders", 0), ("teams", 7)], 10 << 20), &before);
         assert_eq!(odd, ["empty now: orders (had 5,000 rows)"]);
         let odd = suspicions(&manifest(&[("teams", 7)], 4 << 20), &before);

@@ -9,10 +9,10 @@ use std::process::Command;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use contract::{CheckDepth, LogPosition, LogSpan, Logs as _, Repository};
+use contract::{CheckDepth, LogPosition, LogSpan, Repository};
 use secrecy::ExposeSecret;
 
-use super::home::Home;
+use super::home::{Answer, Home};
 use crate::seal::Key;
 
 const FOLDER: &str = "STEWARD_TEST_POWER_FOLDER";
@@ -50,6 +50,19 @@ async fn child() {
     let folder = PathBuf::from(variable(FOLDER));
     let key = Key::from_text(&variable(KEY).into()).unwrap();
     let home = home_at(&folder, key);
+    // The bytes of what is removed are asked for later, by a name outside of the disk.
+    let (disk, aside) = (folder.join("disk"), folder.join("aside"));
+    home.judge(move |call| {
+        if call.what == "remove" {
+            walk(&disk, &mut |path, is_folder| {
+                let name = aside.join(path.file_name().unwrap());
+                if !is_folder && !name.exists() {
+                    std::fs::hard_link(path, name).unwrap();
+                }
+            });
+        }
+        Answer::Do
+    });
     let report = |what: &str| std::fs::write(folder.join("told").join(what), "").unwrap();
     let repository = home.repository();
     let ctx = home.ctx();
@@ -113,9 +126,13 @@ fn read(line: &str) -> Option<Call> {
     }
     let quoted: Vec<PathBuf> = rest.split('"').skip(1).step_by(2).map(PathBuf::from).collect();
     // Between the brackets behind a descriptor; a folder that paths start at comes the same way.
-    let open = || rest.split_once('<').and_then(|(_, rest)| rest.split_once('>')).map(|(path, _)| PathBuf::from(path));
+    let open = || {
+        rest.split_once('<').and_then(|(_, rest)| rest.split_once('>')).map(|(path, _)| PathBuf::from(path))
+    };
     Some(match name {
-        "openat" | "creat" if name == "creat" || rest.contains("O_CREAT") => Call::Create(quoted.first()?.clone()),
+        "openat" | "creat" if name == "creat" || rest.contains("O_CREAT") => {
+            Call::Create(quoted.first()?.clone())
+        }
         "write" | "writev" | "pwrite64" | "ftruncate" => Call::Write(open()?),
         "fsync" | "fdatasync" => Call::Sync(open()?),
         "rename" | "renameat" | "renameat2" => Call::Rename(quoted.first()?.clone(), quoted.get(1)?.clone()),
@@ -136,7 +153,9 @@ fn calls(record: &str, below: &Path) -> Vec<Call> {
         let whole = if let Some(first) = said.strip_suffix(" <unfinished ...>") {
             begun.insert(thread, first);
             continue;
-        } else if let Some((_, rest)) = said.strip_prefix("<... ").and_then(|rest| rest.split_once(" resumed>")) {
+        } else if let Some((_, rest)) =
+            said.strip_prefix("<... ").and_then(|rest| rest.split_once(" resumed>"))
+        {
             format!("{}{rest}", begun.remove(thread).unwrap_or_default())
         } else {
             said.to_owned()
@@ -144,9 +163,11 @@ fn calls(record: &str, below: &Path) -> Vec<Call> {
         calls.extend(read(&whole));
     }
     calls.retain(|call| match call {
-        Call::Create(path) | Call::Write(path) | Call::Sync(path) | Call::Folder(path) | Call::Remove(path) => {
-            path.starts_with(below)
-        }
+        Call::Create(path)
+        | Call::Write(path)
+        | Call::Sync(path)
+        | Call::Folder(path)
+        | Call::Remove(path) => path.starts_with(below),
         Call::Rename(_, to) | Call::Link(_, to) => to.starts_with(below),
     });
     calls
@@ -217,12 +238,18 @@ impl Disk {
                 }
                 // A folder: the names in it.
                 let inside = |name: &&PathBuf| name.parent() == Some(path);
-                let gone: Vec<PathBuf> =
-                    self.kept.keys().filter(inside).filter(|name| !self.seen.contains_key(*name)).cloned().collect();
+                let gone: Vec<PathBuf> = self
+                    .kept
+                    .keys()
+                    .filter(inside)
+                    .filter(|name| !self.seen.contains_key(*name))
+                    .cloned()
+                    .collect();
                 for name in gone {
                     self.kept.remove(&name);
                 }
-                let there: Vec<_> = self.seen.iter().filter(|(name, _)| inside(name)).map(|(n, t)| (n.clone(), *t)).collect();
+                let there: Vec<_> =
+                    self.seen.iter().filter(|(name, _)| inside(name)).map(|(n, t)| (n.clone(), *t)).collect();
                 self.kept.extend(there);
             }
             Call::Rename(from, to) => {
@@ -253,7 +280,9 @@ impl Disk {
             .map(|names| {
                 let reachable = |name: &Path| {
                     name.ancestors().skip(1).all(|above| {
-                        names.get(above).map_or(!self.seen.contains_key(above), |it| self.things[*it].is_folder)
+                        names
+                            .get(above)
+                            .map_or(!self.seen.contains_key(above), |it| self.things[*it].is_folder)
                     })
                 };
                 let mut state = BTreeMap::new();
@@ -287,7 +316,7 @@ fn copy(from: &Path, to: &Path) {
 
 async fn recorded(work: &str) -> Recorded {
     let folder = tempfile::tempdir().unwrap();
-    for name in ["disk/project", "told"] {
+    for name in ["disk/project", "told", "aside"] {
         std::fs::create_dir_all(folder.path().join(name)).unwrap();
     }
     let key = Rc::new(Key::random().unwrap());
@@ -339,17 +368,16 @@ impl Recorded {
                 if looked_at.insert((state.clone(), told.clone())) {
                     let scratch = tempfile::tempdir().unwrap();
                     self.build(&disk, &state, &contents, scratch.path());
-                    self.look(scratch.path(), &told)
-                        .await
-                        .map_err(|error| format!("power lost after call {nth}, {call:?}, {told:?}: {error}"))?;
+                    self.look(scratch.path(), &told).await.map_err(|error| {
+                        format!("power lost after call {nth}, {call:?}, {told:?}: {error}")
+                    })?;
                 }
             }
         }
         Ok(looked_at.len())
     }
 
-    /// By the order in which they were made, where the bytes of new files can be read: under their last names. A lock is gone by then, and
-    /// counts as the empty file that a killed restic leaves.
+    /// By the order in which they were made, where the bytes of new files can be read: under their last names.
     fn contents(&self) -> Vec<Option<PathBuf>> {
         let mut disk = self.disk();
         let old = disk.things.len();
@@ -372,7 +400,10 @@ impl Recorded {
     ) {
         let first_new = self.disk().things.len();
         for (name, (thing, durable)) in state {
-            let Ok(below) = name.strip_prefix(self.folder.path()) else { continue };
+            let below = name.strip_prefix(self.folder.path()).unwrap();
+            if !below.starts_with("disk") {
+                continue;
+            }
             let path = to.join(below);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             if disk.things[*thing].is_folder {
@@ -417,7 +448,8 @@ impl Recorded {
         if !there.is_superset(&wanted) {
             return Err(format!("there are {there:?} of {wanted:?}"));
         }
-        let check = repository.check(&ctx, CheckDepth::Everything).await.map_err(|error| error.to_string())?;
+        let check =
+            repository.check(&ctx, CheckDepth::Everything).await.map_err(|error| error.to_string())?;
         let half_key = |problem: &&String| problem.contains("`keys/") && !told.contains("key-1");
         if let Some(problem) = check.problems.iter().find(|problem| !half_key(problem)) {
             return Err(problem.clone());
@@ -437,7 +469,8 @@ impl Recorded {
             }
         }
         if told.contains("key-1") {
-            let opened = repository.opens_with(&ctx, &PASSPHRASE.into()).await.map_err(|error| error.to_string())?;
+            let opened =
+                repository.opens_with(&ctx, &PASSPHRASE.into()).await.map_err(|error| error.to_string())?;
             opened.ok_or("the new passphrase opens nothing")?;
         }
         Ok(())
@@ -460,9 +493,7 @@ async fn what_was_reported_is_there_when_the_power_was_lost_at_any_moment() {
 async fn a_missing_synchronisation_is_found_out() {
     for work in ["first", "backup", "log", "key"] {
         let recorded = recorded(work).await;
-        let of_file = |call: &Call, disk: &Disk| {
-            matches!(call, Call::Sync(path) if disk.seen.get(path).is_some_and(|it| !disk.things[*it].is_folder))
-        };
+        let of_file = |call: &Call, disk: &Disk| matches!(call, Call::Sync(path) if disk.seen.get(path).is_some_and(|it| !disk.things[*it].is_folder));
         let of_folder = |call: &Call, disk: &Disk| matches!(call, Call::Sync(_)) && !of_file(call, disk);
         assert!(recorded.replayed(of_file).await.is_err(), "{work}: without the bytes");
         assert!(recorded.replayed(of_folder).await.is_err(), "{work}: without the names");

@@ -8,7 +8,6 @@ use contract::{CheckDepth, ErrorKind, Layout, Part, PartBody, Repository};
 
 use super::home::{Answer, Dice, Home, cases, contents, manifest};
 use crate::error::FaultKind;
-use crate::objects::Objects as _;
 
 async fn is_sound(home: &Home, ids: &[&str], case: &str) {
     let repository = home.repository();

@@ -142,5 +142,6 @@ pub(crate) async fn crowd(folder: &Path, impatient: bool) -> Result<(), String> 
     }
     holds::holds(&run, &mut Dice::new(1), &home).await?;
     drop(home);
-    holds::goes_on(&run, &Home::open(folder, Trip::never(), 3).await.map_err(|error| error.to_string())?).await
+    holds::goes_on(&run, &Home::open(folder, Trip::never(), 3).await.map_err(|error| error.to_string())?)
+        .await
 }

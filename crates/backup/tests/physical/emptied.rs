@@ -21,7 +21,11 @@ async fn a_table_that_was_emptied_is_missed_in_the_restored_copy() {
         let found: Vec<_> = odd.findings.iter().filter(|it| it.code == "backup_suspicious").collect();
         assert_eq!(found.len(), 1, "night {night}: {}", odd.text);
         assert_eq!(found[0].escalate, Some(Trigger::DataLossRisk));
-        assert!(found[0].title.contains("empty now: postgres.public.step (had 5,000 rows)"), "{}", found[0].title);
+        assert!(
+            found[0].title.contains("empty now: postgres.public.step (had 5,000 rows)"),
+            "{}",
+            found[0].title
+        );
     }
     let listed = backup::list(&home.ctx(), &*home, &ListBackups::default()).await.unwrap();
     assert_eq!(listed.text.matches("; SUSPICIOUS").count(), 2, "{}", listed.text);

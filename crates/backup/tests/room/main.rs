@@ -5,8 +5,8 @@ mod copies;
 mod world;
 
 use backup::{
-    AcceptBackup, Level, ListBackups, PlanConfig, Probe, PruneBackups, Recorded, RestoreBackup, RestoreTo, Retention,
-    RunBackup, ShowBackup, ShowPlans, Surroundings as _, VerifyBackup,
+    AcceptBackup, Level, ListBackups, PlanConfig, Probe, PruneBackups, Recorded, RestoreBackup, RestoreTo,
+    Retention, RunBackup, ShowBackup, ShowPlans, Surroundings as _, VerifyBackup,
 };
 use contract::{Error, ErrorKind, Outcome, Severity, Trigger};
 use serde_json::json;
