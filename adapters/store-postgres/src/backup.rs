@@ -10,9 +10,10 @@ mod progress;
 pub(crate) mod restored;
 mod schema_text;
 pub(crate) mod scratch_server;
+mod swap;
 
 pub(crate) use programs::{Libpq, Programs};
-pub(crate) use scratch_server::ScratchServer;
+pub(crate) use scratch_server::{ScratchServer, on_this_disk};
 
 /// Parts of a backup, in their order.
 const README: &str = "0-readme.txt";

@@ -37,6 +37,9 @@ pub struct PlanConfig {
         skip_serializing_if = "is_default_log_retained_mib_max"
     )]
     pub log_retained_mib_max: u32,
+    /// Follow the log also of a server with `max_slot_wal_keep_size = -1`, whose disk fills while no Steward runs. Default: no.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub log_unlimited: bool,
     /// When `steward up` makes it by itself. Default: only when it is asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schedule: Option<PlanSchedule>,
@@ -65,6 +68,7 @@ impl PlanConfig {
             logs: None,
             log_every_s: default_log_every_s(),
             log_retained_mib_max: default_log_retained_mib_max(),
+            log_unlimited: false,
             schedule: None,
             consistency: Consistency::default(),
             verify: Verification::default(),

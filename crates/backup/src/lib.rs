@@ -30,6 +30,7 @@ mod setup;
 mod shares;
 mod signature;
 mod suspicion;
+mod swapped;
 mod verify;
 
 pub use accept::{AcceptBackup, accept, plan_accept};
@@ -55,7 +56,7 @@ pub use prune::{PruneBackups, plan_prune, prune, prune_warnings};
 pub use rebuild::{RebuildCatalog, plan_rebuild, rebuild};
 pub use restore::{RestoreBackup, RestoreTo, plan_restore, restore};
 pub use retention::{Kept, Reason, keep};
-pub use run::{RunBackup, left, plan_run, run};
+pub use run::{Left, RunBackup, left, plan_run, run};
 pub use runbook::{ExportRunbook, export_runbook};
 pub use setup::{SetupRepository, plan_setup, setup};
 pub use signature::{Signature, Signed, new_signing_key, public_key};

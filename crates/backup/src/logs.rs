@@ -593,6 +593,7 @@ async fn options(
         folder: around.logs().join(ctx.project()).join(store),
         every: Duration::from_secs(u64::from(plan.log_every_s)),
         retained_bytes_max: u64::from(plan.log_retained_mib_max) << 20,
+        unlimited: plan.log_unlimited,
         kept: logs.list(ctx, store).await?.pieces,
     })
 }

@@ -19,6 +19,7 @@ use crate::logs::{self, Chain};
 use crate::meter::MeteredSource;
 use crate::places::{Place, Places, is_the_place};
 use crate::run::{self, Scratch, kept, plan_named, point, repository_of};
+use crate::swapped::copy_in_place;
 use crate::verify::{self, backup_named};
 use contract::quantity::{count, size, thousands};
 
@@ -180,8 +181,7 @@ fn target(request: &RestoreBackup, backup: &Recorded, scratch: Option<&Scratch>)
     match (request.to, scratch) {
         (RestoreTo::Scratch, Some(scratch)) => LoadTarget::Scratch { folder: scratch.path().to_owned() },
         (RestoreTo::Beside, _) => LoadTarget::Beside { name: request.name.clone().unwrap_or_default() },
-        // The newest part of the id, which is what tells two backups apart.
-        _ => LoadTarget::Beside { name: format!("restored_{}", &backup.id[backup.id.len() - 12..]) },
+        _ => LoadTarget::Beside { name: copy_in_place(&backup.id) },
     }
 }
 

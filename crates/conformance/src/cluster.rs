@@ -169,7 +169,9 @@ impl Cluster {
         watch.args(["-c", WATCH, "steward-cluster"]).arg(self.folder.path().join("number")).args(&words);
         watch.arg(self.programs.join("postgres")).arg("-D").arg(self.data());
         watch.args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-c", "unix_socket_directories="]);
-        for setting in ["fsync=off", "shared_buffers=16MB", "max_connections=30", "autovacuum=off"] {
+        let fast = ["fsync=off", "shared_buffers=16MB", "max_connections=30", "autovacuum=off"];
+        // A log is followed where a forgotten slot cannot fill the disk.
+        for setting in fast.into_iter().chain(["max_slot_wal_keep_size=4GB"]) {
             watch.args(["-c", setting]);
         }
         for setting in &self.settings {

@@ -299,6 +299,17 @@ pub enum LoadTarget {
     },
 }
 
+/// What became of a swap that was cut off; the texts say it for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SwapLeft {
+    /// This kind of store keeps no trace of it.
+    Unknown,
+    /// It had not begun, or was undone: the store's own database is in its place and open.
+    AsBefore(String),
+    /// It had come to its end: the copy is in its place, with what undoes it.
+    InPlace(String),
+}
+
 /// Puts a backup back, and tells whether what is there is what was backed up.
 #[async_trait]
 pub trait Load: Send + Sync {
@@ -364,6 +375,18 @@ pub trait Load: Send + Sync {
     /// `Conflict`: others are connected and do not end. `Denied`, `Unavailable`. The store's own database is then as before.
     async fn swap(&self, ctx: &Context, restored: &dyn Restored, end_sessions: bool)
     -> Result<String, Error>;
+
+    /// Puts in order what a swap that was cut off has left: afterwards the store has one database under its name, open for
+    /// others, and of a copy that did not take its place nothing is left. `copy` is the name that the copy had beside the
+    /// store's own, `since` a moment before it was made. To ask twice, or where nothing was begun, changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// `Unavailable`, `Denied`, `TimedOut`: it is not known how far it came; ask again.
+    async fn settle_swap(&self, ctx: &Context, copy: &str, since: Timestamp) -> Result<SwapLeft, Error> {
+        let _ = (ctx, copy, since);
+        Ok(SwapLeft::Unknown)
+    }
 
     /// Whether a swap can end the sessions of others.
     fn can_end_sessions(&self) -> bool {

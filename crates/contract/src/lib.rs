@@ -38,7 +38,7 @@ pub use backup::{
     BackupLabel, BackupMethod, BackupWriter, CheckDepth, Committed, Dump, DumpOptions, Dumped, Kept, Layout,
     Listing, Load, LoadTarget, MakeManifest, Medium, PART_BYTES_MAX, Part, PartBody, PartRecord, PartSink,
     PartSource, Preflight, Pruned, RecoveryPoint, Repository, RepositoryCheck, RepositoryKey, Restored,
-    RowSum, Selection, TableDigest, Tool, Whereabouts,
+    RowSum, Selection, SwapLeft, TableDigest, Tool, Whereabouts,
 };
 pub use batch::{BATCH, Batch, BatchPosition, BatchProgress, Batches, ReplicaLag};
 pub use content::Content;

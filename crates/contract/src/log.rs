@@ -253,6 +253,8 @@ pub struct FollowOptions {
     pub every: Duration,
     /// Most bytes that the server may keep for us; beyond, the slot is given up and a gap is told.
     pub retained_bytes_max: u64,
+    /// Also of a server that keeps its log for us without a limit of its own while nobody follows it.
+    pub unlimited: bool,
     /// What the repository has already.
     pub kept: Vec<LogPiece>,
 }

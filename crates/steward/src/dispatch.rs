@@ -852,8 +852,8 @@ pub(crate) async fn resume(
     }
     if request.starts_with("backup.") {
         let room = Room::new(steward, project);
-        let text = backup::left(ctx, &room, plan).await?;
-        return Ok(Resumed { word: "undone", text });
+        let backup::Left { is_done, text } = backup::left(ctx, &room, plan, intent.at).await?;
+        return Ok(Resumed { word: if is_done { "done" } else { "undone" }, text });
     }
     if !plan.target.starts_with("store:") {
         return left_state(steward, ctx, request, plan, intent).await;

@@ -3,14 +3,14 @@
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Mutex;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use contract::{
     BackupMethod, Context, Dumped, Error, ErrorKind, Load, LoadTarget, LogStart, PART_BYTES_MAX, PartRecord,
-    PartSource, Preflight, Recovery, Restored, Selection, Store,
+    PartSource, Preflight, Recovery, Restored, Selection, Store, SwapLeft,
 };
+use jiff::Timestamp;
 use futures::SinkExt;
 use tokio::io::AsyncReadExt;
 use tokio_postgres::Client;
@@ -18,11 +18,11 @@ use tokio_postgres::Client;
 use super::after_rows::AfterRows;
 use super::contents::Table;
 use super::dump::Detail;
-use super::place::{Place, outside};
+use super::place::Place;
 use super::programs::{self, Libpq, Programs};
 use super::progress::{self, Progress};
 use super::restored::RestoredDatabase;
-use super::scratch_server::ScratchServer;
+use super::scratch_server::{ScratchServer, on_this_disk};
 use super::{AFTER_ROWS, BEFORE_ROWS, LARGE_OBJECTS, ROLES, ROWS, SEQUENCES, schema_text};
 use crate::error::translate;
 use crate::session::Purpose;
@@ -39,8 +39,6 @@ const SENT_BYTES: usize = 128 << 10;
 const DISK_PERCENT: u64 = 130;
 /// Disk that a server needs for itself.
 pub(crate) const SERVER_BYTES: u64 = 256 << 20;
-/// What sessions that were told to end have for it at least: a server stops at the next point where it can.
-const END_TIME: Duration = Duration::from_secs(10);
 /// Settings of `psql` and of sessions that load.
 const LOADING_SETTINGS: &str = "SET statement_timeout = 0; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0; \
      SET datestyle = 'ISO, YMD'; SET intervalstyle = 'postgres'; SET xmloption = 'content'; SET row_security = off; \
@@ -87,7 +85,7 @@ impl Load for PostgresStore {
         };
         match target {
             LoadTarget::Scratch { folder } => {
-                let needed = detail.disk_bytes / 100 * DISK_PERCENT + SERVER_BYTES;
+                let needed = scratch_bytes(&detail);
                 preflight.scratch_bytes = needed;
                 match programs::to_serve(bin_dir, detail.major()).await {
                     Err(error) => refuse(&error),
@@ -169,7 +167,7 @@ impl Load for PostgresStore {
                 let (preload, _) = preload(ctx, &programs, &detail).await;
                 let server = ScratchServer::start(ctx, &programs, folder, &detail.bootstrap, &preload)
                     .await
-                    .map_err(about)?;
+                    .map_err(|error| about(on_this_disk(error, folder, scratch_bytes(&detail), "")))?;
                 (Place::scratch(server, &detail.database), detail.database.clone())
             }
             LoadTarget::Beside { name } => {
@@ -205,6 +203,7 @@ impl Load for PostgresStore {
             Err(error) => Err(error),
         };
         if let Err(error) = finished {
+            let error = place.on_its_disk(error, scratch_bytes(&detail));
             if let Err(left) = place.remove().await {
                 tracing::warn!(error = %left, "a database that was not loaded to its end could not be removed");
             }
@@ -254,102 +253,12 @@ impl Load for PostgresStore {
                 "restore beside the store's own database, then swap",
             ));
         };
-        // Our own sessions would be in the way.
-        self.close_idle();
-        let session = self.within(ctx, outside(ctx, &self.opener)).await?;
-        let stamp = ctx.now().strftime("%Y%m%dT%H%M%S").to_string();
-        let mut cut = live.database.clone();
-        while cut.len() > 40 {
-            cut.pop();
-        }
-        let before = format!("{cut}_before_{}", stamp.to_lowercase());
-        let wait = Duration::from_millis(self.opener.config.lock_timeout_ms);
-        let names = [live.database.as_str(), copy.database.as_str(), before.as_str()];
-        let swapped = self.within(ctx, exchange(&session.client, names, wait, end_sessions)).await;
-        if let Err(error) = swapped {
-            // Nobody stays locked out, whatever happened; the transaction of the two names is all or nothing.
-            let open =
-                format!("ALTER DATABASE {} WITH ALLOW_CONNECTIONS true", quote_identifier(&live.database));
-            let mut opened = session.client.batch_execute(&open).await;
-            if opened.is_err() {
-                // Our session was stopped, with what it ran.
-                let again =
-                    Context::new(ctx.project(), ctx.actor().clone()).with_timeout(Duration::from_secs(30));
-                opened = outside(&again, &self.opener).await?.client.batch_execute(&open).await;
-            }
-            return Err(match opened {
-                Ok(()) => error,
-                Err(_) => error.hint(format!("let others in again: `{open}`")),
-            });
-        }
-        let (old, live) = (quote_identifier(&before), quote_identifier(&live.database));
-        Ok(format!(
-            "the database as it was is {old}, closed for connections; back: ALTER DATABASE {live} RENAME TO \"wrong\"; \
-             ALTER DATABASE {old} RENAME TO {live}; ALTER DATABASE {live} WITH ALLOW_CONNECTIONS true"
-        ))
+        self.exchange(ctx, &live.database, &copy.database, end_sessions).await
     }
-}
 
-/// Locks others out, waits until they have ended or ends them, and exchanges the names in one transaction.
-async fn exchange(
-    client: &Client,
-    [live, copy, before]: [&str; 3],
-    wait: Duration,
-    end_sessions: bool,
-) -> Result<(), Error> {
-    let failed = |error: tokio_postgres::Error| translate(&error);
-    let (quoted_live, quoted_copy, quoted_before) =
-        (quote_identifier(live), quote_identifier(copy), quote_identifier(before));
-    client
-        .batch_execute(&format!("ALTER DATABASE {quoted_live} WITH ALLOW_CONNECTIONS false"))
-        .await
-        .map_err(failed)?;
-    let mut until = tokio::time::Instant::now() + wait;
-    let mut ended = false;
-    loop {
-        let others = client
-            .query(
-                "SELECT pg_catalog.format('session %s of %I (%s) in %I', pid, coalesce(usename, 'nobody'), \
-                   coalesce(nullif(application_name, ''), 'no name'), datname) \
-                 FROM pg_catalog.pg_stat_activity \
-                 WHERE datname IN ($1, $2) AND pid <> pg_catalog.pg_backend_pid() AND backend_type <> 'autovacuum worker' \
-                 ORDER BY pid LIMIT 10",
-                &[&live, &copy],
-            )
-            .await
-            .map_err(failed)?;
-        if others.is_empty() {
-            break;
-        }
-        let is_over = tokio::time::Instant::now() >= until;
-        if is_over && end_sessions && !ended {
-            // Nobody can come back: new ones are locked out.
-            client
-                .execute(
-                    "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity \
-                     WHERE datname IN ($1, $2) AND pid <> pg_catalog.pg_backend_pid()",
-                    &[&live, &copy],
-                )
-                .await
-                .map_err(failed)?;
-            ended = true;
-            until = tokio::time::Instant::now() + wait.max(END_TIME);
-        } else if is_over {
-            let named: Vec<String> = others.iter().map(|row| row.get(0)).collect();
-            return Err(Error::new(ErrorKind::Conflict, "others are connected and do not end")
-                .because(named.join("; "))
-                .hint("end the programs that use it, or restore with `--end-sessions`, and try again"));
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
+    async fn settle_swap(&self, ctx: &Context, copy: &str, since: Timestamp) -> Result<SwapLeft, Error> {
+        self.settle(ctx, copy, since).await
     }
-    client
-        .batch_execute(&format!(
-            "BEGIN; ALTER DATABASE {quoted_live} RENAME TO {quoted_before}; \
-             ALTER DATABASE {quoted_copy} RENAME TO {quoted_live}; \
-             ALTER DATABASE {quoted_live} WITH ALLOW_CONNECTIONS true; COMMIT"
-        ))
-        .await
-        .map_err(failed)
 }
 
 impl PostgresStore {
@@ -416,6 +325,11 @@ impl PostgresStore {
         })
         .await
     }
+}
+
+/// Bytes of disk that a scratch server with the backup needs.
+fn scratch_bytes(detail: &Detail) -> u64 {
+    detail.disk_bytes / 100 * DISK_PERCENT + SERVER_BYTES
 }
 
 /// `extension citext 1.6` is about `citext`.

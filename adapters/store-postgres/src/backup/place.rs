@@ -7,7 +7,7 @@ use contract::{Context, Error, ErrorKind};
 use tokio_postgres::Client;
 
 use super::programs::{Libpq, Programs};
-use super::scratch_server::ScratchServer;
+use super::scratch_server::{ScratchServer, on_this_disk};
 use crate::error::translate;
 use crate::session::{Opener, Purpose, Session};
 use crate::statement::quote_identifier;
@@ -45,6 +45,14 @@ impl Place {
 
     pub(crate) fn is_scratch(&self) -> bool {
         matches!(self.kind, Kind::Scratch(_))
+    }
+
+    /// What the server says of a load that failed because the disk of its scratch folder is full, and with what it needs.
+    pub(crate) fn on_its_disk(&self, error: Error, bytes_needed: u64) -> Error {
+        match &self.kind {
+            Kind::Scratch(server) => on_this_disk(error, server.folder(), bytes_needed, &server.log()),
+            Kind::Beside(_) => error,
+        }
     }
 
     /// A session in the database.

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use contract::quantity::size;
 use contract::{Context, Error, ErrorKind};
 use tokio_postgres::{Client, NoTls};
 
@@ -87,7 +88,7 @@ pub(crate) struct ScratchServer {
 }
 
 /// The words before a command that make it run as somebody who is not root.
-fn as_somebody() -> Result<(Vec<String>, Option<u32>), Error> {
+pub(crate) fn as_somebody() -> Result<(Vec<String>, Option<u32>), Error> {
     if !rustix::process::geteuid().is_root() {
         return Ok((Vec::new(), None));
     }
@@ -126,6 +127,24 @@ fn cannot(what: &str) -> impl Fn(std::io::Error) -> Error {
         };
         Error::new(kind, format!("the scratch server cannot be made: {what}")).because(error)
     }
+}
+
+/// What failed because a disk was full, as the operating system says it in the locale `C`, in which all of it runs.
+const FULL: [&str; 2] = ["No space left on device", "Disk quota exceeded"];
+
+/// The error of whatever was done below the folder: where its disk is full, that, and what it needs.
+pub(crate) fn on_this_disk(error: Error, folder: &Path, bytes_needed: u64, log: &str) -> Error {
+    let said = error.to_string();
+    if !FULL.iter().any(|words| said.contains(words) || log.contains(words)) {
+        return error;
+    }
+    let why = log.lines().find(|line| FULL.iter().any(|words| line.contains(words)));
+    let why = why.map_or(said.clone(), ToOwned::to_owned);
+    Error::new(ErrorKind::LimitExceeded, "the disk of the scratch folder is full")
+        .with("folder", folder.display())
+        .with("bytes_needed", bytes_needed)
+        .because(why)
+        .hint(format!("the restore needs about {}: make room, or name another scratch folder", size(bytes_needed)))
 }
 
 /// A command that is given nothing of our environment.
@@ -361,7 +380,7 @@ impl ScratchServer {
             }
             let log = self.log();
             let ended = |line: &&str| {
-                line.contains("FATAL:")
+                (line.contains("FATAL:") || line.contains("PANIC:"))
                     && !line.contains("starting up")
                     && !line.contains("accepting connections")
                     // Of a session that was open when the server was stopped and started again.

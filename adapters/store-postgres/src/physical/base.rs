@@ -161,6 +161,24 @@ pub(super) async fn identify(ctx: &Context, programs: &Programs, libpq: &Libpq) 
     }
 }
 
+/// The history of a timeline, as the server has it.
+pub(super) async fn history(
+    ctx: &Context,
+    programs: &Programs,
+    libpq: &Libpq,
+    timeline: u32,
+) -> Result<String, Error> {
+    let ask = format!("TIMELINE_HISTORY {timeline}");
+    let arguments = ["-X", "-A", "-t", "-w", "-c", &ask, "-d", "replication=true"];
+    let ran = ctx.run(programs::run(programs, "psql", &arguments, libpq, None)).await?;
+    if !ran.succeeded {
+        return Err(ran.error(ErrorKind::Unavailable, "psql"));
+    }
+    // The name of the file is before it.
+    let printed = String::from_utf8_lossy(&ran.printed).into_owned();
+    Ok(printed.split_once('|').map(|(_, history)| history.to_owned()).unwrap_or_default())
+}
+
 fn hinted(error: &Error) -> String {
     let mut text = error.message().to_owned();
     for cause in error.causes() {

@@ -13,9 +13,10 @@ use contract::{
 };
 use jiff::Timestamp;
 
-use super::base::{Source, free_bytes, identify};
-use super::received::{Handed, Received};
+use super::base::{Source, System, free_bytes, history, identify};
+use super::received::{Handed, Received, left_at, segment_of};
 use super::receiver::{PROGRAM, Receiver};
+use crate::backup::{Libpq, Programs};
 use crate::error::translate;
 use crate::session::Session;
 use crate::store::PostgresStore;
@@ -27,11 +28,12 @@ const WAIT_MIN: Duration = Duration::from_millis(500);
 const WAIT_MAX: Duration = Duration::from_secs(30);
 /// Below so many free bytes on the server's disk, where that is ours to see, the slot gives way.
 const SERVER_FREE_MIN: u64 = 512 << 20;
-/// What the server says of a log that it has no more.
+/// What the server says of a log that it has no more, in English. What its files are called says it in every language, to
+/// whom it lets see them.
 const REMOVED: &str = "has already been removed";
-/// What the server says of a timeline that it left before the place where we are, and behind it where.
-const FORKED: &str = "is not in this server's history";
-const FORKED_AT: &str = "history forked from timeline";
+/// What an administrator does about a server that keeps its log for a slot without limit.
+const LIMIT_IT: &str = "run `ALTER SYSTEM SET max_slot_wal_keep_size = '8GB'` and `SELECT pg_reload_conf()` as its superuser \
+     (about what its disk has to spare), or set `log_unlimited: true` in the plan";
 /// How often, and how long between, it is looked whether the server has noticed that a program is gone.
 const SETTLE_TRIES: u32 = 100;
 const SETTLE: Duration = Duration::from_millis(50);
@@ -109,9 +111,13 @@ impl FollowLog for PostgresStore {
             }
         }
         if seen.kept_max.as_deref() == Some("-1") {
-            preflight.notes.push(
-                "the server itself keeps its log for a slot without limit while nobody follows it: set `max_slot_wal_keep_size`, such as to 8GB".to_owned(),
-            );
+            let why = format!("while no Steward runs, the server keeps its log for the slot without limit, until its disk is full: {LIMIT_IT}");
+            match (seen.there, options.unlimited) {
+                // Without a follower the slot that is there would hold back ever more.
+                (true, false) => preflight.warnings.push(why),
+                (false, false) => preflight.refusals.push(why),
+                (_, true) => preflight.notes.push(why),
+            }
         }
         Ok(preflight)
     }
@@ -235,11 +241,26 @@ async fn settled(session: &Session, slot: &str) -> Result<Look, Error> {
 }
 
 /// Where the server's own history left the timeline that we had received further: it was promoted before it had all of that.
-fn forked_at(said: &str) -> Option<LogPosition> {
-    let (_, behind) = said.split_once(FORKED)?;
-    let (_, behind) = behind.split_once(FORKED_AT)?;
-    let position = behind.split_whitespace().skip_while(|word| *word != "at").nth(1)?;
-    position.trim_end_matches(['.', ';']).parse().ok()
+async fn forked_at(
+    ctx: &Context,
+    (programs, libpq): (&Programs, &Libpq),
+    system: &System,
+    (timeline, begins): (u32, LogPosition),
+) -> Result<Option<LogPosition>, Error> {
+    if timeline >= system.timeline {
+        return Ok(None);
+    }
+    let history = history(ctx, programs, libpq, system.timeline).await?;
+    Ok(left_at(&history, timeline).filter(|fork| *fork < begins))
+}
+
+/// Whether the server has no more of its log what is in the file of this number. It had it, or the program would wait for it.
+async fn is_removed(session: &Session, number: u64, handed: &Handed, seen: &Look) -> bool {
+    // Who may not see the files is told by the state of the slot, or by words.
+    let files = "SELECT name FROM pg_catalog.pg_ls_waldir()";
+    let Ok(rows) = session.client.query(files, &[]).await else { return false };
+    let mut there = rows.iter().filter_map(|row| segment_of(row.get(0), handed.file_bytes));
+    number * handed.file_bytes < seen.written.0 && !there.any(|(_, one)| one == number)
 }
 
 /// What becomes of the slot where the log has a gap.
@@ -349,8 +370,21 @@ impl PostgresStore {
         let ended = self.supervise(&following, handed, &mut program, wait).await;
         let said = program.said();
         program.stop().await;
-        let gap = match ended? {
-            Ended::Itself if said.contains(REMOVED) => {
+        let ended = ended?;
+        let begins = received.begins_with(handed.file_bytes)?;
+        if let Some((timeline, number)) = begins {
+            let begins = (timeline, LogPosition(number * handed.file_bytes));
+            if let Some(fork) = forked_at(ctx, (&programs, &libpq), &system, begins).await? {
+                return onto_another_timeline(&session, options, received, sink, handed, fork).await;
+            }
+        }
+        let seen = settled(&session, &options.slot).await?;
+        let removed = match begins {
+            Some((_, number)) => is_removed(&session, number, handed, &seen).await,
+            None => false,
+        };
+        let gap = match ended {
+            Ended::Itself if removed || said.contains(REMOVED) => {
                 // Anew, as the program has set the slot back to where there is no log any more. What the server still has
                 // from before its last checkpoint is of use to no backup that comes.
                 Some((Slot::Anew, format!("the server has no more of its log than what follows it: {said}")))
@@ -358,9 +392,6 @@ impl PostgresStore {
             Ended::Itself => None,
             Ended::GaveUp(why) => Some((Slot::Anew, why)),
         };
-        if let Some(fork) = forked_at(&said) {
-            return onto_another_timeline(&session, options, received, sink, handed, fork).await;
-        }
         if let Some((slot, why)) = gap {
             return behind_a_gap(&session, options, received, sink, (&*handed, slot), why).await;
         }
@@ -462,18 +493,4 @@ async fn data_directory(session: &Session) -> Option<PathBuf> {
     let row = session.client.query_one(asked, &[]).await.ok()?;
     let path = PathBuf::from(row.get::<_, Option<String>>(0)?);
     path.is_dir().then_some(path)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_fork_is_read_from_what_the_program_says() {
-        let said = "pg_receivewal: error: could not send replication command \"START_REPLICATION\": ERROR:  requested starting \
-            point 0/7000000 on timeline 1 is not in this server's history; DETAIL:  This server's history forked from \
-            timeline 1 at 0/5000148.; pg_receivewal: disconnected";
-        assert_eq!(forked_at(said), Some(LogPosition(0x0500_0148)));
-        assert_eq!(forked_at("pg_receivewal: error: disconnected"), None);
-    }
 }

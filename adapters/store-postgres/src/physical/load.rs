@@ -18,7 +18,7 @@ use super::detail::{Detail, Entry, part_path};
 use super::manifest::{ListedFile, ServerManifest, hex};
 use super::restored::RestoredServer;
 use super::{BACKUP_MANIFEST, SERVER_MANIFEST, TABLESPACE_MAP};
-use crate::backup::ScratchServer;
+use crate::backup::{ScratchServer, on_this_disk};
 use crate::backup::load::SERVER_BYTES;
 use crate::backup::programs::{self, Programs};
 use crate::store::PostgresStore;
@@ -99,7 +99,7 @@ impl PostgresStore {
             );
             return Ok(preflight);
         };
-        preflight.scratch_bytes = detail.disk_bytes / 100 * DISK_PERCENT + SERVER_BYTES;
+        preflight.scratch_bytes = scratch_bytes(&detail);
         match programs::to_serve(self.opener.config.bin_dir.as_deref(), detail.major()).await {
             Ok(programs) => preflight.tools.push(programs.tool("postgres", &[])),
             Err(error) => {
@@ -168,9 +168,22 @@ impl PostgresStore {
             let reached = start(ctx, &mut server, &programs, &detail, recovery).await?;
             Ok((files, reached))
         };
-        let (files, reached) = self.within(ctx, put).await?;
+        let put = self.within(ctx, Box::pin(put)).await;
+        let (files, reached) = put.map_err(|error| {
+            let needed = scratch_bytes(&detail) + recovery.map_or(0, |recovery| folder_bytes(&recovery.logs));
+            on_this_disk(error, folder, needed, &server.log())
+        })?;
         Ok(Box::new(RestoredServer::new(server, programs, detail, files, reached)))
     }
+}
+
+fn scratch_bytes(detail: &Detail) -> u64 {
+    detail.disk_bytes / 100 * DISK_PERCENT + SERVER_BYTES
+}
+
+fn folder_bytes(folder: &Path) -> u64 {
+    let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    files.filter_map(|file| file.metadata().ok()).map(|about| about.len()).sum()
 }
 
 /// Puts all files together; gives how many the server itself had listed, all of which are as it says.
@@ -337,7 +350,8 @@ async fn start(
     std::fs::write(data.join("recovery.signal"), "").map_err(cannot("recovery.signal"))?;
     let logs = std::path::absolute(&recovery.logs).map_err(cannot("the folder of the log"))?;
     let quoted = logs.display().to_string().replace('\'', r"'\''").replace('%', "%%");
-    let command = format!("cp '{quoted}'/%f \"%p\"").replace('\'', "''");
+    // A file that is there and cannot be copied is no end of the log: above 125 the server gives up.
+    let command = format!("test -e '{quoted}'/%f || exit 1; cp '{quoted}'/%f \"%p\" || exit 255").replace('\'', "''");
     writeln!(
         configuration,
         "restore_command = '{command}'\nrecovery_target_timeline = '{}'",

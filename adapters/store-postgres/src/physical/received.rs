@@ -37,7 +37,7 @@ pub(super) struct Handed {
 }
 
 /// A file of the log by its name: timeline and number.
-fn segment_of(name: &str, file_bytes: u64) -> Option<(u32, u64)> {
+pub(super) fn segment_of(name: &str, file_bytes: u64) -> Option<(u32, u64)> {
     let hex = |range: std::ops::Range<usize>| u32::from_str_radix(name.get(range)?, 16).ok();
     if name.len() != 24 || !name.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return None;
@@ -56,6 +56,14 @@ fn branch_of(history: &str) -> Option<(u32, LogPosition)> {
     let last = history.lines().map(str::trim).rfind(|line| !line.is_empty() && !line.starts_with('#'))?;
     let mut fields = last.split_whitespace();
     Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
+}
+
+/// Where a timeline was left by the one whose history this is, or by one before that.
+pub(super) fn left_at(history: &str, timeline: u32) -> Option<LogPosition> {
+    history.lines().find_map(|line| {
+        let mut fields = line.split_whitespace();
+        (fields.next()?.parse() == Ok(timeline)).then(|| fields.next()?.parse().ok())?
+    })
 }
 
 impl Handed {
@@ -250,6 +258,17 @@ impl Received {
         file.set_len(handed.file_bytes).map_err(cannot("its folder"))
     }
 
+    /// The timeline and the number of the file with which the program begins: the newest one, where that is not whole, or the
+    /// one behind it. `None` where its folder does not say.
+    pub(super) fn begins_with(&self, file_bytes: u64) -> Result<Option<(u32, u64)>, Error> {
+        let names = names(&self.folder())?;
+        let newest = names.iter().filter_map(|name| {
+            let (timeline, number) = segment_of(plain(name), file_bytes)?;
+            Some((number, timeline, !name.ends_with(PARTIAL)))
+        });
+        Ok(newest.max().map(|(number, timeline, is_whole)| (timeline, number + u64::from(is_whole))))
+    }
+
     /// Hands over everything that is on disk and was not handed over before.
     pub(super) async fn hand_over(
         &self,
@@ -425,6 +444,9 @@ mod tests {
         let history = "1\t0/3000000\tno recovery target specified\n\n2\t0/50000A0\tbefore 2026\n";
         assert_eq!(branch_of(history), Some((2, LogPosition(0x0500_00a0))));
         assert_eq!(branch_of("\n"), None);
+        assert_eq!(left_at(history, 1), Some(LogPosition(0x0300_0000)));
+        assert_eq!(left_at(history, 2), Some(LogPosition(0x0500_00a0)));
+        assert_eq!(left_at(history, 3), None);
     }
 
     #[test]

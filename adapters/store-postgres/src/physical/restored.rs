@@ -13,6 +13,7 @@ use tokio_postgres::Client;
 
 use super::detail::Detail;
 use super::load::SET_ASIDE;
+use crate::backup::scratch_server::as_somebody;
 use crate::backup::ScratchServer;
 use crate::backup::programs::Programs;
 use crate::error::translate;
@@ -195,13 +196,16 @@ impl Restored for RestoredServer {
 
     fn take_over(&self) -> Vec<String> {
         let quoted = |path: &str| format!("'{}'", path.replace('\'', r"'\''"));
+        // Its programs refuse to run as root, and its files belong to who ran it.
+        let somebody: String =
+            as_somebody().map(|(words, _)| words.iter().map(|word| format!("{word} ")).collect()).unwrap_or_default();
         let (data, bin) = (quoted(&self.data), quoted(&self.programs.folder.display().to_string()));
         let aside = quoted(&format!("{}/{SET_ASIDE}", self.data));
         let own = quoted(&format!("{}/postgresql.auto.conf", self.data));
         vec![
-            format!("{bin}/pg_ctl -D {data} -m fast stop"),
+            format!("{somebody}{bin}/pg_ctl -D {data} -m fast stop"),
             format!("if [ -e {aside} ]; then mv {aside} {own}; fi"),
-            format!("{bin}/initdb --sync-only -D {data}"),
+            format!("{somebody}{bin}/initdb --sync-only -D {data}"),
         ]
     }
 

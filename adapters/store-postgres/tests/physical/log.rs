@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use conformance::{Cluster, NoSecrets};
+use conformance::Cluster;
 use contract::{ErrorKind, LogPosition, LogSpan, RecoveryTarget, Store};
-use store_postgres::{Config, LoginConfig};
 
 use crate::world::{
-    Following, LIMIT, Log, Scratch, caught_up, ctx, dump, position, programs, recover, store, until,
+    Following, LIMIT, Log, Scratch, caught_up, ctx, dump, position, programs, recover, store, store_abroad,
+    until,
 };
+use store_postgres::PostgresStore;
 
 #[tokio::test]
 async fn every_row_comes_back_exactly_at_its_commit() {
@@ -81,7 +82,6 @@ async fn interruptions_lose_nothing_and_repeat_nothing() {
     cluster.sql("postgres", "CREATE TABLE step (n int, filler text)");
     let (dumped, parts) = dump(&store(&cluster)).await.unwrap();
     let (log, folder) = (Arc::new(Log::default()), tempfile::tempdir().unwrap());
-    let fill = |n: u32| cluster_fill(n);
     for round in 0..3 {
         let following = Following::start(store(&cluster), &log, folder.path(), LIMIT);
         cluster.sql("postgres", &fill(round));
@@ -118,7 +118,8 @@ async fn interruptions_lose_nothing_and_repeat_nothing() {
     restored.remove().await.unwrap();
 }
 
-fn cluster_fill(n: u32) -> String {
+/// 2,000 rows, of somewhat more than a million bytes of log.
+pub(crate) fn fill(n: u32) -> String {
     format!("INSERT INTO step SELECT {n}, repeat('x', 500) FROM generate_series(1, 2000)")
 }
 
@@ -127,7 +128,7 @@ fn slots(cluster: &Cluster) -> String {
 }
 
 /// Writes two files of the log that the server needs no more for itself.
-fn write_much(cluster: &Cluster) {
+pub(crate) fn write_much(cluster: &Cluster) {
     for n in 0..2 {
         cluster.sql("postgres", &format!("INSERT INTO step VALUES (1, '{n}'); SELECT pg_switch_wal()"));
     }
@@ -201,6 +202,18 @@ async fn what_was_received_before_a_gap_is_handed_over_after_it() {
 
 #[tokio::test]
 async fn a_log_that_the_server_has_no_more_is_a_gap_that_is_told_once() {
+    no_more(store).await;
+}
+
+#[tokio::test]
+async fn a_log_that_the_server_has_no_more_is_a_gap_in_every_language() {
+    let programs = tempfile::tempdir().unwrap();
+    let gap = no_more(|cluster| store_abroad(cluster, programs.path())).await;
+    assert!(gap.contains("wurde schon entfernt"), "{gap}");
+}
+
+/// What is told of the gap.
+async fn no_more(store: impl Fn(&Cluster) -> PostgresStore) -> String {
     let cluster = Cluster::new(&programs(), &[], &["max_wal_size=32MB", "min_wal_size=32MB"]);
     cluster.sql("postgres", "CREATE TABLE step (n int, filler text)");
     let (log, folder) = (Arc::new(Log::default()), tempfile::tempdir().unwrap());
@@ -233,6 +246,7 @@ async fn a_log_that_the_server_has_no_more_is_a_gap_that_is_told_once() {
     }
     let gaps = log.gaps.lock().unwrap().clone();
     assert!(gaps.len() == 1 && gaps[0].why.contains("has no more of its log"), "{gaps:#?}");
+    gaps[0].why.clone()
 }
 
 #[tokio::test]
@@ -291,42 +305,72 @@ fn receiver(folder: &std::path::Path) -> Option<String> {
 }
 
 #[tokio::test]
-async fn a_full_disk_of_ours_leaves_the_log_with_the_server() {
-    let cluster = Cluster::new(&programs(), &[], &[]);
+async fn a_slot_that_could_fill_the_disk_is_not_made() {
+    let cluster = Cluster::new(&programs(), &[], &["max_slot_wal_keep_size=-1"]);
+    let store = store(&cluster);
+    let folder = tempfile::tempdir().unwrap();
+    let looked = async |unlimited| {
+        let options = contract::FollowOptions {
+            slot: "steward_shop_orders".into(),
+            folder: folder.path().to_owned(),
+            every: std::time::Duration::from_secs(1),
+            retained_bytes_max: LIMIT,
+            unlimited,
+            kept: Vec::new(),
+        };
+        let looked = Store::follow_log(&store).unwrap().preflight(&ctx(), &options).await.unwrap();
+        [looked.refusals, looked.warnings, looked.notes].map(|said| said.join("\n"))
+    };
+    let line = "ALTER SYSTEM SET max_slot_wal_keep_size = '8GB'";
+    let [refusals, warnings, notes] = looked(false).await;
+    assert!(refusals.contains(line) && refusals.contains("log_unlimited"), "{refusals}");
+    assert_eq!((warnings.as_str(), notes.as_str()), ("", ""));
+    let [refusals, warnings, notes] = looked(true).await;
+    assert!(refusals.is_empty() && warnings.is_empty() && notes.contains(line), "{refusals} {warnings} {notes}");
+    // A slot that is there is followed, or it would fill the disk sooner.
+    cluster.sql("postgres", "SELECT pg_create_physical_replication_slot('steward_shop_orders', true)");
+    let [refusals, warnings, notes] = looked(false).await;
+    assert!(refusals.is_empty() && warnings.contains(line) && notes.is_empty(), "{refusals} {warnings} {notes}");
+    // The line is one that the server takes.
+    cluster.sql("postgres", line);
+}
+
+#[tokio::test]
+async fn a_restored_server_takes_the_place_of_its_source_by_the_lines_that_are_printed() {
+    let mut cluster = Cluster::new(&programs(), &[], &[]);
     cluster.sql("postgres", "CREATE TABLE step (n int, filler text)");
+    cluster.sql("postgres", "ALTER SYSTEM SET work_mem = '7MB'");
+    let (dumped, parts) = dump(&store(&cluster)).await.unwrap();
     let (log, folder) = (Arc::new(Log::default()), tempfile::tempdir().unwrap());
-    // The program answers as it does on a full disk, until there is room.
-    let programs = tempfile::tempdir().unwrap();
-    for name in ["pg_receivewal", "psql"] {
-        let real = cluster.programs().join(name);
-        let full = programs.path().join("full");
-        let script = format!(
-            "#!/bin/sh\nif [ \"$1\" != --version ] && [ {name} = pg_receivewal ] && [ -e '{full}' ]; then echo 'could not write: No space left on device' >&2; exit 1; fi\nexec '{real}' \"$@\"\n",
-            full = full.display(),
-            real = real.display()
-        );
-        std::fs::write(programs.path().join(name), script).unwrap();
-        std::fs::set_permissions(
-            programs.path().join(name),
-            std::os::unix::fs::PermissionsExt::from_mode(0o755),
-        )
-        .unwrap();
-    }
-    std::fs::write(programs.path().join("full"), "").unwrap();
-    let url = format!("postgres://127.0.0.1:{}/postgres", cluster.port());
-    let mut config = Config::new(&url, LoginConfig { user: "postgres".into(), password_secret: None });
-    config.bin_dir = Some(programs.path().to_owned());
-    let store =
-        store_postgres::open("orders", config, std::path::Path::new("/"), Arc::new(NoSecrets)).unwrap();
-    let following = Following::start(store, &log, folder.path(), LIMIT);
-    until("it is told", || {
-        let states = log.states.lock().unwrap();
-        states.iter().any(|state| state.problem.as_ref().is_some_and(|it| it.contains("No space left")))
-    })
-    .await;
-    cluster.sql("postgres", &cluster_fill(1));
-    std::fs::remove_file(programs.path().join("full")).unwrap();
+    let following = Following::start(store(&cluster), &log, folder.path(), LIMIT);
+    cluster.sql("postgres", &fill(1));
+    let moment = position(&cluster);
+    cluster.sql("postgres", &fill(2));
     caught_up(&cluster, &log, 1).await;
     following.end().await;
-    assert_eq!(*log.gaps.lock().unwrap(), []);
+    let (scratch, store) = (Scratch::new(), store(&cluster));
+    let (mut restored, _) =
+        recover(&store, &dumped, &parts, &log, &scratch, (RecoveryTarget::Position(moment), 1)).await.unwrap();
+    let (lines, take_away) = (restored.take_over(), restored.keep());
+    drop(restored);
+    assert_eq!(lines.len(), 3, "{lines:#?}");
+    cluster.stop("INT");
+    for line in &lines {
+        let ran = std::process::Command::new("sh").args(["-c", line]).output().unwrap();
+        assert!(ran.status.success(), "{line}: {ran:?}");
+    }
+    // With its own configuration and settings, in the place of the one that was stopped.
+    let data = scratch.0.path().join("copy/server/data");
+    let (data, port) = (data.to_str().unwrap(), cluster.port());
+    let options = format!("-p {port} -h 127.0.0.1 -c unix_socket_directories=");
+    let log_file = scratch.0.path().join("log");
+    let log_file = log_file.to_str().unwrap();
+    let started = cluster.program("pg_ctl", &["-D", data, "-w", "-l", log_file, "-o", &options, "start"]);
+    assert!(started.status.success(), "{}", std::fs::read_to_string(log_file).unwrap_or_default());
+    let said = cluster.sql("postgres", "SELECT count(*) || ' ' || current_setting('work_mem') || ' ' || current_setting('fsync') FROM step");
+    cluster.sql("postgres", "INSERT INTO step VALUES (3, '')");
+    let ended = cluster.program("pg_ctl", &["-D", data, "-m", "fast", "-w", "stop"]);
+    assert!(ended.status.success(), "{ended:?}");
+    assert_eq!(said, "2000 7MB on");
+    assert!(take_away.contains(data.strip_suffix("/data").unwrap()), "{take_away}");
 }

@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test fails by panicking and may print")]
 
 mod base;
+mod disk;
 mod log;
 mod promotion;
+mod swap;
 mod world;

@@ -31,6 +31,23 @@ pub(crate) fn store_as(cluster: &Cluster, user: &str) -> PostgresStore {
     store_postgres::open("orders", config, std::path::Path::new("/"), Arc::new(NoSecrets)).unwrap()
 }
 
+/// The same with programs that say in another language what the server says.
+pub(crate) fn store_abroad(cluster: &Cluster, programs: &std::path::Path) -> PostgresStore {
+    for name in ["pg_receivewal", "psql"] {
+        let words = "s/has already been removed/wurde schon entfernt/; s/is not in this server.s history/ist nicht in der History dieses Servers/; \
+             s/history forked from timeline/History zweigte ab von Zeitleiste/";
+        let real = cluster.programs().join(name);
+        let script =
+            format!("#!/bin/bash\nexec '{}' \"$@\" 2> >(exec sed -u \"{words}\" >&2)\n", real.display());
+        std::fs::write(programs.join(name), script).unwrap();
+        std::fs::set_permissions(programs.join(name), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    }
+    let url = format!("postgres://127.0.0.1:{}/postgres", cluster.port());
+    let mut config = Config::new(&url, LoginConfig { user: "postgres".into(), password_secret: None });
+    config.bin_dir = Some(programs.to_owned());
+    store_postgres::open("orders", config, std::path::Path::new("/"), Arc::new(NoSecrets)).unwrap()
+}
+
 pub(crate) fn store(cluster: &Cluster) -> PostgresStore {
     store_as(cluster, "postgres")
 }
@@ -40,6 +57,10 @@ pub(crate) struct Scratch(pub(crate) tempfile::TempDir);
 impl Scratch {
     pub(crate) fn new() -> Self {
         Self(tempfile::tempdir().unwrap())
+    }
+
+    pub(crate) fn in_folder(folder: &std::path::Path) -> Self {
+        Self(tempfile::tempdir_in(folder).unwrap())
     }
 
     pub(crate) fn options(&self) -> DumpOptions {
@@ -157,6 +178,7 @@ impl Following {
             folder: folder.to_owned(),
             every: std::time::Duration::from_millis(100),
             retained_bytes_max,
+            unlimited: false,
             kept: log.kept(),
         };
         let (stop, log) = (tokio_util::sync::CancellationToken::new(), Arc::clone(log));

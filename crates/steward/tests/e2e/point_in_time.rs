@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::program::{Ended, Project, eventually};
 
-/// A server as it is made without further thought: it keeps no checksums of its pages (before 18) and its log without limit,
+/// A server as it is made without further thought, but for the limit of its log: it keeps no checksums of its pages (before 18),
 /// which is told and ends nothing with 5. `plan`: more lines of the plan.
 fn shop(settings: &[&str], plan: &str) -> (Cluster, Project, String) {
     let cluster = Cluster::new(&conformance::programs(17), &[], settings);
