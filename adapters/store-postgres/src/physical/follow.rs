@@ -364,12 +364,12 @@ impl PostgresStore {
         if !seen.there {
             make_slot(&session, &options.slot).await?;
         }
+        received.mend(handed.file_bytes)?;
         received.plant(handed)?;
         let mut program = Receiver::start(&programs, &libpq, &received.folder(), &options.slot)?;
         let following = Following { options, received, sink, session: &session, disk: disk.as_deref() };
         let ended = self.supervise(&following, handed, &mut program, wait).await;
-        let said = program.said();
-        program.stop().await;
+        let said = program.stop().await;
         let ended = ended?;
         let begins = received.begins_with(handed.file_bytes)?;
         if let Some((timeline, number)) = begins {

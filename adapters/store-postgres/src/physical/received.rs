@@ -258,6 +258,19 @@ impl Received {
         file.set_len(handed.file_bytes).map_err(cannot("its folder"))
     }
 
+    /// Empties a file that the program had begun to make and that found no room: it has nothing in it yet, and the program does
+    /// not go on with one of such a length.
+    pub(super) fn mend(&self, file_bytes: u64) -> Result<(), Error> {
+        for name in names(&self.folder())?.iter().filter(|name| name.ends_with(PARTIAL)) {
+            let path = self.folder().join(name);
+            let length = std::fs::metadata(&path).map_err(cannot(name))?.len();
+            if length != 0 && length < file_bytes {
+                std::fs::File::options().write(true).truncate(true).open(&path).map_err(cannot(name))?;
+            }
+        }
+        Ok(())
+    }
+
     /// The timeline and the number of the file with which the program begins: the newest one, where that is not whole, or the
     /// one behind it. `None` where its folder does not say.
     pub(super) fn begins_with(&self, file_bytes: u64) -> Result<Option<(u32, u64)>, Error> {

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use contract::Error;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
@@ -17,6 +18,9 @@ use crate::backup::programs::{PATH, Programs};
 pub(super) const PROGRAM: &str = "pg_receivewal";
 /// Lines of the program's that are kept for an error.
 const LINES_MAX: usize = 20;
+
+/// How long what a program has said is waited for once it has ended.
+const READ_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Runs a program that ends with the pipe, however we end.
 const WATCH: &str = r#"
@@ -37,6 +41,8 @@ pub(super) struct Receiver {
     /// The program ends with it. Not the child's own field, which a wait for the child closes.
     pipe: Option<ChildStdin>,
     said: Arc<Mutex<VecDeque<String>>>,
+    /// Ends with the last that the program says.
+    reader: Option<tokio::task::JoinHandle<()>>,
 }
 
 impl Receiver {
@@ -54,7 +60,7 @@ impl Receiver {
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(cannot("the program cannot be run"))?;
         let said = Arc::new(Mutex::new(VecDeque::new()));
-        if let Some(stderr) = child.stderr.take() {
+        let reader = child.stderr.take().map(|stderr| {
             let said = Arc::clone(&said);
             tokio::spawn(async move {
                 let mut lines = BufReader::new(stderr).lines();
@@ -65,19 +71,21 @@ impl Receiver {
                     }
                     kept.push_back(line);
                 }
-            });
-        }
+            })
+        });
         let pipe = child.stdin.take();
-        Ok(Self { child, pipe, said })
+        Ok(Self { child, pipe, said, reader })
     }
 
-    pub(super) fn said(&self) -> String {
-        let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        said.iter().cloned().collect::<Vec<_>>().join("; ")
-    }
-
-    pub(super) async fn stop(mut self) {
+    /// Ends it, unless it has ended; gives what it said last.
+    pub(super) async fn stop(mut self) -> String {
         drop(self.pipe.take());
         drop(self.child.wait().await);
+        if let Some(reader) = self.reader.take() {
+            // Whatever else may hold the other end.
+            drop(tokio::time::timeout(READ_TIMEOUT, reader).await);
+        }
+        let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        said.iter().cloned().collect::<Vec<_>>().join("; ")
     }
 }
