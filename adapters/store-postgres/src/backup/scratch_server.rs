@@ -129,8 +129,9 @@ fn cannot(what: &str) -> impl Fn(std::io::Error) -> Error {
     }
 }
 
-/// What failed because a disk was full, as the operating system says it in the locale `C`, in which all of it runs.
-const FULL: [&str; 2] = ["No space left on device", "Disk quota exceeded"];
+/// What failed because a disk was full, as the operating system says it in the locale `C`, in which all of it runs; and what
+/// the server hints at where a write was cut short.
+const FULL: [&str; 3] = ["No space left on device", "Disk quota exceeded", "Check free disk space"];
 
 /// The error of whatever was done below the folder: where its disk is full, that, and what it needs.
 pub(crate) fn on_this_disk(error: Error, folder: &Path, bytes_needed: u64, log: &str) -> Error {
@@ -138,8 +139,8 @@ pub(crate) fn on_this_disk(error: Error, folder: &Path, bytes_needed: u64, log: 
     if !FULL.iter().any(|words| said.contains(words) || log.contains(words)) {
         return error;
     }
-    let why = log.lines().find(|line| FULL.iter().any(|words| line.contains(words)));
-    let why = why.map_or(said.clone(), ToOwned::to_owned);
+    let why = log.lines().find(|line| FULL[..2].iter().any(|words| line.contains(words)));
+    let why = why.map_or_else(|| said.lines().next().unwrap_or_default().to_owned(), ToOwned::to_owned);
     Error::new(ErrorKind::LimitExceeded, "the disk of the scratch folder is full")
         .with("folder", folder.display())
         .with("bytes_needed", bytes_needed)

@@ -141,9 +141,11 @@ async fn server_with_little_space() {
 fn is_told(error: &contract::Error, folder: &Path) {
     assert_eq!(error.kind(), ErrorKind::LimitExceeded, "{error}");
     let said = error.to_string();
-    for expected in ["the disk of the scratch folder is full", "No space left on device", "needs about", "bytes_needed"] {
+    for expected in ["the disk of the scratch folder is full", "needs about", "bytes_needed"] {
         assert!(said.contains(expected), "{said}");
     }
+    // Of the last write some bytes may have found room.
+    assert!(said.contains("No space left on device") || said.contains("wrote only"), "{said}");
     assert_eq!(files(folder), Vec::<PathBuf>::new());
 }
 
