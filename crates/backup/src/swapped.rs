@@ -8,7 +8,8 @@ use crate::restore::{RestoreBackup, RestoreTo};
 
 /// How a copy is called until it is in the store's place: by the newest part of the backup's id, which is what tells two apart.
 pub(crate) fn copy_in_place(backup: &str) -> String {
-    let from = (0..=backup.len().saturating_sub(12)).rev().find(|at| backup.is_char_boundary(*at)).unwrap_or(0);
+    let from =
+        (0..=backup.len().saturating_sub(12)).rev().find(|at| backup.is_char_boundary(*at)).unwrap_or(0);
     format!("restored_{}", &backup[from..])
 }
 

@@ -10,8 +10,8 @@ use contract::{
     BackupMethod, Context, Dumped, Error, ErrorKind, Load, LoadTarget, LogStart, PART_BYTES_MAX, PartRecord,
     PartSource, Preflight, Recovery, Restored, Selection, Store, SwapLeft,
 };
-use jiff::Timestamp;
 use futures::SinkExt;
+use jiff::Timestamp;
 use tokio::io::AsyncReadExt;
 use tokio_postgres::Client;
 
@@ -584,10 +584,7 @@ impl Run<'_> {
             if let Some(left) = self.left(&client, backup).await? {
                 return Ok((client, Some(left)));
             }
-            client
-                .batch_execute(&format!("DROP DATABASE IF EXISTS {quoted} WITH (FORCE)"))
-                .await
-                .map_err(failed)?;
+            self.place.clear().await?;
         }
         let make = format!("CREATE DATABASE {quoted}{}", self.detail.create);
         client.batch_execute(&make).await.map_err(|error| {

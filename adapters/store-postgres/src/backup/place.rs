@@ -122,6 +122,14 @@ impl Place {
         }
     }
 
+    /// Takes what is there under its name away, which a load that was killed has left.
+    pub(crate) async fn clear(&self) -> Result<(), Error> {
+        match &self.kind {
+            Kind::Scratch(_) => Ok(()),
+            Kind::Beside(opener) => drop_database(opener, &self.database).await,
+        }
+    }
+
     /// Takes it away.
     pub(crate) async fn remove(mut self) -> Result<(), Error> {
         self.kept = true;
@@ -172,10 +180,34 @@ pub(crate) async fn outside(ctx: &Context, opener: &Opener) -> Result<Session, E
     }
 }
 
-async fn drop_database(opener: &Opener, database: &str) -> Result<(), Error> {
+/// A database with subscriptions cannot be dropped, and dropping one by itself takes its slot away at the publisher, which is
+/// that of the original.
+const WITHOUT_SUBSCRIPTIONS: &str = "DO $$ DECLARE one pg_catalog.name; BEGIN FOR one IN SELECT s.subname \
+     FROM pg_catalog.pg_subscription AS s JOIN pg_catalog.pg_database AS d ON d.oid = s.subdbid \
+     WHERE d.datname = pg_catalog.current_database() LOOP \
+     EXECUTE pg_catalog.format('ALTER SUBSCRIPTION %I DISABLE', one); \
+     EXECUTE pg_catalog.format('ALTER SUBSCRIPTION %I SET (slot_name = NONE)', one); \
+     EXECUTE pg_catalog.format('DROP SUBSCRIPTION %I', one); END LOOP; END $$";
+
+/// Takes a copy away, if it is there.
+pub(super) async fn drop_database(opener: &Opener, database: &str) -> Result<(), Error> {
     // Also when the caller's time is over.
     let ctx = Context::new("backup", contract::Actor::local()).with_timeout(REMOVE_TIMEOUT);
     let session = outside(&ctx, opener).await?;
+    let subscribed = "SELECT EXISTS (SELECT FROM pg_catalog.pg_subscription AS s \
+         JOIN pg_catalog.pg_database AS d ON d.oid = s.subdbid WHERE d.datname = $1)";
+    let asked = ctx.run(async {
+        session.client.query_one(subscribed, &[&database]).await.map_err(|error| translate(&error))
+    });
+    if asked.await?.get(0) {
+        let inside = ctx.run(opener.of_database(database).open(&ctx, Purpose::Administer)).await?;
+        let settings = "SET default_transaction_read_only = off; SET session_replication_role = replica";
+        let run = async {
+            inside.client.batch_execute(settings).await?;
+            inside.client.batch_execute(WITHOUT_SUBSCRIPTIONS).await
+        };
+        ctx.run(async { run.await.map_err(|error| translate(&error)) }).await?;
+    }
     let statement = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", quote_identifier(database));
     ctx.run(async { session.client.batch_execute(&statement).await.map_err(|error| translate(&error)) }).await
 }

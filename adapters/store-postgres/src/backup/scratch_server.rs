@@ -139,13 +139,18 @@ pub(crate) fn on_this_disk(error: Error, folder: &Path, bytes_needed: u64, log: 
     if !FULL.iter().any(|words| said.contains(words) || log.contains(words)) {
         return error;
     }
-    let why = log.lines().find(|line| FULL[..2].iter().any(|words| line.contains(words)));
-    let why = why.map_or_else(|| said.lines().next().unwrap_or_default().to_owned(), ToOwned::to_owned);
+    // The operating system's own words, where there are some; otherwise the message.
+    let why = said.lines().chain(log.lines()).find(|line| FULL[..2].iter().any(|words| line.contains(words)));
+    let why = why.or_else(|| said.lines().next()).unwrap_or_default().trim_start();
+    let why = why.strip_prefix("because: ").unwrap_or(why).to_owned();
     Error::new(ErrorKind::LimitExceeded, "the disk of the scratch folder is full")
         .with("folder", folder.display())
         .with("bytes_needed", bytes_needed)
         .because(why)
-        .hint(format!("the restore needs about {}: make room, or name another scratch folder", size(bytes_needed)))
+        .hint(format!(
+            "the restore needs about {}: make room, or name another scratch folder",
+            size(bytes_needed)
+        ))
 }
 
 /// A command that is given nothing of our environment.

@@ -11,7 +11,7 @@ use contract::{Context, Error, ErrorKind, SwapLeft};
 use jiff::Timestamp;
 use tokio_postgres::Client;
 
-use super::place::outside;
+use super::place::{drop_database, outside};
 use crate::error::translate;
 use crate::session::Purpose;
 use crate::statement::{quote_identifier, quote_literal};
@@ -39,9 +39,15 @@ struct Names<'a> {
 
 impl<'a> Names<'a> {
     fn new(live: &'a str, copy: &'a str, now: Timestamp) -> Self {
-        let cut = (0..=NAME_BYTES_MAX.min(live.len())).rev().find(|at| live.is_char_boundary(*at)).unwrap_or(0);
+        let cut =
+            (0..=NAME_BYTES_MAX.min(live.len())).rev().find(|at| live.is_char_boundary(*at)).unwrap_or(0);
         let stamp = stamp(now);
-        Self { live, copy, before: format!("{}_before_{stamp}", &live[..cut]), sign: format!("{copy} {stamp}") }
+        Self {
+            live,
+            copy,
+            before: format!("{}_before_{stamp}", &live[..cut]),
+            sign: format!("{copy} {stamp}"),
+        }
     }
 }
 
@@ -68,7 +74,12 @@ async fn alone(client: &Client, live: &str) -> Result<(), Error> {
 }
 
 /// Locks others out, waits until they have ended or ends them, and exchanges the names in one transaction.
-async fn exchange(client: &Client, names: &Names<'_>, wait: Duration, end_sessions: bool) -> Result<(), Error> {
+async fn exchange(
+    client: &Client,
+    names: &Names<'_>,
+    wait: Duration,
+    end_sessions: bool,
+) -> Result<(), Error> {
     let failed = |error: tokio_postgres::Error| translate(&error);
     let (live, copy, before) =
         (quote_identifier(names.live), quote_identifier(names.copy), quote_identifier(&names.before));
@@ -137,14 +148,20 @@ async fn reopen(client: &Client, live: &str) -> Result<bool, Error> {
         return Ok(false);
     }
     let live = quote_identifier(live);
-    let open =
-        format!("BEGIN; ALTER DATABASE {live} RESET {SIGN}; ALTER DATABASE {live} WITH ALLOW_CONNECTIONS true; COMMIT");
+    let open = format!(
+        "BEGIN; ALTER DATABASE {live} RESET {SIGN}; ALTER DATABASE {live} WITH ALLOW_CONNECTIONS true; COMMIT"
+    );
     client.batch_execute(&open).await.map_err(failed)?;
     Ok(true)
 }
 
 /// The database in whose place the copy of this name is since then.
-async fn replaced_by(client: &Client, copy: &str, live: &str, since: Timestamp) -> Result<Option<String>, Error> {
+async fn replaced_by(
+    client: &Client,
+    copy: &str,
+    live: &str,
+    since: Timestamp,
+) -> Result<Option<String>, Error> {
     let failed = |error: tokio_postgres::Error| translate(&error);
     // While there is a copy of the name, it did not take anything's place.
     let before = "SELECT d.datname::text FROM pg_catalog.pg_database AS d \
@@ -203,7 +220,12 @@ impl PostgresStore {
     }
 
     /// Ends what a swap that was cut off has left.
-    pub(super) async fn settle(&self, ctx: &Context, copy: &str, since: Timestamp) -> Result<SwapLeft, Error> {
+    pub(super) async fn settle(
+        &self,
+        ctx: &Context,
+        copy: &str,
+        since: Timestamp,
+    ) -> Result<SwapLeft, Error> {
         let live = self.opener.address_for(Purpose::Administer).database.clone();
         let settled = async {
             let session = outside(ctx, &self.opener).await?;
@@ -224,8 +246,7 @@ impl PostgresStore {
             };
             // Its name was free when the restore was planned, so it is what that has loaded.
             if client.query_one(there, &[&copy]).await.map_err(failed)?.get::<_, bool>(0) {
-                let drop = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", quote_identifier(copy));
-                client.batch_execute(&drop).await.map_err(failed)?;
+                drop_database(&self.opener, copy).await?;
                 said.push_str("; the restored copy was taken away");
             }
             Ok(SwapLeft::AsBefore(said))

@@ -111,7 +111,9 @@ impl FollowLog for PostgresStore {
             }
         }
         if seen.kept_max.as_deref() == Some("-1") {
-            let why = format!("while no Steward runs, the server keeps its log for the slot without limit, until its disk is full: {LIMIT_IT}");
+            let why = format!(
+                "while no Steward runs, the server keeps its log for the slot without limit, until its disk is full: {LIMIT_IT}"
+            );
             match (seen.there, options.unlimited) {
                 // Without a follower the slot that is there would hold back ever more.
                 (true, false) => preflight.warnings.push(why),

@@ -18,9 +18,9 @@ use super::detail::{Detail, Entry, part_path};
 use super::manifest::{ListedFile, ServerManifest, hex};
 use super::restored::RestoredServer;
 use super::{BACKUP_MANIFEST, SERVER_MANIFEST, TABLESPACE_MAP};
-use crate::backup::{ScratchServer, on_this_disk};
 use crate::backup::load::SERVER_BYTES;
 use crate::backup::programs::{self, Programs};
+use crate::backup::{ScratchServer, on_this_disk};
 use crate::store::PostgresStore;
 
 /// Files that are put together at once.
@@ -351,7 +351,8 @@ async fn start(
     let logs = std::path::absolute(&recovery.logs).map_err(cannot("the folder of the log"))?;
     let quoted = logs.display().to_string().replace('\'', r"'\''").replace('%', "%%");
     // A file that is there and cannot be copied is no end of the log: above 125 the server gives up.
-    let command = format!("test -e '{quoted}'/%f || exit 1; cp '{quoted}'/%f \"%p\" || exit 255").replace('\'', "''");
+    let command =
+        format!("test -e '{quoted}'/%f || exit 1; cp '{quoted}'/%f \"%p\" || exit 255").replace('\'', "''");
     writeln!(
         configuration,
         "restore_command = '{command}'\nrecovery_target_timeline = '{}'",

@@ -13,9 +13,9 @@ use tokio_postgres::Client;
 
 use super::detail::Detail;
 use super::load::SET_ASIDE;
-use crate::backup::scratch_server::as_somebody;
 use crate::backup::ScratchServer;
 use crate::backup::programs::Programs;
+use crate::backup::scratch_server::as_somebody;
 use crate::error::translate;
 
 /// Longest time for the check of one relation.
@@ -197,8 +197,9 @@ impl Restored for RestoredServer {
     fn take_over(&self) -> Vec<String> {
         let quoted = |path: &str| format!("'{}'", path.replace('\'', r"'\''"));
         // Its programs refuse to run as root, and its files belong to who ran it.
-        let somebody: String =
-            as_somebody().map(|(words, _)| words.iter().map(|word| format!("{word} ")).collect()).unwrap_or_default();
+        let somebody: String = as_somebody()
+            .map(|(words, _)| words.iter().map(|word| format!("{word} ")).collect())
+            .unwrap_or_default();
         let (data, bin) = (quoted(&self.data), quoted(&self.programs.folder.display().to_string()));
         let aside = quoted(&format!("{}/{SET_ASIDE}", self.data));
         let own = quoted(&format!("{}/postgresql.auto.conf", self.data));

@@ -10,7 +10,8 @@ use contract::{BackupMethod, DumpOptions, ErrorKind, RecoveryTarget, Selection, 
 
 use crate::log::{fill, write_much};
 use crate::world::{
-    Following, LIMIT, Log, SHOP, Scratch, caught_up, ctx, dump, load, position, programs, recover, store, until,
+    Following, LIMIT, Log, SHOP, Scratch, caught_up, ctx, dump, load, position, programs, recover, store,
+    until,
 };
 
 const CASE: &str = "STEWARD_TEST_DISK_CASE";
@@ -102,7 +103,9 @@ async fn received(folder: &Path) {
     cluster.sql("postgres", &fill(2));
     until("it is told", || {
         let states = log.states.lock().unwrap();
-        states.iter().any(|state| state.problem.as_ref().is_some_and(|it| it.contains("No space left on device")))
+        states
+            .iter()
+            .any(|state| state.problem.as_ref().is_some_and(|it| it.contains("No space left on device")))
     })
     .await;
     grow(folder, 200);
@@ -134,7 +137,10 @@ async fn server_with_little_space() {
     following.end().await;
     let gaps = log.gaps.lock().unwrap().clone();
     let [gap] = &gaps[..] else { panic!("{gaps:#?}") };
-    assert!(gap.why.contains("the server's disk has ") && gap.why.contains("the slot was given up"), "{gap:#?}");
+    assert!(
+        gap.why.contains("the server's disk has ") && gap.why.contains("the slot was given up"),
+        "{gap:#?}"
+    );
     assert!(gap.after.is_some_and(|it| it >= before) && gap.before.is_some_and(|it| it <= after), "{gap:#?}");
 }
 
@@ -198,11 +204,16 @@ async fn recovered(folder: &Path) {
     log.write(logs.path());
     for target in [RecoveryTarget::End, RecoveryTarget::Position(last)] {
         let covered = matches!(target, RecoveryTarget::Position(_));
-        let recovery =
-            contract::Recovery { target, timeline: 1, logs: logs.path().to_owned(), target_is_covered: covered };
+        let recovery = contract::Recovery {
+            target,
+            timeline: 1,
+            logs: logs.path().to_owned(),
+            target_is_covered: covered,
+        };
         let store = store(&cluster);
         let to = contract::LoadTarget::Scratch { folder: folder.join("copy") };
-        let recovered = Store::load(&store).unwrap().recover(&ctx(), &dumped, &parts.given(), &recovery, &to).await;
+        let recovered =
+            Store::load(&store).unwrap().recover(&ctx(), &dumped, &parts.given(), &recovery, &to).await;
         is_told(&recovered.err().unwrap(), folder);
     }
     // There is room for the beginning of it.

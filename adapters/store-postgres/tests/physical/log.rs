@@ -326,11 +326,17 @@ async fn a_slot_that_could_fill_the_disk_is_not_made() {
     assert!(refusals.contains(line) && refusals.contains("log_unlimited"), "{refusals}");
     assert_eq!((warnings.as_str(), notes.as_str()), ("", ""));
     let [refusals, warnings, notes] = looked(true).await;
-    assert!(refusals.is_empty() && warnings.is_empty() && notes.contains(line), "{refusals} {warnings} {notes}");
+    assert!(
+        refusals.is_empty() && warnings.is_empty() && notes.contains(line),
+        "{refusals} {warnings} {notes}"
+    );
     // A slot that is there is followed, or it would fill the disk sooner.
     cluster.sql("postgres", "SELECT pg_create_physical_replication_slot('steward_shop_orders', true)");
     let [refusals, warnings, notes] = looked(false).await;
-    assert!(refusals.is_empty() && warnings.contains(line) && notes.is_empty(), "{refusals} {warnings} {notes}");
+    assert!(
+        refusals.is_empty() && warnings.contains(line) && notes.is_empty(),
+        "{refusals} {warnings} {notes}"
+    );
     // The line is one that the server takes.
     cluster.sql("postgres", line);
 }
@@ -350,7 +356,9 @@ async fn a_restored_server_takes_the_place_of_its_source_by_the_lines_that_are_p
     following.end().await;
     let (scratch, store) = (Scratch::new(), store(&cluster));
     let (mut restored, _) =
-        recover(&store, &dumped, &parts, &log, &scratch, (RecoveryTarget::Position(moment), 1)).await.unwrap();
+        recover(&store, &dumped, &parts, &log, &scratch, (RecoveryTarget::Position(moment), 1))
+            .await
+            .unwrap();
     let (lines, take_away) = (restored.take_over(), restored.keep());
     drop(restored);
     assert_eq!(lines.len(), 3, "{lines:#?}");
@@ -367,7 +375,10 @@ async fn a_restored_server_takes_the_place_of_its_source_by_the_lines_that_are_p
     let log_file = log_file.to_str().unwrap();
     let started = cluster.program("pg_ctl", &["-D", data, "-w", "-l", log_file, "-o", &options, "start"]);
     assert!(started.status.success(), "{}", std::fs::read_to_string(log_file).unwrap_or_default());
-    let said = cluster.sql("postgres", "SELECT count(*) || ' ' || current_setting('work_mem') || ' ' || current_setting('fsync') FROM step");
+    let said = cluster.sql(
+        "postgres",
+        "SELECT count(*) || ' ' || current_setting('work_mem') || ' ' || current_setting('fsync') FROM step",
+    );
     cluster.sql("postgres", "INSERT INTO step VALUES (3, '')");
     let ended = cluster.program("pg_ctl", &["-D", data, "-m", "fast", "-w", "stop"]);
     assert!(ended.status.success(), "{ended:?}");

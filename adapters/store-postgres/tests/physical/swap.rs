@@ -230,7 +230,8 @@ async fn whatever_is_killed_in_a_swap_leaves_the_one_or_the_other_database_open(
         let rows = cluster.sql("shop", "SELECT a FROM t");
         let databases = cluster.sql("postgres", "SELECT string_agg(datname, ' ' ORDER BY datname) FROM pg_database WHERE datname LIKE 'restored%' OR datname LIKE '%loading'");
         assert_eq!(databases, "", "{point:?}");
-        let closed = "SELECT count(*) FROM pg_database WHERE datname LIKE 'shop_before_%' AND NOT datallowconn";
+        let closed =
+            "SELECT count(*) FROM pg_database WHERE datname LIKE 'shop_before_%' AND NOT datallowconn";
         match left {
             SwapLeft::InPlace(said) => {
                 assert!(point.is_in_place(), "{point:?}: {said}");

@@ -40,7 +40,8 @@ pub(crate) fn store_abroad(cluster: &Cluster, programs: &std::path::Path) -> Pos
         let script =
             format!("#!/bin/bash\nexec '{}' \"$@\" 2> >(exec sed -u \"{words}\" >&2)\n", real.display());
         std::fs::write(programs.join(name), script).unwrap();
-        std::fs::set_permissions(programs.join(name), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        std::fs::set_permissions(programs.join(name), std::os::unix::fs::PermissionsExt::from_mode(0o755))
+            .unwrap();
     }
     let url = format!("postgres://127.0.0.1:{}/postgres", cluster.port());
     let mut config = Config::new(&url, LoginConfig { user: "postgres".into(), password_secret: None });

@@ -63,6 +63,7 @@ impl Drop for Dropped {
         let cleaned = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
+                without_subscriptions(&connect(&name).await).await;
                 let client = connect("postgres").await;
                 // A case may have made roles of its own; their names begin as the database's does.
                 let roles = client
@@ -83,6 +84,17 @@ impl Drop for Dropped {
             });
         });
         cleaned.join().ok();
+    }
+}
+
+/// A database with subscriptions cannot be dropped.
+pub(crate) async fn without_subscriptions(client: &Client) {
+    let names = "SELECT quote_ident(s.subname) FROM pg_subscription AS s \
+         JOIN pg_database AS d ON d.oid = s.subdbid WHERE d.datname = current_database()";
+    for row in client.query(names, &[]).await.unwrap() {
+        let name: String = row.get(0);
+        let drop = format!("ALTER SUBSCRIPTION {name} SET (slot_name = NONE); DROP SUBSCRIPTION {name}");
+        client.batch_execute(&drop).await.unwrap();
     }
 }
 

@@ -124,6 +124,8 @@ CREATE SERVER far FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host '127.0.0.1', p
 CREATE USER MAPPING FOR NAME_owner SERVER far OPTIONS (user 'u', password 'p');
 CREATE FOREIGN TABLE far_table (id int OPTIONS (column_name 'ID')) SERVER far OPTIONS (table_name 't');
 CREATE PUBLICATION few FOR TABLE customer (id, mail) WHERE (id > 0); CREATE PUBLICATION whole FOR TABLES IN SCHEMA locked; CREATE PUBLICATION everything FOR ALL TABLES WITH (publish = 'insert');
+CREATE SUBSCRIPTION NAME_feed CONNECTION 'host=127.0.0.1 port=1 dbname=far user=u password=p' PUBLICATION few, whole WITH (connect = false, binary = true);
+CREATE SUBSCRIPTION NAME_bare CONNECTION 'host=127.0.0.1 port=1' PUBLICATION few WITH (connect = false, slot_name = NONE); COMMENT ON SUBSCRIPTION NAME_bare IS 'sub';
 CREATE FUNCTION watch() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN END $$;
 CREATE EVENT TRIGGER watch ON ddl_command_end WHEN TAG IN ('CREATE TABLE') EXECUTE FUNCTION watch();
 SELECT lo_from_bytea(4242, '\x00ff10'); SELECT lo_create(4243); SELECT lo_from_bytea(4244, convert_to(repeat('0123456789abcdef', 40000), 'UTF8'));

@@ -31,6 +31,11 @@ pub(crate) fn programs() -> PathBuf {
     conformance::programs(version)
 }
 
+/// Whether this is the run with the version that all cases are run with; the others are asked what depends on the version.
+pub(crate) fn with_every_case() -> bool {
+    std::env::var("STEWARD_TEST_POSTGRES").map_or(true, |version| version == "17")
+}
+
 /// A server with an empty table.
 pub(crate) fn server(settings: &[&str]) -> Cluster {
     let cluster = Cluster::new(&programs(), &[], settings);

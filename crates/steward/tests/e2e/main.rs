@@ -33,4 +33,5 @@ mod red;
 mod reference;
 mod runbooks;
 mod secrets;
+mod swap;
 mod task;
