@@ -59,7 +59,8 @@ pub(crate) fn known() -> Result<Vec<Known>, Error> {
         },
         Known {
             kind: store_postgres::KIND,
-            verified_against: "PostgreSQL 15, 17, 18 (real); 16: not run",
+            verified_against: "PostgreSQL 15, 17, 18 (real); 16: not run; backups of security labels (they need a provider) and of \
+                               types of extensions that do not come with it, such as pgvector: not run",
             capabilities: store_postgres::open("none", postgres, none, Arc::new(NoSecrets))?.capabilities(),
         },
         Known {
