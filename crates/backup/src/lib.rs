@@ -12,6 +12,7 @@ mod copy;
 mod drill;
 mod forecast;
 mod forgetting;
+mod interrupted;
 mod lamps;
 mod list;
 mod log_copies;
@@ -30,7 +31,6 @@ mod setup;
 mod shares;
 mod signature;
 mod suspicion;
-mod swapped;
 mod verify;
 
 pub use accept::{AcceptBackup, accept, plan_accept};
@@ -45,6 +45,7 @@ pub use drill::{
     DrillBackup, DrillResult, DrillStep, Drilled, Loss, RecoveredMachine, StoreBack, drill, drills,
     plan_drill,
 };
+pub use interrupted::{Left, left};
 pub use list::{ListBackups, ShowBackup, list, show};
 pub use logs::{
     ExportLogs, FollowLogs, MarkLogs, ShowLogs, base_wanted, export_logs, follow, marker, plan_export_logs,
@@ -56,7 +57,7 @@ pub use prune::{PruneBackups, plan_prune, prune, prune_warnings};
 pub use rebuild::{RebuildCatalog, plan_rebuild, rebuild};
 pub use restore::{RestoreBackup, RestoreTo, plan_restore, restore};
 pub use retention::{Kept, Reason, keep};
-pub use run::{Left, RunBackup, left, plan_run, run};
+pub use run::{RunBackup, plan_run, run};
 pub use runbook::{ExportRunbook, export_runbook};
 pub use setup::{SetupRepository, plan_setup, setup};
 pub use signature::{Signature, Signed, new_signing_key, public_key};

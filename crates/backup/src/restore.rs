@@ -14,12 +14,12 @@ use crate::Surroundings;
 use crate::catalog::{self, Level, Recorded};
 use crate::config::PlanConfig;
 use crate::drill;
+use crate::interrupted::copy_in_place;
 use crate::log_copies;
 use crate::logs::{self, Chain};
 use crate::meter::MeteredSource;
 use crate::places::{Place, Places, is_the_place};
 use crate::run::{self, Scratch, kept, plan_named, point, repository_of};
-use crate::swapped::copy_in_place;
 use crate::verify::{self, backup_named};
 use contract::quantity::{count, size, thousands};
 

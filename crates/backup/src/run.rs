@@ -24,7 +24,6 @@ use crate::config::{Mode, PlanConfig};
 use crate::copy::copy_as_planned;
 use crate::manifest::{MANIFEST_VERSION, Manifest};
 use crate::meter::MeteredSink;
-use crate::restore::RestoreBackup;
 use crate::shares;
 use crate::signature::{self, Signed};
 use crate::suspicion;
@@ -614,53 +613,6 @@ pub(crate) async fn give_up_dead(ctx: &Context, around: &dyn Surroundings) -> Re
         }
     }
     Ok(given_up)
-}
-
-/// How an interrupted change ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Left {
-    /// All of it was done; only its end was not recorded.
-    pub is_done: bool,
-    /// What happened, for people.
-    pub text: String,
-}
-
-/// Finds out how far a change came that was interrupted, and puts in order what it has left: nothing but a finished backup is
-/// one, and a store that a restore was about to replace is either that copy or as before, under its name and open.
-///
-/// # Errors
-///
-/// As the ledger's and the store's.
-pub async fn left(
-    ctx: &Context,
-    around: &dyn Surroundings,
-    plan: &Plan,
-    since: Timestamp,
-) -> Result<Left, Error> {
-    let given_up = give_up_dead(ctx, around).await?;
-    let swapped = match plan.request.as_str() {
-        RestoreBackup::NAME => crate::swapped::left(ctx, around, plan, since).await?,
-        _ => None,
-    };
-    let (is_done, mut text) = match (swapped, plan.request.as_str()) {
-        (Some(SwapLeft::InPlace(said)), _) => (true, said),
-        (Some(SwapLeft::AsBefore(said)), _) => (false, said),
-        (_, RunBackup::NAME) if given_up.is_empty() => {
-            (false, "what it had made is kept; nothing else was begun".to_owned())
-        }
-        (_, RunBackup::NAME) => (false, String::new()),
-        (Some(SwapLeft::Unknown), request) => (
-            false,
-            format!("nothing says how far `{request}` came; the store was not touched before the last step"),
-        ),
-        (None, request) => (false, format!("nothing says how far `{request}` came")),
-    };
-    if !given_up.is_empty() {
-        let between = if text.is_empty() { "" } else { "; " };
-        let did_not = format!("{between}{} did not come to its end and is no backup", given_up.join(", "));
-        text.push_str(&did_not);
-    }
-    Ok(Left { is_done, text })
 }
 
 /// Milliseconds between the moments of the first and the last of them.
