@@ -14,7 +14,6 @@ use crate::Surroundings;
 use crate::catalog::{self, Level, Recorded};
 use crate::config::PlanConfig;
 use crate::drill;
-use crate::interrupted::copy_in_place;
 use crate::log_copies;
 use crate::logs::{self, Chain};
 use crate::meter::MeteredSource;
@@ -181,7 +180,7 @@ fn target(request: &RestoreBackup, backup: &Recorded, scratch: Option<&Scratch>)
     match (request.to, scratch) {
         (RestoreTo::Scratch, Some(scratch)) => LoadTarget::Scratch { folder: scratch.path().to_owned() },
         (RestoreTo::Beside, _) => LoadTarget::Beside { name: request.name.clone().unwrap_or_default() },
-        _ => LoadTarget::Beside { name: copy_in_place(&backup.id) },
+        _ => LoadTarget::Beside { name: crate::interrupted::copy_in_place(&backup.id) },
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::Instant;
 use contract::quantity::{count, size};
 use contract::{
     BackupLabel, BackupMethod, Context, DumpOptions, Dumped, Effect, Error, ErrorKind, Finding, Kept,
-    Outcome, Permit, Plan, PlanStep, Preflight, Repository, Request, Severity, StepMode, SwapLeft,
+    Outcome, Permit, Plan, PlanStep, Preflight, Repository, Request, Severity, StepMode,
 };
 use jiff::Timestamp;
 use schemars::JsonSchema;
