@@ -167,11 +167,15 @@ fn step(what: &str, since: Instant) -> DrillStep {
     DrillStep { step: what.to_owned(), ms: u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX) }
 }
 
-/// The store that a request about old rows is about: it names a rule or an archive.
+/// The store that a request is about that names something else: a rule, an archive, or what is restored.
 pub(crate) fn store_of(project: &Project, request: &Request) -> Option<String> {
     let config = &project.loaded().config;
     let (archive, retention) = (&config.archive.rules, &config.retention.rules);
     let rule = match request {
+        // Of a backup by its id, what is known is in the ledger alone.
+        Request::BackupRestore(request) if config.stores.contains_key(&request.backup) => {
+            return Some(format!("store:{}", request.backup));
+        }
         Request::BackupArchive(request) => archive.get(&request.rule),
         Request::RetentionApply(request) => retention.get(&request.rule),
         Request::ArchiveQuery(request) => archive.get(&request.archive),

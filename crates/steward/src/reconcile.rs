@@ -27,7 +27,7 @@ struct Interrupted {
 /// As the ledger's. A change that cannot be finished is escalated and stays open, so that the next start tries again.
 pub(crate) async fn project(steward: &Steward, project: &Arc<Project>) -> Result<usize, Error> {
     let ctx = Context::new(project.name(), Actor::system()).with_clock(Arc::clone(steward.clock()));
-    resume(steward, &ctx, project, None).await
+    resume(steward, &ctx, project, None, false).await
 }
 
 /// The same for the one store (or other thing) that a new change is about: what was begun is finished first.
@@ -44,7 +44,8 @@ pub(crate) async fn store_of(
     let subject =
         crate::backups::store_of(project, request).unwrap_or_else(|| request.subject(ctx.project()));
     let system = Context::new(ctx.project(), Actor::system()).with_clock(ctx.clock());
-    resume(steward, &system, project, Some(&subject)).await.map(|_| ())
+    let restores = matches!(request, Request::BackupRestore(_) | Request::BackupRun(_));
+    resume(steward, &system, project, Some(&subject), restores).await.map(|_| ())
 }
 
 async fn resume(
@@ -52,6 +53,7 @@ async fn resume(
     ctx: &Context,
     project: &Arc<Project>,
     subject: Option<&str>,
+    restores: bool,
 ) -> Result<usize, Error> {
     // Nearly always none, and there is an index of just these.
     let rows = steward
@@ -68,8 +70,10 @@ async fn resume(
         let (id, about, holder) =
             (row.get_text("id")?.to_owned(), row.get_text("subject")?, row.get_text("holder")?.to_owned());
         let wanted = subject.is_none_or(|subject| subject == about);
-        // Other stores may be down. Everything else only has to be looked at.
-        if !wanted && about.starts_with("store:") {
+        // Other stores may be down. Everything else only has to be looked at. A restore in place may have left its store closed,
+        // and whoever names a backup does not say which store that is.
+        let restored = restores && row.get_text("request")? == "backup.restore";
+        if !wanted && about.starts_with("store:") && !restored {
             continue;
         }
         if holder != steward.holder() && !holder::is_gone(&holder) {
