@@ -200,7 +200,21 @@ const ACCEPT: &str = "UPDATE backups SET accepted_us = ? WHERE project = ? AND i
      AND suspicions <> '[]' AND accepted_us IS NULL";
 const RUNNING: &str = "SELECT * FROM backups WHERE project = ? AND state = 'running'";
 const NEWEST_PROVEN: &str = "SELECT * FROM backups WHERE project = ? AND store = ? AND state = 'complete' \
-     AND level IN ('l3', 'l4') AND problem IS NULL ORDER BY point_us DESC, id DESC LIMIT 1";
+     AND level IN ('l3', 'l4') AND problem IS NULL AND point_us <= ? ORDER BY point_us DESC, id DESC LIMIT 1";
+const MADE: &str = "SELECT subject FROM events WHERE project = ? AND kind = 'backup.made' ORDER BY seq DESC";
+
+/// Clocks of machines that are right may lie so far apart, in seconds.
+const CLOCKS_APART_S: i64 = 60;
+
+/// The last moment that can have been, by this clock.
+fn latest(now: Timestamp) -> Timestamp {
+    now.checked_add(jiff::SignedDuration::from_secs(CLOCKS_APART_S)).unwrap_or(Timestamp::MAX)
+}
+
+/// Whether a moment can only come from a clock that ran ahead: how long ago it was cannot be told.
+pub(crate) fn is_ahead(now: Timestamp, at: Timestamp) -> bool {
+    at > latest(now)
+}
 
 impl Recorded {
     fn read(row: &Row) -> Result<Self, Error> {
@@ -245,6 +259,11 @@ impl Recorded {
     /// Whether something is odd about it that nobody has accepted.
     pub fn is_suspicious(&self) -> bool {
         !self.suspicions.is_empty() && self.accepted_at.is_none()
+    }
+
+    /// Whether a clock that ran ahead has dated it.
+    pub(crate) fn is_ahead(&self, now: Timestamp) -> bool {
+        is_ahead(now, self.begun_at) || self.point_at.is_some_and(|point| is_ahead(now, point))
     }
 
     /// In a list for people.
@@ -517,6 +536,27 @@ pub(crate) async fn list(
     Ok(backups)
 }
 
+/// The same backups, the one that was made last first, also where a clock that ran ahead has dated some of them: then the trail
+/// says in which order they were made. What was found in a repository comes behind what was made here, as its dates say.
+pub(crate) async fn made_last_first(
+    ctx: &Context,
+    ledger: &Ledger,
+    mut backups: Vec<Recorded>,
+) -> Result<Vec<Recorded>, Error> {
+    let now = ctx.now();
+    if backups.iter().all(|backup| !backup.is_ahead(now)) {
+        return Ok(backups);
+    }
+    let rows = ledger.query(MADE, vec![ctx.project().into()]).await?;
+    let made = rows.iter().map(|row| row.get_text("subject")).collect::<Result<Vec<_>, _>>()?;
+    let place = |backup: &Recorded| {
+        let subject = format!("backup:{}", backup.id);
+        made.iter().position(|made| **made == subject).unwrap_or(usize::MAX)
+    };
+    backups.sort_by_cached_key(|backup| (place(backup), backup.is_ahead(now)));
+    Ok(backups)
+}
+
 async fn with_copies(ctx: &Context, ledger: &Ledger, row: Option<&Row>) -> Result<Option<Recorded>, Error> {
     let Some(row) = row else { return Ok(None) };
     let mut one = [Recorded::read(row)?];
@@ -531,13 +571,14 @@ pub(crate) async fn show(ctx: &Context, ledger: &Ledger, id: &str) -> Result<Opt
     with_copies(ctx, ledger, rows.first()).await
 }
 
-/// The newest backup of a store that was restored and compared.
+/// The newest backup of a store that was restored and compared. One that is dated in the future is none: its age is not known.
 ///
 /// # Errors
 ///
 /// As the ledger's.
 pub async fn newest_proven(ctx: &Context, ledger: &Ledger, store: &str) -> Result<Option<Recorded>, Error> {
-    let rows = ledger.query(NEWEST_PROVEN, vec![ctx.project().into(), store.into()]).await?;
+    let latest = latest(ctx.now()).as_microsecond();
+    let rows = ledger.query(NEWEST_PROVEN, vec![ctx.project().into(), store.into(), latest.into()]).await?;
     with_copies(ctx, ledger, rows.first()).await
 }
 

@@ -13,6 +13,7 @@ mod drill;
 mod forecast;
 mod forgetting;
 mod interrupted;
+mod indicators;
 mod lamps;
 mod list;
 mod log_copies;
@@ -46,6 +47,7 @@ pub use drill::{
     plan_drill,
 };
 pub use interrupted::{Left, left};
+pub use indicators::Indicators;
 pub use list::{ListBackups, ShowBackup, list, show};
 pub use logs::{
     ExportLogs, FollowLogs, MarkLogs, ShowLogs, base_wanted, export_logs, follow, marker, plan_export_logs,

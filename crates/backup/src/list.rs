@@ -12,6 +12,7 @@ use crate::Surroundings;
 use crate::catalog::{self, Recorded, State, age_s};
 use crate::config::PlanConfig;
 use crate::drill;
+use crate::indicators::{Indicators, ahead};
 use crate::lamps::{Repositories, lamps, lit};
 use crate::logs;
 use crate::run::{point, read_manifest};
@@ -68,11 +69,12 @@ impl Request for ShowBackup {
 const OWN_STATE: &str = "steward";
 
 /// Answers `backup.list`. `value`: `backups[]`, `stores[] {store, rpo_s, proven, restore_ms, rpo_objective_s,
-/// rto_objective_s, forecast_ms, drill_median_ms, drill_p95_ms, last_drill, lamps[] {lamp, on, why, todo}, log_until, log_gap}`; `rpo_s`
+/// rto_objective_s, forecast_ms, drill_median_ms, drill_p95_ms, last_drill, lamps[] {lamp, on, why, todo}, log_until, log_gap,
+/// verified_at, verified_age_s, runs_30d, succeeded_30d, success_rate_30d, success_objective}`; `rpo_s`
 /// is the age of the newest backup that was restored and compared, null where there is none; with a log that is kept
 /// behind such a backup, the time since the newest moment to which it leads without a gap.
-/// Findings: `backup_missing`, `backup_too_old`, `recovery_too_slow`, `recovery_forecast_too_slow`, `backup_log_gap`,
-/// `backup_log_not_followed`.
+/// Findings: `backup_missing`, `backup_too_old`, `backup_from_the_future`, `recovery_too_slow`, `recovery_forecast_too_slow`,
+/// `backup_log_gap`, `backup_log_not_followed`.
 ///
 /// # Errors
 ///
@@ -94,33 +96,31 @@ pub async fn list(ctx: &Context, around: &dyn Surroundings, request: &ListBackup
         if request.store.as_ref().is_some_and(|only| *only != store) {
             continue;
         }
-        let plan = around
-            .plans()
-            .values()
-            .find(|plan| plan.stores.contains(&store))
-            .cloned()
-            .unwrap_or_else(|| PlanConfig::of_store(&store));
+        let declared = around.plans().values().find(|plan| plan.stores.contains(&store));
+        let plan = declared.cloned().unwrap_or_else(|| PlanConfig::of_store(&store));
+        let objectives = plan.objectives;
+        let indicators = Indicators::of(ctx, around.ledger(), &store, objectives).await?;
         let proven = catalog::newest_proven(ctx, around.ledger(), &store).await?;
-        let wanted = logs::is_wanted(around, &store);
+        let wanted = logs::wanted(around, &store);
         let state = logs::followed(ctx, around, &store).await?;
-        let chain = match (wanted || state.is_some(), logs::newest_proven_chain(ctx, around, &store)) {
-            (false, _) => None,
-            (true, newest) => match newest.await {
-                Ok(chain) => chain,
-                Err(error) => {
-                    writeln!(text, "{store}: how far its log reaches is not known: {}", error.message())
-                        .expect("writing to a string does not fail");
-                    None
-                }
-            },
-        };
+        let chain =
+            match (wanted.is_some() || state.is_some(), logs::newest_proven_chain(ctx, around, &store)) {
+                (false, _) => None,
+                (true, newest) => match newest.await {
+                    Ok(chain) => chain,
+                    Err(error) => {
+                        writeln!(text, "{store}: how far its log reaches is not known: {}", error.message())
+                            .expect("writing to a string does not fail");
+                        None
+                    }
+                },
+            };
         let reaches = chain.as_ref().and_then(|chain| chain.reach.until);
+        let reaches = reaches.filter(|until| !catalog::is_ahead(now, *until));
         let newest = proven.as_ref().map(point).into_iter().chain(reaches).max();
         let rpo_s = newest.map(|newest| age_s(now, newest));
-        let restore_ms = proven.as_ref().and_then(|backup| backup.restore_ms);
-        let objectives = plan.objectives;
-        let (age_max_s, restore_max_s) =
-            (u64::from(objectives.rpo_minutes) * 60, u64::from(objectives.rto_minutes) * 60);
+        let Indicators { restore_ms, forecast_ms, .. } = indicators;
+        let (age_max_s, restore_max_s) = (indicators.rpo_objective_s, indicators.rto_objective_s);
         match (&proven, rpo_s) {
             (Some(backup), Some(age)) => writeln!(
                 text,
@@ -146,11 +146,6 @@ pub async fn list(ctx: &Context, around: &dyn Surroundings, request: &ListBackup
         findings.extend(logs::judged(now, &store, wanted, chain.as_ref(), state.as_ref()));
         let drills = drill::drills(ctx, around.ledger(), Some(&store), DRILLS).await?;
         let (median_ms, p95_ms) = drill::measured(&drills);
-        let bytes = proven.as_ref().and_then(|backup| backup.bytes);
-        let forecast_ms = match bytes {
-            Some(bytes) => drill::forecast(ctx, around.ledger(), &store, bytes).await?,
-            None => None,
-        };
         if let Some(last) = drills.first() {
             write!(text, "  last drill: {}", last.said()).expect("writing to a string does not fail");
             if let (Some(median), Some(p95)) = (median_ms, p95_ms) {
@@ -182,7 +177,18 @@ pub async fn list(ctx: &Context, around: &dyn Surroundings, request: &ListBackup
                 escalate: None,
             });
         }
+        if let Some(said) = indicators.success_said() {
+            writeln!(text, "  {said}").expect("writing to a string does not fail");
+        }
+        findings.extend(ahead(ctx, around.ledger(), &store).await?);
         let mut judged = judged(&store, rpo_s, restore_ms, age_max_s, restore_max_s);
+        // Whoever declared a plan waits for a backup; after as long as work may be lost it will not come by itself.
+        if declared.is_some() && is_overdue(ctx, around, &store, age_max_s).await? {
+            for missing in judged.iter_mut().filter(|finding| finding.code == "backup_missing") {
+                missing.severity = Severity::Critical;
+                missing.escalate = Some(Trigger::BackupFailure);
+            }
+        }
         if kind == OWN_STATE {
             // No data of the user is lost with it: the recovery key opens the other backups without Steward.
             for missing in judged.iter_mut().filter(|finding| finding.code == "backup_missing") {
@@ -196,10 +202,24 @@ pub async fn list(ctx: &Context, around: &dyn Surroundings, request: &ListBackup
             "forecast_ms": forecast_ms, "drill_median_ms": median_ms, "drill_p95_ms": p95_ms,
             "last_drill": drills.first(), "lamps": lamps, "log_until": reaches,
             "log_gap": chain.as_ref().and_then(|chain| chain.reach.gap.clone()),
+            "verified_at": indicators.verified_at, "verified_age_s": indicators.verified_age_s,
+            "runs_30d": indicators.runs_30d, "succeeded_30d": indicators.succeeded_30d,
+            "success_rate_30d": indicators.success_rate_30d, "success_objective": indicators.success_objective,
         }));
     }
     let value = json!({ "backups": backups, "stores": stores });
     Ok(Outcome { findings, ..Outcome::new(value, text) })
+}
+
+/// Whether the first backup of a store was begun longer ago than work may be lost.
+async fn is_overdue(
+    ctx: &Context,
+    around: &dyn Surroundings,
+    store: &str,
+    age_max_s: u64,
+) -> Result<bool, Error> {
+    let all = catalog::list(ctx, around.ledger(), Some(store), u32::MAX).await?;
+    Ok(all.iter().any(|backup| age_s(ctx.now(), backup.begun_at) > age_max_s))
 }
 
 /// Tenths of a second are shown.

@@ -16,7 +16,7 @@ use contract::{
     RecoveryTarget, Repository, Request, Severity, StepMode, Trigger, check_marker, sha256_hex,
 };
 use jiff::Timestamp;
-use ledger::{NewEvent, Row, Write};
+use ledger::{Ledger, NewEvent, Row, Write};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -174,6 +174,29 @@ pub(crate) async fn followed(
 ) -> Result<Option<Followed>, Error> {
     let rows = around.ledger().query(SHOW, vec![ctx.project().into(), store.into()]).await?;
     rows.first().map(Followed::read).transpose()
+}
+
+/// The newest moment to which the followed log leads from a proven physical backup, by what the ledger knows of both; none where a
+/// part is missing. The repository itself is not asked.
+pub(crate) async fn known_until(
+    ctx: &Context,
+    ledger: &Ledger,
+    store: &str,
+) -> Result<Option<Timestamp>, Error> {
+    let rows = ledger.query(SHOW, vec![ctx.project().into(), store.into()]).await?;
+    let Some(state) = rows.first().map(Followed::read).transpose()? else { return Ok(None) };
+    let Some(until) = state.until.filter(|until| !catalog::is_ahead(ctx.now(), *until)) else {
+        return Ok(None);
+    };
+    let known = catalog::list(ctx, ledger, Some(store), LOOKED_AT_MAX).await?;
+    let base = known.into_iter().find(|backup| {
+        backup.state == State::Complete
+            && backup.method == BackupMethod::Physical
+            && backup.level.is_proven()
+            && backup.problem.is_none()
+            && !backup.is_ahead(ctx.now())
+    });
+    Ok(base.filter(|base| state.gap_at.is_none_or(|gap| gap <= base.begun_at)).map(|_| until))
 }
 
 /// How far a log leads from a backup.
@@ -386,6 +409,7 @@ pub(crate) async fn newest_proven_chain(
             && backup.method == BackupMethod::Physical
             && backup.level.is_proven()
             && backup.problem.is_none()
+            && !backup.is_ahead(ctx.now())
     });
     match newest {
         Some(backup) => chain(ctx, around, backup, None).await,
@@ -979,11 +1003,12 @@ pub async fn marker(
     Ok(Outcome::new(json!({ "store": store, "marker": request.name, "point": point }), text))
 }
 
-/// Findings about the log of a store: what it lacks, and whether it is followed.
+/// Findings about the log of a store: what it lacks, and whether it is followed. One that was not kept for longer than work may be
+/// lost, by the plan that wants it, is escalated: every backup before it leads no further.
 pub(crate) fn judged(
     now: Timestamp,
     store: &str,
-    is_wanted: bool,
+    wanted: Option<&PlanConfig>,
     newest: Option<&Chain>,
     state: Option<&Followed>,
 ) -> Vec<Finding> {
@@ -1002,33 +1027,41 @@ pub(crate) fn judged(
         findings.push(gap_finding(store, gap));
     }
     let silent = match state {
-        _ if !is_wanted => None,
+        _ if wanted.is_none() => None,
         None => Some("nobody has followed it yet".to_owned()),
         Some(state) => state.problem.clone().or_else(|| {
             let silent_s = age_s(now, state.looked_at);
             (silent_s > SILENT_S).then(|| format!("nobody has followed it for {}", span(silent_s)))
         }),
     };
-    if let Some(why) = silent {
+    if let (Some(why), Some(plan)) = (silent, wanted) {
+        // Nothing is lost yet as long as there is no backup that the log would belong to.
+        let kept_until = state.and_then(|state| state.until).max(newest.map(|chain| chain.backup.begun_at));
+        let behind_s = kept_until.map(|until| age_s(now, until));
+        let is_lost = behind_s.is_some_and(|behind_s| behind_s > u64::from(plan.objectives.rpo_minutes) * 60);
+        let title = match behind_s.filter(|_| is_lost) {
+            Some(behind_s) => format!("the log of {store} was not kept for {}: {why}", span(behind_s)),
+            None => format!("the log of {store} is not kept at the moment: {why}"),
+        };
         findings.push(Finding {
             code: "backup_log_not_followed".into(),
-            severity: Severity::Warning,
-            title: format!("the log of {store} is not kept at the moment: {why}"),
+            severity: if is_lost { Severity::Critical } else { Severity::Warning },
+            title,
             object: store.to_owned(),
             recommendation: Some("run `steward up`, or `steward backup follow PLAN`".into()),
             evidence: Vec::new(),
-            escalate: None,
+            escalate: is_lost.then_some(Trigger::BackupFailure),
         });
     }
     findings
 }
 
-/// Whether a plan wants the log of this store.
-pub(crate) fn is_wanted(around: &dyn Surroundings, store: &str) -> bool {
+/// The plan that wants the log of this store.
+pub(crate) fn wanted<'a>(around: &'a dyn Surroundings, store: &str) -> Option<&'a PlanConfig> {
     around
         .plans()
         .values()
-        .any(|plan| plan.logs == Some(LogMode::Continuous) && plan.stores.iter().any(|known| known == store))
+        .find(|plan| plan.logs == Some(LogMode::Continuous) && plan.stores.iter().any(|known| known == store))
 }
 
 /// Answers `backup.logs`. `value`: `stores[] {store, followed, chains[] {backup, proven, from, start, reach}, markers}`. Findings:
@@ -1048,9 +1081,9 @@ pub async fn show_logs(
             continue;
         }
         let state = followed(ctx, around, &store).await?;
-        let wanted = is_wanted(around, &store);
+        let wanted = wanted(around, &store);
         let chains = chains(ctx, around, &store, None, usize::MAX).await?;
-        if state.is_none() && chains.is_empty() && !wanted && request.store.is_none() {
+        if state.is_none() && chains.is_empty() && wanted.is_none() && request.store.is_none() {
             continue;
         }
         findings.extend(judged(ctx.now(), &store, wanted, chains.first(), state.as_ref()));
@@ -1264,6 +1297,46 @@ mod tests {
         let late = LogStart { position: LogPosition(at + 1), needs_from: LogPosition(5 * FILE), ..start() };
         assert_eq!(reach(&late, &log, None).unwrap().timeline, 1);
         assert!(reach(&late, &log, Some(2)).is_err());
+    }
+
+    #[test]
+    fn a_log_that_is_not_kept_for_longer_than_work_may_be_lost_is_escalated() {
+        let now = Timestamp::from_second(1_000_000).unwrap();
+        let ago = |seconds: i64| Timestamp::from_second(1_000_000 - seconds).unwrap();
+        let mut plan = PlanConfig::of_store("orders");
+        plan.objectives.rpo_minutes = 5;
+        let state = |until_s: Option<i64>, looked_s: i64, problem: Option<&str>| Followed {
+            source: "7".into(),
+            timeline: 1,
+            written: LogPosition(9),
+            kept: LogPosition(9),
+            until: until_s.map(ago),
+            retained_bytes: 0,
+            problem: problem.map(str::to_owned),
+            looked_at: ago(looked_s),
+            gap: None,
+            gap_at: None,
+        };
+        let (warned, told) =
+            (Some((Severity::Warning, None)), Some((Severity::Critical, Some(Trigger::BackupFailure))));
+        for (state, expected) in [
+            (Some(state(Some(3), 3, None)), None),
+            // Nothing was written for long, and it was looked at.
+            (Some(state(Some(3), 119, None)), None),
+            (Some(state(Some(299), 299, None)), warned),
+            (Some(state(Some(301), 301, None)), told),
+            // It looks again and again, and cannot.
+            (Some(state(Some(200), 1, Some("the login is not permitted to replicate"))), warned),
+            (Some(state(Some(301), 1, Some("the login is not permitted to replicate"))), told),
+            // There is no backup yet that it would belong to.
+            (Some(state(None, 9_999, None)), warned),
+            (None, warned),
+        ] {
+            let found = judged(now, "orders", Some(&plan), None, state.as_ref());
+            let found = found.first().map(|finding| (finding.severity, finding.escalate));
+            assert_eq!(found, expected, "{state:?}");
+            assert_eq!(judged(now, "orders", None, None, state.as_ref()), [], "nobody wants it");
+        }
     }
 
     #[test]

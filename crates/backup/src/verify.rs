@@ -64,6 +64,7 @@ pub(crate) async fn backup_named(
     let stores = around.stores().list(ctx);
     if stores.iter().any(|(store, _)| store == name) {
         let known = catalog::list(ctx, around.ledger(), Some(name), 1_000).await?;
+        let known = catalog::made_last_first(ctx, around.ledger(), known).await?;
         // What someone else has put into the repository never comes before what was made here.
         let is_ours = |backup: &Recorded| backup.origin == Origin::Made || backup.signed == Signed::Signed;
         let complete = || known.iter().filter(|backup| backup.state == State::Complete);

@@ -37,7 +37,59 @@ pub(crate) fn names(config: &Config) -> Vec<String> {
     config.backup.repositories.keys().cloned().collect()
 }
 
-/// The proven backups of a project as OpenMetrics, without its last line.
+/// What is measured of each store's backups: name, unit, help, and the value where there is one.
+type Measure = (&'static str, &'static str, &'static str, fn(&backup::Indicators) -> Option<f64>);
+
+#[allow(clippy::cast_precision_loss)] // 52 bits are plenty for seconds and their parts.
+const MEASURES: [Measure; 9] = [
+    (
+        "steward_backup_proven_point_timestamp_seconds",
+        "seconds",
+        "Moment that the newest restored and compared backup of a store holds.",
+        |it| it.proven_point.map(|point| point.as_second() as f64),
+    ),
+    (
+        "steward_backup_recovery_point_timestamp_seconds",
+        "seconds",
+        "Newest moment of a store that can be restored, with the log that is kept.",
+        |it| it.recovery_point.map(|point| point.as_second() as f64),
+    ),
+    ("steward_backup_rpo_objective_seconds", "seconds", "Most work of a store that may be lost.", |it| {
+        Some(it.rpo_objective_s as f64)
+    }),
+    ("steward_backup_restore_seconds", "seconds", "How long the last restore of that backup took.", |it| {
+        it.restore_ms.map(|ms| ms as f64 / 1e3)
+    }),
+    (
+        "steward_backup_restore_forecast_seconds",
+        "seconds",
+        "How long its next restore is expected to take.",
+        |it| it.forecast_ms.map(|ms| ms as f64 / 1e3),
+    ),
+    (
+        "steward_backup_rto_objective_seconds",
+        "seconds",
+        "Longest that a restore of a store should take.",
+        |it| Some(it.rto_objective_s as f64),
+    ),
+    (
+        "steward_backup_verified_timestamp_seconds",
+        "seconds",
+        "When that backup was last restored and compared.",
+        |it| it.verified_at.map(|at| at.as_second() as f64),
+    ),
+    (
+        "steward_backup_success_ratio",
+        "ratio",
+        "Share of a store's backups of 30 days that came to their end, were restored and compared, and have no fault.",
+        |it| it.success_rate_30d,
+    ),
+    ("steward_backup_success_objective_ratio", "ratio", "The share that should be.", |it| {
+        Some(it.success_objective)
+    }),
+];
+
+/// How the backups of a project stand, as OpenMetrics, without its last line. Stores that were never backed up are left out.
 ///
 /// # Errors
 ///
@@ -47,27 +99,28 @@ pub(crate) async fn metrics(steward: &Steward, project: &str) -> Result<String, 
         return Ok(String::new());
     };
     let ctx = Context::new(project.name(), contract::Actor::system()).with_clock(Arc::clone(steward.clock()));
-    let (mut at, mut took) = (String::new(), String::new());
+    let plans = &project.loaded().config.backup.plans;
+    let mut all = Vec::new();
     for (store, _) in project.list(&ctx) {
-        let Some(newest) = backup::newest_proven(&ctx, steward.ledger(), &store).await? else { continue };
-        // Names of projects and stores need no escape.
-        let labels = format!("{{steward_project=\"{}\",store=\"{store}\"}}", project.name());
-        let point = newest.point_at.unwrap_or(newest.begun_at).as_second();
-        writeln!(at, "steward_backup_proven_point_timestamp_seconds{labels} {point}")
+        let plan = plans.values().find(|plan| plan.stores.contains(&store));
+        let objectives = plan.map_or_else(backup::Objectives::default, |plan| plan.objectives);
+        let indicators = backup::Indicators::of(&ctx, steward.ledger(), &store, objectives).await?;
+        if plan.is_some() || indicators.runs_30d > 0 || indicators.proven.is_some() {
+            all.push((store, indicators));
+        }
+    }
+    let mut text = String::new();
+    for (name, unit, help, value) in MEASURES {
+        writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge\n# UNIT {name} {unit}")
             .expect("writing to a string does not fail");
-        if let Some(ms) = newest.restore_ms {
-            writeln!(took, "steward_backup_restore_seconds{labels} {}.{:03}", ms / 1_000, ms % 1_000)
+        for (store, indicators) in &all {
+            let Some(value) = value(indicators) else { continue };
+            // Names of projects and stores need no escape.
+            writeln!(text, "{name}{{steward_project=\"{}\",store=\"{store}\"}} {value}", project.name())
                 .expect("writing to a string does not fail");
         }
     }
-    Ok(format!(
-        "# HELP steward_backup_proven_point_timestamp_seconds Moment that the newest restored and compared backup of a store holds.\n\
-         # TYPE steward_backup_proven_point_timestamp_seconds gauge\n\
-         # UNIT steward_backup_proven_point_timestamp_seconds seconds\n{at}\
-         # HELP steward_backup_restore_seconds How long the last restore of that backup took.\n\
-         # TYPE steward_backup_restore_seconds gauge\n\
-         # UNIT steward_backup_restore_seconds seconds\n{took}"
-    ))
+    Ok(text)
 }
 
 /// The room's view of one project.

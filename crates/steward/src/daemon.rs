@@ -20,8 +20,9 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::Loaded;
 use crate::door::{Options, Steward, Surroundings};
+use crate::lookout::Lookout;
 use crate::project::Project;
-use crate::{reconcile, schedule, serve, terminal, tls};
+use crate::{due, reconcile, serve, terminal, tls};
 
 /// How often changes made by other processes are looked for.
 const POLL: Duration = Duration::from_millis(200);
@@ -33,8 +34,6 @@ const TICK: Duration = Duration::from_secs(1);
 const FOLLOW_AGAIN: Duration = Duration::from_secs(5);
 /// How long after it ended a log is followed again.
 const FOLLOW_PAUSE: Duration = Duration::from_secs(30);
-/// How late a scheduled run may start and still count as in time, in seconds.
-const LATE_S: i64 = 60;
 
 /// The lock of the one daemon of a state; the file holds its pid.
 struct Lock {
@@ -126,6 +125,7 @@ pub(crate) async fn run(steward: Arc<Steward>, _surroundings: Surroundings) -> R
         if count > 0 {
             terminal::note(&format!("{}: {count} interrupted changes were taken up", project.name()));
         }
+        due::take_up(&steward, &system(&steward, project), project).await?;
     }
     let stop = CancellationToken::new();
     let tracker = TaskTracker::new();
@@ -274,6 +274,7 @@ fn reload(steward: &Steward, old: &Project) {
 
 /// Starts what is due, delivers what waits.
 async fn tick(steward: Arc<Steward>, stop: CancellationToken, tracker: TaskTracker) {
+    let mut lookout = Lookout::default();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -281,8 +282,11 @@ async fn tick(steward: Arc<Steward>, stop: CancellationToken, tracker: TaskTrack
         }
         for project in steward.projects() {
             let ctx = system(&steward, &project).with_cancellation(stop.child_token());
-            if let Err(error) = run_due(&steward, &ctx, &project, &tracker).await {
+            if let Err(error) = due::run(&steward, &ctx, &project, &tracker).await {
                 tracing::warn!(error = steward.redact(&error.to_string()), "cannot run the schedules");
+            }
+            if let Err(error) = lookout.look(&steward, &ctx, &project, &tracker).await {
+                tracing::warn!(error = steward.redact(&error.to_string()), "cannot look at the backups");
             }
             if let Err(error) = steward.approvals().expire(&ctx).await {
                 tracing::warn!(error = steward.redact(&error.to_string()), "cannot mark expired approvals");
@@ -386,101 +390,6 @@ async fn make_base(
 
 fn system(steward: &Steward, project: &Project) -> Context {
     Context::new(project.name(), Actor::system()).with_clock(Arc::clone(steward.clock()))
-}
-
-async fn run_due(
-    steward: &Arc<Steward>,
-    ctx: &Context,
-    project: &Arc<Project>,
-    tracker: &TaskTracker,
-) -> Result<(), Error> {
-    for (name, schedule) in &schedule::all(&project.loaded().config) {
-        // One whose times were changed in the project file begins anew.
-        let rows = steward
-            .ledger()
-            .query(
-                "SELECT next_us FROM jobs WHERE project = ? AND name = ? AND timing IN ('', ?)",
-                vec![ctx.project().into(), name.clone().into(), schedule::timing(schedule).into()],
-            )
-            .await?;
-        let known = rows.first().map(|row| row.get_opt_time("next_us")).transpose()?.flatten();
-        let now = ctx.now();
-        let seed = schedule::seed(ctx, name);
-        let due = match known {
-            Some(due) => due,
-            None => schedule::next_after(schedule, &seed, now)?,
-        };
-        let plan = schedule::due(schedule, &seed, due, now, LATE_S)?;
-        if known.is_some() && plan.run.is_none() && plan.next == due {
-            continue;
-        }
-        set_next(steward, ctx, name, schedule, plan.next).await?;
-        let Some(due) = plan.run else { continue };
-        // No overlap: while a run holds the lease, further due times are passed over.
-        let lease = format!("schedule:{name}");
-        let Some(lease) = steward.ledger().acquire_lease(ctx, &lease, Duration::from_hours(1)).await? else {
-            tracing::warn!(schedule = name, "the last run has not ended; this one is passed over");
-            continue;
-        };
-        let (steward, name, schedule) = (Arc::clone(steward), name.clone(), schedule.clone());
-        let actor = Actor::new(ActorKind::Schedule, &name, []);
-        let run_ctx = ctx.clone().with_actor(actor);
-        tracker.spawn(async move {
-            let arguments = Value::Object(schedule.arguments.clone());
-            let result =
-                steward.submit_with(&run_ctx, &schedule.request, arguments, Options::default()).await;
-            let (status, error) = match &result {
-                Ok(answer) if answer.status == AnswerStatus::Done => ("done", None),
-                Ok(answer) => match answer.status {
-                    AnswerStatus::Waiting => ("waiting", None),
-                    _ => ("forbidden", None),
-                },
-                Err(error) => ("failed", Some(steward.redact(&error.to_string()))),
-            };
-            let record = ledger::Write::new().exec(
-                "UPDATE jobs SET last_us = ?, last_status = ?, last_error = ? WHERE project = ? AND name = ?",
-                vec![
-                    due.as_microsecond().into(),
-                    status.into(),
-                    error.into(),
-                    run_ctx.project().into(),
-                    name.clone().into(),
-                ],
-            );
-            let ctx = Context::new(run_ctx.project(), Actor::system());
-            if let Err(error) = steward.ledger().write(&ctx, record).await {
-                tracing::error!(%error, schedule = name, "cannot record the run");
-            }
-            if let Err(error) = steward.ledger().release_lease(&ctx, &lease).await {
-                tracing::error!(%error, schedule = name, "cannot release the lease");
-            }
-        });
-    }
-    Ok(())
-}
-
-async fn set_next(
-    steward: &Steward,
-    ctx: &Context,
-    name: &str,
-    schedule: &crate::config::ScheduleConfig,
-    next: jiff::Timestamp,
-) -> Result<(), Error> {
-    let arguments = Value::Object(schedule.arguments.clone()).to_string();
-    let write = ledger::Write::new().exec(
-        "INSERT INTO jobs (project, name, request, arguments, next_us, timing) VALUES (?, ?, ?, ?, ?, ?) \
-         ON CONFLICT (project, name) DO UPDATE SET request = excluded.request, arguments = excluded.arguments, \
-         next_us = excluded.next_us, timing = excluded.timing",
-        vec![
-            ctx.project().into(),
-            name.into(),
-            schedule.request.clone().into(),
-            arguments.into(),
-            next.as_microsecond().into(),
-            schedule::timing(schedule).into(),
-        ],
-    );
-    steward.ledger().write(ctx, write).await.map(|_| ())
 }
 
 /// Goes on with tasks whose approval was granted meanwhile.

@@ -11,8 +11,9 @@ use authority::{
     Approvals, Approved, Authority, Decision, Facts, People, Question, Tokens, WRONG_PASSPHRASES_MAX,
 };
 use contract::{
-    Actor, Answer, AnswerStatus, Clock, Context, Decided, Door, Effect, Error, ErrorKind, Evidence, Finding,
-    Outcome, Permit, Plan, PlanDigest, RequestSpec, SecretSource, Severity, SystemClock, Trigger,
+    Actor, ActorKind, Answer, AnswerStatus, Clock, Context, Decided, Door, Effect, Error, ErrorKind,
+    Evidence, Finding, Outcome, Permit, Plan, PlanDigest, RequestSpec, SecretSource, Severity, SystemClock,
+    Trigger,
 };
 use futures::future::BoxFuture;
 use gateway::{Fingerprints, Rotations, VirtualKeys};
@@ -833,11 +834,7 @@ impl Steward {
             };
             self.raise(ctx, escalation).await?;
         }
-        let tried = !matches!(
-            error.kind(),
-            ErrorKind::Invalid | ErrorKind::NotFound | ErrorKind::Forbidden | ErrorKind::Canceled
-        );
-        if matches!(request, Request::BackupRun(_) | Request::BackupVerify(_)) && tried {
+        if is_failed_backup(ctx, request, error) {
             let escalation = pm::NewEscalation {
                 trigger: Trigger::BackupFailure,
                 severity: Severity::Critical,
@@ -931,6 +928,24 @@ impl Steward {
             crate::audit_copy::copy_head(self, &project).await?;
         }
         Ok(())
+    }
+}
+
+/// Whether backups are in danger by a request that failed: a person sees the error and mends the argument, a schedule has nobody
+/// who reads it, so that all counts which it could not do, also where the database, the repository or the rights are gone.
+fn is_failed_backup(ctx: &Context, request: &Request, error: &Error) -> bool {
+    let by_itself = ctx.actor().kind == ActorKind::Schedule;
+    match (request, error.kind()) {
+        (_, ErrorKind::Canceled) => false,
+        // It is due again at the next start.
+        _ if by_itself && ctx.cancellation().is_cancelled() => false,
+        // Looked at by its age: it is tried again and again.
+        (Request::BackupFollow(_), _) => false,
+        (Request::BackupRun(_) | Request::BackupVerify(_), kind) => {
+            let mistyped = matches!(kind, ErrorKind::Invalid | ErrorKind::NotFound | ErrorKind::Forbidden);
+            by_itself || !mistyped
+        }
+        (request, _) => by_itself && request.name().starts_with("backup."),
     }
 }
 

@@ -174,6 +174,8 @@ pub(crate) struct Due {
 
 /// Applies the catch-up rule: times missed while the daemon was down are run once or not at all, in the schedule's hours.
 ///
+/// A due time beyond the next one after `now` was noted by a clock that ran ahead, and is taken back to that.
+///
 /// `tolerance_s` is how late a run may start and still count as in time; `seed` as in [`next_after`].
 ///
 /// # Errors
@@ -187,7 +189,7 @@ pub(crate) fn due(
     tolerance_s: i64,
 ) -> Result<Due, Error> {
     if due > now {
-        return Ok(Due { run: None, next: due });
+        return Ok(Due { run: None, next: due.min(next_after(schedule, seed, now)?) });
     }
     let opens = opening(schedule, now)?;
     if opens > now {
@@ -245,6 +247,30 @@ mod tests {
         let skip =
             due(&schedule("0 3 * * *", "UTC", CatchUp::Skip), "", missed, now, 60).expect("a due time");
         assert_eq!(skip, Due { run: None, next: at("2026-03-08T03:00:00Z") });
+    }
+
+    #[test]
+    fn what_a_clock_that_ran_ahead_has_noted_is_taken_back() {
+        let nightly = schedule("0 3 * * *", "UTC", CatchUp::Once);
+        let night = ScheduleConfig { hours: Some("22:00-06:00".into()), ..nightly.clone() };
+        let jitter = ScheduleConfig { jitter_minutes: 50, ..schedule("0 * * * *", "UTC", CatchUp::Once) };
+        for (schedule, now, noted, next) in [
+            (&nightly, "2026-03-04T10:00:00Z", "2026-03-07T03:00:00Z", "2026-03-05T03:00:00Z"),
+            (&nightly, "2026-03-04T10:00:00Z", "2031-03-07T03:00:00Z", "2026-03-05T03:00:00Z"),
+            (&nightly, "2026-03-04T10:00:00Z", "2026-03-05T03:00:00Z", "2026-03-05T03:00:00Z"),
+            // Put off until its hours begin, which is before its next time.
+            (&night, "2026-03-04T10:00:00Z", "2026-03-04T22:00:00Z", "2026-03-04T22:00:00Z"),
+        ] {
+            let due = due(schedule, "", at(noted), at(now), 60).expect("a due time");
+            assert_eq!(due, Due { run: None, next: at(next) }, "{now} {noted}");
+        }
+        // Between its time and its share of the jitter it stays due.
+        let mut now = at("2026-03-04T10:59:59Z");
+        let noted = next_after(&jitter, "seed", now).expect("a time");
+        while now < noted {
+            assert_eq!(due(&jitter, "seed", noted, now, 60).expect("a due time").next, noted, "{now}");
+            now += SignedDuration::from_secs(30);
+        }
     }
 
     #[test]

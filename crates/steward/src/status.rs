@@ -260,23 +260,25 @@ pub(crate) async fn show(
     let (mut backups, mut too_old) = (Vec::new(), Vec::new());
     for (name, _) in &stores {
         let plan = plans.values().find(|plan| plan.stores.contains(name));
-        let objective_s = plan.map_or_else(backup::Objectives::default, |plan| plan.objectives).rpo_minutes;
-        let objective_s = u64::from(objective_s) * 60;
-        let proven = backup::newest_proven(ctx, ledger, name).await?;
-        let rpo_s = proven.as_ref().map(|backup| backup.rpo_s(ctx.now()));
-        match (&proven, rpo_s) {
+        let objectives = plan.map_or_else(backup::Objectives::default, |plan| plan.objectives);
+        let indicators = backup::Indicators::of(ctx, ledger, name, objectives).await?;
+        match (&indicators.proven, indicators.rpo_s) {
             (Some(backup), Some(rpo_s)) => {
-                let late = if rpo_s > objective_s { "; OLDER THAN ITS OBJECTIVE" } else { "" };
-                line("backup", format!("{name}: {} would be lost, {}{late}", span(rpo_s), backup.id));
-                if rpo_s > objective_s {
-                    too_old.push((name.clone(), rpo_s, objective_s));
+                let late = if indicators.is_too_old() { "; OLDER THAN ITS OBJECTIVE" } else { "" };
+                line("backup", format!("{name}: {} would be lost, {backup}{late}", span(rpo_s)));
+                if indicators.is_too_old() {
+                    too_old.push((name.clone(), rpo_s, indicators.rpo_objective_s));
                 }
             }
             _ => line("backup", format!("{name}: none that was restored and compared")),
         }
-        backups.push(json!({
-            "store": name, "backup": proven.map(|backup| backup.id), "rpo_s": rpo_s, "rpo_objective_s": objective_s,
-        }));
+        if let Some(said) = indicators.success_said() {
+            line("", format!("{name}: {said}"));
+        }
+        let mut value = serde_json::to_value(&indicators).expect("numbers and times are JSON");
+        value["store"] = json!(name);
+        value["backup"] = value["proven"].clone();
+        backups.push(value);
     }
     for (id, title, state) in &tasks {
         line("task", format!("{id} {state}: {title}"));

@@ -1,6 +1,7 @@
 //! What the room promises when dumps, repositories, copies and processes fail.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod age;
 mod copies;
 mod world;
 
