@@ -20,6 +20,7 @@ fn environment<'a>() -> Environment<'a> {
     environment.add_function("idle_sessions", idle_sessions);
     environment.add_function("index_columns", index_columns);
     environment.add_function("references_without_index", references_without_index);
+    environment.add_function("backup_plan", backup_plan);
     environment.add_filter("quoted", quoted);
     environment
 }
@@ -163,6 +164,18 @@ pub(crate) fn index_exists(schema: &Value, table: &str, columns: &[String]) -> b
 /// A column of an index may be a plain name or an object with a name.
 pub(crate) fn column_name(column: &Value) -> Option<&str> {
     column.as_str().or_else(|| column["name"].as_str()).or_else(|| column["column"].as_str())
+}
+
+/// `backup_plan(steps.plans.value, "orders")`: the declared plan that backs the store up; the store itself where there is none.
+#[allow(clippy::needless_pass_by_value)] // The engine hands values over.
+fn backup_plan(plans: Jinja, store: &str) -> String {
+    let plans = serde_json::to_value(&plans).unwrap_or_default();
+    let of_store = |plan: &&Value| {
+        let mut stores = plan["stores"].as_array().into_iter().flatten();
+        plan["declared"] == true && stores.any(|one| one["store"] == store)
+    };
+    let found = plans["plans"].as_array().into_iter().flatten().find(of_store);
+    found.and_then(|plan| plan["plan"].as_str()).unwrap_or(store).to_owned()
 }
 
 /// The table called `name` or `namespace.name` in an inspected schema.
@@ -328,6 +341,9 @@ mod tests {
                  "indexes": [{"columns": ["order_id", "at"]}],
                  "foreign_keys": [{"columns": ["order_id"]}, {"columns": ["product_id"]}, {"columns": ["product_id"]}]},
                 {"namespace": "s", "name": "few", "rows": 9, "foreign_keys": [{"columns": ["x"]}]}]},
+            "backups": {"plans": [
+                {"plan": "books", "declared": false, "stores": [{"store": "books"}]},
+                {"plan": "nightly", "declared": true, "stores": [{"store": "app"}, {"store": "orders"}]}]},
         });
         let scope = scope.as_object().unwrap();
         for (text, expected) in [
@@ -337,6 +353,8 @@ mod tests {
                 json!(["a", "b"]),
             ),
             ("found(findings, 'nothing')", json!([])),
+            ("backup_plan(backups, 'orders')", json!("nightly")),
+            ("backup_plan(backups, 'books')", json!("books")),
             ("blockers(locks) | map(attribute='pid') | list", json!([3, 1])),
             ("blockers(locks) | map(attribute='how') | list", json!(["cancel", "terminate"])),
             ("idle_sessions(locks, 60000) | map(attribute='pid') | list", json!([1])),

@@ -323,6 +323,7 @@ pub fn runbooks() -> Result<Vec<Runbook>, Error> {
         ("lock-pile-up.yaml", include_str!("../runbooks/lock-pile-up.yaml")),
         ("connection-storm.yaml", include_str!("../runbooks/connection-storm.yaml")),
         ("disk-pressure.yaml", include_str!("../runbooks/disk-pressure.yaml")),
+        ("backup.yaml", include_str!("../runbooks/backup.yaml")),
     ]
     .into_iter()
     .map(|(file, text)| Runbook::parse(file, text))
@@ -378,7 +379,8 @@ mod tests {
                 "bloat@1",
                 "lock-pile-up@1",
                 "connection-storm@1",
-                "disk-pressure@1"
+                "disk-pressure@1",
+                "backup@1"
             ]
         );
         assert!(territories().iter().any(|territory| territory.ruling == Ruling::Refuse));

@@ -49,6 +49,10 @@ pub struct World {
     pub unsupported: Vec<&'static str>,
     /// The advice names a second index that the first one makes superfluous.
     pub advises_two: bool,
+    /// How far a backup is proven.
+    pub level: &'static str,
+    /// A drill does not bring everything back.
+    pub lossy: bool,
 }
 
 impl World {
@@ -71,6 +75,8 @@ impl World {
             no_logins: false,
             unsupported: Vec::new(),
             advises_two: false,
+            level: "l3",
+            lossy: false,
         };
         let no_timeouts = ("settings", "no_timeouts", "idle_in_transaction_session_timeout", true);
         match name {
@@ -128,6 +134,8 @@ impl World {
                 ],
                 ..clean
             },
+            "unprovable" => Self { level: "l2", ..clean },
+            "lossy" => Self { lossy: true, ..clean },
             "vanishing" => Self { index_vanishes: true, ..clean },
             other => panic!("no world `{other}`"),
         }
@@ -178,6 +186,9 @@ impl FakeDoor {
             "store.locks",
             "access.review",
             "schedule.advise",
+            "backup.plan",
+            "backup.list",
+            "backup.export-runbook",
         ];
         let mut specs: Vec<RequestSpec> = reads.into_iter().map(|name| spec(name, Effect::Read)).collect();
         let changes = [
@@ -190,6 +201,8 @@ impl FakeDoor {
             "store.configure",
             "session.end",
             "docs.schema",
+            "backup.run",
+            "backup.drill",
         ];
         specs.extend(changes.map(|name| spec(name, Effect::Change)));
         Self { world, specs, happened: Mutex::default() }
@@ -286,8 +299,11 @@ impl Door for FakeDoor {
             *left -= 1;
         }
         happened.log.push((name.to_owned(), arguments.clone()));
-        let store = arguments["store"].as_str().unwrap_or_default().to_owned();
-        if name != "store.list" && !self.world.stores.contains(&store.as_str()) {
+        let named = ["store", "subject", "plan"].iter().find_map(|key| arguments[*key].as_str());
+        // The declared plan backs up the store `shop`.
+        let store = if named == Some("nightly") { "shop" } else { named.unwrap_or_default() }.to_owned();
+        let of_project = ["store.list", "backup.plan"].contains(&name);
+        if !of_project && !self.world.stores.contains(&store.as_str()) {
             return Err(Error::new(ErrorKind::NotFound, format!("there is no store `{store}`")));
         }
         if self.world.unsupported.contains(&name) {
@@ -517,6 +533,27 @@ impl Door for FakeDoor {
                 }
                 json!({ "store": store, "problems": problems })
             }
+            "backup.plan" => json!({ "plans": [
+                { "plan": "weekly", "declared": true, "stores": [{ "store": "billing" }] },
+                { "plan": "shop", "declared": false, "stores": [{ "store": "shop" }] },
+                { "plan": "nightly", "declared": true, "stores": [{ "store": "books" }, { "store": "shop" }] },
+            ]}),
+            "backup.run" if status == AnswerStatus::Done => {
+                assert_eq!(arguments["plan"], if store == "shop" { "nightly" } else { &store });
+                json!({ "backups": [
+                    { "backup": { "id": "bk-1", "store": "books", "level": "l4" } },
+                    { "backup": { "id": "bk-2", "store": store, "level": self.world.level } },
+                ]})
+            }
+            "backup.drill" if status == AnswerStatus::Done => {
+                if self.world.lossy {
+                    let title = "what came back is not what was dumped".to_owned();
+                    findings.push(finding("drill_failed", title, &store, &id, Severity::Critical));
+                }
+                json!({ "drills": [{ "subject": store, "lose": arguments["lose"], "recovery_ms": 900 }] })
+            }
+            "backup.list" => json!({ "stores": [{ "store": store, "rpo_s": 3, "forecast_ms": 900 }] }),
+            "backup.export-runbook" => json!({ "markdown": "# Recovery runbook" }),
             "access.review" => json!({ "store": store, "problems": [] }),
             "schedule.advise" => {
                 if self.world.unwatched {

@@ -35,3 +35,4 @@ mod runbooks;
 mod secrets;
 mod swap;
 mod task;
+mod unattended;
