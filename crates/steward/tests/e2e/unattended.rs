@@ -245,7 +245,7 @@ fn the_numbers_of_backups_are_shown_and_measured() {
     let fail = "UPDATE backups SET state = 'failed', level = 'none' WHERE point_us < ?1";
     project.state().execute(fail, [newest]).unwrap();
     // A log that was followed for a minute behind a backup that is physical; the newest one was 1,000 s ago.
-    let older = "UPDATE backups SET point_us = point_us - 1000000000, begun_us = begun_us - 1000000000, restore_ms = 1500";
+    let older = "UPDATE backups SET point_us = point_us - 1000000000, begun_us = begun_us - 1000000000, restore_ms = 1500, method = 'logical'";
     project.state().execute(older, []).unwrap();
     let rpo_s =
         |project: &Project| project.answer(&["status"])["value"]["backups"][0]["rpo_s"].as_i64().unwrap();
