@@ -251,11 +251,6 @@ impl Recorded {
         })
     }
 
-    /// How much work would be gone if only this backup were left, in seconds.
-    pub fn rpo_s(&self, now: Timestamp) -> u64 {
-        age_s(now, self.point_at.unwrap_or(self.begun_at))
-    }
-
     /// Whether something is odd about it that nobody has accepted.
     pub fn is_suspicious(&self) -> bool {
         !self.suspicions.is_empty() && self.accepted_at.is_none()

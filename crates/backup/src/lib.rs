@@ -46,8 +46,8 @@ pub use drill::{
     DrillBackup, DrillResult, DrillStep, Drilled, Loss, RecoveredMachine, StoreBack, drill, drills,
     plan_drill,
 };
-pub use interrupted::{Left, left};
 pub use indicators::Indicators;
+pub use interrupted::{Left, left};
 pub use list::{ListBackups, ShowBackup, list, show};
 pub use logs::{
     ExportLogs, FollowLogs, MarkLogs, ShowLogs, base_wanted, export_logs, follow, marker, plan_export_logs,
