@@ -207,7 +207,7 @@ const MADE: &str = "SELECT subject FROM events WHERE project = ? AND kind = 'bac
 const CLOCKS_APART_S: i64 = 60;
 
 /// The last moment that can have been, by this clock.
-fn latest(now: Timestamp) -> Timestamp {
+pub(crate) fn latest(now: Timestamp) -> Timestamp {
     now.checked_add(jiff::SignedDuration::from_secs(CLOCKS_APART_S)).unwrap_or(Timestamp::MAX)
 }
 

@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use ledger::Ledger;
 use serde::Serialize;
 
-use crate::catalog::{self, Recorded, State, age_s};
+use crate::catalog::{self, age_s};
 use crate::config::Objectives;
 use crate::drill;
 use crate::logs;
@@ -14,6 +14,13 @@ use crate::run::point;
 
 /// How far back runs are counted, in days.
 const DAYS: i64 = 30;
+
+const COUNT: &str = "SELECT COUNT(*) AS runs, SUM(CASE WHEN state <> 'failed' AND level IN ('l3', 'l4') AND problem IS NULL \
+     THEN 1 ELSE 0 END) AS succeeded FROM backups WHERE project = ? AND store = ? AND state <> 'running' \
+     AND begun_us >= ? AND begun_us <= ?";
+const FIRST: &str = "SELECT MIN(begun_us) AS first_us FROM backups WHERE project = ? AND store = ?";
+const AHEAD: &str = "SELECT id, COALESCE(point_us, begun_us) AS dated_us FROM backups WHERE project = ? AND store = ? \
+     AND state = 'complete' AND (begun_us > ? OR point_us > ?) ORDER BY dated_us DESC";
 
 /// The share of backups that should come to their end, be restored and be compared.
 const SUCCESS_OBJECTIVE: f64 = 1.0;
@@ -73,8 +80,7 @@ impl Indicators {
             Some(bytes) => drill::forecast(ctx, ledger, store, bytes).await?,
             None => None,
         };
-        let runs = catalog::list(ctx, ledger, Some(store), u32::MAX).await?;
-        let (runs_30d, succeeded_30d) = counted(now, &runs);
+        let (runs_30d, succeeded_30d) = counted(ctx, ledger, store).await?;
         #[allow(clippy::cast_precision_loss)] // Nobody makes that many.
         let success_rate_30d = (runs_30d > 0).then(|| succeeded_30d as f64 / runs_30d as f64);
         Ok(Self {
@@ -114,28 +120,38 @@ impl Indicators {
 }
 
 /// Backups of the last days that ended, and those of them that succeeded. One that was deleted since keeps what it was.
-fn counted(now: Timestamp, backups: &[Recorded]) -> (u64, u64) {
-    let since = now.checked_sub(SignedDuration::from_hours(24 * DAYS)).unwrap_or(Timestamp::MIN);
-    let ended = || {
-        backups.iter().filter(|backup| {
-            backup.state != State::Running && backup.begun_at >= since && !backup.is_ahead(now)
-        })
+async fn counted(ctx: &Context, ledger: &Ledger, store: &str) -> Result<(u64, u64), Error> {
+    let since = ctx.now().checked_sub(SignedDuration::from_hours(24 * DAYS)).unwrap_or(Timestamp::MIN);
+    let (since, until) = (since.as_microsecond(), catalog::latest(ctx.now()).as_microsecond());
+    let parameters = vec![ctx.project().into(), store.into(), since.into(), until.into()];
+    let rows = ledger.query(COUNT, parameters).await?;
+    let number = |name: &str| -> Result<u64, Error> {
+        let count = rows.first().map(|row| row.get_opt_i64(name)).transpose()?.flatten();
+        Ok(count.and_then(|count| u64::try_from(count).ok()).unwrap_or(0))
     };
-    let succeeded = ended().filter(|backup| {
-        backup.state != State::Failed && backup.level.is_proven() && backup.problem.is_none()
-    });
-    (ended().count() as u64, succeeded.count() as u64)
+    Ok((number("runs")?, number("succeeded")?))
+}
+
+/// Whether the first backup of a store was begun longer ago than work may be lost.
+pub(crate) async fn is_overdue(
+    ctx: &Context,
+    ledger: &Ledger,
+    store: &str,
+    age_max_s: u64,
+) -> Result<bool, Error> {
+    let rows = ledger.query(FIRST, vec![ctx.project().into(), store.into()]).await?;
+    let first = rows.first().map(|row| row.get_opt_time("first_us")).transpose()?.flatten();
+    Ok(first.is_some_and(|first| age_s(ctx.now(), first) > age_max_s))
 }
 
 /// Backups that a clock that ran ahead has dated, as a finding.
 pub(crate) async fn ahead(ctx: &Context, ledger: &Ledger, store: &str) -> Result<Option<Finding>, Error> {
-    let now = ctx.now();
-    let all = catalog::list(ctx, ledger, Some(store), u32::MAX).await?;
-    let ahead: Vec<Recorded> =
-        all.into_iter().filter(|backup| backup.state == State::Complete && backup.is_ahead(now)).collect();
-    let Some(newest) = ahead.first() else { return Ok(None) };
-    let by_s = age_s(point(newest), now);
-    let ids: Vec<&str> = ahead.iter().map(|backup| backup.id.as_str()).collect();
+    let latest = catalog::latest(ctx.now()).as_microsecond();
+    let parameters = vec![ctx.project().into(), store.into(), latest.into(), latest.into()];
+    let rows = ledger.query(AHEAD, parameters).await?;
+    let Some(newest) = rows.first() else { return Ok(None) };
+    let by_s = age_s(newest.get_time("dated_us")?, ctx.now());
+    let ids = rows.iter().map(|row| row.get_text("id")).collect::<Result<Vec<_>, _>>()?;
     Ok(Some(Finding {
         code: "backup_from_the_future".into(),
         severity: Severity::Warning,

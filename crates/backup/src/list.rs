@@ -12,7 +12,7 @@ use crate::Surroundings;
 use crate::catalog::{self, Recorded, State, age_s};
 use crate::config::PlanConfig;
 use crate::drill;
-use crate::indicators::{Indicators, ahead};
+use crate::indicators::{Indicators, ahead, is_overdue};
 use crate::lamps::{Repositories, lamps, lit};
 use crate::logs;
 use crate::run::{point, read_manifest};
@@ -183,7 +183,7 @@ pub async fn list(ctx: &Context, around: &dyn Surroundings, request: &ListBackup
         findings.extend(ahead(ctx, around.ledger(), &store).await?);
         let mut judged = judged(&store, rpo_s, restore_ms, age_max_s, restore_max_s);
         // Whoever declared a plan waits for a backup; after as long as work may be lost it will not come by itself.
-        if declared.is_some() && is_overdue(ctx, around, &store, age_max_s).await? {
+        if declared.is_some() && is_overdue(ctx, around.ledger(), &store, age_max_s).await? {
             for missing in judged.iter_mut().filter(|finding| finding.code == "backup_missing") {
                 missing.severity = Severity::Critical;
                 missing.escalate = Some(Trigger::BackupFailure);
@@ -209,17 +209,6 @@ pub async fn list(ctx: &Context, around: &dyn Surroundings, request: &ListBackup
     }
     let value = json!({ "backups": backups, "stores": stores });
     Ok(Outcome { findings, ..Outcome::new(value, text) })
-}
-
-/// Whether the first backup of a store was begun longer ago than work may be lost.
-async fn is_overdue(
-    ctx: &Context,
-    around: &dyn Surroundings,
-    store: &str,
-    age_max_s: u64,
-) -> Result<bool, Error> {
-    let all = catalog::list(ctx, around.ledger(), Some(store), u32::MAX).await?;
-    Ok(all.iter().any(|backup| age_s(ctx.now(), backup.begun_at) > age_max_s))
 }
 
 /// Tenths of a second are shown.

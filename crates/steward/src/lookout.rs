@@ -69,7 +69,22 @@ impl Lookout {
 
 /// As often as the strictest plan allows work to be lost, within limits.
 fn every(config: &Config) -> Duration {
-    let strictest = config.backup.plans.values().map(|plan| plan.objectives.rpo_minutes).min();
-    let strictest = strictest.map_or(EVERY_MAX, |minutes| Duration::from_mins(minutes.into()));
+    within_limits(config.backup.plans.values().map(|plan| plan.objectives.rpo_minutes).min())
+}
+
+fn within_limits(rpo_minutes: Option<u32>) -> Duration {
+    let strictest = rpo_minutes.map_or(EVERY_MAX, |minutes| Duration::from_mins(minutes.into()));
     strictest.clamp(EVERY_MIN, EVERY_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_strict_objective_is_looked_at_more_often() {
+        for (rpo_minutes, minutes) in [(None, 60), (Some(1_500), 60), (Some(20), 20), (Some(1), 5)] {
+            assert_eq!(within_limits(rpo_minutes), Duration::from_mins(minutes), "{rpo_minutes:?}");
+        }
+    }
 }
