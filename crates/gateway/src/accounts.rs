@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::budget::{Books, Candidate, Need, Part, Rule, Short, Taken, Who, scope_word};
-use crate::config::{AiConfig, BudgetScope, Enforce};
+use crate::config::{AiConfig, BudgetScope, Enforce, ProviderKind};
 use crate::cost::{cost, estimated_usage};
 use crate::in_force;
 use crate::keeper;
@@ -780,14 +780,22 @@ pub(crate) fn short_refusal(short: &Short, now: Timestamp) -> Box<Refusal> {
     })
 }
 
-/// Tiers that the provider may charge for what was asked.
-fn tiers(asked: Option<&str>) -> &'static [Tier] {
+/// Tiers that a provider of this kind may charge for what was asked, the dearest among them.
+fn tiers(kind: ProviderKind, asked: Option<&str>) -> &'static [Tier] {
+    const ANY: &[Tier] = &[Tier::Priority, Tier::Standard];
     match asked.map(Tier::parse) {
-        None | Some(Some(Tier::Standard)) => &[Tier::Standard],
+        // At these it means `auto`: what the project or the deployment is set to, which may be the dearest.
+        // Source: OpenAI API reference, `service_tier`; Azure OpenAI, "Priority processing"; Anthropic, "Service tiers".
+        None => match kind {
+            ProviderKind::Openai | ProviderKind::AzureOpenai | ProviderKind::Anthropic => ANY,
+            ProviderKind::Gemini => &[Tier::Standard],
+        },
+        Some(Some(Tier::Standard)) => &[Tier::Standard],
+        // A provider without these serves the standard one.
         Some(Some(Tier::Flex)) => &[Tier::Flex, Tier::Standard],
-        Some(Some(Tier::Batch)) => &[Tier::Batch],
+        Some(Some(Tier::Batch)) => &[Tier::Batch, Tier::Standard],
         // `auto` and words that nobody knows may turn out as the dearest.
-        Some(Some(Tier::Priority) | None) => &[Tier::Priority, Tier::Standard],
+        Some(Some(Tier::Priority) | None) => ANY,
     }
 }
 
@@ -833,6 +841,20 @@ fn set_aside(purse: &Purse, grant: &Grant, ask: &Ask<'_>) -> Result<(Taken, Arc<
             None,
         ));
     }
+    if let Some(charged) = ask.charged
+        && let Some(rule) = books.rules.iter().find(|rule| rule.enforce == Enforce::Strict)
+    {
+        return Err(refuse(
+            format!(
+                "`{charged}` in this request is charged beyond its tokens, by the call or with a surcharge, and the strict \
+                 budget `{name}` cannot hold without a bound; ask without it, or set `ai.budgets.{name}.enforce: estimate`",
+                name = rule.name
+            ),
+            "price_unknown",
+            StatusCode::PAYMENT_REQUIRED,
+            None,
+        ));
+    }
     let mut places = Vec::with_capacity(open.len());
     let mut candidates = Vec::with_capacity(open.len());
     let (mut unpriced, mut tuned) = (None, false);
@@ -848,6 +870,7 @@ fn set_aside(purse: &Purse, grant: &Grant, ask: &Ask<'_>) -> Result<(Taken, Arc<
             model: &target.model,
             prices,
             output_tokens_max,
+            tiers: tiers(target.provider.kind, ask.service_tier),
         });
         places.push(at);
     }
@@ -871,11 +894,10 @@ fn set_aside(purse: &Purse, grant: &Grant, ask: &Ask<'_>) -> Result<(Taken, Arc<
         return Ok((Taken::default(), version));
     }
     let generates = ask.what == What::Generate;
-    let tiers = tiers(ask.service_tier);
     let usual = purse.usual(&ask.route.name).unwrap_or_else(|| {
         let output = if generates { ask.max_tokens.unwrap_or(ask.route.config.max_tokens) } else { 0 };
         let of = |candidate: &Candidate<'_>| {
-            crate::cost::bound(candidate.prices, ask.input_tokens_estimate, output, tiers).nanos()
+            crate::cost::bound(candidate.prices, ask.input_tokens_estimate, output, candidate.tiers).nanos()
         };
         candidates.iter().map(of).max().unwrap_or(0)
     });
@@ -891,7 +913,6 @@ fn set_aside(purse: &Purse, grant: &Grant, ask: &Ask<'_>) -> Result<(Taken, Arc<
         max_tokens_default: ask.route.config.max_tokens,
         choices: u64::from(ask.choices),
         generates,
-        tiers,
         usual: Usd::from_nanos(usual),
         now: ask.now,
     };

@@ -181,6 +181,8 @@ pub(crate) struct Candidate<'a> {
     pub model: &'a str,
     pub prices: &'a Prices,
     pub output_tokens_max: Option<u64>,
+    /// Those that the provider may charge for.
+    pub tiers: &'a [Tier],
 }
 
 /// What is to be set aside.
@@ -195,7 +197,6 @@ pub(crate) struct Need<'a> {
     pub choices: u64,
     /// Whether there is output at all.
     pub generates: bool,
-    pub tiers: &'a [Tier],
     /// What such requests usually cost, for budgets that only estimate.
     pub usual: Usd,
     pub now: Timestamp,
@@ -433,7 +434,7 @@ impl Books {
                         candidate.prices,
                         need.input_tokens_bound,
                         Usd::from_nanos(free.max(0)),
-                        need.tiers,
+                        candidate.tiers,
                     );
                     let tokens = tokens.unwrap_or(0) / need.choices.max(1);
                     let wanted = need.max_tokens.unwrap_or(OUTPUT_TOKENS_MIN).min(OUTPUT_TOKENS_MIN);
@@ -459,8 +460,10 @@ impl Books {
         } else {
             0
         };
-        let amount =
-            |at: usize| bound(candidates[at].prices, need.input_tokens_bound, output, need.tiers).nanos();
+        let amount = |at: usize| {
+            let candidate: &Candidate<'_> = &candidates[at];
+            bound(candidate.prices, need.input_tokens_bound, output, candidate.tiers).nanos()
+        };
         let most = (0..candidates.len()).filter(|at| open(*at)).map(amount).max().unwrap_or(0);
         let mut parts: Vec<Part> = Vec::with_capacity(shared.len() + own.len());
         let own = own.iter().filter(|(_, at)| open(*at)).map(|(account, at)| (*account, Some(*at)));
@@ -652,7 +655,7 @@ impl Books {
 fn least(need: &Need<'_>, candidate: &Candidate<'_>) -> i64 {
     let wanted = need.max_tokens.unwrap_or(OUTPUT_TOKENS_MIN).min(OUTPUT_TOKENS_MIN);
     let output = if need.generates { wanted * need.choices.max(1) } else { 0 };
-    bound(candidate.prices, need.input_tokens_bound, output, need.tiers).nanos()
+    bound(candidate.prices, need.input_tokens_bound, output, candidate.tiers).nanos()
 }
 
 /// The bound for an answer whose request sets none: the model's own, unless that were a large part of what is left.
@@ -660,7 +663,7 @@ fn unasked(need: &Need<'_>, candidates: &[Candidate<'_>], open: &impl Fn(usize) 
     let of = |(_, candidate): (usize, &Candidate<'_>)| {
         let own = candidate.output_tokens_max.unwrap_or(need.max_tokens_default);
         let part = Usd::from_nanos((left / UNBOUNDED_PART).max(0));
-        let small = output_tokens_within(candidate.prices, need.input_tokens_bound, part, need.tiers);
+        let small = output_tokens_within(candidate.prices, need.input_tokens_bound, part, candidate.tiers);
         if small.unwrap_or(0) / need.choices.max(1) >= own { own } else { own.min(need.max_tokens_default) }
     };
     let allowed = candidates.iter().enumerate().filter(|(at, _)| open(*at)).map(of);
@@ -747,7 +750,8 @@ mod tests {
     }
 
     fn candidate(prices: &Prices) -> Candidate<'_> {
-        Candidate { provider: "openai", model: "gpt-4o-mini", prices, output_tokens_max: Some(16_384) }
+        let (model, output_tokens_max, tiers) = ("gpt-4o-mini", Some(16_384), &[Tier::Standard]);
+        Candidate { provider: "openai", model, prices, output_tokens_max, tiers }
     }
 
     fn need(input: u64, max_tokens: Option<u64>) -> Need<'static> {
@@ -758,7 +762,6 @@ mod tests {
             max_tokens_default: 4096,
             choices: 1,
             generates: true,
-            tiers: &[Tier::Standard],
             usual: Usd::from_nanos(50_000),
             now: at("2026-11-23T10:00:00Z"),
         }

@@ -353,6 +353,7 @@ pub(crate) fn free<'a>(visit: &Visit, what: What, route: &'a Arc<Route>) -> Ask<
         max_tokens: Some(0),
         choices: 1,
         service_tier: None,
+        charged: None,
         now: visit.now,
     }
 }

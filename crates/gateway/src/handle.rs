@@ -464,6 +464,7 @@ impl Gateway {
                 .as_ref()
                 .map_or(1, |field| u32::try_from(field.value).unwrap_or(u32::MAX).max(1)),
             service_tier: question.scanned.service_tier.as_ref().map(|field| field.value.as_str()),
+            charged: question.scanned.charged.as_deref(),
             now: visit.now,
         };
         let reservation = match self.admit(grant, &ask).await {

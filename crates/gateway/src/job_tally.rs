@@ -213,6 +213,12 @@ impl<'a> Requests<'a> {
                 "`background` is not for batches, which wait by themselves",
             ));
         }
+        if let (Some(charged), true) = (&scanned.charged, self.strict) {
+            return Err(Wrong::unpriced(format!(
+                "`{charged}` is charged beyond its tokens, by the call or with a surcharge, and a strict budget cannot hold \
+                 without a bound"
+            )));
+        }
         // Plain text or numbers of tokens: neither makes more tokens than bytes, nor names anything.
         let tokens = default.is_none().then(|| wire::input_tokens(format, &bytes));
         if tokens.is_some_and(|tokens| tokens.has_names) {
@@ -639,6 +645,10 @@ mod tests {
                 "twice (`max_tokens`",
             ),
             (line("", "/v1/chat/completions", &json!({})), "`model` is missing"),
+            (
+                line("gpt-4o-mini", "/v1/responses", &json!({ "tools": [{ "type": "web_search" }] })),
+                "`web_search` is charged beyond its tokens",
+            ),
         ] {
             let mut requests = Requests::new(&find, at(), true);
             let wrong = requests.line(&bytes).err().or_else(|| requests.charges().err()).expect(told);

@@ -108,6 +108,8 @@ pub struct Ask<'a> {
     pub choices: u32,
     /// The service tier that was asked for, such as `priority`.
     pub service_tier: Option<&'a str>,
+    /// What the provider would charge for beyond the tokens, such as `web_search`; see [`wire::Scanned::charged`].
+    pub charged: Option<&'a str>,
     /// Now.
     pub now: Timestamp,
 }

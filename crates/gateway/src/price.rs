@@ -35,13 +35,18 @@ impl Tier {
     /// The tier behind a provider's word, such as `default`, `on_demand` or `priority`; `None` for `auto` and for
     /// words that are not known.
     pub fn parse(word: &str) -> Option<Tier> {
-        match word {
-            "default" | "standard" | "standard_only" | "on_demand" => Some(Tier::Standard),
-            "batch" => Some(Tier::Batch),
-            "flex" => Some(Tier::Flex),
-            "priority" | "fast" => Some(Tier::Priority),
-            _ => None,
-        }
+        const WORDS: [(&str, Tier); 8] = [
+            ("default", Tier::Standard),
+            ("standard", Tier::Standard),
+            ("standard_only", Tier::Standard),
+            ("on_demand", Tier::Standard),
+            ("batch", Tier::Batch),
+            ("flex", Tier::Flex),
+            ("priority", Tier::Priority),
+            ("fast", Tier::Priority),
+        ];
+        // Google writes them in capitals.
+        WORDS.iter().find(|(known, _)| known.eq_ignore_ascii_case(word)).map(|(_, tier)| *tier)
     }
 
     /// The name in tables and output.

@@ -1,8 +1,11 @@
 //! The few fields of a request that a gateway decides on, and their replacement in place.
 
-use crate::json::{Bad, Kind, Scanner, write_text};
+use crate::json::{Bad, Kind, Scanner, Text, write_text};
 use crate::{BadRequest, Format};
 use std::ops::Range;
+
+/// Characters that are kept of a tool's name.
+const CHARGED_CHARS_MAX: usize = 64;
 
 /// A value with the bytes that it stands in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +42,10 @@ pub struct Scanned {
     pub service_tier: Option<Field<String>>,
     /// Whether `tools` or `functions` is there and not `null`.
     pub has_tools: bool,
+    /// The first thing in the request for which a provider charges beyond the tokens of its prices, or runs by itself as often as the model
+    /// wants: a tool that is not the client's own (`web_search`, `code_interpreter`, `googleSearch`), or a field that brings one or raises
+    /// the prices (`web_search_options`, `prompt`, `speed`, `inference_geo`).
+    pub charged: Option<String>,
     format: Option<Format>,
     places: Places,
 }
@@ -165,7 +172,7 @@ impl Scanned {
                     .and(value)
                     .map(|value| self.background = value.map(|value| Field { value, range })))
             }
-            (Chat | Responses | Messages, b"service_tier") => {
+            (_, b"service_tier") | (Gemini, b"serviceTier") => {
                 let (value, range) = text(scanner, "service_tier")?;
                 Ok(seen
                     .first(6, "service_tier")
@@ -173,8 +180,26 @@ impl Scanned {
                     .map(|value| self.service_tier = value.map(|value| Field { value, range })))
             }
             (_, b"tools") | (Chat, b"functions") => {
-                self.has_tools |= scanner.kind()? != Kind::Null;
+                let kind = scanner.kind()?;
+                self.has_tools |= kind != Kind::Null;
+                if kind == Kind::Array && name == b"tools" {
+                    scanner.array(|scanner| self.tool(format, scanner))?;
+                } else {
+                    scanner.skip()?;
+                }
+                Ok(Ok(()))
+            }
+            // A search for each answer; a stored prompt may hold any tool; faster or regional answers have a surcharge.
+            // Source: OpenAI and Anthropic, pages of prices.
+            (Chat, b"web_search_options")
+            | (Responses, b"prompt")
+            | (Messages, b"speed" | b"inference_geo") => {
+                let plain = scanner.kind()? == Kind::Null
+                    || matches!(scanner.look_ahead().text_or_skip()?, Some(word) if matches!(word.raw, b"standard" | b"global"));
                 scanner.skip()?;
+                if !plain {
+                    self.charge(&String::from_utf8_lossy(name));
+                }
                 Ok(Ok(()))
             }
             (Chat, b"stream_options") => {
@@ -206,6 +231,41 @@ impl Scanned {
                 Ok(first.and(inside))
             }
             _ => scanner.skip().map(|()| Ok(())),
+        }
+    }
+
+    /// One of `tools`: the client's own ones are called by the client, and paid for with tokens alone.
+    fn tool(&mut self, format: Format, scanner: &mut Scanner<'_>) -> Result<(), Bad> {
+        if scanner.kind()? != Kind::Object {
+            return scanner.skip();
+        }
+        scanner.object(|key, scanner| {
+            let name = key.decode();
+            if format == Format::Gemini {
+                let own = matches!(
+                    name.as_ref(),
+                    "functionDeclarations" | "function_declarations" | "computerUse" | "computer_use"
+                );
+                if !own && scanner.kind()? != Kind::Null {
+                    self.charge(&name);
+                }
+                return scanner.skip();
+            }
+            if name != "type" {
+                return scanner.skip();
+            }
+            if let Some(sort) = scanner.text_or_skip()?.map(Text::decode)
+                && !is_own_tool(format, &sort)
+            {
+                self.charge(&sort);
+            }
+            Ok(())
+        })
+    }
+
+    fn charge(&mut self, what: &str) {
+        if self.charged.is_none() {
+            self.charged = Some(what.chars().take(CHARGED_CHARS_MAX).collect());
         }
     }
 
@@ -291,6 +351,24 @@ impl Scanned {
         }
         self.places.holder = Some(start..scanner.at());
         Ok(outcome)
+    }
+}
+
+/// Whether a tool of this type is run by the client. What is not known is taken for the provider's.
+///
+/// Source: OpenAI API reference "Create a model response", `tools`; Anthropic, "Tool use", client tools.
+fn is_own_tool(format: Format, sort: &str) -> bool {
+    match format {
+        Format::Chat => matches!(sort, "function" | "custom"),
+        Format::Responses => {
+            matches!(sort, "function" | "custom" | "local_shell" | "apply_patch" | "computer")
+                || sort.starts_with("computer_use")
+        }
+        Format::Messages => {
+            matches!(sort, "custom" | "function")
+                || ["bash_", "text_editor_", "computer_", "memory_"].iter().any(|own| sort.starts_with(own))
+        }
+        Format::Gemini => false,
     }
 }
 
@@ -528,6 +606,73 @@ mod tests {
         assert_eq!(found.model.unwrap().value, "a\"b");
         assert!(found.stream.unwrap().value && !found.include_usage.unwrap().value && found.has_tools);
         assert_eq!(found.service_tier.unwrap().value, "flex");
+    }
+
+    #[test]
+    fn what_is_charged_beyond_tokens_is_found_and_the_clients_own_tools_are_not() {
+        use Format::{Chat, Gemini, Messages, Responses};
+        for (format, body, charged) in [
+            (Chat, r#"{"tools":null}"#, None),
+            (
+                Chat,
+                r#"{"tools":[{"type":"function","function":{"name":"web_search","parameters":{"type":"object"}}}]}"#,
+                None,
+            ),
+            (Chat, r#"{"tools":[{"type":"custom"}],"functions":[{"name":"f","type":"x"}]}"#, None),
+            (Chat, r#"{"tools":[{"type":"web_search"}]}"#, Some("web_search")),
+            (Chat, r#"{"web_search_options":{}}"#, Some("web_search_options")),
+            (Chat, r#"{"web_search_options":null}"#, None),
+            (
+                Responses,
+                r#"{"tools":[{"type":"function","name":"f"},{"type":"apply_patch"},{"type":"local_shell"}]}"#,
+                None,
+            ),
+            (Responses, r#"{"tools":[{"type":"computer_use_preview","display_width":1}]}"#, None),
+            (
+                Responses,
+                r#"{"tools":[{"name":"f","type":"function"},{"type":"web_search_preview"}]}"#,
+                Some("web_search_preview"),
+            ),
+            (
+                Responses,
+                r#"{"tools":[{"type":"code_interpreter","container":{"type":"auto"}}]}"#,
+                Some("code_interpreter"),
+            ),
+            (Responses, r#"{"t\u006fols":[{"t\u0079pe":"file\u005fsearch"}]}"#, Some("file_search")),
+            (Responses, r#"{"tools":[{"type":"mcp"}]}"#, Some("mcp")),
+            (Responses, r#"{"tools":[{"type":"image_generation"}]}"#, Some("image_generation")),
+            (Responses, r#"{"tools":[{"type":"what_comes_next"}]}"#, Some("what_comes_next")),
+            // Readers disagree on which of two counts.
+            (Responses, r#"{"tools":[{"type":"web_search","type":"function"}]}"#, Some("web_search")),
+            (Responses, r#"{"tools":[{"type":"web_search"}],"tools":[]}"#, Some("web_search")),
+            (Responses, r#"{"prompt":{"id":"pmpt_1"}}"#, Some("prompt")),
+            (
+                Messages,
+                r#"{"tools":[{"name":"f","input_schema":{}},{"type":"custom"},{"type":"bash_20250124"}]}"#,
+                None,
+            ),
+            (
+                Messages,
+                r#"{"tools":[{"type":"web_search_20250305","name":"web_search","max_uses":5}]}"#,
+                Some("web_search_20250305"),
+            ),
+            (Messages, r#"{"tools":[{"type":"code_execution_20250825"}]}"#, Some("code_execution_20250825")),
+            (Messages, r#"{"speed":"fast"}"#, Some("speed")),
+            (Messages, r#"{"speed":"standard","inference_geo":"global"}"#, None),
+            (Messages, r#"{"inference_geo":"us"}"#, Some("inference_geo")),
+            (Gemini, r#"{"tools":[{"functionDeclarations":[{"name":"f"}]},{}]}"#, None),
+            (Gemini, r#"{"tools":[{"googleSearch":{}}]}"#, Some("googleSearch")),
+            (
+                Gemini,
+                r#"{"tools":[{"function_declarations":[],"code_execution":{}}]}"#,
+                Some("code_execution"),
+            ),
+        ] {
+            let found = scan(format, body.as_bytes()).unwrap();
+            assert_eq!(found.charged.as_deref(), charged, "{format} {body}");
+        }
+        let found = scan(Gemini, br#"{"serviceTier":"PRIORITY"}"#).unwrap();
+        assert_eq!(found.service_tier.unwrap().value, "PRIORITY");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Budgets over several requests, periods, processes and restarts.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use contract::Severity;
@@ -449,6 +450,95 @@ async fn a_model_without_a_price_is_refused_where_a_budget_is_strict_and_reporte
     shop.ask_for("odd", Some(10)).unwrap().used(tokens(5, 5));
     shop.accounts.flush().await.unwrap();
     until("it is written", || async { shop.column("price_row").await == [""] }).await;
+}
+
+/// What a thousand tokens each way of gpt-5-mini cost in each tier.
+const STANDARD: i64 = 1000 * 250 + 1000 * 2_000;
+const CHEAP: i64 = 1000 * 125 + 1000 * 1_000;
+const PRIORITY: i64 = 1000 * 450 + 1000 * 3_600;
+
+#[tokio::test]
+async fn the_dearest_tier_that_could_be_billed_is_set_aside_and_the_reported_one_is_billed() {
+    let home = Home::new();
+    let shop = home.shop("budgets: { all: { usd: 5, per: total, scope: project } }").await;
+    let (mini, cloud) = ("openai/gpt-5-mini", "cloud/gpt-5-mini");
+    let (claude, google) = ("claude/claude-haiku-4-5", "google/gemini-2.5-flash");
+    let spent = || shop.accounts.standings(PROJECT)[0].spent.nanos();
+    for (model, asked, reported, reserved, billed) in [
+        // Nothing said is `auto` at these two: the project's or the deployment's setting.
+        (mini, None, Some("priority"), PRIORITY, PRIORITY),
+        (mini, None, Some("default"), PRIORITY, STANDARD),
+        (mini, None, Some("flex"), PRIORITY, CHEAP),
+        (mini, None, None, PRIORITY, STANDARD),
+        (mini, Some("auto"), Some("priority"), PRIORITY, PRIORITY),
+        (mini, Some("auto"), Some("auto"), PRIORITY, STANDARD),
+        (mini, Some("default"), Some("default"), STANDARD, STANDARD),
+        (mini, Some("default"), None, STANDARD, STANDARD),
+        (mini, Some("flex"), Some("flex"), STANDARD, CHEAP),
+        (mini, Some("flex"), Some("default"), STANDARD, STANDARD),
+        (mini, Some("flex"), None, STANDARD, CHEAP),
+        (mini, Some("batch"), Some("default"), STANDARD, STANDARD),
+        (mini, Some("priority"), Some("priority"), PRIORITY, PRIORITY),
+        (mini, Some("priority"), Some("default"), PRIORITY, STANDARD),
+        (mini, Some("priority"), None, PRIORITY, PRIORITY),
+        (mini, Some("what-comes-next"), Some("priority"), PRIORITY, PRIORITY),
+        (cloud, None, Some("priority"), PRIORITY, PRIORITY),
+        (cloud, None, Some("default"), PRIORITY, STANDARD),
+        (cloud, Some("default"), Some("default"), STANDARD, STANDARD),
+        // Input may be a cache write for an hour; the table has no other tier.
+        (claude, None, Some("standard"), 7_000_000, 6_000_000),
+        (claude, None, Some("priority"), 7_000_000, 6_000_000),
+        // Input may be sound. Nothing said is the standard tier.
+        (google, None, None, 3_500_000, 2_800_000),
+        (google, Some("PRIORITY"), None, 6_300_000, 5_040_000),
+        (google, Some("FLEX"), None, 3_500_000, 1_400_000),
+    ] {
+        let case = format!("{model}, asked {asked:?}, reported {reported:?}");
+        let route = shop.route(model);
+        let mut admitted = None;
+        until("there is money", || {
+            admitted = shop.ask_in(What::Generate, Arc::clone(&route), Some(1000), asked, None).ok();
+            let is_in = admitted.is_some();
+            async move { is_in }
+        })
+        .await;
+        let asked = admitted.unwrap();
+        assert_eq!(shop.accounts.standings(PROJECT)[0].in_flight.nanos(), reserved, "{case}");
+        let before = spent();
+        let mut settlement = asked.settlement(vec![asked.attempt(None)]);
+        settlement.usage = tokens(1000, 1000);
+        settlement.service_tier = reported.map(Into::into);
+        asked.reservation.settle(settlement);
+        assert_eq!(spent() - before, billed, "{case}");
+        assert!(billed <= reserved, "{case}");
+    }
+    shop.accounts.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_charged_beyond_tokens_is_refused_where_a_budget_is_strict() {
+    for (yaml, is_strict) in [
+        ("", false),
+        ("budgets: { day: { usd: 1, per: day, scope: project, enforce: estimate } }", false),
+        ("budgets: { day: { usd: 1, per: day, scope: project } }", true),
+        // Of somebody else: what is spent past the accounts cannot be told from what is not.
+        ("budgets: { theirs: { usd: 1, per: day, scope: person, of: berta } }", true),
+    ] {
+        let home = Home::new();
+        let shop = home.shop(yaml).await;
+        let ask = || shop.ask_in(What::Generate, shop.route("fast"), Some(10), None, Some("web_search"));
+        if is_strict {
+            let refusal = ask().err().unwrap();
+            assert_eq!((refusal.code, refusal.status.as_u16()), ("price_unknown", 402), "{yaml}");
+            let name = if yaml.contains("theirs") { "theirs" } else { "day" };
+            for words in ["`web_search`".to_owned(), format!("`ai.budgets.{name}.enforce: estimate`")] {
+                assert!(refusal.message.contains(&words), "{yaml}: {}", refusal.message);
+            }
+        } else {
+            until("it is let in", || async { ask().is_ok() }).await;
+        }
+        shop.accounts.close().await.unwrap();
+    }
 }
 
 #[tokio::test]

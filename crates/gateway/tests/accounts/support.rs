@@ -76,6 +76,9 @@ const BASE: &str = "
 providers:
   openai: { kind: openai, url: 'http://127.0.0.1:9' }
   past: { kind: openai, url: 'http://127.0.0.1:9', successors: true }
+  cloud: { kind: azure_openai, url: 'http://127.0.0.1:9' }
+  claude: { kind: anthropic, url: 'http://127.0.0.1:9' }
+  google: { kind: gemini, url: 'http://127.0.0.1:9' }
 routes:
   fast: { targets: [{ provider: openai, model: gpt-4o-mini }] }
   old: { targets: [{ provider: past, model: gpt-4o-2024-05-13 }] }
@@ -93,8 +96,9 @@ impl Shop {
     pub(crate) async fn over(ledger: Ledger, accounts: Accounts, yaml: &str, clock: Arc<TestClock>) -> Self {
         let config: AiConfig = serde_saphyr::from_str(&format!("{BASE}{yaml}")).unwrap();
         config.validate().unwrap();
-        let adapters: BTreeMap<String, Arc<dyn Provider>> =
-            ["openai", "past"].map(|name| (name.to_owned(), Arc::new(Nobody) as Arc<dyn Provider>)).into();
+        let adapters: BTreeMap<String, Arc<dyn Provider>> = ["openai", "past", "cloud", "claude", "google"]
+            .map(|name| (name.to_owned(), Arc::new(Nobody) as Arc<dyn Provider>))
+            .into();
         let parts = ProjectParts {
             name: PROJECT,
             config: &config,
@@ -184,6 +188,19 @@ impl Shop {
         route: Arc<Route>,
         max_tokens: Option<u64>,
     ) -> Result<Asked, Box<Refusal>> {
+        // The provider's own choice may be the dearest, which would be set aside.
+        self.ask_in(what, route, max_tokens, Some("default"), None)
+    }
+
+    /// A request in this tier, with something that is charged beyond its tokens.
+    pub(crate) fn ask_in(
+        &self,
+        what: What,
+        route: Arc<Route>,
+        max_tokens: Option<u64>,
+        service_tier: Option<&str>,
+        charged: Option<&str>,
+    ) -> Result<Asked, Box<Refusal>> {
         let request = RequestId::new(self.now());
         let ask = Ask {
             request,
@@ -193,7 +210,8 @@ impl Shop {
             input_tokens_estimate: 250,
             max_tokens,
             choices: 1,
-            service_tier: None,
+            service_tier,
+            charged,
             now: self.now(),
         };
         let reservation = self.accounts.admit(&self.grant, &ask)?;
