@@ -19,7 +19,7 @@ use prometheus_client::registry::{Registry, Unit};
 use tokio::time::Instant;
 
 use crate::accounts::Accounts;
-use crate::meter::{CacheDecision, Settlement};
+use crate::meter::{CacheDecision, Ending, Settlement};
 use crate::semantic::Checks;
 use crate::spans::provider_name;
 use crate::table::{Route, Table};
@@ -49,6 +49,13 @@ const TOKEN_BOUNDS: [f64; 14] = [
     16_777_216.0,
     67_108_864.0,
 ];
+/// Bounds of the convention for the first token, in seconds.
+/// Source: OpenTelemetry semantic conventions, `gen_ai.server.time_to_first_token`.
+const FIRST_TOKEN_BOUNDS: [f64; 16] =
+    [0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
+/// Bounds of the convention for each further token, in seconds.
+/// Source: OpenTelemetry semantic conventions, `gen_ai.server.time_per_output_token`.
+const PER_TOKEN_BOUNDS: [f64; 13] = [0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5];
 /// Bounds for the time that the gateway itself takes, in seconds.
 const OVERHEAD_BOUNDS: [f64; 10] =
     [0.000_02, 0.000_05, 0.000_1, 0.000_2, 0.000_5, 0.001, 0.002, 0.005, 0.02, 0.1];
@@ -62,6 +69,17 @@ struct Labels {
     gen_ai_operation_name: String,
     gen_ai_provider_name: String,
     gen_ai_request_model: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DurationLabels {
+    steward_project: String,
+    steward_route: String,
+    gen_ai_operation_name: String,
+    gen_ai_provider_name: String,
+    gen_ai_request_model: String,
+    /// Empty where nothing failed, which Prometheus takes for absent.
+    error_type: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -134,6 +152,8 @@ type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
 struct Series {
     duration: Histogram,
     first_chunk: Histogram,
+    first_token: Histogram,
+    per_token: Histogram,
     overhead: Histogram,
     input: Histogram,
     output: Histogram,
@@ -187,8 +207,11 @@ pub struct Metrics {
     hasher: RandomState,
     series: RwLock<HashMap<u64, Arc<Series>>>,
     pub(crate) ends: Ends,
-    duration: Histograms<Labels>,
+    /// Of the operation as the provider's client, and of the request as the client's server: one and the same here.
+    duration: Histograms<DurationLabels>,
     first_chunk: Histograms<Labels>,
+    first_token: Histograms<Labels>,
+    per_token: Histograms<Labels>,
     overhead: Histograms<Labels>,
     tokens: Histograms<TokenLabels>,
     cache_read: Family<Labels, Counter>,
@@ -208,6 +231,8 @@ pub struct Metrics {
 impl Default for Metrics {
     fn default() -> Self {
         let seconds: fn() -> Histogram = || Histogram::new(DURATION_BOUNDS);
+        let first_token: fn() -> Histogram = || Histogram::new(FIRST_TOKEN_BOUNDS);
+        let per_token: fn() -> Histogram = || Histogram::new(PER_TOKEN_BOUNDS);
         let overhead: fn() -> Histogram = || Histogram::new(OVERHEAD_BOUNDS);
         let tokens: fn() -> Histogram = || Histogram::new(TOKEN_BOUNDS);
         let mut metrics = Self {
@@ -217,6 +242,8 @@ impl Default for Metrics {
             ends: Ends::default(),
             duration: Family::new_with_constructor(seconds),
             first_chunk: Family::new_with_constructor(seconds),
+            first_token: Family::new_with_constructor(first_token),
+            per_token: Family::new_with_constructor(per_token),
             overhead: Family::new_with_constructor(overhead),
             tokens: Family::new_with_constructor(tokens),
             cache_read: Family::default(),
@@ -241,15 +268,33 @@ impl Metrics {
         let registry = &mut self.registry;
         registry.register_with_unit(
             "gen_ai_client_operation_duration",
-            "Time from a request until the end of its answer",
+            "Time from a request until the end of its answer, or until it had failed",
+            Unit::Seconds,
+            self.duration.clone(),
+        );
+        registry.register_with_unit(
+            "gen_ai_server_request_duration",
+            "The same as this gateway's clients see it",
             Unit::Seconds,
             self.duration.clone(),
         );
         registry.register_with_unit(
             "gen_ai_client_operation_time_to_first_chunk",
-            "Time from a request until the first byte of its answer",
+            "Time from a request for a stream until the first byte of its answer",
             Unit::Seconds,
             self.first_chunk.clone(),
+        );
+        registry.register_with_unit(
+            "gen_ai_server_time_to_first_token",
+            "Time from a request for a stream until its first event was handed on",
+            Unit::Seconds,
+            self.first_token.clone(),
+        );
+        registry.register_with_unit(
+            "gen_ai_server_time_per_output_token",
+            "Time for each token of a stream after its first event, on average over the answer",
+            Unit::Seconds,
+            self.per_token.clone(),
         );
         registry.register("gen_ai_client_token_usage", "Tokens of a request", self.tokens.clone());
         registry.register_with_unit(
@@ -338,7 +383,14 @@ impl Metrics {
                 })
                 .inc();
         }
-        let Some(attempt) = settlement.served_by() else { return };
+        // Who answered, or was asked last in vain; where nobody was asked there was no operation.
+        let Some(attempt) = settlement.attempts.last() else { return };
+        let served = settlement.served_by().is_some();
+        let error = match (settlement.ending, attempt.failure) {
+            (Ending::Complete, _) => "",
+            (_, Some(failure)) => failure.as_str(),
+            (ending, None) => ending.as_str(),
+        };
         let labels = [
             project,
             route,
@@ -346,10 +398,24 @@ impl Metrics {
             provider_name(attempt.target.provider.kind.as_str()),
             &attempt.target.model,
         ];
-        let series = self.series(labels);
+        let series = self.series(labels, error);
         series.duration.observe(settlement.duration.as_secs_f64());
+        if !served {
+            if cost != Usd::default() {
+                series.spent.inc_by(dollars(cost)); // Attempts that were cut off.
+            }
+            return;
+        }
         if let Some(first) = settlement.first_byte {
-            series.first_chunk.observe(first.as_secs_f64());
+            if settlement.streaming {
+                series.first_chunk.observe(first.as_secs_f64());
+                series.first_token.observe(first.as_secs_f64());
+                let tokens = settlement.usage.map_or(0, |usage| usage.completion());
+                if tokens > 1 && error.is_empty() {
+                    let rest = settlement.duration.saturating_sub(first).as_secs_f64();
+                    series.per_token.observe(rest / whole(tokens - 1));
+                }
+            }
             series.overhead.observe(first.saturating_sub(settlement.waited).as_secs_f64());
         }
         series.spent.inc_by(dollars(cost));
@@ -365,7 +431,7 @@ impl Metrics {
     /// Counts a part of a job that has ended: its tokens at once, and what it cost. `kind` is the provider's.
     pub(crate) fn observe_job(&self, row: &UsageRow, kind: &str) {
         let kind = provider_name(kind);
-        let series = self.series([&row.project, &row.route, row.operation, kind, &row.model]);
+        let series = self.series([&row.project, &row.route, row.operation, kind, &row.model], "");
         series.spent.inc_by(dollars(row.cost));
         if row.estimated == 0 {
             series.input.observe(whole(row.usage.prompt()));
@@ -376,8 +442,8 @@ impl Metrics {
         }
     }
 
-    fn series(&self, labels: [&str; 5]) -> Arc<Series> {
-        let id = self.hasher.hash_one(labels);
+    fn series(&self, labels: [&str; 5], error_type: &'static str) -> Arc<Series> {
+        let id = self.hasher.hash_one((labels, error_type));
         let known = self.series.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(series) = known.get(&id) {
             return Arc::clone(series);
@@ -385,7 +451,7 @@ impl Metrics {
         let full = known.len() >= SERIES_MAX;
         drop(known);
         let [project, route, operation, provider, model] = if full { ["other"; 5] } else { labels };
-        let id = if full { self.hasher.hash_one(["other"; 5]) } else { id };
+        let id = if full { self.hasher.hash_one((["other"; 5], error_type)) } else { id };
         let labels = Labels {
             steward_project: project.to_owned(),
             steward_route: route.to_owned(),
@@ -406,9 +472,19 @@ impl Metrics {
                 })
                 .clone()
         };
+        let timed = DurationLabels {
+            steward_project: labels.steward_project.clone(),
+            steward_route: labels.steward_route.clone(),
+            gen_ai_operation_name: labels.gen_ai_operation_name.clone(),
+            gen_ai_provider_name: labels.gen_ai_provider_name.clone(),
+            gen_ai_request_model: labels.gen_ai_request_model.clone(),
+            error_type,
+        };
         let series = Arc::new(Series {
-            duration: self.duration.get_or_create(&labels).clone(),
+            duration: self.duration.get_or_create(&timed).clone(),
             first_chunk: self.first_chunk.get_or_create(&labels).clone(),
+            first_token: self.first_token.get_or_create(&labels).clone(),
+            per_token: self.per_token.get_or_create(&labels).clone(),
             overhead: self.overhead.get_or_create(&labels).clone(),
             input: tokens("input"),
             output: tokens("output"),

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use wire::Format;
 
 use crate::attempt::{read, refusal, send};
+use crate::config::ProviderKind;
 use crate::meter::What;
 use crate::pool::Lent;
 use crate::table::{OpenProvider, Project};
@@ -52,7 +53,10 @@ pub(crate) fn address(
         _ => "/fine_tuning/jobs",
     };
     let base = known_path.strip_suffix(known).unwrap_or_default();
-    let query: Vec<&str> = [version, query].into_iter().filter(|part| !part.is_empty()).collect();
+    // The client's `api-version` names Azure's interface as the client sees it; the provider's own goes before it.
+    let known_version = !version.is_empty() || provider.kind != ProviderKind::AzureOpenai;
+    let own = query.split('&').filter(|part| !(known_version && part.starts_with("api-version=")));
+    let query: Vec<&str> = std::iter::once(version).chain(own).filter(|part| !part.is_empty()).collect();
     let mark = if query.is_empty() { "" } else { "?" };
     Ok((format!("{}{base}{path}{mark}{}", provider.url, query.join("&")), around.headers))
 }

@@ -627,6 +627,8 @@ pub struct Exposure {
     pub name: Option<String>,
     /// Git keeps the file: whoever has the repository has the key, and its history keeps it.
     pub tracked: bool,
+    /// It stands so in Git's last commit, and the file is gone or has changed in the work tree.
+    pub committed: bool,
 }
 
 /// One file, looked at in pieces, so that its size does not matter.

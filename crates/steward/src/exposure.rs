@@ -1,6 +1,8 @@
-//! Exposed keys in files: walks a folder and shows each file to the gateway's detector.
+//! Exposed keys in files: walks a folder and shows each file to the gateway's detector, and what Git's last commit has
+//! of files that are gone or have changed.
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Component, Path, PathBuf};
@@ -11,6 +13,7 @@ use gateway::ScanPath;
 use gateway::scan::{Detector, Exposure, FileScan, Known, Leak};
 use serde_json::json;
 
+use crate::committed;
 use crate::door::Steward;
 use crate::project::Project;
 
@@ -52,6 +55,10 @@ struct Found {
     bytes: u64,
     exposures: Vec<Exposure>,
     more: u64,
+    /// Files of last commits that are gone or have changed in the work tree.
+    committed: u64,
+    /// Work trees of Git that were met.
+    repositories: BTreeSet<PathBuf>,
     /// Files that could not be read, with why.
     unread: Vec<(String, String)>,
     /// A bound was reached.
@@ -96,7 +103,14 @@ pub(crate) async fn scan(
                 let mut found = Found::default();
                 let walk = Walk { detector: &Detector::new(), known: &known, base: &base };
                 let tracked = Tracked::above(&walked);
-                walk.visit(&walked, tracked.as_ref(), &mut found, &|| cancellation.is_cancelled());
+                found
+                    .repositories
+                    .extend(walked.ancestors().skip(1).find(|at| is_work_tree(at)).map(Path::to_owned));
+                let canceled = || cancellation.is_cancelled();
+                walk.visit(&walked, tracked.as_ref(), &mut found, &canceled);
+                for repository in std::mem::take(&mut found.repositories) {
+                    walk.last_commit(&repository, &walked, &mut found, &canceled);
+                }
                 found
             })
             .await
@@ -109,6 +123,7 @@ pub(crate) async fn scan(
 fn outcome(ctx: &Context, root: &Path, found: &Found, elapsed_ms: f64) -> Outcome {
     let value = json!({
         "path": root, "files": found.files, "bytes": found.bytes, "exposures": found.exposures,
+        "committed_files": found.committed,
         "not_listed": found.more, "cut": found.cut,
         "unread": found.unread.iter().map(|(file, why)| json!({ "file": file, "reason": why })).collect::<Vec<_>>(),
     });
@@ -131,7 +146,9 @@ fn outcome(ctx: &Context, root: &Path, found: &Found, elapsed_ms: f64) -> Outcom
         if let Some(name) = &exposure.name {
             what = format!("{what}: `{name}`");
         }
-        if exposure.tracked {
+        if exposure.committed {
+            what.push_str(", in Git's last commit");
+        } else if exposure.tracked {
             what.push_str(", kept by Git");
         }
         lines.push(format!("{}:{}: {what}", exposure.file, exposure.line));
@@ -162,7 +179,7 @@ fn outcome(ctx: &Context, root: &Path, found: &Found, elapsed_ms: f64) -> Outcom
         findings.push(finding("scan_cut", Severity::Warning, title, String::new(), None));
     }
     let count = found.exposures.len() as u64 + found.more;
-    let summary = format!(
+    let mut summary = format!(
         "{} exposed {} in {} {} ({} KiB)",
         if count == 0 { "no".to_owned() } else { count.to_string() },
         if count == 1 { "key or secret" } else { "keys and secrets" },
@@ -170,6 +187,10 @@ fn outcome(ctx: &Context, root: &Path, found: &Found, elapsed_ms: f64) -> Outcom
         if found.files == 1 { "file" } else { "files" },
         found.bytes.div_ceil(1024)
     );
+    if found.committed > 0 {
+        let _ =
+            write!(summary, " and in {} of Git's last commit that are gone or changed here", found.committed);
+    }
     let serious = findings.iter().filter(|finding| finding.severity == Severity::Critical).count();
     if serious > 0 {
         // One escalation for the scan: a folder full of keys is one incident.
@@ -223,6 +244,9 @@ impl Walk<'_> {
             Err(cause) => return found.unread.push((self.shown(path), cause.to_string())),
         };
         if data.is_dir() {
+            if is_work_tree(path) {
+                found.repositories.insert(path.to_owned());
+            }
             let own = Tracked::of(path);
             let tracked = own.as_ref().or(tracked);
             let mut entries: Vec<PathBuf> = match fs::read_dir(path) {
@@ -271,6 +295,37 @@ impl Walk<'_> {
             return found.unread.push((self.shown(path), cause.to_string()));
         }
         found.files += 1;
+        self.tell(path, scan, tracked.is_some_and(|tracked| tracked.has(path)), false, found);
+    }
+
+    /// What the last commit has of files that are gone or have changed.
+    fn last_commit(&self, repository: &Path, place: &Path, found: &mut Found, canceled: &dyn Fn() -> bool) {
+        if found.cut || canceled() {
+            return;
+        }
+        let mut scan: Option<FileScan<'_>> = None;
+        let read = committed::visit(repository, place, |path, piece| {
+            let within = path.strip_prefix(repository).unwrap_or(path);
+            if within.components().any(|part| SKIPPED.iter().any(|skipped| part.as_os_str() == *skipped)) {
+                return true;
+            }
+            let Some(piece) = piece else {
+                found.committed += 1;
+                let scan = scan.take().unwrap_or_else(|| FileScan::new(self.detector, self.known));
+                self.tell(path, scan, true, true, found);
+                return true;
+            };
+            found.bytes += piece.len() as u64;
+            scan.get_or_insert_with(|| FileScan::new(self.detector, self.known)).push(piece);
+            found.cut |= found.files + found.committed >= FILES_MAX || found.bytes >= BYTES_MAX;
+            !(found.cut || canceled())
+        });
+        if let Err(why) = read {
+            found.unread.push((self.shown(&repository.join(".git")), why));
+        }
+    }
+
+    fn tell(&self, path: &Path, scan: FileScan<'_>, tracked: bool, committed: bool, found: &mut Found) {
         for (line, hit) in scan.finish() {
             if found.exposures.len() >= EXPOSURES_MAX {
                 found.more += 1;
@@ -282,7 +337,8 @@ impl Walk<'_> {
                 kind: hit.leak,
                 length: hit.range.len(),
                 name: hit.name,
-                tracked: tracked.is_some_and(|tracked| tracked.has(path)),
+                tracked,
+                committed,
             });
         }
     }
@@ -290,6 +346,11 @@ impl Walk<'_> {
     fn shown(&self, path: &Path) -> String {
         path.strip_prefix(self.base).unwrap_or(path).display().to_string()
     }
+}
+
+/// Whether a work tree of Git begins here.
+fn is_work_tree(path: &Path) -> bool {
+    fs::symlink_metadata(path.join(".git")).is_ok()
 }
 
 /// The files that a Git repository keeps.

@@ -7,6 +7,7 @@ mod audit;
 mod audit_copy;
 mod backups;
 mod cli;
+mod committed;
 mod config;
 mod daemon;
 mod demo;

@@ -114,3 +114,40 @@ async fn a_cache_that_misses_its_objective_is_a_finding_wherever_it_is_shown() {
         assert!(metrics.contains(&line), "{line}\n{metrics}");
     }
 }
+
+#[tokio::test]
+async fn answers_to_other_words_that_disagree_too_often_are_a_finding() {
+    // Checked, disagreed, and whether that is told: few checks say little, and two in a hundred are borne.
+    for (checked, disagreed, is_told) in
+        [(19, 19, false), (20, 0, false), (50, 1, false), (50, 2, true), (20, 1, true)]
+    {
+        let home = Home::new();
+        let shop = home.shop("").await;
+        end(shop.ask_for("kept", Some(10)).unwrap(), |settlement| {
+            settlement.cache = CacheDecision::Semantic;
+            settlement.attempts.clear();
+        });
+        written(&shop, 1).await;
+        let at = shop.now().as_microsecond();
+        let mut write = ledger::Write::new();
+        for number in 0..checked {
+            write = write.exec(
+                "INSERT INTO ai_cache_checks (project, id, of, at_us, route, similarity, agrees) \
+                 VALUES ('shop', ?, 'req_of', ?, 'kept', 9900, ?)",
+                vec![format!("req_{number}").into(), at.into(), i64::from(number >= disagreed).into()],
+            );
+        }
+        shop.ledger.write(&home.ctx(), write).await.unwrap();
+        let usage = report::usage(&home.ctx(), &shop.ledger, &shop.config, &ask(json!({}))).await.unwrap();
+        let case = format!("{disagreed} of {checked}: {}", usage.text);
+        let found = usage.findings.iter().find(|finding| finding.code == "semantic_cache_disagrees");
+        assert_eq!(found.is_some(), is_told, "{case}");
+        assert_eq!(usage.value["caches"][0]["disagreed"], disagreed, "{case}");
+        if let Some(found) = found {
+            assert!(found.title.contains(&format!("of {checked} answers of `kept`")), "{found:?}");
+            let advice = found.recommendation.as_deref().unwrap();
+            assert!(advice.contains("`ai.routes.kept.cache.semantic.threshold`"), "{advice}");
+        }
+        shop.accounts.close().await.unwrap();
+    }
+}

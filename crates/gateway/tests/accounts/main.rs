@@ -8,6 +8,7 @@ mod crash;
 mod estimates;
 mod limits;
 mod reports;
+mod scrape;
 mod shared;
 mod support;
 mod writing;

@@ -7,6 +7,13 @@ use serde_json::json;
 
 use crate::support::{Home, Shop, tokens, until};
 
+/// Twice the prices of both models; the small one's were a third above the published ones before September.
+const DOUBLED: &str = r#"{ "table": "doubled", "models": [
+  { "provider": "openai", "model": "gpt-4o-mini", "prices": [
+    { "standard": { "input": "0.2", "output": "0.8" } },
+    { "from": "2026-09-01", "standard": { "input": "0.3", "output": "1.2" } } ] },
+  { "provider": "openai", "model": "gpt-4o", "prices": [ { "standard": { "input": "5", "output": "20" } } ] } ] }"#;
+
 async fn shop_with_usage(home: &Home) -> Shop {
     let shop = home.shop("").await;
     for _ in 0..30 {
@@ -32,9 +39,13 @@ async fn sums_replays_and_the_forecast_agree_with_the_rows() {
     let cost = |value| {
         let (shop, ctx) = (&shop, &ctx);
         async move {
-            let other = PriceTable::built_in();
             let request: report::ShowCost = ask(value);
-            let other = request.table.is_some().then_some(&other);
+            let other = match request.table.as_deref() {
+                Some("doubled") => Some(PriceTable::built_in().with_overrides(DOUBLED).unwrap()),
+                Some(_) => Some(PriceTable::built_in()),
+                None => None,
+            };
+            let other = other.as_ref();
             report::show_cost(ctx, &shop.ledger, &shop.config, other, &request).await.unwrap()
         }
     };
@@ -61,6 +72,20 @@ async fn sums_replays_and_the_forecast_agree_with_the_rows() {
     let by_model = cost(json!({ "by": "model", "table": "any" })).await;
     assert_eq!(by_model.value["replay"]["cost_usd_nanos"], total, "the same prices give the same cost");
     assert_eq!(by_model.value["replay"]["by"]["openai/gpt-4o-mini"], 30 * 270_000);
+    // At doubled prices, and at those of a day before the small model had them.
+    let (mini, large) = (30 * 270_000, 5 * 350_000);
+    for (prices_of, [of_mini, of_large]) in [
+        (None, [2 * mini, 2 * large]),
+        (Some("2026-11-23"), [2 * mini, 2 * large]),
+        (Some("2026-08-31"), [mini * 4 / 3, 2 * large]),
+    ] {
+        let request = json!({ "by": "model", "table": "doubled", "prices_of": prices_of });
+        let replay = cost(request).await.value["replay"].clone();
+        assert_eq!(replay["by"]["openai/gpt-4o-mini"], of_mini, "{prices_of:?}: {replay}");
+        assert_eq!(replay["by"]["openai/gpt-4o"], of_large, "{prices_of:?}: {replay}");
+        assert_eq!(replay["cost_usd_nanos"], of_mini + of_large, "{prices_of:?}: {replay}");
+    }
+    assert_eq!(cost(json!({})).await.value["total"]["cost_usd_nanos"], total, "what was paid stays");
     let outcome = cost(json!({ "by": "day", "route": "fast" })).await;
     assert_eq!(outcome.value["rows"][0]["name"], "2026-11-23");
     assert_eq!(outcome.value["total"]["requests"], 30);

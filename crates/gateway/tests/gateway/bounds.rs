@@ -280,3 +280,115 @@ async fn what_is_asked_again_is_a_tenth_of_what_is_asked_also_when_more_fails() 
     assert!((20 + REQUESTS / 10 - 1..=most).contains(&extra), "{extra} more for {REQUESTS}, at most {most}");
     assert_eq!(failed + extra, REQUESTS / 3, "what is not asked again is an error");
 }
+
+#[tokio::test]
+async fn what_says_nothing_of_a_targets_health_leaves_its_breaker_closed() {
+    // Seven in a row, each with another key; five failures in a row would open it, and the eighth would not be asked.
+    for (reply, class) in [
+        (Reply::rate_limited("3600"), FailureClass::Rate),
+        (Reply::error(429, "insufficient_quota", "m"), FailureClass::Quota),
+        (Reply::error(401, "invalid_api_key", "m"), FailureClass::Key),
+    ] {
+        let fake = FakeAi::start().await.unwrap();
+        let stage = Stage::new(json!({
+            "providers": { "up": { "kind": "openai", "url": fake.url(), "keys": ["a", "b", "c", "d", "e", "f", "g", "h"] } },
+            "routes": { "fast": { "targets": [{ "provider": "up", "model": "m" }], "retry": { "base_ms": 1 } } },
+        }))
+        .await;
+        fake.times(7, On::any(), reply);
+        let answer = stage.chat().await;
+        assert_eq!(answer.status, 200, "{class:?}: {}", answer.text());
+        let settled = stage.records.settled(1).await;
+        let failed: Vec<_> = settled.attempts.iter().filter_map(|attempt| attempt.failure).collect();
+        assert_eq!(failed, [class; 7]);
+    }
+}
+
+/// A stream's event that holds no content, with so many bytes more.
+fn quiet(bytes: usize) -> fake_ai::Event {
+    let pad = "x".repeat(bytes);
+    fake_ai::Event::data(&json!({ "object": "chat.completion.chunk", "model": "first", "pad": pad,
+        "choices": [{ "index": 0, "delta": { "role": "assistant" }, "finish_reason": null }] }))
+}
+
+// Sixty-four events or 256 KiB without content are looked at; after that the client is answered, and nobody else is
+// asked any more. The gate stands where the bound is: what comes behind it is an error.
+#[tokio::test]
+async fn a_stream_is_looked_at_up_to_a_number_of_events_and_of_bytes() {
+    for (events, bytes, is_committed) in
+        [(63, 0, false), (64, 0, true), (3, 85 << 10, false), (3, 86 << 10, true), (1, 257 << 10, true)]
+    {
+        let case = format!("{events} events with {bytes} bytes more");
+        let fake = FakeAi::start().await.unwrap();
+        let gate = Gate::new();
+        let reply = Reply::events(vec![quiet(bytes); events])
+            .gate_after_events(events, &gate)
+            .error_after_events(events, 500, "out of order");
+        fake.always(On::model("first"), reply);
+        fake.always(On::model("second"), Reply::text("from the second"));
+        let stage = two(&fake.url(), &fake, json!({})).await;
+        let headers = [("content-type", "application/json")];
+        let body = chat(true).to_string();
+        let asking = stage.open("POST", "/v1/chat/completions", &headers, &body);
+        let answer = if is_committed {
+            let answer = asking.await; // The gate is closed.
+            gate.open();
+            answer
+        } else {
+            let opened = async {
+                tokio::time::timeout(PATIENCE, gate.reached(1)).await.unwrap();
+                gate.open();
+            };
+            tokio::join!(asking, opened).0
+        };
+        let target = answer.headers()["steward-target"].to_str().unwrap().to_owned();
+        let mut said = Vec::new();
+        let mut body = answer.into_body();
+        while let Some(Ok(frame)) = body.frame().await {
+            said.extend_from_slice(&frame.into_data().unwrap_or_default());
+        }
+        let said = String::from_utf8_lossy(&said);
+        let settled = stage.records.settled(1).await;
+        if is_committed {
+            assert_eq!((target.as_str(), settled.attempts.len()), ("one/first", 1), "{case}");
+            assert_eq!(settled.ending, Ending::Interrupted, "{case}");
+            assert!(said.contains("out of order") && !said.contains("[DONE]"), "{case}: {said}");
+        } else {
+            assert_eq!((target.as_str(), settled.ending), ("two/second", Ending::Complete), "{case}");
+            assert_eq!(settled.attempts[0].failure, Some(FailureClass::Server), "{case}");
+            assert!(said.contains("second") && !said.contains("out of order"), "{case}: {said}");
+        }
+    }
+}
+
+// The clock stands still while the first target thinks, and jumps to what waits next.
+#[tokio::test]
+async fn a_stream_without_content_is_looked_at_for_ten_seconds() {
+    let fake = FakeAi::start().await.unwrap();
+    let gate = Gate::new();
+    fake.always(On::model("first"), Reply::text("one two").gate_after_events(1, &gate));
+    let stage = two(&fake.url(), &fake, json!({})).await;
+    let (client, url) = (stage.client.clone(), stage.url("/v1/chat/completions"));
+    let request = http::Request::post(url)
+        .header("authorization", format!("Bearer {KEY}"))
+        .body(Outgoing::whole(chat(true).to_string().into()))
+        .unwrap();
+    let asking = tokio::spawn(async move { client.send(request).await.unwrap() });
+    tokio::time::timeout(PATIENCE, gate.reached(1)).await.unwrap();
+    tokio::time::pause();
+    let since = tokio::time::Instant::now();
+    let answer = asking.await.unwrap();
+    // What passed before the clock stood still counts too.
+    let waited = since.elapsed();
+    assert!(waited <= Duration::from_secs(11) && waited >= Duration::from_secs(5), "{waited:?}");
+    tokio::time::resume();
+    assert_eq!(
+        (answer.status().as_u16(), &answer.headers()["steward-target"]),
+        (200, &"one/first".parse().unwrap())
+    );
+    gate.open();
+    let body = answer.into_body().collect().await.unwrap().to_bytes();
+    assert!(String::from_utf8_lossy(&body).contains("[DONE]"));
+    let settled = stage.records.settled(1).await;
+    assert_eq!((settled.ending, settled.attempts.len()), (Ending::Complete, 1));
+}

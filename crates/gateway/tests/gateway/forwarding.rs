@@ -1,10 +1,75 @@
 //! What is forwarded without being understood.
 
+use std::convert::Infallible;
+
+use bytes::Bytes;
 use fake_ai::{FakeAi, On, Reply};
 use gateway::{Ending, What};
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
+use outbound::Outgoing;
 use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 
-use crate::stage::{KEY, Stage};
+use crate::stage::{KEY, PATIENCE, Stage};
+
+/// Reads from a connection until these words have come.
+async fn read_until(connection: &mut TcpStream, words: &str) -> String {
+    let mut read = Vec::new();
+    loop {
+        let mut piece = [0; 4096];
+        let count = tokio::time::timeout(PATIENCE, connection.read(&mut piece)).await.expect(words).unwrap();
+        assert!(count > 0, "{words}: the connection was closed");
+        read.extend_from_slice(&piece[..count]);
+        let text = String::from_utf8_lossy(&read);
+        if text.contains(words) {
+            return text.into_owned();
+        }
+    }
+}
+
+// Each part is sent only when the provider has the one before: whoever holds an upload until it is whole waits for ever.
+#[tokio::test]
+async fn an_upload_reaches_the_provider_while_it_is_still_sent() {
+    let provider = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/v1", provider.local_addr().unwrap());
+    let stage = Stage::new(json!({
+        "providers": { "up": { "kind": "openai", "url": url, "keys": ["main"] } },
+        "routes": { "fast": { "targets": [{ "provider": "up", "model": "m" }] } },
+    }))
+    .await;
+    let (parts, sent) = tokio::sync::mpsc::channel::<Result<Frame<Bytes>, Infallible>>(1);
+    let sent = futures::stream::unfold(sent, |mut sent| async move { Some((sent.recv().await?, sent)) });
+    let body = StreamBody::new(sent).map_err(|never| match never {}).boxed_unsync();
+    let request = http::Request::post(stage.url("/v1/files"))
+        .header("authorization", format!("Bearer {KEY}"))
+        .header("content-type", "multipart/form-data; boundary=b")
+        .body(Outgoing::Forwarded(body))
+        .unwrap();
+    let client = stage.client.clone();
+    let asking = tokio::spawn(async move { client.send(request).await.unwrap() });
+    let send = async |text: &'static str| {
+        parts.send(Ok(Frame::data(Bytes::from_static(text.as_bytes())))).await.unwrap()
+    };
+    send("--b\r\ncontent-disposition: form-data; name=\"purpose\"\r\n\r\nfine-tune\r\n").await;
+    let (mut connection, _) = tokio::time::timeout(PATIENCE, provider.accept()).await.unwrap().unwrap();
+    let head = read_until(&mut connection, "fine-tune\r\n").await;
+    assert!(head.starts_with("POST /v1/files ") && head.contains("upstream-main-key-12345678"), "{head}");
+    send("--b\r\ncontent-disposition: form-data; name=\"file\"; filename=\"a.jsonl\"\r\n\r\n{\"first\":1}\n")
+        .await;
+    read_until(&mut connection, "{\"first\":1}\n").await;
+    send("{\"last\":1}\n\r\n--b--\r\n").await;
+    drop(parts);
+    // The chunk that ends the body.
+    read_until(&mut connection, "0\r\n\r\n").await;
+    let answer = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 17\r\n\r\n{\"id\":\"file-one\"}";
+    connection.write_all(answer.as_bytes()).await.unwrap();
+    let answer = tokio::time::timeout(PATIENCE, asking).await.unwrap().unwrap();
+    assert_eq!(answer.status(), 200);
+    assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), r#"{"id":"file-one"}"#);
+    assert_eq!(stage.records.settled(1).await.ending, Ending::Complete);
+}
 
 #[tokio::test]
 async fn files_go_to_the_provider_that_has_them() {

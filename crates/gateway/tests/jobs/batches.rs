@@ -7,7 +7,7 @@ use gateway::job_view::{ListJobs, ShowJob};
 use gateway::receipt::ShowReceipt;
 use serde_json::json;
 
-use crate::world::{BANK, Home, MODEL, SHOP, World, requests_file, until};
+use crate::world::{AZURE_VERSION, BANK, Home, MODEL, SHOP, World, requests_file, until};
 
 const BUDGET: &str = "budgets: { day: { usd: 0.01, per: day, scope: project } }";
 /// 10 × 75 + 1 × 300 nano-dollars: an answer of the simulation in the batch tier.
@@ -26,7 +26,25 @@ async fn finish(world: &World, batch: &str) -> serde_json::Value {
 
 #[tokio::test]
 async fn a_batch_is_held_until_it_ends_and_costs_what_was_answered() {
-    let home = Home::new().await;
+    held_until_it_ends(&Home::new().await).await;
+}
+
+#[tokio::test]
+async fn a_batch_at_azure_is_held_until_it_ends_and_costs_what_was_answered() {
+    let home = Home::at_azure().await;
+    held_until_it_ends(&home).await;
+    let sent = home.fake.requests();
+    for path in ["/openai/files", "/openai/batches"] {
+        assert!(sent.iter().any(|sent| sent.method == "POST" && sent.path == path), "{path}: {sent:?}");
+    }
+    for sent in sent {
+        assert_eq!(sent.query, format!("api-version={AZURE_VERSION}"), "{}", sent.path);
+        let keys = (sent.header("api-key"), sent.header("authorization"));
+        assert_eq!(keys, (Some("upstream-main-key-12345678"), None), "{}", sent.path);
+    }
+}
+
+async fn held_until_it_ends(home: &Home) {
     let world = home.open(BUDGET).await;
     let made = world.batch(2).await;
     let (batch, receipt) = (made.id(), made.receipt());

@@ -160,7 +160,7 @@ async fn an_answer_from_before_a_job_had_its_money_does_not_give_it_back_to_the_
     // Once the process has taken again, it has noted what it heard.
     counters.may_hear.add_permits(1);
     counters.took.acquire().await.unwrap().forget();
-    let ask = json!({ "model": "openai/gpt-4o-mini", "max_tokens": 800, "messages": [{ "role": "user", "content": "hi" }] });
+    let ask = json!({ "model": "openai/gpt-4o-mini", "max_tokens": 800, "service_tier": "default", "messages": [{ "role": "user", "content": "hi" }] });
     let answer = world.post(SHOP, "/v1/chat/completions", &ask).await;
     assert_eq!(answer.status, 200, "{}", answer.text());
     let sent: Value = serde_json::from_slice(&home.fake.requests().last().unwrap().body).unwrap();

@@ -36,8 +36,20 @@ fn chat(model: &str) -> Value {
 
 #[tokio::test]
 async fn training_costs_what_was_trained_and_its_model_can_be_called() {
-    let home = Home::new().await;
+    trained_and_called(&Home::new().await).await;
+}
+
+#[tokio::test]
+async fn training_at_azure_costs_what_was_trained_and_its_model_can_be_called() {
+    let home = Home::at_azure().await;
+    trained_and_called(&home).await;
+    let path = "/openai/fine_tuning/jobs";
+    assert!(home.fake.requests().iter().any(|sent| sent.method == "POST" && sent.path == path));
+}
+
+async fn trained_and_called(home: &Home) {
     let world = home.open(BUDGET).await;
+    let provider = world.provider();
     home.fake.jobs_go(JobPlan { trained_tokens: Some(600), ..JobPlan::default() });
     let made = train(&world, MODEL, 2).await;
     let job = made.id();
@@ -52,7 +64,7 @@ async fn training_costs_what_was_trained_and_its_model_can_be_called() {
     assert_eq!((world.held().await, world.spent().await), (0, 600 * 3_000));
     let shown =
         gateway::job_view::show(&world.ctx(), &world.ledger, &ShowJob { id: job.clone() }).await.unwrap();
-    assert!(shown.text.contains(&format!("model    openai/{model}")), "{}", shown.text);
+    assert!(shown.text.contains(&format!("model    {provider}/{model}")), "{}", shown.text);
     let receipt = gateway::receipt::ShowReceipt { id: made.receipt() };
     let receipt = gateway::receipt::receipt(&world.ctx(), &world.ledger, &receipt).await.unwrap();
     assert!(
@@ -64,9 +76,9 @@ async fn training_costs_what_was_trained_and_its_model_can_be_called() {
     // The daemon compiles its table anew when the generation rises.
     assert!(world.ledger.generation(gateway::GENERATION).await.unwrap() > 0);
     world.compile(|_| {}).await;
-    let checkpoint = chat(&format!("openai/{model}:ckpt-step-88"));
+    let checkpoint = chat(&format!("{provider}/{model}:ckpt-step-88"));
     assert_eq!(world.post(BANK, "/v1/chat/completions", &checkpoint).await.status, 404);
-    for name in [format!("openai/{model}"), model.to_owned()] {
+    for name in [format!("{provider}/{model}"), model.to_owned()] {
         let answer = world.post(SHOP, "/v1/chat/completions", &chat(&name)).await;
         assert_eq!(answer.status, 200, "{}", answer.text());
         let refused = world.post(BANK, "/v1/chat/completions", &chat(&name)).await;
@@ -78,7 +90,7 @@ async fn training_costs_what_was_trained_and_its_model_can_be_called() {
     let rows = world
         .rows("SELECT price_row, tier FROM ai_usage WHERE operation = 'chat' AND ending = 'complete'")
         .await;
-    assert_eq!(rows[0].get_text("price_row").unwrap(), "openai/ft:gpt-4o-mini");
+    assert_eq!(rows[0].get_text("price_row").unwrap(), format!("{provider}/ft:gpt-4o-mini"));
 
     // A batch with it counts too, and not for another project.
     let file = |model: &str| {
@@ -92,8 +104,9 @@ async fn training_costs_what_was_trained_and_its_model_can_be_called() {
 
     // As a target of a route, by its price; the first process gives back what it holds of the budget.
     world.accounts.close().await.unwrap();
-    let yaml =
-        format!("{BUDGET}\nroutes: {{ ours: {{ targets: [{{ provider: openai, model: '{model}' }}] }} }}");
+    let yaml = format!(
+        "{BUDGET}\nroutes: {{ ours: {{ targets: [{{ provider: {provider}, model: '{model}' }}] }} }}"
+    );
     let routed = home.open(&yaml).await;
     assert_eq!(routed.post(SHOP, "/v1/chat/completions", &chat("ours")).await.status, 200);
 }

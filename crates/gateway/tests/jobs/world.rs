@@ -22,6 +22,11 @@ use serde_json::{Value, json};
 
 pub(crate) const SHOP: &str = "sk-steward-shop-0123456789abcdef";
 pub(crate) const BANK: &str = "sk-steward-bank-0123456789abcdef";
+/// The version that the provider is asked in; clients of Azure name another one.
+pub(crate) const AZURE_VERSION: &str = "2024-10-21";
+/// What training costs at Azure differs by region and contract, so it stands in the project's own file.
+const AZURE_PRICES: &str = r#"{ "models": [ { "provider": "cloud", "model": "ft:gpt-4o-mini", "output_tokens_max": 16384,
+  "prices": [ { "standard": { "input": "0.3", "output": "1.2" }, "training": "3" } ] } ] }"#;
 pub(crate) const MODEL: &str = "gpt-4o-mini-2024-07-18";
 
 /// What outlives a process.
@@ -29,6 +34,7 @@ pub(crate) struct Home {
     directory: tempfile::TempDir,
     pub(crate) clock: Arc<TestClock>,
     pub(crate) fake: FakeAi,
+    is_azure: bool,
 }
 
 impl Home {
@@ -38,7 +44,13 @@ impl Home {
             directory: tempfile::tempdir().unwrap(),
             clock: Arc::new(TestClock::at(now)),
             fake: FakeAi::start().await.unwrap(),
+            is_azure: false,
         }
+    }
+
+    /// Clients and provider speak as Azure OpenAI does: other paths, a version in the query, another header for the key.
+    pub(crate) async fn at_azure() -> Self {
+        Self { is_azure: true, ..Self::new().await }
     }
 
     fn path(&self) -> PathBuf {
@@ -78,6 +90,8 @@ pub(crate) struct World {
     gateway: Gateway,
     fingerprints: Fingerprints,
     clock: Arc<TestClock>,
+    is_azure: bool,
+    prices: Arc<PriceTable>,
 }
 
 pub(crate) struct Read {
@@ -113,10 +127,17 @@ impl Read {
 impl World {
     pub(crate) async fn over(home: &Home, ledger: Ledger, accounts: Accounts, yaml: &str) -> Self {
         let url = home.fake.url();
+        let of_openai = if home.is_azure {
+            format!(
+                "cloud: {{ kind: azure_openai, url: '{url}', api_version: {AZURE_VERSION}, keys: [main] }}"
+            )
+        } else {
+            format!("openai: {{ kind: openai, url: '{url}/v1', keys: [main], formats: [chat, responses] }}")
+        };
         let base = format!(
             "
 providers:
-  openai: {{ kind: openai, url: '{url}/v1', keys: [main], formats: [chat, responses] }}
+  {of_openai}
   anthropic: {{ kind: anthropic, url: '{url}/v1', keys: [main] }}
 {yaml}"
         );
@@ -128,7 +149,16 @@ providers:
         let gateway = Gateway::new(empty, Arc::new(accounts.clone()))
             .with_clock(home.clock.clone())
             .with_jobs(jobs.clone());
-        let world = Self { ledger, accounts, jobs, config, gateway, fingerprints, clock: home.clock.clone() };
+        let world = Self {
+            ledger,
+            accounts,
+            jobs,
+            config,
+            gateway,
+            fingerprints,
+            clock: home.clock.clone(),
+            is_azure: home.is_azure,
+        };
         world.compile(|_| {}).await;
         world
     }
@@ -139,10 +169,13 @@ providers:
         let (mut projects, mut grants) = (Vec::new(), Vec::new());
         for (name, key) in [("shop", SHOP), ("bank", BANK)] {
             let adapter = |kind: &str| -> Arc<dyn Provider> {
-                if kind == "anthropic" {
-                    Arc::new(ai_anthropic::Anthropic)
-                } else {
-                    Arc::new(ai_openai::OpenAi)
+                match kind {
+                    "anthropic" => Arc::new(ai_anthropic::Anthropic),
+                    "azure_openai" => Arc::new(ai_azure_openai::AzureOpenAi::new(
+                        Some(AZURE_VERSION.into()),
+                        BTreeMap::new(),
+                    )),
+                    _ => Arc::new(ai_openai::OpenAi),
                 }
             };
             let adapters = self.config.providers.iter();
@@ -156,10 +189,7 @@ providers:
                 secrets: BTreeMap::from([("main".to_owned(), Ok(secret.into()))]),
                 notices: Notices::default(),
                 certificates: BTreeMap::new(),
-                catalog: gateway::Catalog::new(
-                    Arc::new(PriceTable::built_in()),
-                    contract::Clock::now(&*self.clock),
-                ),
+                catalog: gateway::Catalog::new(Arc::clone(&self.prices), contract::Clock::now(&*self.clock)),
                 tuned: tuned.clone(),
             };
             let project = Project::build(&parts, None).unwrap();
@@ -179,7 +209,7 @@ providers:
         }
         let table = Table::new(self.fingerprints.clone(), projects, grants);
         for name in ["shop", "bank"] {
-            let prices = Arc::new(PriceTable::built_in());
+            let prices = Arc::clone(&self.prices);
             self.accounts.prepare(name, &self.config, prices, Some(&table)).await.unwrap();
         }
         self.gateway.replace(table);
@@ -204,8 +234,15 @@ providers:
         headers: &[(&str, &str)],
         body: impl Into<Bytes>,
     ) -> Read {
-        let mut request =
-            Request::builder().method(method).uri(path).header("authorization", format!("Bearer {key}"));
+        let at_azure = |rest| format!("/openai{rest}?api-version=2025-04-01-preview");
+        let path =
+            path.strip_prefix("/v1").filter(|_| self.is_azure).map_or_else(|| path.to_owned(), at_azure);
+        let (name, value) = if self.is_azure {
+            ("api-key", key.to_owned())
+        } else {
+            ("authorization", format!("Bearer {key}"))
+        };
+        let mut request = Request::builder().method(method).uri(path).header(name, value);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
@@ -233,13 +270,22 @@ providers:
 
     /// A batch of so many requests with at most a thousand tokens of answer each, made by the shop.
     pub(crate) async fn batch(&self, requests: usize) -> Read {
-        let file = self.upload(SHOP, &requests_file(requests)).await;
+        let mut lines = requests_file(requests);
+        if self.is_azure {
+            lines = lines.replace("/v1/chat", "/chat");
+        }
+        let file = self.upload(SHOP, &lines).await;
         self.make_batch(SHOP, &file).await
     }
 
+    /// The name of the provider that has the files.
+    pub(crate) fn provider(&self) -> &'static str {
+        if self.is_azure { "cloud" } else { "openai" }
+    }
+
     pub(crate) async fn make_batch(&self, key: &str, file: &str) -> Read {
-        let body =
-            json!({ "input_file_id": file, "endpoint": "/v1/chat/completions", "completion_window": "24h" });
+        let endpoint = if self.is_azure { "/chat/completions" } else { "/v1/chat/completions" };
+        let body = json!({ "input_file_id": file, "endpoint": endpoint, "completion_window": "24h" });
         self.post(key, "/v1/batches", &body).await
     }
 
