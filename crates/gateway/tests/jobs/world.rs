@@ -149,7 +149,10 @@ providers:
         let gateway = Gateway::new(empty, Arc::new(accounts.clone()))
             .with_clock(home.clock.clone())
             .with_jobs(jobs.clone());
+        let own = if home.is_azure { AZURE_PRICES } else { r#"{ "models": [] }"# };
+        let prices = Arc::new(PriceTable::built_in().with_overrides(own).unwrap());
         let world = Self {
+            prices,
             ledger,
             accounts,
             jobs,

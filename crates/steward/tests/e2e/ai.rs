@@ -314,6 +314,62 @@ fn a_rotation_overlaps_and_drains_in_a_running_daemon() {
 }
 
 #[test]
+fn a_rotation_drains_until_the_last_call_on_the_old_key_has_ended() {
+    let fake = provider(&[OLD, NEW]);
+    let gate = Gate::new();
+    fake.next_on(On::body("take your time"), Reply::text("one two three").gate_after_events(2, &gate));
+    let project = shop(&fake);
+    put(&project, "openai/main", OLD);
+    let key = key_in(&project.run(&["ai", "keys", "create", "checkout"]).expect(0).stdout).unwrap();
+    let daemon = project.daemon(&[]);
+    let ask = |text: &str, stream: bool| {
+        let call =
+            json!({ "model": "fast", "stream": stream, "messages": [{ "role": "user", "content": text }] });
+        client().post(format!("{}/v1/chat/completions", daemon.url)).bearer_auth(&key).json(&call)
+    };
+    let slow = RUNTIME.block_on(async {
+        let answer = ask("take your time", true).send().await.unwrap();
+        gate.reached(1).await;
+        answer
+    });
+    assert_eq!(slow.status().as_u16(), 200);
+    let mut rotating = project
+        .command(&["ai", "keys", "rotate", "openai", "--overlap-s", "1"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    std::io::Write::write_all(&mut rotating.stdin.take().unwrap(), NEW.as_bytes()).unwrap();
+    let rotation = || project.answer(&["ai", "keys", "list", "--all"])["value"]["rotations"][0].clone();
+    eventually("the old key drains", || rotation()["state"] == "draining");
+    // The daemon looks every second: three looks, of which each would end it if the call were not counted.
+    for _ in 0..3 {
+        std::thread::sleep(std::time::Duration::from_secs(1));
+        RUNTIME
+            .block_on(async { assert_eq!(ask("quick", false).send().await.unwrap().status().as_u16(), 200) });
+        let last = fake.requests().pop().unwrap();
+        assert_eq!(last.key().as_deref(), Some(NEW), "what begins now goes with the new key");
+        let rotation = rotation();
+        assert_eq!(
+            (&rotation["state"], &rotation["drained_at"]),
+            (&json!("draining"), &Value::Null),
+            "{rotation}"
+        );
+    }
+    assert_eq!(rotating.try_wait().unwrap(), None, "who asked for it waits too");
+    gate.open();
+    let said = RUNTIME.block_on(slow.text()).unwrap();
+    assert!(said.contains("three") && said.contains("[DONE]"), "the old call is answered whole: {said}");
+    eventually("it is done", || rotation()["state"] == "done");
+    assert!(rotation()["steps"][3]["drained_at"].is_string(), "{}", rotation());
+    let done = rotating.wait_with_output().unwrap();
+    assert!(done.status.success(), "{done:?}");
+    assert_eq!(daemon.stop(), 0);
+    project.run(&["audit", "verify"]).expect(0);
+}
+
+#[test]
 fn a_rotation_whose_process_is_killed_is_finished_by_the_next_start() {
     let fake = provider(&[OLD, NEW]);
     let gate = Gate::new();
@@ -422,6 +478,39 @@ fn exposed_keys_are_found_and_told_without_their_values() {
         }
     }
     project.run(&["ai", "scan", "clean.txt"]).expect(0);
+    // What is committed and gone, or changed, is still there for whoever has the repository.
+    git(&["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "-m", "first"]);
+    std::fs::remove_file(project.file("src/config.py")).unwrap();
+    std::fs::remove_file(project.file("notes/todo.txt")).unwrap();
+    let gone = project.run(&["ai", "scan", "."]).expect(5);
+    assert!(
+        gone.stdout.contains("src/config.py:2: an Anthropic key, in Git's last commit\n"),
+        "{}",
+        gone.stdout
+    );
+    assert!(
+        gone.stdout.contains(" and in 1 of Git's last commit that are gone or changed here"),
+        "{}",
+        gone.stdout
+    );
+    assert!(!gone.stdout.contains(foreign) && !gone.stdout.contains("clean.txt"), "{}", gone.stdout);
+    let exposure = &project.run(&["ai", "scan", "--json"]).expect(5).json()["value"]["exposures"][0];
+    assert_eq!(
+        (&exposure["file"], &exposure["committed"]),
+        (&json!("src/config.py"), &json!(true)),
+        "{exposure}"
+    );
+    project.write("src/config.py", "KEY = os.environ[\"KEY\"]\n");
+    assert!(
+        project
+            .run(&["ai", "scan", "src"])
+            .expect(5)
+            .stdout
+            .contains("src/config.py:2: an Anthropic key, in Git's")
+    );
+    git(&["add", "-A", "src"]);
+    git(&["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "-m", "second"]);
+    project.run(&["ai", "scan", "src"]).expect(0);
     project.run(&["ai", "scan", "/nowhere/at/all"]).expect(1);
 
     // A program with a token looks into the project's folder and nowhere else.

@@ -16,9 +16,10 @@ const CALL: i64 = 20_000 * 250 + 16 * 2_000;
 /// Money for ten: what a call may cost at most fits ten times, and what ten leave over is too little for one more.
 const TEN: i64 = 55_000_000;
 
-/// A prompt of 20,000 letters, so that its most is a little above what the simulation says it cost.
+/// A prompt of 20,000 letters, so that its most is a little above what the simulation says it cost; in a tier, since the
+/// provider's own choice may be dearer.
 fn call() -> Value {
-    json!({ "model": "fast", "max_completion_tokens": 16, "messages": [{ "role": "user", "content": "a".repeat(20_000) }] })
+    json!({ "model": "fast", "max_completion_tokens": 16, "service_tier": "default", "messages": [{ "role": "user", "content": "a".repeat(20_000) }] })
 }
 
 fn answer() -> Reply {
@@ -283,6 +284,115 @@ fn two_hundred_at_once_on_money_for_ten_let_in_ten_at_a_real_daemon() {
     assert!((left - 0.055 + f64::from(i32::try_from(10 * CALL).unwrap()) / 1e9).abs() < 1e-9, "{left}");
     assert_eq!(daemon.stop(), 0);
     project.run(&["audit", "verify"]).expect(0);
+}
+
+#[test]
+fn what_is_charged_by_the_call_is_refused_and_four_fifths_of_a_budget_are_told() {
+    let fake = provider(&[OLD]);
+    fake.always(On::any(), answer());
+    let project = shop(&fake, "  budgets:\n    month: { usd: 0.055, per: month, scope: project }\n");
+    let key = key(&project, "checkout", &[]);
+    let daemon = project.daemon(&[]);
+    // Nobody knows beforehand how often the provider would search.
+    for (path, body, what) in [
+        (
+            "responses",
+            json!({ "model": "fast", "input": "hello", "tools": [{ "type": "web_search" }] }),
+            "`web_search`",
+        ),
+        (
+            "chat/completions",
+            json!({ "model": "fast", "messages": [], "web_search_options": {} }),
+            "`web_search_options`",
+        ),
+        (
+            "messages",
+            json!({ "model": "fast", "max_tokens": 5, "messages": [], "tools": [{ "type": "web_search_20250305", "name": "web_search" }] }),
+            "`web_search_20250305`",
+        ),
+    ] {
+        RUNTIME.block_on(async {
+            let url = format!("{}/v1/{path}", daemon.url);
+            let response = client().post(url).bearer_auth(&key).json(&body).send().await.unwrap();
+            assert_eq!(response.status().as_u16(), 402, "{path}");
+            let text = response.text().await.unwrap();
+            assert!(text.contains(what) && text.contains("`ai.budgets.month.enforce: estimate`"), "{text}");
+        });
+    }
+    assert!(fake.requests().is_empty(), "nothing was sent");
+
+    // Eight calls are 73 %, nine are 82 %.
+    for count in 1..=9 {
+        eventually("there is money", || is_let_in(&ask_once(&daemon, &key)));
+        eventually("it is in the books", || cost(&project) == count * CALL);
+        if count == 8 {
+            assert!(project.escalations("cost_overrun").is_empty());
+        }
+    }
+    eventually("the PM hears of it", || project.escalations("cost_overrun").len() == 1);
+    let told = project.escalations("cost_overrun").pop().unwrap();
+    assert_eq!(told["severity"], "warning", "{told}");
+    let title = told["title"].as_str().unwrap();
+    assert!(title.contains("`month`") && title.contains("nearly used up"), "{told}");
+    assert_eq!(daemon.stop(), 0);
+}
+
+#[test]
+fn what_was_spent_is_replayed_reconciled_and_advised_on() {
+    const CALLS: i64 = 30;
+    let fake = provider(&[OLD]);
+    fake.always(On::any(), answer());
+    let project = shop(&fake, "");
+    let key = key(&project, "checkout", &[]);
+    let daemon = project.daemon(&[]);
+    assert_eq!(wave(&daemon, &key, usize::try_from(CALLS).unwrap()), CALLS);
+    eventually("all is in the books", || cost(&project) == CALLS * CALL);
+    assert_eq!(daemon.stop(), 0);
+
+    // Prices of one's own: twice as high from this month on, and half of that for tokens out before.
+    project.write(
+        "prices.json",
+        r#"{ "table": "next-year", "models": [ { "provider": "openai", "model": "gpt-5-mini", "prices": [
+          { "standard": { "input": "0.5", "output": "2" } },
+          { "from": "2026-01-01", "standard": { "input": "0.5", "output": "4" } } ] } ] }"#,
+    );
+    let replay = |more: &[&str]| {
+        let args: Vec<&str> = ["ai", "cost", "--by", "model"].iter().chain(more).copied().collect();
+        let answer = project.answer(&args);
+        assert_eq!(answer["value"]["total"]["cost_usd_nanos"], CALLS * CALL, "what was paid stays: {answer}");
+        answer["value"]["replay"].clone()
+    };
+    let doubled = replay(&["--table", "prices.json"]);
+    assert_eq!(doubled["cost_usd_nanos"], 2 * CALLS * CALL, "{doubled}");
+    assert_eq!(doubled["by"]["openai/gpt-5-mini"], 2 * CALLS * CALL, "{doubled}");
+    let before = replay(&["--table", "prices.json", "--prices-of", "2025-12-31"]);
+    assert_eq!(before["cost_usd_nanos"], CALLS * (20_000 * 500 + 16 * 2_000), "{before}");
+    let shown = project.run(&["ai", "cost", "--table", "prices.json"]).expect(0).stdout;
+    assert!(shown.contains(doubled["table"].as_str().unwrap()), "{shown}");
+
+    // The provider's export, by the days on which we counted.
+    let days = project.answer(&["ai", "cost", "--by", "day"]);
+    let export = |tokens: i64| {
+        let mut csv = "date,model,requests,input_tokens,output_tokens\n".to_owned();
+        for day in days["value"]["rows"].as_array().unwrap() {
+            let (date, requests) = (day["name"].as_str().unwrap(), day["requests"].as_i64().unwrap());
+            csv.push_str(&format!("{date},gpt-5-mini,{requests},{},{}\n", requests * tokens, requests * 16));
+        }
+        csv
+    };
+    project.write("usage.csv", export(20_000));
+    let agrees = project.run(&["ai", "reconcile", "openai", "usage.csv", "--json"]).expect(0).json();
+    assert_eq!(agrees["value"]["differences"], json!([]), "{agrees}");
+    project.write("usage.csv", export(21_000));
+    let differs = project.run(&["ai", "reconcile", "openai", "usage.csv"]).expect(5).stdout;
+    assert!(differs.contains("gpt-5-mini") && differs.contains("prompt tokens"), "{differs}");
+
+    let advice = project.run(&["ai", "advise", "--json"]).expect(5).json();
+    let codes: Vec<&str> =
+        advice["findings"].as_array().unwrap().iter().map(|found| found["code"].as_str().unwrap()).collect();
+    assert!(codes.contains(&"batchable"), "{advice}");
+    let shown = project.run(&["ai", "advise", "--route", "fast"]).expect(5).stdout;
+    assert!(shown.contains("fast") && shown.contains("gpt-5-mini"), "{shown}");
 }
 
 /// Daemons with a state of their own that share what the name says.

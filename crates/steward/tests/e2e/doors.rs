@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use fake_ai::FakeAi;
 use rmcp::model::{
     CallToolRequestParams, CallToolResult, JsonObject, ReadResourceRequestParams, ResourceContents,
 };
@@ -11,7 +12,7 @@ use rmcp::transport::{StreamableHttpClientTransport, TokioChildProcess};
 use rmcp::{RoleClient, ServiceExt};
 use serde_json::{Value, json};
 
-use crate::program::{Daemon, Project, client};
+use crate::program::{Daemon, Project, client, eventually};
 
 pub(crate) type Mcp = RunningService<RoleClient, ()>;
 
@@ -74,26 +75,136 @@ async fn every_door_gives_the_same_value() {
     let daemon = project.daemon(&[]);
     let stdio = over_stdio(&project, &[]).await;
     let http = over_http(&daemon, &token).await;
+    let doors = Doors { project: &project, daemon: &daemon, token: &token, stdio: &stdio, http: &http };
     let cases: [(&str, &str, &[&str], Value); 5] = [
-        ("store", "store.list", &[], json!({})),
-        ("store", "store.inspect", &["app"], json!({ "store": "app" })),
+        ("store", "store.list", &["store", "list"], json!({})),
+        ("store", "store.inspect", &["store", "inspect", "app"], json!({ "store": "app" })),
         (
             "store",
             "store.query",
-            &["app", "SELECT * FROM orders WHERE id > ?1", "--parameters", "[1]"],
+            &["store", "query", "app", "SELECT * FROM orders WHERE id > ?1", "--parameters", "[1]"],
             json!({ "store": "app", "sql": "SELECT * FROM orders WHERE id > ?1", "parameters": [1] }),
         ),
-        ("store", "migration.status", &["app"], json!({ "store": "app" })),
-        ("authority", "approval.list", &[], json!({})),
+        ("store", "migration.status", &["migration", "status", "app"], json!({ "store": "app" })),
+        ("authority", "approval.list", &["approval", "list"], json!({})),
     ];
     for (tool, name, args, arguments) in cases {
-        let (noun, verb) = name.split_once('.').unwrap();
-        let args: Vec<&str> = [noun, verb].iter().chain(args).copied().collect();
+        doors.agree(tool, name, args, &arguments).await;
+    }
+    stdio.cancel().await.unwrap();
+    http.cancel().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_door_gives_the_same_value_of_ai_calls_and_backups() {
+    const KEY: &str = "provider-key-0123456789";
+    let fake = FakeAi::start().await.unwrap();
+    fake.accept_keys([KEY]);
+    let project = Project::with_sqlite(
+        &format!(
+            "project: shop\nai:\n  providers:\n    openai: {{ kind: openai, url: {}/v1, keys: [openai/main] }}\n  routes:\n    \
+             fast: {{ targets: [ {{ provider: openai, model: gpt-5-mini }} ] }}\n  \
+             budgets:\n    month: {{ usd: 5, per: month, scope: project }}\n",
+            fake.url()
+        ),
+        "CREATE TABLE orders (id INTEGER PRIMARY KEY, note TEXT NOT NULL); INSERT INTO orders VALUES (1, 'a'), (2, 'b');",
+    );
+    // Another program's work, which must not hold up the one that answers it.
+    let here = |args: &[&str]| tokio::task::block_in_place(|| project.run(args));
+    tokio::task::block_in_place(|| project.run_with_input(&["secret", "put", "openai/main"], KEY)).expect(0);
+    here(&["backup", "setup", "--json"]).expect(0);
+    here(&["backup", "run", "app"]).expect(0);
+    let made = here(&["ai", "keys", "create", "lab"]).expect(0).stdout;
+    let key = made.split_whitespace().find(|word| word.starts_with("sk-steward-")).unwrap().to_owned();
+    project.write("notes.txt", "nothing to see here\n");
+    let token = tokio::task::block_in_place(|| project.token("agent", "requester"));
+    let daemon = tokio::task::block_in_place(|| project.daemon(&[]));
+    let call =
+        json!({ "model": "fast", "max_tokens": 5, "messages": [{ "role": "user", "content": "hello" }] });
+    let answer = client()
+        .post(format!("{}/v1/chat/completions", daemon.url))
+        .bearer_auth(&key)
+        .json(&call)
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(answer.status().as_u16(), 200);
+    let receipt = answer.headers()["steward-receipt"].to_str().unwrap().to_owned();
+    tokio::task::block_in_place(|| {
+        eventually("it is in the books and the key in service", || {
+            let routes = project.answer(&["ai", "routes"]);
+            project.run(&["ai", "receipt", &receipt]).code == 0
+                && routes["value"]["providers"]["openai"][0]["state"] == "active"
+        });
+    });
+    let stdio = over_stdio(&project, &[]).await;
+    let http = over_http(&daemon, &token).await;
+    let doors = Doors { project: &project, daemon: &daemon, token: &token, stdio: &stdio, http: &http };
+    // Without days these end now.
+    let days = json!({ "since": "2026-01-01", "until": "2036-01-01" });
+    let cases: Vec<(&str, &str, Vec<&str>, Value)> = vec![
+        ("ai", "ai.models", vec!["ai", "models"], json!({})),
+        ("ai", "ai.routes", vec!["ai", "routes"], json!({})),
+        ("ai", "ai.limits", vec!["ai", "limits"], json!({})),
+        (
+            "ai",
+            "ai.usage",
+            vec!["ai", "usage", "--since", "2026-01-01", "--until", "2036-01-01"],
+            days.clone(),
+        ),
+        ("ai", "ai.cost", vec!["ai", "cost", "--since", "2026-01-01", "--until", "2036-01-01"], days),
+        ("ai", "ai.receipt", vec!["ai", "receipt", &receipt], json!({ "id": receipt })),
+        ("ai", "ai.scan", vec!["ai", "scan", "notes.txt"], json!({ "path": "notes.txt" })),
+        ("ai", "keys.list", vec!["ai", "keys", "list"], json!({})),
+        ("store", "backup.list", vec!["backup", "list"], json!({})),
+        ("store", "backup.show", vec!["backup", "show", "app"], json!({ "backup": "app" })),
+        ("store", "backup.plan", vec!["backup", "plan"], json!({})),
+    ];
+    for (tool, name, args, arguments) in cases {
+        doors.agree(tool, name, &args, &arguments).await;
+    }
+
+    // What deletes, or takes over what lies in a repository, is not there for agents, under whatever tool.
+    for mcp in [&stdio, &http] {
+        for operation in ["backup.prune", "backup.rebuild", "backup.setup"] {
+            for tool in ["store", "store_change"] {
+                let refused = call_tool(mcp, tool, operation).await;
+                let told = text(&refused);
+                assert_eq!(refused.is_error, Some(true), "{tool} {operation}: {told}");
+                assert!(told.contains(&format!("has no operation `{operation}`")), "{tool}: {told}");
+                let offered = told.split_once("one of: ").unwrap().1;
+                assert!(!offered.contains(operation), "{tool} {operation}: {told}");
+            }
+        }
+    }
+    let listed = tokio::task::block_in_place(|| project.answer(&["backup", "list"]));
+    assert!(listed.to_string().contains("app@"), "the backup is still there: {listed}");
+    stdio.cancel().await.unwrap();
+    http.cancel().await.unwrap();
+}
+
+async fn call_tool(mcp: &Mcp, tool: &str, operation: &str) -> CallToolResult {
+    call(mcp, tool, json!({ "operation": operation, "arguments": {} })).await
+}
+
+/// All ways to say a request to one project.
+struct Doors<'a> {
+    project: &'a Project,
+    daemon: &'a Daemon,
+    token: &'a str,
+    stdio: &'a Mcp,
+    http: &'a Mcp,
+}
+
+impl Doors<'_> {
+    /// Says a request through every door; the values must be the same. `args` are the words of the command line.
+    async fn agree(&self, tool: &str, name: &str, args: &[&str], arguments: &Value) {
+        let path = name.replace('.', "/");
         let answers = [
-            project.answer(&args),
-            tokio::task::block_in_place(|| post(&daemon, &token, &format!("{noun}/{verb}"), &arguments)),
-            request(&stdio, tool, name, arguments.clone()).await,
-            request(&http, tool, name, arguments.clone()).await,
+            tokio::task::block_in_place(|| self.project.answer(args)),
+            tokio::task::block_in_place(|| post(self.daemon, self.token, &path, arguments)),
+            request(self.stdio, tool, name, arguments.clone()).await,
+            request(self.http, tool, name, arguments.clone()).await,
         ];
         let first = stable(answers[0]["value"].clone());
         assert!(!first.is_null(), "{name}: {}", answers[0]);
@@ -107,8 +218,6 @@ async fn every_door_gives_the_same_value() {
             );
         }
     }
-    stdio.cancel().await.unwrap();
-    http.cancel().await.unwrap();
 }
 
 fn post(daemon: &Daemon, token: &str, path: &str, body: &Value) -> Value {

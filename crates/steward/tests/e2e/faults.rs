@@ -479,7 +479,8 @@ fn is_ready(runtime: &tokio::runtime::Runtime, url: &str, key: &str) {
 fn use_up(runtime: &tokio::runtime::Runtime, url: &str, key: &str) -> (usize, String) {
     // A prompt of 2,000 letters may cost a twentieth of the budget, and costs less.
     let call = serde_json::json!({
-        "model": "fast", "max_completion_tokens": 100, "messages": [{ "role": "user", "content": "a".repeat(2_000) }],
+        "model": "fast", "max_completion_tokens": 100, "service_tier": "default",
+        "messages": [{ "role": "user", "content": "a".repeat(2_000) }],
     });
     runtime.block_on(async {
         let client = crate::program::client();
