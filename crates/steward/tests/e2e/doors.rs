@@ -56,7 +56,13 @@ fn stable(mut value: Value) -> Value {
         match value {
             Value::Object(object) => {
                 object
-                    .retain(|name, _| !name.ends_with("_ms") && !name.ends_with("_at") && name != "evidence");
+                    // What would be lost now grows while this goes on.
+                    .retain(|name, _| {
+                        !name.ends_with("_ms")
+                            && !name.ends_with("_at")
+                            && name != "evidence"
+                            && name != "rpo_s"
+                    });
                 object.values_mut().for_each(clean);
             }
             Value::Array(items) => items.iter_mut().for_each(clean),
@@ -178,7 +184,7 @@ async fn every_door_gives_the_same_value_of_ai_calls_and_backups() {
         }
     }
     let listed = tokio::task::block_in_place(|| project.answer(&["backup", "list"]));
-    assert!(listed.to_string().contains("app@"), "the backup is still there: {listed}");
+    assert!(listed["value"]["backups"][0]["store"] == "app", "the backup is still there: {listed}");
     stdio.cancel().await.unwrap();
     http.cancel().await.unwrap();
 }
