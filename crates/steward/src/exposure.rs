@@ -188,8 +188,8 @@ fn outcome(ctx: &Context, root: &Path, found: &Found, elapsed_ms: f64) -> Outcom
         found.bytes.div_ceil(1024)
     );
     if found.committed > 0 {
-        let _ =
-            write!(summary, " and in {} of Git's last commit that are gone or changed here", found.committed);
+        write!(summary, " and in {} of Git's last commit that are gone or changed here", found.committed)
+            .expect("writing to a string does not fail");
     }
     let serious = findings.iter().filter(|finding| finding.severity == Severity::Critical).count();
     if serious > 0 {

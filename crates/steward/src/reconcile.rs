@@ -72,8 +72,8 @@ async fn resume(
         let wanted = subject.is_none_or(|subject| subject == about);
         // Other stores may be down. Everything else only has to be looked at. A restore in place may have left its store closed,
         // and whoever names a backup does not say which store that is.
-        let restored = restores && row.get_text("request")? == "backup.restore";
-        if !wanted && about.starts_with("store:") && !restored {
+        let may_be_closed = restores && row.get_text("request")? == "backup.restore";
+        if !wanted && about.starts_with("store:") && !may_be_closed {
             continue;
         }
         if holder != steward.holder() && !holder::is_gone(&holder) {

@@ -121,9 +121,9 @@ async fn exchange(
             ended = true;
             until = tokio::time::Instant::now() + wait.max(END_TIME);
         } else if is_over {
-            let named: Vec<String> = others.iter().map(|row| row.get(0)).collect();
+            let programs: Vec<String> = others.iter().map(|row| row.get(0)).collect();
             return Err(Error::new(ErrorKind::Conflict, "others are connected and do not end")
-                .because(named.join("; "))
+                .because(programs.join("; "))
                 .hint("end the programs that use it, or restore with `--end-sessions`, and try again"));
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -240,9 +240,10 @@ impl PostgresStore {
             let reopened = reopen(client, &live).await?;
             let failed = |error: tokio_postgres::Error| translate(&error);
             let there = "SELECT EXISTS (SELECT FROM pg_catalog.pg_database WHERE datname = $1)";
-            let mut said = match reopened {
-                true => format!("`{live}` was closed for the swap and is open again as it was before"),
-                false => format!("`{live}` is as it was before"),
+            let mut said = if reopened {
+                format!("`{live}` was closed for the swap and is open again as it was before")
+            } else {
+                format!("`{live}` is as it was before")
             };
             // Its name was free when the restore was planned, so it is what that has loaded.
             if client.query_one(there, &[&copy]).await.map_err(failed)?.get::<_, bool>(0) {

@@ -39,9 +39,10 @@ async fn an_upload_reaches_the_provider_while_it_is_still_sent() {
         "routes": { "fast": { "targets": [{ "provider": "up", "model": "m" }] } },
     }))
     .await;
-    let (parts, sent) = tokio::sync::mpsc::channel::<Result<Frame<Bytes>, Infallible>>(1);
-    let sent = futures::stream::unfold(sent, |mut sent| async move { Some((sent.recv().await?, sent)) });
-    let body = StreamBody::new(sent).map_err(|never| match never {}).boxed_unsync();
+    let (parts, waiting) = tokio::sync::mpsc::channel::<Result<Frame<Bytes>, Infallible>>(1);
+    let frames =
+        futures::stream::unfold(waiting, |mut waiting| async move { Some((waiting.recv().await?, waiting)) });
+    let body = StreamBody::new(frames).map_err(|never| match never {}).boxed_unsync();
     let request = http::Request::post(stage.url("/v1/files"))
         .header("authorization", format!("Bearer {KEY}"))
         .header("content-type", "multipart/form-data; boundary=b")
@@ -50,7 +51,7 @@ async fn an_upload_reaches_the_provider_while_it_is_still_sent() {
     let client = stage.client.clone();
     let asking = tokio::spawn(async move { client.send(request).await.unwrap() });
     let send = async |text: &'static str| {
-        parts.send(Ok(Frame::data(Bytes::from_static(text.as_bytes())))).await.unwrap()
+        parts.send(Ok(Frame::data(Bytes::from_static(text.as_bytes())))).await.unwrap();
     };
     send("--b\r\ncontent-disposition: form-data; name=\"purpose\"\r\n\r\nfine-tune\r\n").await;
     let (mut connection, _) = tokio::time::timeout(PATIENCE, provider.accept()).await.unwrap().unwrap();
