@@ -121,9 +121,9 @@ async fn exchange(
             ended = true;
             until = tokio::time::Instant::now() + wait.max(END_TIME);
         } else if is_over {
-            let programs: Vec<String> = others.iter().map(|row| row.get(0)).collect();
+            let connected: Vec<String> = others.iter().map(|row| row.get(0)).collect();
             return Err(Error::new(ErrorKind::Conflict, "others are connected and do not end")
-                .because(programs.join("; "))
+                .because(connected.join("; "))
                 .hint("end the programs that use it, or restore with `--end-sessions`, and try again"));
         }
         tokio::time::sleep(Duration::from_millis(50)).await;

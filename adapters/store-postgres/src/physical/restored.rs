@@ -197,7 +197,9 @@ impl Restored for RestoredServer {
     fn take_over(&self) -> Vec<String> {
         let quoted = |path: &str| format!("'{}'", path.replace('\'', r"'\''"));
         // Its programs refuse to run as root, and its files belong to who ran it.
-        let somebody = as_somebody().map(|(words, _)| format!("{} ", words.join(" "))).unwrap_or_default();
+        let somebody: String = as_somebody()
+            .map(|(words, _)| words.iter().flat_map(|word| [word.as_str(), " "]).collect())
+            .unwrap_or_default();
         let (data, bin) = (quoted(&self.data), quoted(&self.programs.folder.display().to_string()));
         let aside = quoted(&format!("{}/{SET_ASIDE}", self.data));
         let own = quoted(&format!("{}/postgresql.auto.conf", self.data));
