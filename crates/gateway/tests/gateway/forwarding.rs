@@ -39,10 +39,9 @@ async fn an_upload_reaches_the_provider_while_it_is_still_sent() {
         "routes": { "fast": { "targets": [{ "provider": "up", "model": "m" }] } },
     }))
     .await;
-    let (parts, waiting) = tokio::sync::mpsc::channel::<Result<Frame<Bytes>, Infallible>>(1);
-    let frames =
-        futures::stream::unfold(waiting, |mut waiting| async move { Some((waiting.recv().await?, waiting)) });
-    let body = StreamBody::new(frames).map_err(|never| match never {}).boxed_unsync();
+    let (parts, arriving) = tokio::sync::mpsc::channel::<Result<Frame<Bytes>, Infallible>>(1);
+    let arriving = futures::stream::unfold(arriving, |mut it| async move { Some((it.recv().await?, it)) });
+    let body = StreamBody::new(arriving).map_err(|never| match never {}).boxed_unsync();
     let request = http::Request::post(stage.url("/v1/files"))
         .header("authorization", format!("Bearer {KEY}"))
         .header("content-type", "multipart/form-data; boundary=b")
