@@ -373,12 +373,12 @@ fn what_was_spent_is_replayed_reconciled_and_advised_on() {
     // The provider's export, by the days on which we counted.
     let days = project.answer(&["ai", "cost", "--by", "day"]);
     let export = |tokens: i64| {
-        let mut csv = "date,model,requests,input_tokens,output_tokens\n".to_owned();
-        for day in days["value"]["rows"].as_array().unwrap() {
+        let rows = days["value"]["rows"].as_array().unwrap().iter().map(|day| {
             let (date, requests) = (day["name"].as_str().unwrap(), day["requests"].as_i64().unwrap());
-            csv.push_str(&format!("{date},gpt-5-mini,{requests},{},{}\n", requests * tokens, requests * 16));
-        }
-        csv
+            format!("{date},gpt-5-mini,{requests},{},{}\n", requests * tokens, requests * 16)
+        });
+        let head = "date,model,requests,input_tokens,output_tokens\n".to_owned();
+        std::iter::once(head).chain(rows).collect::<String>()
     };
     project.write("usage.csv", export(20_000));
     let agrees = project.run(&["ai", "reconcile", "openai", "usage.csv", "--json"]).expect(0).json();
