@@ -48,11 +48,10 @@ pub(crate) fn visit(
     let mut stdout = BufReader::with_capacity(PIECE, stdout);
     let mut read = || -> io::Result<()> {
         for blob in &blobs {
-            let mut there = File::open(&blob.path).ok().filter(|file| {
-                // Another size is another content; what is a link or a folder now is gone.
-                let is_file = fs::symlink_metadata(&blob.path).is_ok_and(|data| data.is_file());
-                is_file && file.metadata().is_ok_and(|data| data.len() == blob.size)
-            });
+            // Another size is another content; what is a link, a folder or a pipe now is gone.
+            let is_alike =
+                fs::symlink_metadata(&blob.path).is_ok_and(|data| data.is_file() && data.len() == blob.size);
+            let mut there = if is_alike { File::open(&blob.path).ok() } else { None };
             if let Some(there) = &mut there {
                 let mut same = true;
                 fetch(&mut stdin, &mut stdout, &blob.id, |piece| {
