@@ -17,6 +17,9 @@ use crate::{Surroundings, signature};
 
 /// What the recovery key's entry is called in the repository.
 const RECOVERY: &str = "recovery";
+/// The kind of event that a recovery key was made.
+const RECOVERY_KEY_MADE: &str = "backup.recovery_key_made";
+const RECOVERY_KEYS: &str = "SELECT subject FROM events WHERE project = ? AND kind = ? ORDER BY seq";
 /// What a passphrase's entry is called.
 const PASSPHRASE: &str = "passphrase";
 /// Random bytes of a recovery key: 160 bits.
@@ -181,7 +184,10 @@ pub async fn setup(
     let mut made = None;
     if before.is_empty() || request.new_recovery_key {
         let key = recovery_key()?;
-        repository.add_key(ctx, RECOVERY, &key).await?;
+        let added = repository.add_key(ctx, RECOVERY, &key).await?;
+        let event =
+            NewEvent::new(RECOVERY_KEY_MADE, recovery_key_named(&added), json!({ "repository": name }));
+        around.ledger().append(ctx, event).await?;
         text.push_str(
             "its recovery key follows; it is kept nowhere else. Print it: with it and restic the backups can be restored \
              without Steward.\n",
@@ -234,7 +240,7 @@ async fn tend(
                     json!({ "key": key.id }),
                 );
                 around.ledger().append(ctx, event).await?;
-                text.push_str(&retire(ctx, repository, &key).await?);
+                text.push_str(&retire(ctx, around, repository, &key).await?);
                 tested = Some(key.id);
             }
             Some(key) => {
@@ -289,14 +295,21 @@ async fn tend(
 /// Takes the recovery keys before this one, which its holder is known to have, out of force; says what there is to say.
 async fn retire(
     ctx: &Context,
+    around: &dyn Surroundings,
     repository: &Arc<dyn Repository>,
     tried: &RepositoryKey,
 ) -> Result<String, Error> {
+    // In the order of the trail, since clocks are set back. What is not in it was made before, or by a process that died before it
+    // could show it.
+    let rows =
+        around.ledger().query(RECOVERY_KEYS, vec![ctx.project().into(), RECOVERY_KEY_MADE.into()]).await?;
+    let made = rows.iter().map(|row| row.get_text("subject")).collect::<Result<Vec<_>, _>>()?;
+    let place = |key: &RepositoryKey| made.iter().position(|subject| *subject == recovery_key_named(key));
     let mut text = String::new();
     for other in repository.keys(ctx).await?.iter().filter(|key| key.label == RECOVERY && key.id != tried.id)
     {
         let id = short(&other.id);
-        let said = if other.created < tried.created {
+        let said = if (place(other), other.created) < (place(tried), tried.created) {
             repository.remove_key(ctx, &other.id).await?;
             format!("the recovery key {id}, which is older, opens nothing any more")
         } else {
@@ -305,6 +318,11 @@ async fn retire(
         writeln!(text, "{said}").expect("writing to a string does not fail");
     }
     Ok(text)
+}
+
+/// What the trail calls a recovery key.
+fn recovery_key_named(key: &RepositoryKey) -> String {
+    format!("recovery_key:{}", key.id)
 }
 
 /// The one key whose id begins like this; never the last recovery key.
