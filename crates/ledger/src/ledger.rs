@@ -201,7 +201,8 @@ impl Ledger {
         let waited = tracing::debug_span!("ledger.write");
         let done = async {
             self.writer()?.queue().send(Order::Write(job)).await.map_err(|_| stopped())?;
-            answer.await.map_err(|_| stopped())?
+            let (written, _) = answer.await.map_err(|_| stopped())?;
+            written
         };
         done.instrument(waited).await
     }

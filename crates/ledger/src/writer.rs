@@ -30,8 +30,12 @@ pub(crate) struct Job {
     pub(crate) erase: Option<u64>,
     pub(crate) synced: bool,
     /// `None`: nobody waits, and a failed job is tried again with the next batch.
-    pub(crate) reply: Option<oneshot::Sender<Result<Written, Error>>>,
+    pub(crate) reply: Option<oneshot::Sender<Answer>>,
 }
+
+/// How a job ended, with its statements: to free thousands of values of another thread's, the writer would wait for its memory and keep
+/// it waiting.
+pub(crate) type Answer = (Result<Written, Error>, Vec<Statement>);
 
 impl Job {
     /// About what it takes in memory.
@@ -209,7 +213,7 @@ impl State {
         match (job.reply.take(), result) {
             (Some(reply), result) => {
                 let written = result.map(|done| written(job.drafts, done));
-                drop(reply.send(written)); // Whoever has gone does not want to know.
+                drop(reply.send((written, job.statements))); // Whoever has gone does not want to know.
             }
             (None, Ok(_)) => {}
             (None, Err(error)) => {
