@@ -284,8 +284,9 @@ pub async fn plan_restore(
     let elsewhere = match request.to {
         RestoreTo::Scratch => None,
         RestoreTo::Beside | RestoreTo::InPlace => {
-            let there = store.probe(ctx).await?;
-            (there.identity != manifest.dumped.identity).then(|| {
+            // Where nothing is, there is nothing to be mistaken for another: that is when a restore is needed most.
+            let there = store.probe(ctx).await.ok();
+            there.filter(|there| there.identity != manifest.dumped.identity).map(|there| {
                 format!(
                     "the backup is of another database, {}, than the one that is at {} now",
                     manifest.dumped.address, there.address

@@ -16,6 +16,7 @@ const UNSEALED: &str = "
     DROP TABLE backup_drills;
     DROP TABLE backup_copies;
     DROP TABLE backup_logs;
+    DROP TABLE backup_clocks;
     DROP TABLE repository_shares;
     ALTER TABLE jobs DROP COLUMN timing;
     DROP TABLE plans;

@@ -650,7 +650,7 @@ fn calls_are_measured_and_each_project_sees_its_own() {
     assert_eq!(unknown, 401);
     for line in [
         "gen_ai_client_operation_duration_seconds_count{steward_project=\"shop\",steward_route=\"fast\",\
-         gen_ai_operation_name=\"chat\",gen_ai_provider_name=\"openai\",gen_ai_request_model=\"gpt-5-mini\"} 1",
+         gen_ai_operation_name=\"chat\",gen_ai_provider_name=\"openai\",gen_ai_request_model=\"gpt-5-mini\",error_type=\"\"} 1",
         "steward_ai_requests_total{steward_project=\"shop\",steward_route=\"fast\",ending=\"complete\",status=\"200\"} 1",
         "steward_ai_key_ready{steward_project=\"shop\",steward_provider=\"openai\",key=\"openai/main\"} 1",
     ] {

@@ -61,7 +61,8 @@ fn stable(mut value: Value) -> Value {
                         !name.ends_with("_ms")
                             && !name.ends_with("_at")
                             && name != "evidence"
-                            && !["rpo_s", "age_s"].contains(&name.as_str())
+                            && !name.ends_with("age_s")
+                            && name != "rpo_s"
                     });
                 object.values_mut().for_each(clean);
             }
