@@ -124,9 +124,21 @@ fn on_an_empty_machine_all_is_back_and_every_backup_is_known() {
     );
     project.run(&["backup", "verify", "app"]).expect(0);
     project.run(&["audit", "verify"]).expect(0);
-    // And Steward lives on there; that the file lies elsewhere now is said once.
-    let moved = project.run(&["backup", "run", "app"]).expect(5);
-    assert!(moved.stdout.contains("the address leads elsewhere now"), "{}", moved.stdout);
+    // And Steward lives on there; that the file lies elsewhere now is said until a person has said that it should.
+    for _ in 0..2 {
+        let moved = project.run(&["backup", "run", "app"]).expect(5);
+        assert!(moved.stdout.contains("the address leads elsewhere now"), "{}", moved.stdout);
+    }
+    project.add_person("maria", "a long enough passphrase", &["pm"]);
+    let asked = project.run(&["backup", "accept", "app"]).expect(3);
+    let approval =
+        asked.stderr.split_whitespace().find(|word| word.starts_with("approval-")).unwrap().to_owned();
+    let granted = project.run_on_terminal(
+        &["approval", "grant", &approval, "--person", "maria"],
+        &["a long enough passphrase"],
+    );
+    assert_eq!(granted.code, 0, "{}", granted.stdout);
+    project.run(&["backup", "accept", "app"]).expect(0);
     project.run(&["backup", "run", "app"]).expect(0);
     project.run(&["backup", "run", "steward"]).expect(0);
     project.run(&["status"]).expect(0);
