@@ -175,6 +175,7 @@ fn harm(run: &mut Run, dice: &mut Dice) {
     harm.apply(file, dice);
     run.told.push(format!("harm: {harm:?} to one of {folder}/{kind}"));
     run.harmed = Some((folder, kind));
+    run.harmed_file = file.file_name().unwrap().to_string_lossy().into_owned();
 }
 
 /// Passphrases come and go, the recovery key is made anew, the vault gives another key.

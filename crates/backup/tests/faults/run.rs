@@ -49,6 +49,8 @@ pub(crate) struct Run {
     pub(crate) said: String,
     /// Of which kind a file was damaged, such as `index`; with its folder.
     pub(crate) harmed: Option<(&'static str, &'static str)>,
+    /// The name of that file.
+    pub(crate) harmed_file: String,
     /// Something was done to the keys.
     pub(crate) tended: bool,
     /// It is one of the runs over the server.
@@ -64,6 +66,7 @@ impl Run {
             told: Vec::new(),
             said: String::new(),
             harmed: None,
+            harmed_file: String::new(),
             tended: false,
             over_server: false,
             days: 0,
