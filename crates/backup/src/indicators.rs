@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::catalog::{self, age_s};
 use crate::config::Objectives;
-use crate::drill;
+use crate::drilled;
 use crate::logs;
 use crate::run::point;
 
@@ -77,7 +77,7 @@ impl Indicators {
         let until = logs::known_until(ctx, ledger, store).await?;
         let recovery_point = proven.as_ref().map(point).into_iter().chain(until).max();
         let forecast_ms = match proven.as_ref().and_then(|backup| backup.bytes) {
-            Some(bytes) => drill::forecast(ctx, ledger, store, bytes).await?,
+            Some(bytes) => drilled::forecast(ctx, ledger, store, bytes).await?,
             None => None,
         };
         let (runs_30d, succeeded_30d) = counted(ctx, ledger, store).await?;

@@ -5,11 +5,13 @@
 mod accept;
 pub mod archive;
 mod catalog;
+mod chain;
 mod clock;
 mod config;
 mod copies;
 mod copy;
 mod drill;
+mod drilled;
 mod forecast;
 mod forgetting;
 mod indicators;
@@ -42,10 +44,8 @@ pub use config::{
 };
 pub use copies::Copied;
 pub use copy::{CopyBackup, copy, plan_copy};
-pub use drill::{
-    DrillBackup, DrillResult, DrillStep, Drilled, Loss, RecoveredMachine, StoreBack, drill, drills,
-    plan_drill,
-};
+pub use drill::{DrillBackup, RecoveredMachine, StoreBack, drill, plan_drill};
+pub use drilled::{DrillResult, DrillStep, Drilled, Loss, drills};
 pub use indicators::Indicators;
 pub use interrupted::{Left, left};
 pub use list::{ListBackups, ShowBackup, list, show};

@@ -10,8 +10,9 @@ use serde_json::json;
 
 use crate::Surroundings;
 use crate::catalog::{self, Recorded, State, age_s};
+use crate::chain;
 use crate::config::PlanConfig;
-use crate::drill;
+use crate::drilled;
 use crate::indicators::{Indicators, ahead, is_overdue};
 use crate::lamps::{Repositories, lamps, lit};
 use crate::logs;
@@ -104,7 +105,7 @@ pub async fn list(ctx: &Context, around: &dyn Surroundings, request: &ListBackup
         let wanted = logs::wanted(around, &store);
         let state = logs::followed(ctx, around, &store).await?;
         let chain =
-            match (wanted.is_some() || state.is_some(), logs::newest_proven_chain(ctx, around, &store)) {
+            match (wanted.is_some() || state.is_some(), chain::newest_proven_chain(ctx, around, &store)) {
                 (false, _) => None,
                 (true, newest) => match newest.await {
                     Ok(chain) => chain,
@@ -144,8 +145,8 @@ pub async fn list(ctx: &Context, around: &dyn Surroundings, request: &ListBackup
                 .expect("writing to a string does not fail");
         }
         findings.extend(logs::judged(now, &store, wanted, chain.as_ref(), state.as_ref()));
-        let drills = drill::drills(ctx, around.ledger(), Some(&store), DRILLS).await?;
-        let (median_ms, p95_ms) = drill::measured(&drills);
+        let drills = drilled::drills(ctx, around.ledger(), Some(&store), DRILLS).await?;
+        let (median_ms, p95_ms) = drilled::measured(&drills);
         if let Some(last) = drills.first() {
             write!(text, "  last drill: {}", last.said()).expect("writing to a string does not fail");
             if let (Some(median), Some(p95)) = (median_ms, p95_ms) {

@@ -10,7 +10,7 @@ use contract::{
 
 use crate::Surroundings;
 use crate::catalog::{self, Recorded, State};
-use crate::logs::{self, Chain};
+use crate::chain::{self, Chain};
 use crate::places::{is_the_place, places};
 
 /// Backups that are looked at.
@@ -65,7 +65,7 @@ pub(crate) async fn lacking(
             without_log.insert(backup.repository.clone());
             continue;
         }
-        match logs::chain(ctx, around, backup, None).await {
+        match chain::chain(ctx, around, backup, None).await {
             Ok(Some(chain)) if chain.repository.name() != to => {
                 let name = chain.repository.name().to_owned();
                 let here = || (Arc::clone(&chain.repository), Vec::new());
@@ -80,7 +80,7 @@ pub(crate) async fn lacking(
     for (from, starts) in by_place.into_values() {
         let Some(source) = from.logs() else { continue };
         let listed = source.list(ctx, store).await?.pieces;
-        let unneeded: BTreeSet<_> = logs::unneeded(&starts, &listed).iter().map(stretch).collect();
+        let unneeded: BTreeSet<_> = chain::unneeded(&starts, &listed).iter().map(stretch).collect();
         let ours = |piece: &LogPiece| starts.iter().any(|start| start.source == piece.span.source);
         let mut pieces: Vec<LogPiece> =
             listed.into_iter().filter(|piece| ours(piece) && !unneeded.contains(&stretch(piece))).collect();
@@ -151,10 +151,10 @@ pub(crate) async fn fill(ctx: &Context, store: &str, lacking: &Lacking) -> Resul
     for start in &lacking.starts {
         let copied: Vec<LogPiece> =
             here.iter().filter(|piece| piece.span.source == start.source).cloned().collect();
-        let reached = logs::reach(start, &there, None)?;
+        let reached = chain::reach(start, &there, None)?;
         // The follower goes on meanwhile; only what was there when we looked is asked for.
         let wanted = lacking.pieces.iter().map(|piece| piece.span.end).max().unwrap_or_default();
-        let whole = logs::reach(start, &copied, Some(reached.timeline))?;
+        let whole = chain::reach(start, &copied, Some(reached.timeline))?;
         if reached.end < whole.end.min(wanted) {
             return Err(Error::new(
                 ErrorKind::Corrupt,
@@ -182,7 +182,7 @@ pub(crate) async fn fetch(
     from: Option<&str>,
     folder: &Path,
 ) -> Result<(Chain, Vec<String>), Error> {
-    let first = match logs::fetch(ctx, &chain, folder).await {
+    let first = match chain::fetch(ctx, &chain, folder).await {
         Ok(_) => return Ok((chain, Vec::new())),
         Err(error) if is_the_place(&error) => error,
         Err(error) => return Err(error),
@@ -193,7 +193,8 @@ pub(crate) async fn fetch(
     };
     for place in places(&chain.backup, None)?.iter().filter(|place| elsewhere(place)) {
         let tried = async {
-            let other = logs::chain_at(ctx, around, &chain.backup, place, Some(chain.reach.timeline)).await?;
+            let other =
+                chain::chain_at(ctx, around, &chain.backup, place, Some(chain.reach.timeline)).await?;
             let Some(other) = other.filter(|other| other.leads_to(target)) else {
                 return Err(Error::new(ErrorKind::NotFound, "its log does not lead there"));
             };
@@ -202,7 +203,7 @@ pub(crate) async fn fetch(
                     Error::new(ErrorKind::Other, "a folder of a log cannot be removed").because(cause)
                 })?;
             }
-            logs::fetch(ctx, &other, folder).await?;
+            chain::fetch(ctx, &other, folder).await?;
             Ok(other)
         };
         match tried.await {

@@ -14,11 +14,11 @@ use serde_json::json;
 
 use crate::Surroundings;
 use crate::catalog::{self, Recorded, State};
+use crate::chain;
 use crate::clock;
 use crate::config::PlanConfig;
 use crate::copies;
 use crate::forgetting;
-use crate::logs;
 use crate::places::{is_the_place, places};
 use crate::retention::keep;
 use crate::run::{give_up_dead, kept, plan_named, point};
@@ -403,7 +403,7 @@ async fn orphaned_logs(
             continue;
         }
         let repositories: Vec<String> = places(&backup, None)?.into_iter().map(|it| it.repository).collect();
-        match logs::chain(ctx, around, backup.clone(), None).await {
+        match chain::chain(ctx, around, backup.clone(), None).await {
             Ok(Some(chain)) => {
                 for name in repositories {
                     stay.entry((backup.store.clone(), name)).or_default().push(chain.start.clone());
@@ -441,7 +441,7 @@ async fn orphaned_logs(
             }
             Err(error) => return Err(error),
         };
-        let pieces = logs::unneeded(&starts, &listing.pieces);
+        let pieces = chain::unneeded(&starts, &listing.pieces);
         if !pieces.is_empty() {
             orphaned.push((store, name, pieces));
         }

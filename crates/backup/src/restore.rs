@@ -12,10 +12,10 @@ use serde_json::json;
 
 use crate::Surroundings;
 use crate::catalog::{self, Level, Recorded};
+use crate::chain::{self, Chain};
 use crate::config::PlanConfig;
-use crate::drill;
+use crate::drilled;
 use crate::log_copies;
-use crate::logs::{self, Chain};
 use crate::meter::MeteredSource;
 use crate::places::{Place, Places, is_the_place};
 use crate::run::{self, Scratch, kept, plan_named, point, repository_of};
@@ -147,7 +147,7 @@ async fn meant(ctx: &Context, around: &dyn Surroundings, request: &RestoreBackup
     request.check(&selection)?;
     let (backup, chain) = match &request.until {
         Some(target) => {
-            let chain = logs::chain_for(
+            let chain = chain::chain_for(
                 ctx,
                 around,
                 &request.backup,
@@ -238,7 +238,7 @@ pub async fn plan_restore(
         ..PlanStep::new(id, &title, StepMode::Transaction, Vec::new())
     };
     let bytes = manifest.parts.iter().map(|part| part.bytes).sum::<u64>();
-    let forecast_ms = drill::forecast(ctx, around.ledger(), &backup.store, bytes).await?;
+    let forecast_ms = drilled::forecast(ctx, around.ledger(), &backup.store, bytes).await?;
     let forecast_ms = forecast_ms.map(|ms| said_ms(request.to, ms));
     let room = match (preflight.bytes_expected, request.to) {
         (Some(bytes), RestoreTo::Beside | RestoreTo::InPlace) => {
@@ -485,7 +485,7 @@ pub async fn restore(
     let as_of = match (&chain, &reached) {
         (Some((target, _)), Some(reached)) => format!(
             "{target} (its last commit is of {}, position {})",
-            reached.server_at.map_or_else(|| "no time".to_owned(), logs::moment),
+            reached.server_at.map_or_else(|| "no time".to_owned(), chain::moment),
             reached.position.as_deref().unwrap_or("unknown")
         ),
         _ => point(&backup).strftime("%Y-%m-%d %H:%M:%SZ").to_string(),

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::Surroundings;
 use crate::catalog::{self, Recorded, age_s};
-use crate::drill::{self, Drilled};
+use crate::drilled::{self, Drilled};
 use crate::manifest::Manifest;
 use crate::places::Places;
 use crate::run::point;
@@ -91,7 +91,7 @@ pub async fn export_runbook(
                 .expect("writing to a string does not fail");
             }
         }
-        drilled(&mut text, &drill::drills(ctx, around.ledger(), Some(&store), DRILLS).await?);
+        drilled(&mut text, &drilled::drills(ctx, around.ledger(), Some(&store), DRILLS).await?);
         values.push(json!({ "store": store, "backup": backup.id, "restore_ms": backup.restore_ms }));
     }
     Ok(Outcome::new(json!({ "markdown": text, "stores": values }), text))
@@ -240,13 +240,13 @@ fn drilled(text: &mut String, drills: &[Drilled]) {
         )
         .expect("writing to a string does not fail");
     }
-    if let (Some(median), Some(p95)) = drill::measured(drills) {
+    if let (Some(median), Some(p95)) = drilled::measured(drills) {
         writeln!(
             text,
             "\nHalf of {} took at most {}, 95 of 100 at most {}.",
             count(drills.len() as u64, "drill"),
-            drill::seconds(median),
-            drill::seconds(p95)
+            drilled::seconds(median),
+            drilled::seconds(p95)
         )
         .expect("writing to a string does not fail");
     }

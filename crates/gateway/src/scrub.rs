@@ -51,10 +51,13 @@ pub(crate) fn conceal(headers: &mut HeaderMap, key: Option<&SecretString>) {
     else {
         return;
     };
-    // Few values are as long as a key, so this hardly ever searches.
-    let holds =
-        |value: &http::HeaderValue| value.len() >= key.len() && memmem::find(value.as_bytes(), key).is_some();
-    if !headers.values().any(holds) {
+    // Few values are as long as a key, so this hardly ever searches; and a key seldom begins as they do.
+    let holds = |value: &http::HeaderValue| {
+        let value = value.as_bytes();
+        let mut starts = memchr::memchr_iter(key[0], value);
+        starts.any(|at| value[at..].starts_with(key))
+    };
+    if !headers.values().any(|value| value.len() >= key.len() && holds(value)) {
         return;
     }
     let names: Vec<http::HeaderName> =

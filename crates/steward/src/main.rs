@@ -4,6 +4,10 @@ use std::process::ExitCode;
 
 use steward::Surroundings;
 
+/// The settings are in `.cargo/config.toml`.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// The exit code of a program that panicked.
 const PANICKED: u8 = 101;
 

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -37,6 +38,9 @@ const WHOLE_BYTES_MIN: u64 = 1 << 20;
 const SENT_BYTES: usize = 128 << 10;
 /// A restored database needs about as much disk as its source, and room to build indexes.
 const DISK_PERCENT: u64 = 130;
+/// So long the server may take to notice that the process of another restore is gone, and how often it is asked.
+const LET_GO: Duration = Duration::from_secs(10);
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
 /// Disk that a server needs for itself.
 pub(crate) const SERVER_BYTES: u64 = 256 << 20;
 /// Settings of `psql` and of sessions that load.
@@ -569,16 +573,19 @@ impl Run<'_> {
             client.batch_execute(&format!("DROP DATABASE IF EXISTS {quoted}")).await.map_err(failed)?;
         } else {
             let key = quote_literal(&format!("steward load {name}"));
-            let locked = client
-                .query_one(
-                    &format!("SELECT pg_catalog.pg_try_advisory_lock(pg_catalog.hashtextextended({key}, 0))"),
-                    &[],
-                )
-                .await
-                .map_err(failed)?;
-            if !locked.get::<_, bool>(0) {
-                return Err(Error::new(ErrorKind::Conflict, "another restore makes a database of this name")
-                    .with("database", name));
+            let lock =
+                format!("SELECT pg_catalog.pg_try_advisory_lock(pg_catalog.hashtextextended({key}, 0))");
+            let begun = Instant::now();
+            while !client.query_one(&lock, &[]).await.map_err(failed)?.get::<_, bool>(0) {
+                if begun.elapsed() >= LET_GO {
+                    return Err(Error::new(
+                        ErrorKind::Conflict,
+                        "another restore makes a database of this name",
+                    )
+                    .with("database", name)
+                    .hint("wait for it; if its process was killed, the server ends its session with the statement that runs in it"));
+                }
+                tokio::time::sleep(LOOK_AGAIN).await;
             }
             // What a process that was killed has left.
             if let Some(left) = self.left(&client, backup).await? {

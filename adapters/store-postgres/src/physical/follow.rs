@@ -4,7 +4,7 @@
 //! nothing is lost whichever of the three is away, and the folder is never emptied of what was not handed over.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use contract::{
@@ -411,6 +411,7 @@ impl PostgresStore {
     ) -> Result<Ended, Error> {
         let Following { options, received, sink, session, disk } = *following;
         loop {
+            let begun = Instant::now();
             let seen = look(session, &options.slot).await?;
             handed.sample(seen.server_at, seen.written);
             // Until the program at work has said anything, what it had before is all that is known to be on disk.
@@ -450,9 +451,11 @@ impl PostgresStore {
                 }
                 tracing::warn!(store = self.name(), %error, "the log cannot be handed over at the moment");
             }
+            // What is written while a large part is handed over shall not wait for longer.
+            let rest = options.every.saturating_sub(begun.elapsed());
             tokio::select! {
                 _ = program.child.wait() => return Ok(Ended::Itself),
-                () = tokio::time::sleep(options.every) => {}
+                () = tokio::time::sleep(rest) => {}
             }
         }
     }

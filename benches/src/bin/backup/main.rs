@@ -147,8 +147,21 @@ impl Project<'_> {
         Ok((used, proof["restore_ms"].as_f64().unwrap_or_default() / 1e3))
     }
 
-    /// How long a restore will take, as its plan says.
+    /// The median of three times until the copy answered: one restore says more of the machine's mood than of the next.
+    pub(crate) fn prove_again(&self) -> io::Result<f64> {
+        let mut times = [0.0; 3];
+        for time in &mut times {
+            *time = self.prove()?.1;
+        }
+        times.sort_by(f64::total_cmp);
+        Ok(times[1])
+    }
+
+    /// How long a restore will take, as its plan says after one proof and two drills.
     pub(crate) fn forecast(&self) -> io::Result<f64> {
+        for _ in 0..2 {
+            self.ask(&["backup", "drill", "db", "--lose", "database"], None)?;
+        }
         let (_, answer) = self.ask(&["backup", "restore", "db", "--dry-run"], None)?;
         find(&answer, "forecast_ms")
             .and_then(Value::as_f64)
@@ -237,7 +250,7 @@ fn postgres(asked: &Asked, report: &mut Report) -> io::Result<()> {
     report.row("steward", "restored", Used { wall: answers, ..Used::default() }, None)?;
     report.row("steward", "and compared, checked", proven, None)?;
     let forecast = project.forecast()?;
-    let (_, again) = project.prove()?;
+    let again = project.prove_again()?;
     let mut restored = Vec::new();
     for peer in &peers {
         let (used, said) = (peer.restore)(&source)?;
@@ -282,7 +295,7 @@ fn postgres(asked: &Asked, report: &mut Report) -> io::Result<()> {
     let memory = ours.used.iter().map(|(used, _)| used.memory_mib).fold(proven.memory_mib, f64::max);
     report.promise("memory of steward, MiB", memory, 256.0)?;
     report.promise(
-        "forecast of a restore against the next one, % off",
+        &format!("forecast of a restore ({forecast:.1} s) against the next, % off"),
         (forecast / again - 1.0).abs() * 100.0,
         25.0,
     )
@@ -298,5 +311,7 @@ fn fill(server: &Server, mib: u64) -> io::Result<()> {
     server.copy("bench", "documents", |mut into| data::write(&mut into, documents, data::document))?;
     server.copy("bench", "readings", |mut into| data::write(&mut into, readings, data::reading))?;
     server.run("bench", AFTER)?;
+    // As autovacuum leaves them: else the first that reads the rows changes their pages.
+    server.run("bench", "VACUUM")?;
     Ok(())
 }

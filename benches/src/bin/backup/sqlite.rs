@@ -152,7 +152,7 @@ pub(crate) fn measure(asked: &Asked, report: &mut Report) -> io::Result<()> {
     report.row("steward", "restored", Used { wall: answers, ..Used::default() }, None)?;
     report.row("steward", "and compared, checked", proven, None)?;
     let forecast = project.forecast()?;
-    let (_, again) = project.prove()?;
+    let again = project.prove_again()?;
     report.say("\n")?;
     for (way, used) in ways.iter().zip(&theirs) {
         report.promise(&format!("CPU, first: steward / {}", way.name), ours[0].0.cpu / used.cpu, 0.8)?;
@@ -166,7 +166,7 @@ pub(crate) fn measure(asked: &Asked, report: &mut Report) -> io::Result<()> {
     let memory = ours.iter().map(|(used, _)| used.memory_mib).fold(proven.memory_mib, f64::max);
     report.promise("memory of steward, MiB", memory, 256.0)?;
     report.promise(
-        "forecast of a restore against the next one, % off",
+        &format!("forecast of a restore ({forecast:.1} s) against the next, % off"),
         (forecast / again - 1.0).abs() * 100.0,
         25.0,
     )

@@ -2,7 +2,7 @@
 //!
 //! Keys, limits, budgets, ledger and metrics are on. Everything runs on this machine, which also makes the load, so CPU
 //! time per request and ratios are the findings; requests per second are not. CPU time is what the kernel counted for
-//! the process (`/proc/PID/stat`) over a fixed number of requests, in rounds that take turns.
+//! the threads of the process (`/proc/PID/task/*/schedstat`) over a fixed number of requests, in rounds that take turns.
 //!
 //! `cargo build --release -p steward && cargo run --release -p benches --bin gateway [full | peers | revoke] [STEWARD]`
 //!
@@ -25,8 +25,8 @@ use process::Program;
 
 /// Connections of the load.
 const LINES: usize = 16;
-/// What the daemon's clock counts in: 100 on every Linux.
-const TICKS_PER_SECOND: f64 = 100.0;
+/// By then a daemon has written what was used.
+const SETTLED: Duration = Duration::from_millis(100);
 const ROUNDS: u64 = 5;
 const ROUTE: &str = "fast";
 const MODEL: &str = "gpt-5-mini";
@@ -223,11 +223,13 @@ impl Report {
 
 /// CPU time of the program per request, in microseconds.
 async fn cpu(program: &Program, port: u16, ask: &Ask, count: u64) -> io::Result<f64> {
-    let before = program.cpu_ticks()?;
+    let before = program.cpu_time()?;
     load::run(port, ask, LINES, count).await?;
-    let ticks = program.cpu_ticks()? - before;
+    // What is written behind the answers counts too.
+    tokio::time::sleep(SETTLED).await;
+    let taken = program.cpu_time()?.saturating_sub(before);
     #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
-    Ok(ticks as f64 / TICKS_PER_SECOND * 1e6 / count as f64)
+    Ok(taken.as_secs_f64() * 1e6 / count as f64)
 }
 
 /// Medians of the time until the whole answer, in microseconds.

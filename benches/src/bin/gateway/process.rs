@@ -2,6 +2,7 @@
 
 use std::io::{self, BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 /// A program that ends with this value.
 pub(crate) struct Program {
@@ -48,14 +49,15 @@ impl Program {
         }
     }
 
-    /// Ticks of CPU time so far, of all threads, also those that have ended.
-    pub(crate) fn cpu_ticks(&self) -> io::Result<u64> {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.id()))?;
-        // The name before may contain anything, so fields count from its closing bracket.
-        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-        let ticks =
-            |at: usize| fields.get(at).and_then(|field| field.parse::<u64>().ok()).unwrap_or_default();
-        Ok(ticks(11) + ticks(12))
+    /// CPU time of its threads so far. In nanoseconds as the scheduler counts them: the ticks of `/proc/PID/stat` are a tenth of what a
+    /// round takes. A thread that ends takes its time along, so a round is too short for those that wait for work to end.
+    pub(crate) fn cpu_time(&self) -> io::Result<Duration> {
+        let mut nanos = 0;
+        for task in std::fs::read_dir(format!("/proc/{}/task", self.id()))? {
+            let Ok(said) = std::fs::read_to_string(task?.path().join("schedstat")) else { continue };
+            nanos += said.split(' ').next().and_then(|on_cpu| on_cpu.parse::<u64>().ok()).unwrap_or_default();
+        }
+        Ok(Duration::from_nanos(nanos))
     }
 
     /// Resident memory in KiB.
