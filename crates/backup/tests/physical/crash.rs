@@ -27,7 +27,7 @@ const POINTS: [&str; 6] = [
 const POINTS_FULL: [&str; 9] = [
     "base@begin:0",
     "base@put:0",
-    "base@put:900",
+    "base@put:600",
     "base@ledger:1",
     "base@ledger:3",
     "base@open:0",
